@@ -1,0 +1,288 @@
+"""One `Dataset`: logged episodes laid end to end, each with its final observation.
+
+An episode of T steps fills T + 1 rows, so the observation after row i is row i + 1 and nothing is
+stored twice:
+
+    row            0    1    2    3  | 4    5    6
+    observation    s₀   s₁   s₂   s₃ | s₀'  s₁'  s₂'
+    action         a₀   a₁   a₂   ·  | a₀'  a₁'  ·       · is a zero that no batch ever draws
+    reward         r₀   r₁   r₂   ·  | r₀'  r₁'  ·
+    mask           1    1    m    ·  | 1    m'   ·       m = 0 where the episode terminated, else 1
+
+An episode ends in one of three ways: it *terminated* (the process itself ended: nothing follows, the
+value after it is 0), it was *truncated* (a time limit), or the log simply stops. Only the first
+reaches a loss, through the mask.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, Shaped
+
+from xql.errors import InputError
+
+
+class DeviceData(NamedTuple):
+    """What the compiled loop samples from: a `Dataset` as device arrays."""
+
+    observations: Float32[Array, "rows observation"]
+    actions: Float32[Array, "rows action"]
+    rewards: Float32[Array, " rows"]
+    masks: Float32[Array, " rows"]
+    starts: Int32[Array, " transitions"]
+    """The rows that hold a transition: all but each episode's last."""
+
+
+class Episode(NamedTuple):
+    """A view of one episode of T steps (`observations` has T + 1 rows)."""
+
+    observations: Float32[np.ndarray, "steps_plus_1 observation"]
+    actions: Float32[np.ndarray, "steps action"]
+    rewards: Float32[np.ndarray, " steps"]
+    terminated: bool
+    truncated: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Logged experience on the host.
+
+    Attributes:
+        observations: float32, one row per step and one more at each episode's end.
+        actions: float32, zero in each episode's last row.
+        rewards: float32, zero in each episode's last row.
+        lengths: steps of each episode, all >= 1; the rows of an episode are one more.
+        terminated: per episode, whether the process itself ended there.
+        truncated: per episode, whether a time limit cut it. An episode may be neither: the log ended.
+        name: what the data is called, such as "door-human-v0" or "pointmaze/medium-v0".
+        source: where it was opened from, as `open_dataset` accepts it.
+        action_low, action_high: the action bounds, where the source states them.
+        environment: the specification of the environment that the logs came from, as JSON
+            (`gymnasium.envs.registration.EnvSpec.to_json`), where the source carries one.
+        evaluation_environment: likewise for evaluation, where it differs.
+        metadata: whatever else the source says (reference scores, author, the command that made it).
+    """
+
+    observations: Float32[np.ndarray, "rows observation"]
+    actions: Float32[np.ndarray, "rows action"]
+    rewards: Float32[np.ndarray, " rows"]
+    lengths: Int64[np.ndarray, " episodes"]
+    terminated: Bool[np.ndarray, " episodes"]
+    truncated: Bool[np.ndarray, " episodes"]
+    name: str = "unnamed"
+    source: str = "arrays"
+    action_low: Float32[np.ndarray, " action"] | None = None
+    action_high: Float32[np.ndarray, " action"] | None = None
+    environment: str | None = None
+    evaluation_environment: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.lengths) == 0:
+            raise InputError("there is no episode", where=self.name, mend="give at least one")
+        if (self.lengths < 1).any():
+            episode = int(np.argmax(self.lengths < 1))
+            raise InputError(
+                f"episode {episode} has length 0",
+                where=self.name,
+                mend="leave it out: an episode needs at least one action",
+            )
+        rows = int(self.lengths.sum()) + len(self.lengths)
+        for key in ("observations", "actions", "rewards"):
+            if len(getattr(self, key)) != rows:
+                raise InputError(
+                    f"{key} has {len(getattr(self, key))} rows, the episode lengths need {rows}",
+                    where=self.name,
+                    mend="each episode takes its steps and one final observation",
+                )
+
+    @property
+    def transitions(self) -> int:
+        """The number of (s, a, r, s') that the data holds."""
+        return int(self.lengths.sum())
+
+    @property
+    def episodes(self) -> int:
+        """The number of episodes."""
+        return len(self.lengths)
+
+    @property
+    def observation_size(self) -> int:
+        """The length of one flat observation."""
+        return int(self.observations.shape[1])
+
+    @property
+    def action_size(self) -> int:
+        """The length of one action."""
+        return int(self.actions.shape[1])
+
+    @property
+    def firsts(self) -> Int64[np.ndarray, " episodes"]:
+        """The row of each episode's first observation."""
+        return np.cumsum(self.lengths + 1) - (self.lengths + 1)
+
+    @property
+    def starts(self) -> Int64[np.ndarray, " transitions"]:
+        """The rows that hold a transition, in order: every row but each episode's last."""
+        transition = np.ones(len(self.observations), bool)
+        transition[self.firsts + self.lengths] = False
+        return np.flatnonzero(transition)
+
+    @property
+    def masks(self) -> Float32[np.ndarray, " rows"]:
+        """1 where the next observation's value counts, 0 at the last step of a terminated episode."""
+        masks = np.ones(len(self.observations), np.float32)
+        masks[(self.firsts + self.lengths - 1)[self.terminated]] = 0.0
+        return masks
+
+    @property
+    def returns(self) -> Float[np.ndarray, " episodes"]:
+        """The undiscounted return of each episode, summed in float64."""
+        # The padding row's reward is zero, so whole-episode sums need no mask.
+        return np.add.reduceat(self.rewards.astype(np.float64), self.firsts)
+
+    def __len__(self) -> int:
+        return self.episodes
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self.episode(index) for index in range(self.episodes))
+
+    def episode(self, index: int) -> Episode:
+        """A view of one episode."""
+        first, length = int(self.firsts[index]), int(self.lengths[index])
+        return Episode(
+            observations=self.observations[first : first + length + 1],
+            actions=self.actions[first : first + length],
+            rewards=self.rewards[first : first + length],
+            terminated=bool(self.terminated[index]),
+            truncated=bool(self.truncated[index]),
+        )
+
+    def with_metadata(self, **changes: Any) -> "Dataset":
+        """A copy with some descriptive fields changed (name, source, bounds, ...); shares the arrays."""
+        return replace(self, **changes)
+
+    def to_device(self) -> DeviceData:
+        """The arrays that the compiled loop samples from.
+
+        On the CPU they are the host's own memory (see `empty`), so the data exists once; the host
+        arrays become read-only, because writing to them would change what the loop sees.
+        """
+        for array in (self.observations, self.actions, self.rewards):
+            array.setflags(write=False)
+        return DeviceData(
+            observations=jax.device_put(self.observations),
+            actions=jax.device_put(self.actions),
+            rewards=jax.device_put(self.rewards),
+            masks=jax.device_put(self.masks),
+            starts=jax.device_put(self.starts.astype(np.int32)),
+        )
+
+    @classmethod
+    def from_episodes(cls, episodes: Sequence[Episode], **describe: Any) -> "Dataset":
+        """Lay episodes end to end; `describe` sets the descriptive fields."""
+        if not episodes:
+            raise InputError("there is no episode", mend="give at least one")
+        lengths = np.array([len(episode.actions) for episode in episodes], np.int64)
+        rows = int(lengths.sum()) + len(lengths)
+        observations = empty((rows, episodes[0].observations.shape[1]))
+        actions = empty((rows, episodes[0].actions.shape[1]))
+        rewards = empty((rows,))
+        first = 0
+        for episode, length in zip(episodes, lengths.tolist(), strict=True):
+            last = first + length
+            observations[first : last + 1] = episode.observations
+            actions[first:last], actions[last] = episode.actions, 0.0
+            rewards[first:last], rewards[last] = episode.rewards, 0.0
+            first = last + 1
+        return cls(
+            observations=observations,
+            actions=actions,
+            rewards=rewards,
+            lengths=lengths,
+            terminated=np.array([episode.terminated for episode in episodes], bool),
+            truncated=np.array([episode.truncated for episode in episodes], bool),
+            **describe,
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        observations: Shaped[np.ndarray, "steps observation"],
+        actions: Shaped[np.ndarray, "steps action"],
+        rewards: Shaped[np.ndarray, " steps"],
+        terminated: Shaped[np.ndarray, " steps"],
+        truncated: Shaped[np.ndarray, " steps"] | None = None,
+        next_observations: Shaped[np.ndarray, "steps observation"] | None = None,
+        **describe: Any,
+    ) -> "Dataset":
+        """Build from one row per step, an episode ending where either flag is set.
+
+        Without `next_observations` the observation after a truncated or unfinished episode's last
+        step is unknown, so that step's observation becomes the final one and the step itself is
+        given up; after a terminated step it does not matter (its value is masked) and is repeated.
+
+        Raises:
+            InputError: columns of different lengths.
+        """
+        columns = {
+            "observations": observations,
+            "actions": actions,
+            "rewards": rewards,
+            "terminated": terminated,
+        }
+        if truncated is None:
+            truncated = np.zeros(len(rewards), bool)
+        columns["truncated"] = truncated
+        if next_observations is not None:
+            columns["next_observations"] = next_observations
+        steps = len(observations)
+        where = str(describe.get("name", "arrays"))
+        for key, column in columns.items():
+            if len(column) != steps:
+                raise InputError(
+                    f"{key} has {len(column)} rows and observations {steps}",
+                    where=where,
+                    mend="every column needs one row per step",
+                )
+        if steps == 0:
+            raise InputError("there is no step", where=where, mend="give at least one")
+        terminated, truncated = terminated.astype(bool), truncated.astype(bool)
+        last_rows = np.flatnonzero(terminated | truncated)
+        if len(last_rows) == 0 or last_rows[-1] != steps - 1:
+            last_rows = np.append(last_rows, steps - 1)
+        episodes = []
+        first = 0
+        for last in last_rows.tolist():
+            stop = last + 1
+            if next_observations is not None:
+                final = next_observations[last]
+            elif terminated[last]:
+                final = observations[last]
+            else:
+                final, stop = observations[last], last
+            if stop > first:
+                episodes.append(
+                    Episode(
+                        observations=np.concatenate([observations[first:stop], final[None]]),
+                        actions=actions[first:stop],
+                        rewards=rewards[first:stop],
+                        terminated=bool(terminated[last]),
+                        truncated=bool(truncated[last]),
+                    )
+                )
+            first = last + 1
+        return cls.from_episodes(episodes, **describe)
+
+
+def empty(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+    """An uninitialised float32 array that XLA's CPU device can use in place, without a copy."""
+    # XLA aliases host memory only where it is aligned to 64 bytes; numpy promises 16.
+    size = int(np.prod(shape))
+    buffer = np.empty(size * 4 + 64, np.uint8)
+    offset = -buffer.ctypes.data % 64
+    return buffer[offset : offset + size * 4].view(np.float32).reshape(shape)
+

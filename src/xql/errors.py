@@ -1,0 +1,47 @@
+"""The two errors that a user can cause, each told in one line.
+
+Everything below the command line raises these for bad input; the command line prints the line and
+exits with status 2. Any other exception is a defect of this library and keeps its traceback.
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class InputError(ValueError):
+    """Something that the user gave cannot be used: what is wrong, where, and how to mend it.
+
+    `str(error)` is one line: `where: what; mend`.
+    """
+
+    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+        self.what, self.where, self.mend = what, where, mend
+        line = f"{where}: {what}" if where else what
+        super().__init__(" ".join(f"{line}; {mend}".split()) if mend else " ".join(line.split()))
+
+
+class MissingExtra(ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The mend for an unknown name: the nearest known one, else all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}"
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import `module`, or say which extra of this package installs it.
+
+    Raises:
+        MissingExtra: the module is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
+            raise
+        raise MissingExtra(f"{module} is not installed; run: pip install 'xql[{extra}]'") from None
