@@ -1,3 +1,56 @@
-"""Extreme Q-Learning: from logged decisions to a policy that can be trusted."""
+"""Extreme Q-Learning: from logged decisions to a policy that can be trusted.
+
+    import xql
+
+    data = xql.open_dataset("minari:pointmaze/medium-play-v0")
+    run = xql.train_offline(data, steps=40_000, seeds=2)
+    print(run.describe())
+    action = run.policy(observation)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from xql.data.check import check_dataset
+    from xql.data.dataset import Dataset
+    from xql.data.sources import open_dataset
+    from xql.errors import InputError, MissingExtra
+    from xql.runs.policy import load_policy
+    from xql.training.offline import train_offline
+    from xql.training.run import Run
+
+# Loaded on first use: `import xql` alone takes milliseconds, jax takes a second.
+_HOMES = {
+    "Dataset": "xql.data.dataset",
+    "InputError": "xql.errors",
+    "MissingExtra": "xql.errors",
+    "Run": "xql.training.run",
+    "check_dataset": "xql.data.check",
+    "load_policy": "xql.runs.policy",
+    "open_dataset": "xql.data.sources",
+    "train_offline": "xql.training.offline",
+}
+
+__all__ = [
+    "Dataset",
+    "InputError",
+    "MissingExtra",
+    "Run",
+    "check_dataset",
+    "load_policy",
+    "open_dataset",
+    "train_offline",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'xql' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

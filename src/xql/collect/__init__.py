@@ -1,1 +1,1 @@
-
+"""Benchmark data made here, from simulators and behaviour policies."""

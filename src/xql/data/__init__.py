@@ -1,1 +1,1 @@
-
+"""Logged experience in, one `Dataset` out."""

@@ -9,8 +9,8 @@ stored twice:
     reward         r₀   r₁   r₂   ·  | r₀'  r₁'  ·
     mask           1    1    m    ·  | 1    m'   ·       m = 0 where the episode terminated, else 1
 
-An episode ends in one of three ways: it *terminated* (the process itself ended: nothing follows, the
-value after it is 0), it was *truncated* (a time limit), or the log simply stops. Only the first
+An episode ends in one of three ways: it *terminated* (the process itself ended: nothing follows,
+the value after it is 0), it was *truncated* (a time limit), or the log simply stops. Only the first
 reaches a loss, through the mask.
 """
 
@@ -56,14 +56,14 @@ class Dataset:
         rewards: float32, zero in each episode's last row.
         lengths: steps of each episode, all >= 1; the rows of an episode are one more.
         terminated: per episode, whether the process itself ended there.
-        truncated: per episode, whether a time limit cut it. An episode may be neither: the log ended.
+        truncated: per episode, whether a time limit cut it. It may be neither: the log ended.
         name: what the data is called, such as "door-human-v0" or "pointmaze/medium-v0".
         source: where it was opened from, as `open_dataset` accepts it.
         action_low, action_high: the action bounds, where the source states them.
         environment: the specification of the environment that the logs came from, as JSON
             (`gymnasium.envs.registration.EnvSpec.to_json`), where the source carries one.
         evaluation_environment: likewise for evaluation, where it differs.
-        metadata: whatever else the source says (reference scores, author, the command that made it).
+        metadata: whatever else the source says (reference scores, author, how it was made).
     """
 
     observations: Float32[np.ndarray, "rows observation"]
@@ -122,7 +122,8 @@ class Dataset:
     @property
     def firsts(self) -> Int64[np.ndarray, " episodes"]:
         """The row of each episode's first observation."""
-        return np.cumsum(self.lengths + 1) - (self.lengths + 1)
+        taken: np.ndarray = self.lengths + 1
+        return np.asarray(np.cumsum(taken) - taken)
 
     @property
     def starts(self) -> Int64[np.ndarray, " transitions"]:
@@ -133,7 +134,7 @@ class Dataset:
 
     @property
     def masks(self) -> Float32[np.ndarray, " rows"]:
-        """1 where the next observation's value counts, 0 at the last step of a terminated episode."""
+        """1 where the next observation's value counts, 0 at a terminated episode's last step."""
         masks = np.ones(len(self.observations), np.float32)
         masks[(self.firsts + self.lengths - 1)[self.terminated]] = 0.0
         return masks
@@ -162,11 +163,11 @@ class Dataset:
         )
 
     def with_metadata(self, **changes: Any) -> "Dataset":
-        """A copy with some descriptive fields changed (name, source, bounds, ...); shares the arrays."""
+        """A copy with some fields changed (name, bounds, ...); shares the others' arrays."""
         return replace(self, **changes)
 
-    def to_device(self) -> DeviceData:
-        """The arrays that the compiled loop samples from.
+    def to_device(self, sharding: jax.sharding.Sharding | None = None) -> DeviceData:
+        """The arrays that the compiled loop samples from, placed by `sharding` or on one device.
 
         On the CPU they are the host's own memory (see `empty`), so the data exists once; the host
         arrays become read-only, because writing to them would change what the loop sees.
@@ -174,11 +175,11 @@ class Dataset:
         for array in (self.observations, self.actions, self.rewards):
             array.setflags(write=False)
         return DeviceData(
-            observations=jax.device_put(self.observations),
-            actions=jax.device_put(self.actions),
-            rewards=jax.device_put(self.rewards),
-            masks=jax.device_put(self.masks),
-            starts=jax.device_put(self.starts.astype(np.int32)),
+            observations=jax.device_put(self.observations, sharding),
+            actions=jax.device_put(self.actions, sharding),
+            rewards=jax.device_put(self.rewards, sharding),
+            masks=jax.device_put(self.masks, sharding),
+            starts=jax.device_put(self.starts.astype(np.int32), sharding),
         )
 
     @classmethod
@@ -217,65 +218,109 @@ class Dataset:
         terminated: Shaped[np.ndarray, " steps"],
         truncated: Shaped[np.ndarray, " steps"] | None = None,
         next_observations: Shaped[np.ndarray, "steps observation"] | None = None,
+        episode: Shaped[np.ndarray, " steps"] | None = None,
         **describe: Any,
     ) -> "Dataset":
-        """Build from one row per step, an episode ending where either flag is set.
+        """Build from one row per step.
+
+        An episode ends where either flag is set, where `episode` (any label per step) changes, and
+        where `next_observations` is not the observation that the next row stores: nothing that the
+        columns do not say is ever bridged.
 
         Without `next_observations` the observation after a truncated or unfinished episode's last
         step is unknown, so that step's observation becomes the final one and the step itself is
         given up; after a terminated step it does not matter (its value is masked) and is repeated.
 
         Raises:
-            InputError: columns of different lengths.
+            InputError: columns of different lengths, or no step with a known outcome.
         """
-        columns = {
+        columns: dict[str, np.ndarray] = {
             "observations": observations,
             "actions": actions,
             "rewards": rewards,
             "terminated": terminated,
+            "truncated": np.zeros(len(terminated), bool) if truncated is None else truncated,
         }
-        if truncated is None:
-            truncated = np.zeros(len(rewards), bool)
-        columns["truncated"] = truncated
         if next_observations is not None:
             columns["next_observations"] = next_observations
-        steps = len(observations)
+        if episode is not None:
+            columns["episode"] = episode
         where = str(describe.get("name", "arrays"))
-        for key, column in columns.items():
-            if len(column) != steps:
-                raise InputError(
-                    f"{key} has {len(column)} rows and observations {steps}",
-                    where=where,
-                    mend="every column needs one row per step",
-                )
-        if steps == 0:
-            raise InputError("there is no step", where=where, mend="give at least one")
-        terminated, truncated = terminated.astype(bool), truncated.astype(bool)
-        last_rows = np.flatnonzero(terminated | truncated)
-        if len(last_rows) == 0 or last_rows[-1] != steps - 1:
-            last_rows = np.append(last_rows, steps - 1)
-        episodes = []
-        first = 0
-        for last in last_rows.tolist():
-            stop = last + 1
-            if next_observations is not None:
-                final = next_observations[last]
-            elif terminated[last]:
-                final = observations[last]
-            else:
-                final, stop = observations[last], last
-            if stop > first:
-                episodes.append(
-                    Episode(
-                        observations=np.concatenate([observations[first:stop], final[None]]),
-                        actions=actions[first:stop],
-                        rewards=rewards[first:stop],
-                        terminated=bool(terminated[last]),
-                        truncated=bool(truncated[last]),
-                    )
-                )
-            first = last + 1
-        return cls.from_episodes(episodes, **describe)
+        same_length(columns, where)
+        terminated = columns["terminated"].astype(bool)
+        truncated = columns["truncated"].astype(bool)
+        last = np.flatnonzero(_episode_ends(terminated, truncated, columns))
+        # Where the outcome of an episode's last step is unknown, the step is given up.
+        known = terminated[last] | (next_observations is not None)
+        kept = np.ones(len(observations), bool)
+        kept[last[~known]] = False
+        lengths = (np.diff(last, prepend=-1) - ~known).astype(np.int64)
+        last, lengths = last[lengths > 0], lengths[lengths > 0]
+        if len(lengths) == 0:
+            mend = "give next_observations"
+            raise InputError("no step has a known outcome", where=where, mend=mend)
+        finals = np.cumsum(lengths + 1) - 1
+        laid = [
+            _lay_out(values[kept], lengths, finals) for values in (observations, actions, rewards)
+        ]
+        laid[0][finals] = (observations if next_observations is None else next_observations)[last]
+        return cls(
+            observations=laid[0],
+            actions=laid[1],
+            rewards=laid[2],
+            lengths=lengths,
+            terminated=terminated[last],
+            truncated=truncated[last],
+            **describe,
+        )
+
+
+def _lay_out(
+    steps: Shaped[np.ndarray, "kept ..."],
+    lengths: Int64[np.ndarray, " episodes"],
+    finals: Int64[np.ndarray, " episodes"],
+) -> Float32[np.ndarray, "rows ..."]:
+    """One row per step and a zero row at each episode's end."""
+    rows = empty((len(steps) + len(lengths), *steps.shape[1:]))
+    rows[np.arange(len(steps)) + np.repeat(np.arange(len(lengths)), lengths)] = steps
+    rows[finals] = 0.0
+    return rows
+
+
+def same_length(columns: Mapping[str, np.ndarray], where: str) -> None:
+    """Raise `InputError` unless every column has one row per step, and there is a step."""
+    steps = len(columns["observations"])
+    for key, column in columns.items():
+        if len(column) != steps:
+            raise InputError(
+                f"{key} has {len(column)} rows and observations {steps}",
+                where=where,
+                mend="every column needs one row per step",
+            )
+    if steps == 0:
+        raise InputError("there is no step", where=where, mend="give at least one")
+
+
+def _episode_ends(
+    terminated: Bool[np.ndarray, " steps"],
+    truncated: Bool[np.ndarray, " steps"],
+    columns: Mapping[str, np.ndarray],
+) -> Bool[np.ndarray, " steps"]:
+    ends: np.ndarray = terminated | truncated
+    ends[-1] = True
+    if "episode" in columns:
+        ends[:-1] |= columns["episode"][1:] != columns["episode"][:-1]
+    if "next_observations" in columns:
+        ends[:-1] |= ~follows(columns["next_observations"][:-1], columns["observations"][1:])
+    return ends
+
+
+def follows(
+    stated: Shaped[np.ndarray, "steps observation"], stored: Shaped[np.ndarray, "steps observation"]
+) -> Bool[np.ndarray, " steps"]:
+    """Whether the stated next observation is, within float32 rounding, the one stored next."""
+    same: np.ndarray = np.isclose(stated, stored, rtol=1e-5, atol=1e-6, equal_nan=True)
+    return np.asarray(same.all(axis=1))
 
 
 def empty(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
@@ -285,4 +330,3 @@ def empty(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
     buffer = np.empty(size * 4 + 64, np.uint8)
     offset = -buffer.ctypes.data % 64
     return buffer[offset : offset + size * 4].view(np.float32).reshape(shape)
-

@@ -1,1 +1,47 @@
+"""Extreme-value statistics, useful without reinforcement learning.
 
+`operators` computes soft maxima exactly, `losses` learns them from samples, `regression` wraps that
+as a scikit-learn estimator, `errors` asks which distribution a set of errors follows.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from xql.gumbel.errors import ErrorFits, Fit, fit_errors, plot_fits
+from xql.gumbel.losses import Diagnostics, Kind, gumbel_loss
+from xql.gumbel.operators import (
+    dual_temperature,
+    log_mean_exp,
+    log_partition,
+    log_sum_exp,
+    soft_policy,
+    soft_value,
+)
+
+if TYPE_CHECKING:
+    from xql.gumbel.regression import GumbelRegressor
+
+__all__ = [
+    "Diagnostics",
+    "ErrorFits",
+    "Fit",
+    "GumbelRegressor",
+    "Kind",
+    "dual_temperature",
+    "fit_errors",
+    "gumbel_loss",
+    "log_mean_exp",
+    "log_partition",
+    "log_sum_exp",
+    "plot_fits",
+    "soft_policy",
+    "soft_value",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `GumbelRegressor` at first use: it alone needs scikit-learn."""
+    if name != "GumbelRegressor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from xql.gumbel.regression import GumbelRegressor
+
+    return GumbelRegressor

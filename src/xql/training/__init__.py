@@ -1,1 +1,1 @@
-
+"""The loops that turn data into policies."""

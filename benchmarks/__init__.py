@@ -1,0 +1,1 @@
+"""Speed and results, measured by commands that anyone can run again."""

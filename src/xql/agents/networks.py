@@ -1,0 +1,183 @@
+"""The networks: Equinox modules whose every leaf is a trainable array.
+
+Weights are stored [inputs, outputs] and drawn orthogonally with gain √2, as in the published IQL and
+XQL code. Modules work on whole batches: the leading axes are free.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+# The standard deviation of the policy stays within [e^-5, e^2], as in the published XQL code.
+LOG_STD_RANGE = (-5.0, 2.0)
+
+
+class Linear(eqx.Module):
+    """x ↦ xW + b."""
+
+    weight: Float[Array, "*ensemble inputs outputs"]
+    bias: Float[Array, "*ensemble outputs"]
+
+    @classmethod
+    def create(cls, key: PRNGKeyArray, inputs: int, outputs: int) -> Self:
+        """Orthogonal weights with gain √2, zero bias."""
+        initial = jax.nn.initializers.orthogonal(jnp.sqrt(2.0))
+        return cls(weight=initial(key, (inputs, outputs), jnp.float32), bias=jnp.zeros(outputs))
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        return x @ self.weight + self.bias
+
+
+class LayerNorm(eqx.Module):
+    """Normalise the last axis to mean 0 and variance 1, then scale and shift."""
+
+    scale: Float[Array, "*ensemble features"]
+    shift: Float[Array, "*ensemble features"]
+
+    @classmethod
+    def create(cls, features: int) -> Self:
+        """Scale 1, shift 0."""
+        return cls(scale=jnp.ones(features), shift=jnp.zeros(features))
+
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + 1e-6) * self.scale + self.shift
+
+
+class MLP(eqx.Module):
+    """Linear layers with ReLU between them, each hidden one optionally normalised before the ReLU."""
+
+    layers: tuple[Linear, ...]
+    norms: tuple[LayerNorm, ...]
+
+    @classmethod
+    def create(cls, key: PRNGKeyArray, sizes: Sequence[int], *, layer_norm: bool = False) -> Self:
+        """`sizes` runs from the input to the output, hidden widths between."""
+        keys = jax.random.split(key, len(sizes) - 1)
+        return cls(
+            layers=tuple(
+                Linear.create(k, inputs, outputs)
+                for k, (inputs, outputs) in zip(keys, pairwise(sizes), strict=True)
+            ),
+            norms=tuple(LayerNorm.create(width) for width in sizes[1:-1]) if layer_norm else (),
+        )
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        for index, layer in enumerate(self.layers[:-1]):
+            x = layer(x)
+            if self.norms:
+                x = self.norms[index](x)
+            x = jax.nn.relu(x)
+        return self.layers[-1](x)
+
+
+class Value(eqx.Module):
+    """V(s)."""
+
+    mlp: MLP
+
+    @classmethod
+    def create(
+        cls, key: PRNGKeyArray, observation_size: int, hidden: Sequence[int], *, layer_norm: bool
+    ) -> Self:
+        """An MLP from the observation to one number."""
+        return cls(MLP.create(key, (observation_size, *hidden, 1), layer_norm=layer_norm))
+
+    def __call__(self, observations: Float[Array, "*batch observation"]) -> Float[Array, "*batch"]:
+        return self.mlp(observations)[..., 0]
+
+
+class Critic(eqx.Module):
+    """An ensemble of Q(s, a), stacked along a leading axis."""
+
+    mlps: tuple[MLP, ...]
+
+    @classmethod
+    def create(
+        cls,
+        key: PRNGKeyArray,
+        observation_size: int,
+        action_size: int,
+        hidden: Sequence[int],
+        *,
+        members: int = 2,
+        layer_norm: bool = False,
+    ) -> Self:
+        """`members` independently drawn MLPs from (s, a) to one number."""
+        sizes = (observation_size + action_size, *hidden, 1)
+        keys = jax.random.split(key, members)
+        return cls(tuple(MLP.create(k, sizes, layer_norm=layer_norm) for k in keys))
+
+    def __call__(
+        self,
+        observations: Float[Array, "*batch observation"],
+        actions: Float[Array, "*batch action"],
+    ) -> Float[Array, "members *batch"]:
+        inputs = jnp.concatenate([observations, actions], axis=-1)
+        return jnp.stack([mlp(inputs)[..., 0] for mlp in self.mlps])
+
+
+class GaussianPolicy(eqx.Module):
+    """π(a|s) = N(bounded mean(s), e^{2·log_std}), the standard deviation shared by all states.
+
+    The mean is a tanh scaled to the action bounds; the density is not squashed, so that actions on
+    a bound keep a finite likelihood.
+    """
+
+    mlp: MLP
+    log_std: Float[Array, "*ensemble action"]
+    low: tuple[float, ...] = eqx.field(static=True)
+    high: tuple[float, ...] = eqx.field(static=True)
+
+    @classmethod
+    def create(
+        cls,
+        key: PRNGKeyArray,
+        observation_size: int,
+        low: tuple[float, ...],
+        high: tuple[float, ...],
+        hidden: Sequence[int],
+    ) -> Self:
+        """Standard deviation 1 in units of half the action range."""
+        mlp = MLP.create(key, (observation_size, *hidden, len(low)))
+        return cls(mlp, jnp.zeros(len(low)), low, high)
+
+    def mean(
+        self, observations: Float[Array, "*batch observation"]
+    ) -> Float[Array, "*batch action"]:
+        """The mode of the policy, in the data's action units."""
+        centre, half_range = self._bounds()
+        return centre + half_range * jnp.tanh(self.mlp(observations))
+
+    def log_prob(
+        self,
+        observations: Float[Array, "*batch observation"],
+        actions: Float[Array, "*batch action"],
+    ) -> Float[Array, "*batch"]:
+        """log π(a|s) in actions rescaled to [-1, 1], in nats, summed over dimensions."""
+        centre, half_range = self._bounds()
+        log_std = self._log_std()
+        z = ((actions - centre) / half_range - jnp.tanh(self.mlp(observations))) * jnp.exp(-log_std)
+        return -(0.5 * jnp.square(z) + log_std + 0.5 * jnp.log(2 * jnp.pi)).sum(-1)
+
+    def sample(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
+    ) -> Float[Array, "*batch action"]:
+        """A draw, clipped to the bounds."""
+        mean = self.mean(observations)
+        _, half_range = self._bounds()
+        noise = jax.random.normal(key, mean.shape) * jnp.exp(self._log_std()) * half_range
+        return jnp.clip(mean + noise, jnp.array(self.low), jnp.array(self.high))
+
+    def _log_std(self) -> Float[Array, "*ensemble action"]:
+        return jnp.clip(self.log_std, *LOG_STD_RANGE)
+
+    def _bounds(self) -> tuple[Float[Array, " action"], Float[Array, " action"]]:
+        low, high = jnp.array(self.low), jnp.array(self.high)
+        return (high + low) / 2, (high - low) / 2

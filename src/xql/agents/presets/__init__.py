@@ -1,0 +1,162 @@
+"""Named settings, read from YAML: every value with its source, and an unknown key is an error."""
+
+import dataclasses
+import importlib.resources
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import yaml
+
+from xql.agents import AGENTS
+from xql.errors import InputError, nearest
+
+SUITES = {
+    "pointmaze": ("pointmaze",),
+    "antmaze": ("antmaze",),
+    "kitchen": ("kitchen",),
+    "adroit": ("pen", "door", "hammer", "relocate"),
+    "mujoco": ("halfcheetah", "hopper", "walker2d"),
+}
+"""The words by which a dataset's name is known to belong to a suite."""
+
+RECIPE = {"rewards": "raw", "observations": "raw"}
+"""The settings that name a data recipe rather than a field of the agent, with their defaults."""
+
+
+class Settings(NamedTuple):
+    """What a preset and the user's own words come to."""
+
+    config: Any
+    """The agent's configuration, a frozen dataclass."""
+    rewards: str
+    observations: str
+    sources: dict[str, str]
+    """Where each value comes from; what is not named here is the library's default."""
+
+
+def suite(name: str) -> str | None:
+    """The benchmark suite that a dataset's name belongs to, or None."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    for known, marks in SUITES.items():
+        if any(mark in words for mark in marks):
+            return known
+    return None
+
+
+def settings(
+    agent: str, preset: str, dataset: str, options: Mapping[str, Any] | None = None
+) -> Settings:
+    """An agent's settings for a dataset: the preset's, overridden by the user's `options`.
+
+    Args:
+        agent: a name in `AGENTS`.
+        preset: a name in the agent's YAML file.
+        dataset: the dataset's name, by which the preset's suite and row are found.
+        options: field names of the agent's configuration, or `rewards` and `observations`.
+
+    Raises:
+        InputError: an unknown agent, preset or option (the nearest is named), a value of the wrong
+            type, or a preset that has nothing for this dataset.
+    """
+    if agent not in AGENTS:
+        raise InputError(f"unknown agent '{agent}'", mend=nearest(agent, AGENTS))
+    presets = _presets(agent)
+    if preset not in presets:
+        raise InputError(
+            f"unknown preset '{preset}' of agent {agent}", mend=nearest(preset, presets)
+        )
+    sections = presets[preset]
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    row = _row(dataset, sections)
+    of_suite = suite(dataset)
+    if preset != "default" and row is None and (of_suite is None or of_suite not in sections):
+        raise InputError(
+            f"preset '{preset}' has no settings for '{dataset}'",
+            mend=f"use --preset default; '{preset}' knows {', '.join(_known(sections))}",
+        )
+    for section in ("any", of_suite, row):
+        for key, entry in sections.get(section or "", {}).items():
+            values[key] = entry["value"]
+            sources[key] = f"preset {preset}: {entry['source']}"
+    for key, value in (options or {}).items():
+        values[key], sources[key] = value, "given"
+    recipe = {key: str(values.pop(key, default)) for key, default in RECIPE.items()}
+    config = configure(agent, values)
+    if "beta" in config.__dataclass_fields__ and "beta" not in sources:
+        raise InputError(
+            f"preset '{preset}' has no β for '{dataset}'",
+            mend=f"give --beta, or use --preset default; it knows {', '.join(_known(sections))}",
+        )
+    return Settings(config, recipe["rewards"], recipe["observations"], sources)
+
+
+def configure(agent: str, values: Mapping[str, Any]) -> Any:
+    """The agent's configuration with some fields given.
+
+    Raises:
+        InputError: an unknown field (the nearest is named), or a value of the wrong type.
+    """
+    kind = AGENTS[agent].config
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    checked = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise InputError(
+                f"unknown option '{key}' of agent {agent}", mend=nearest(key, (*fields, *RECIPE))
+            )
+        checked[key] = _coerce(key, value, fields[key])
+    return kind(**checked)
+
+
+def _coerce(key: str, value: Any, wanted: Any) -> Any:
+    """`value` as the field's type, where it is that without loss."""
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    for option in options:
+        origin = typing.get_origin(option)
+        if origin is typing.Literal and value in typing.get_args(option):
+            return value
+        if origin is tuple and isinstance(value, list | tuple) and value:
+            inner = typing.get_args(option)[0]
+            return tuple(_coerce(key, item, inner) for item in value)
+        if option is type(None) and value is None:
+            return None
+        if option is bool and isinstance(value, bool):
+            return value
+        if option is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    names = [str(getattr(one, "__name__", one)) for one in options]
+    if typing.get_origin(wanted) is typing.Literal:
+        names = [f"'{one}'" for one in typing.get_args(wanted)]
+    raise InputError(f"option {key} cannot be {value!r}", mend=f"it takes {' or '.join(names)}")
+
+
+def preset_names(agent: str) -> list[str]:
+    """The presets that an agent has."""
+    return list(_presets(agent))
+
+
+def _presets(agent: str) -> dict[str, dict[str, dict[str, Any]]]:
+    text = importlib.resources.files(__name__).joinpath(f"{agent}.yaml").read_text("utf-8")
+    loaded: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(text)
+    return loaded
+
+
+def _row(dataset: str, sections: Mapping[str, Any]) -> str | None:
+    """The section of this very dataset; a version more or less is the same data set's row."""
+    stem = re.sub(r"-v\d+$", "", dataset)
+    for section in sections:
+        if re.sub(r"-v\d+$", "", section) == stem:
+            return section
+    return None
+
+
+def _known(sections: Mapping[str, Any]) -> list[str]:
+    named = [name for name in sections if name != "any"]
+    rows = [name for name in named if name not in SUITES]
+    return rows if rows else named

@@ -1,0 +1,151 @@
+"""`xql data ...`: look at data, check it, and write it in the schema of docs/data.md."""
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from xql.data.check import Finding, check_dataset
+from xql.data.dataset import Dataset
+from xql.data.files import save_dataset
+from xql.data.minari import local_names, local_root
+from xql.data.sources import open_dataset
+
+MADE_HERE = ("pointmaze-umaze", "pointmaze-medium", "pointmaze-large")
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def info(source: tyro.conf.Positional[str]) -> None:
+    """Say what a source holds: sizes, returns, how episodes end, bounds, environment.
+
+    Args:
+        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    dataset = open_dataset(source)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in describe(dataset):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def describe(dataset: Dataset) -> list[tuple[str, str]]:
+    """What `info` prints, line by line."""
+    lengths, returns = dataset.lengths, dataset.returns
+    neither = int((~dataset.terminated & ~dataset.truncated).sum())
+    megabytes = sum(
+        getattr(dataset, key).nbytes for key in ("observations", "actions", "rewards")
+    ) / (1 << 20)
+    lines = [
+        ("name", dataset.name),
+        ("source", dataset.source),
+        ("episodes", f"{dataset.episodes:,}"),
+        ("transitions", f"{dataset.transitions:,} ({megabytes:.1f} MiB)"),
+        ("observation", _observation(dataset)),
+        ("action", f"{dataset.action_size} numbers{_bounds(dataset)}"),
+        ("length", _spread(lengths.astype(float))),
+        ("return", _spread(returns)),
+        (
+            "endings",
+            f"{int(dataset.terminated.sum()):,} terminated, {int(dataset.truncated.sum()):,} cut "
+            f"by a time limit, {neither:,} where the log stops",
+        ),
+    ]
+    reference = [dataset.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
+    if None not in reference:
+        lines.append(("score", f"0 at a return of {reference[0]:g}, 100 at {reference[1]:g}"))
+    if dataset.environment is not None:
+        lines.append(("environment", _environment_name(dataset.environment)))
+    return lines
+
+
+def _observation(dataset: Dataset) -> str:
+    layout = dataset.metadata.get("observation_layout")
+    parts = f": {', '.join(f'{path} {size}' for path, size in layout)}" if layout else ""
+    return f"{dataset.observation_size} numbers{parts}"
+
+
+def _bounds(dataset: Dataset) -> str:
+    low, high = dataset.action_low, dataset.action_high
+    if low is None or high is None:
+        return ", bounds not stated"
+    if (low == low[0]).all() and (high == high[0]).all():
+        return f" in [{low[0]:g}, {high[0]:g}]"
+    return f", each within its own bounds, all in [{low.min():g}, {high.max():g}]"
+
+
+def _spread(values: np.ndarray) -> str:
+    return (
+        f"mean {values.mean():,.1f}, median {np.median(values):,.1f}, "
+        f"from {values.min():,.1f} to {values.max():,.1f}"
+    )
+
+
+def _environment_name(specification: str) -> str:
+    import json
+
+    try:
+        return str(json.loads(specification)["id"])
+    except (ValueError, KeyError, TypeError):
+        return "stated, but not readable"
+
+
+def check(source: tyro.conf.Positional[str]) -> None:
+    """Look for what is wrong in a source: rows named, reasons given. Exit status 1 on errors.
+
+    Args:
+        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
+    """
+    from rich.console import Console
+
+    console = Console()
+    dataset = open_dataset(source)
+    found = check_dataset(dataset)
+    size = f"{dataset.episodes:,} episodes, {dataset.transitions:,} transitions"
+    console.print(f"[bold]{dataset.name}[/bold]: {size}", highlight=False)
+    for finding in found:
+        style = _STYLES[finding.severity]
+        console.print(f"[{style}]{finding.severity:8}[/{style}]", end="", highlight=False)
+        console.print(_told(finding), highlight=False, markup=False, soft_wrap=True)
+    if not found:
+        console.print("nothing found: the data is sound")
+    if any(finding.severity == "error" for finding in found):
+        raise SystemExit(1)
+
+
+def _told(finding: Finding, width: int = 80) -> str:
+    text = f"{finding.what} ({finding.where}); {finding.mend}"
+    indent = " " * 9
+    lines = textwrap.wrap(text, width - len(indent), break_on_hyphens=False)
+    return " " + f"\n{indent}".join(lines)
+
+
+def convert(source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path]) -> None:
+    """Write a source as one file in the schema of docs/data.md; never over an existing file.
+
+    Args:
+        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
+        out: the file to write, ending in .npz, .hdf5, .h5 or .parquet.
+    """
+    dataset = open_dataset(source)
+    path = save_dataset(dataset, out)
+    counts = f"{dataset.episodes:,} episodes, {dataset.transitions:,} transitions"
+    print(f"{path}: {counts}, {path.stat().st_size / (1 << 20):.1f} MiB")
+
+
+def list_() -> None:
+    """The datasets on this machine, and those that can be made here."""
+    names = local_names()
+    print(f"Minari datasets in {local_root()}:")
+    for name in names:
+        print(f"  minari:{name}")
+    if not names:
+        print("  none; fetch one with 'minari download NAME'")
+    print("Made here from a simulator, with 'xql data make NAME':")
+    for name in MADE_HERE:
+        print(f"  {name}")

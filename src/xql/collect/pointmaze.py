@@ -1,0 +1,373 @@
+"""A benchmark made here: undirected play in PointMaze, to be stitched into one long path.
+
+A point mass walks from cell to cell of a maze, each time to a new random goal. The data knows of
+one *evaluation* task only: from one end of the maze's longest shortest path to its other end,
+reward 1 and termination there, 0 anywhere else. Nobody ever set out to do that, so imitation has
+nothing to imitate, while pieces of the way lie all over the data.
+
+The evaluation environment itself is stepped, so each stored transition is what it gave: the goal
+and the start carry its own uniform noise of a quarter cell.
+"""
+
+import shutil
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import gymnasium
+import numpy as np
+from jaxtyping import Bool, Float32, Float64
+
+from xql import __version__
+from xql.envs.make import register_robotics
+from xql.errors import InputError, nearest, require
+
+Maze = Literal["umaze", "medium", "large"]
+MazeMap = list[list[int | str]]
+Cell = tuple[int, int]
+
+NOISE = 0.5
+"""Standard deviation of the noise on each action, whose bounds are ±1 (D4RL's generator: 0.5)."""
+
+_IDS: dict[Maze, str] = {
+    "umaze": "PointMaze_UMaze-v3",
+    "medium": "PointMaze_Medium-v3",
+    "large": "PointMaze_Large-v3",
+}
+# Proportional and derivative gain: full force until a tenth of a cell before the waypoint. The
+# walls are frictionless, so a ball that cuts a corner slides along it.
+_STIFFNESS, _DAMPING = 10.0, 1.0
+# A goal counts as reached here; the environment's own radius is 0.45 of a cell.
+_ARRIVAL = 0.3
+# As many normal deviates are drawn at once; the file depends on it through the random stream.
+_BLOCK = 4096
+# The bytes of a dataset depend on the releases of these; they are written beside it.
+_SIMULATORS = ("gymnasium_robotics", "mujoco", "numpy")
+
+
+class Walk(NamedTuple):
+    """One episode of T steps as the environment gave it."""
+
+    observations: dict[str, Float64[np.ndarray, "steps_plus_1 _"]]
+    actions: Float32[np.ndarray, "steps 2"]
+    rewards: Float64[np.ndarray, " steps"]
+    terminated: bool
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Shortest paths between the free cells of a maze.
+
+    Attributes:
+        cells: the free cells (row, column), row by row.
+        distances: [goal, cell] steps between cell and goal; -1 where no path leads.
+        following: [goal, cell] the cell to go to next; the goal itself at the goal.
+    """
+
+    cells: tuple[Cell, ...]
+    distances: np.ndarray
+    following: np.ndarray
+
+    @classmethod
+    def of(cls, maze_map: MazeMap) -> "Planner":
+        """Plan for a map whose walls are 1 and whose outermost cells are all walls."""
+        cells = tuple(
+            (row, column)
+            for row, line in enumerate(maze_map)
+            for column, content in enumerate(line)
+            if content != 1
+        )
+        index = {cell: number for number, cell in enumerate(cells)}
+        distances = np.full((len(cells), len(cells)), -1)
+        following = np.tile(np.arange(len(cells)), (len(cells), 1))
+        for goal, start in enumerate(cells):
+            distances[goal, goal] = 0
+            queue = deque([start])
+            while queue:
+                row, column = queue.popleft()
+                here = index[row, column]
+                for step in ((-1, 0), (0, -1), (0, 1), (1, 0)):
+                    there = index.get((row + step[0], column + step[1]))
+                    if there is not None and distances[goal, there] < 0:
+                        distances[goal, there] = distances[goal, here] + 1
+                        following[goal, there] = here
+                        queue.append(cells[there])
+        return cls(cells, distances, following)
+
+    def farthest(self) -> tuple[int, int]:
+        """The numbers of the two free cells that are farthest apart; the first such pair."""
+        start, goal = np.unravel_index(int(np.argmax(self.distances)), self.distances.shape)
+        return int(start), int(goal)
+
+
+def evaluation_map(maze_map: MazeMap) -> MazeMap:
+    """The same maze with the evaluation's start 'r' and goal 'g' at its two farthest cells."""
+    planner = Planner.of(maze_map)
+    start, goal = (planner.cells[number] for number in planner.farthest())
+    marked: MazeMap = [[1 if content == 1 else 0 for content in line] for line in maze_map]
+    marked[start[0]][start[1]] = "r"
+    marked[goal[0]][goal[1]] = "g"
+    return marked
+
+
+def evaluation_environment(maze: Maze) -> gymnasium.Env[Any, Any]:
+    """The task that the data is judged by: from 'r' to 'g', where it ends with reward 1.
+
+    Its observation is Gymnasium-Robotics' dictionary: observation (x, y, vx, vy), achieved_goal and
+    desired_goal (x, y), in cells and cells per second.
+
+    Raises:
+        InputError: an unknown maze.
+        MissingExtra: Gymnasium-Robotics is not installed.
+    """
+    if maze not in _IDS:
+        raise InputError(f"no maze '{maze}'", where="pointmaze", mend=nearest(maze, _IDS))
+    register_robotics()
+    described = gymnasium.spec(_IDS[maze])
+    return gymnasium.make(
+        described,
+        maze_map=evaluation_map(described.kwargs["maze_map"]),
+        continuing_task=False,
+        reset_target=False,
+        disable_env_checker=True,
+    )
+
+
+class _Player:
+    """The behaviour policy: walks to random cells, one after another, with noise on each action."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], seed: int, noise: float) -> None:
+        simulator = cast(Any, env.unwrapped)
+        maze = simulator.maze
+        self.env = env
+        self.limit = cast(int, env.spec.max_episode_steps if env.spec else None)
+        planner = Planner.of(maze.maze_map)
+        self.cells = planner.cells
+        centres = [tuple(maze.cell_rowcol_to_xy(np.array(cell)).tolist()) for cell in self.cells]
+        self._centres: list[tuple[float, float]] = centres
+        self._waypoints = [[centres[number] for number in row] for row in planner.following]
+        self._number = {cell: number for number, cell in enumerate(self.cells)}
+        self._left, self._top = maze.x_map_center, maze.y_map_center
+        self._rng = np.random.default_rng(seed)
+        self._noise = noise
+        self._deviates = self._draw()
+        marks = [maze.maze_map[row][column] for row, column in self.cells]
+        self._starts = [number for number, mark in enumerate(marks) if mark != "g"]
+        # The environment keeps its own generator from here on.
+        env.reset(seed=seed)
+
+    def _draw(self) -> Iterator[list[float]]:
+        while True:
+            yield from (self._noise * self._rng.standard_normal((_BLOCK, 2))).tolist()
+
+    def play(self, limit: int, *, anywhere: bool) -> Walk:
+        """One episode of at most `limit` steps, from a random cell or the evaluation's start."""
+        options = None
+        if anywhere:
+            cell = self.cells[self._starts[int(self._rng.integers(len(self._starts)))]]
+            options = {"reset_cell": np.array(cell)}
+        step = self.env.step
+        observation, _ = self.env.reset(options=options)
+        observations = [observation]
+        actions: list[np.ndarray] = []
+        rewards: list[float] = []
+        x, y, vx, vy = observation["observation"].tolist()
+        goal = int(self._rng.integers(len(self.cells)))
+        terminated = False
+        while len(actions) < limit and not terminated:
+            goal_x, goal_y = self._centres[goal]
+            if (x - goal_x) ** 2 + (y - goal_y) ** 2 < _ARRIVAL**2:
+                goal = int(self._rng.integers(len(self.cells)))
+            here = self._number[int(self._top - y), int(x + self._left)]
+            target_x, target_y = self._waypoints[goal][here]
+            noise_x, noise_y = next(self._deviates)
+            force_x = _clip(_STIFFNESS * (target_x - x) - _DAMPING * vx)
+            force_y = _clip(_STIFFNESS * (target_y - y) - _DAMPING * vy)
+            action = np.array([_clip(force_x + noise_x), _clip(force_y + noise_y)], np.float32)
+            observation, reward, terminated, _, _ = step(action)
+            x, y, vx, vy = observation["observation"].tolist()
+            observations.append(observation)
+            actions.append(action)
+            rewards.append(float(reward))
+        return Walk(
+            observations={
+                key: np.array([each[key] for each in observations]) for key in observation
+            },
+            actions=np.array(actions),
+            rewards=np.array(rewards, np.float64),
+            terminated=terminated,
+        )
+
+
+def collect(
+    maze: Maze,
+    transitions: int,
+    seed: int,
+    noise: float,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Walk]:
+    """Play until exactly so many transitions are made; the last episode is cut there.
+
+    Each episode starts in a random free cell other than the goal's and ends at the evaluation goal
+    or at the environment's time limit.
+    """
+    env = evaluation_environment(maze)
+    player = _Player(env, seed, noise)
+    done = 0
+    try:
+        while done < transitions:
+            walk = player.play(min(player.limit, transitions - done), anywhere=True)
+            done += len(walk.actions)
+            if progress is not None:
+                progress(done, transitions)
+            yield walk
+    finally:
+        env.close()
+
+
+def behaviour_rollouts(maze: Maze, episodes: int, seed: int, noise: float = NOISE) -> list[bool]:
+    """Whether the behaviour policy that made the data reaches the evaluation goal, per episode.
+
+    It plays as it does for the data, but from the evaluation's start and within its time limit: the
+    data's own success, to stand beside that of what was learned from it.
+    """
+    env = evaluation_environment(maze)
+    try:
+        player = _Player(env, seed, noise)
+        return [player.play(player.limit, anywhere=False).terminated for _ in range(episodes)]
+    finally:
+        env.close()
+
+
+def make_pointmaze(
+    maze: Maze,
+    *,
+    transitions: int = 200_000,
+    seed: int = 0,
+    noise: float = NOISE,
+    dataset_id: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """Make a PointMaze play dataset and write it where Minari keeps its datasets.
+
+    The same arguments give the same bytes on the same machine and versions.
+
+    Args:
+        maze: "umaze", "medium" or "large", the maps of PointMaze_{UMaze,Medium,Large}-v3.
+        transitions: how many (s, a, r, s') to make, exactly.
+        seed: of the starts, goals and noise.
+        noise: standard deviation of the noise on each action (bounds ±1).
+        dataset_id: Minari's name for it; "pointmaze/{maze}-play-v0" without it.
+        progress: called with (made, wanted) after each episode.
+
+    Returns:
+        The dataset's id; `minari.load_dataset` and `xql.open_dataset("minari:ID")` take it. Its
+        recovered environment is the evaluation task, and its reference scores 0 and 1, so that a
+        normalised score is the success in per cent.
+
+    Raises:
+        InputError: an unknown maze, numbers out of range, a malformed or existing id (nothing is
+            overwritten).
+        MissingExtra: Minari or Gymnasium-Robotics is not installed.
+    """
+    if maze not in get_args(Maze):
+        raise InputError(f"no maze '{maze}'", where="pointmaze", mend=nearest(maze, _IDS))
+    where = f"pointmaze-{maze}"
+    for name, value, least in (("transitions", transitions, 1), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(f"{name} is {value}", where=where, mend=f"give {least} or more")
+    if not 0 <= noise < np.inf:
+        raise InputError(f"noise is {noise}", where=where, mend="give 0 or more")
+    dataset_id = dataset_id or f"pointmaze/{maze}-play-v0"
+    _refuse_existing(dataset_id)
+    walks = list(collect(maze, transitions, seed, noise, progress))
+    command = (
+        f"xql data make pointmaze-{maze} --transitions {transitions} --seed {seed} --noise {noise}"
+        f" --out-id {dataset_id}"
+    )
+    _write(maze, dataset_id, walks, {"command": command, "seed": seed, "noise": noise})
+    return dataset_id
+
+
+def _refuse_existing(dataset_id: str) -> None:
+    minari = require("minari", "minari")
+    try:
+        _, _, version = minari.dataset.minari_dataset.parse_dataset_id(dataset_id)
+    except (ValueError, TypeError):
+        version = None
+    if version is None:
+        raise InputError(
+            f"'{dataset_id}' is no dataset id",
+            where="out id",
+            mend="write it as 'folder/name-v0'",
+        )
+    if _folder(dataset_id).exists():
+        raise InputError(
+            f"a dataset '{dataset_id}' exists",
+            where="Minari's folder",
+            mend=f"choose another id with --out-id, or remove that one: minari delete {dataset_id}",
+        )
+
+
+def _folder(dataset_id: str) -> Any:
+    require("minari", "minari")
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    return get_dataset_path(dataset_id)
+
+
+def _write(maze: Maze, dataset_id: str, walks: list[Walk], made: dict[str, Any]) -> None:
+    """Write through Minari; a write that does not finish leaves nothing behind."""
+    minari = require("minari", "minari")
+    from minari.data_collector import EpisodeBuffer
+
+    buffers = [
+        EpisodeBuffer(
+            observations=walk.observations,
+            actions=walk.actions,
+            rewards=cast(Any, walk.rewards),
+            terminations=cast(Any, _last(len(walk.actions), walk.terminated)),
+            truncations=cast(Any, _last(len(walk.actions), not walk.terminated)),
+        )
+        for walk in walks
+    ]
+    env = evaluation_environment(maze)
+    try:
+        with warnings.catch_warnings():
+            # Minari warns of each piece of metadata left out, such as a web address of the code.
+            warnings.simplefilter("ignore")
+            dataset = minari.create_dataset_from_buffers(
+                dataset_id,
+                buffers,
+                env=env,
+                algorithm_name="waypoint planner with action noise, random goals (play)",
+                author="xql",
+                ref_min_score=0.0,
+                ref_max_score=1.0,
+                description=f"Play in PointMaze {maze}: random start to random goals, judged by "
+                "one sparse evaluation task between the two farthest cells.",
+                requirements=["gymnasium-robotics>=1.4"],
+            )
+        # No date and no path stands here: the same command shall give the same bytes.
+        planner = {"stiffness": _STIFFNESS, "damping": _DAMPING, "arrival": _ARRIVAL}
+        versions = {name: require(name, "mujoco").__version__ for name in _SIMULATORS}
+        dataset.storage.update_metadata(
+            {"made_by": {**made, "planner": planner, "xql": __version__, **versions}}
+        )
+    except BaseException:
+        shutil.rmtree(_folder(dataset_id), ignore_errors=True)
+        raise
+    finally:
+        env.close()
+
+
+def _last(steps: int, value: bool) -> Bool[np.ndarray, " steps"]:
+    flags = np.zeros(steps, bool)
+    flags[-1] = value
+    return flags
+
+
+def _clip(value: float) -> float:
+    return -1.0 if value < -1.0 else min(value, 1.0)

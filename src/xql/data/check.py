@@ -1,0 +1,254 @@
+"""Is this data sound? What is wrong or odd, in which rows, and what to do about it.
+
+A *row* here is a transition, counted from 0 through the whole dataset in stored order; episodes and
+columns also count from 0.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt64
+
+from xql.data.d4rl import displacement
+from xql.data.dataset import Dataset
+from xql.errors import InputError
+
+Severity = Literal["error", "warning", "note"]
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong (error), probably wrong (warning) or worth knowing (note)."""
+
+    severity: Severity
+    what: str
+    where: str
+    mend: str
+
+
+def check_dataset(dataset: Dataset) -> list[Finding]:
+    """Everything found in `dataset`, the gravest first; an empty list where all is sound."""
+    broken = _not_finite(dataset)
+    # What follows compares numbers, and a NaN would make every comparison silently false.
+    found = broken or [
+        *_boundaries(dataset),
+        *_duplicates(dataset),
+        *_actions(dataset),
+        *_rewards(dataset),
+        *_endings(dataset),
+        *_constant_columns(dataset),
+    ]
+    order = ("error", "warning", "note")
+    return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+def require_sound(dataset: Dataset) -> None:
+    """Raise for the first error; warnings and notes pass.
+
+    Raises:
+        InputError: the data cannot be learned from.
+    """
+    for finding in check_dataset(dataset):
+        if finding.severity == "error":
+            raise InputError(
+                f"{finding.what} ({finding.where})", where=dataset.name, mend=finding.mend
+            )
+
+
+def _listing(numbers: Int64[np.ndarray, " n"], noun: str) -> str:
+    """At most five of them: "rows 3, 17 and 4 more"."""
+    shown = numbers.tolist()
+    head = ", ".join(str(number) for number in shown[:5])
+    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+    return f"{noun}{'s' if len(shown) > 1 else ''} {head}{more}"
+
+
+def _not_finite(dataset: Dataset) -> list[Finding]:
+    found = []
+    transition = np.full(len(dataset.observations), -1)
+    transition[dataset.starts] = np.arange(dataset.transitions)
+    for name in ("observations", "actions", "rewards"):
+        values = getattr(dataset, name)
+        bad = ~np.isfinite(values.reshape(len(values), -1))
+        if not bad.any():
+            continue
+        rows = np.flatnonzero(bad.any(axis=1))
+        row = int(rows[0])
+        column = int(np.argmax(bad[row]))
+        kind = "NaN" if np.isnan(values.reshape(len(values), -1)[row, column]) else "infinity"
+        if transition[row] >= 0:
+            place = f"row {transition[row]}"
+        else:
+            episode = int(np.searchsorted(dataset.firsts, row, side="right")) - 1
+            place = f"the final observation of episode {episode}"
+        place += f", column {column}" if values.ndim > 1 else ""
+        more = f"; {len(rows)} rows in all" if len(rows) > 1 else ""
+        found.append(
+            Finding("error", f"{kind} in {name}", f"{place}{more}", "drop or mend these rows")
+        )
+    return found
+
+
+def _moves(dataset: Dataset) -> tuple[Float[np.ndarray, " moves"], Bool[np.ndarray, " moves"]]:
+    inside = np.zeros(len(dataset.observations) - 1, bool)
+    inside[dataset.starts] = True
+    return displacement(dataset.observations, inside, scaled=True), inside
+
+
+def _boundaries(dataset: Dataset) -> list[Finding]:
+    """Flags against jumps: resets that no flag marks, and flags where nothing was reset.
+
+    A jump inside an episode counts as a reset if it is five times what 9 of 10 steps do, and a
+    quarter of the median flagged reset; where no reset can be measured, ten times.
+    """
+    found = []
+    moved, inside = _moves(dataset)
+    # Not a higher quantile: unflagged resets of short episodes would themselves raise it.
+    usual, high = np.quantile(moved[inside], (0.9, 0.99)).tolist()
+    finals = (dataset.firsts + dataset.lengths)[:-1]
+    between = moved[finals]
+    # A column that only resets change, such as a goal, makes every reset infinitely far.
+    finite = between[np.isfinite(between)]
+    known = 0.25 * float(np.median(finite)) if len(finite) else 10.0 * usual
+    teleports = inside & (moved > max(5.0 * usual, known))
+    if teleports.any():
+        rows = np.flatnonzero(teleports[dataset.starts])
+        found.append(
+            Finding(
+                "warning",
+                f"{len(rows)} jumps inside episodes, as large as resets",
+                _listing(rows, "row"),
+                "does an episode end there without a flag? set truncated in that row",
+            )
+        )
+    goes_on = np.flatnonzero(~dataset.terminated[:-1] & (between <= high))
+    if len(goes_on):
+        found.append(
+            Finding(
+                "warning" if len(goes_on) > 0.1 * dataset.episodes else "note",
+                f"{len(goes_on)} time limits where the log goes on as if nothing had happened",
+                _listing(goes_on, "end of episode"),
+                "no bootstrap is cut there; if it is one trajectory, remove the flag",
+            )
+        )
+    return found
+
+
+def _hashes(dataset: Dataset) -> UInt64[np.ndarray, " rows"]:
+    """One number per row of the laid-out data, equal where observation, action and reward are."""
+    # Distinct rows collide with probability near rows² / 2⁶⁵: never, at any size that fits.
+    multipliers = np.random.default_rng(0)
+    total = np.zeros(len(dataset.rewards), np.uint64)
+    for table in (dataset.observations, dataset.actions, dataset.rewards[:, None]):
+        for column in table.T:
+            bits = np.ascontiguousarray(column).view(np.uint32).astype(np.uint64)
+            # Two rounds: a plain sum of products would let equal differences cancel.
+            bits *= multipliers.integers(1, 2**63, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+            bits ^= bits >> np.uint64(29)
+            bits *= multipliers.integers(1, 2**63, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+            total += bits ^ (bits >> np.uint64(32))
+    return total
+
+
+def _duplicates(dataset: Dataset) -> list[Finding]:
+    found = []
+    hashes = _hashes(dataset)
+    starts = dataset.starts
+    steps = hashes[starts] * np.uint64(3) + (hashes[starts + 1] ^ np.uint64(0x9E3779B97F4A7C15))
+    repeated = _repeats(steps)
+    # A position-dependent factor, so that the same steps in another order are another episode.
+    position: Int64[np.ndarray, " rows"] = np.arange(len(hashes)) - np.repeat(
+        dataset.firsts, dataset.lengths + 1
+    )
+    weighted = hashes * (np.uint64(2) * position.astype(np.uint64) + np.uint64(1))
+    episodes = _repeats(np.add.reduceat(weighted, dataset.firsts))
+    if len(episodes):
+        found.append(
+            Finding(
+                "warning",
+                f"{len(episodes)} of {dataset.episodes} episodes repeat an earlier one",
+                _listing(episodes, "episode"),
+                "drop them, unless they are meant to count twice",
+            )
+        )
+    elif len(repeated):
+        found.append(
+            Finding(
+                "warning" if len(repeated) > 0.01 * dataset.transitions else "note",
+                f"{len(repeated)} of {dataset.transitions} transitions repeat an earlier one",
+                _listing(repeated, "row"),
+                "drop them, unless they are meant to count twice",
+            )
+        )
+    return found
+
+
+def _repeats(values: UInt64[np.ndarray, " n"]) -> Int64[np.ndarray, " repeats"]:
+    """Where a value occurs that occurred before."""
+    _, first = np.unique(values, return_index=True)
+    repeated = np.ones(len(values), bool)
+    repeated[first] = False
+    return np.flatnonzero(repeated)
+
+
+def _actions(dataset: Dataset) -> list[Finding]:
+    actions = dataset.actions
+    if dataset.action_low is None or dataset.action_high is None:
+        largest = float(np.abs(actions).max())
+        if largest <= 1.0:
+            return []
+        what = f"no action bounds are stated and the largest |action| is {largest:.4g}"
+        mend = "state action_low and action_high: policies act within [-1, 1] otherwise"
+        return [Finding("warning", what, "actions", mend)]
+    # Bounds and actions come from different roundings of the same numbers.
+    slack = 1e-4 * np.maximum(np.abs(dataset.action_high), np.abs(dataset.action_low))
+    outside = (actions < dataset.action_low - slack) | (actions > dataset.action_high + slack)
+    rows = np.flatnonzero(outside[dataset.starts].any(axis=1))
+    if len(rows) == 0:
+        return []
+    columns = np.flatnonzero(outside[dataset.starts].any(axis=0))
+    what = f"actions outside their bounds in {len(rows)} of {dataset.transitions} rows"
+    where = f"{_listing(rows, 'row')}; {_listing(columns, 'column')}"
+    return [Finding("warning", what, where, "rescale or clip the actions, or mend the bounds")]
+
+
+def _rewards(dataset: Dataset) -> list[Finding]:
+    rewards = dataset.rewards[dataset.starts]
+    if rewards.min() != rewards.max():
+        return []
+    what = f"every reward is {rewards[0]:g}"
+    return [Finding("warning", what, "rewards", "there is nothing to prefer; are rewards missing?")]
+
+
+def _endings(dataset: Dataset) -> list[Finding]:
+    terminated, truncated = dataset.terminated, dataset.truncated
+    if terminated.all() and (dataset.lengths == 1).all() and dataset.episodes > 1:
+        what = "every step is a termination, so no value ever reaches back"
+        return [Finding("warning", what, "terminated", "set it at an episode's last step only")]
+    if terminated.all():
+        what = f"all {dataset.episodes} episodes terminate"
+        return [Finding("note", what, "terminated", "time limits belong in truncated")]
+    if not terminated.any() and not truncated.any():
+        what = "no episode is terminated or truncated: every log just stops"
+        return [Finding("note", what, "terminated, truncated", "set them if you know")]
+    if not terminated.any():
+        return [Finding("note", "no episode terminates", "terminated", "fine for endless tasks")]
+    return []
+
+
+def _constant_columns(dataset: Dataset) -> list[Finding]:
+    found = []
+    observations = dataset.observations
+    fixed = np.flatnonzero(observations.min(axis=0) == observations.max(axis=0))
+    if len(fixed) == dataset.observation_size:
+        mend = "an observation must say something"
+        found.append(Finding("error", "no observation ever changes", "observations", mend))
+    elif len(fixed):
+        what = f"{len(fixed)} observation columns never change"
+        found.append(Finding("note", what, _listing(fixed, "column"), "harmless; could be dropped"))
+    actions = dataset.actions[dataset.starts]
+    fixed = np.flatnonzero(actions.min(axis=0) == actions.max(axis=0))
+    if len(fixed):
+        what = f"{len(fixed)} action columns never change"
+        mend = "nothing can be learned about them; drop them if that is not meant"
+        found.append(Finding("warning", what, _listing(fixed, "column"), mend))
+    return found

@@ -1,0 +1,261 @@
+"""Minari's datasets (`minari:ID`): local ones first, by name from the remote where a network is."""
+
+import json
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import h5py
+import numpy as np
+
+from xql.data.dataset import Dataset, Episode, empty
+from xql.data.flatten import flat_layout, leaves, select_keys
+from xql.data.schema import check_finite
+from xql.errors import InputError, nearest, require
+
+PROBE_SECONDS = 1.5  # minari itself retries an unreachable remote for some 20 s
+
+
+def open_minari(
+    name: str, keys: tuple[str, ...] | None = None, *, download: bool = True
+) -> Dataset:
+    """Open a Minari dataset by its name, such as "D4RL/door/human-v2".
+
+    Looks in `MINARI_DATASETS_PATH` (else ~/.minari/datasets); if it is not there and `download`,
+    fetches it from Minari's remote.
+
+    Raises:
+        InputError: no such dataset, no network to fetch it over, discrete actions, or a NaN.
+        MissingExtra: minari is not installed.
+    """
+    if not re.fullmatch(r"([-\w]+/)*[-\w]+-v\d+", name):
+        mend = "a name looks like D4RL/door/human-v2"
+        raise InputError("this is no Minari name", where=f"minari:{name}", mend=mend)
+    if not (local_root() / name / "data").is_dir():
+        _fetch(name, download=download)
+    storage_class = require("minari.dataset.minari_dataset", "minari").MinariStorage
+    folder = local_root() / name / "data"
+    try:
+        storage = storage_class.read(folder)
+        raw = storage_class.read_raw_metadata(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(name, error) from None
+    space = storage.action_space
+    if not _is_continuous(space):
+        mend = "only continuous actions are supported"
+        raise InputError(f"the actions are {space}", where=f"minari:{name}", mend=mend)
+    observation_space = select_keys(storage.observation_space, keys, where=f"minari:{name}")
+    dataset = _read(name, folder, storage, observation_space)
+    described: dict[str, Any] = {} if keys is None else {"observation_keys": sorted(keys)}
+    layout = flat_layout(observation_space)
+    if layout[0][0]:
+        described["observation_layout"] = [[path, size] for path, size in layout]
+    return dataset.with_metadata(
+        name=name,
+        source=f"minari:{name}" + (f"?keys={','.join(keys)}" if keys else ""),
+        action_low=space.low.ravel().astype(np.float32),
+        action_high=space.high.ravel().astype(np.float32),
+        environment=_specification(raw.get("env_spec")),
+        evaluation_environment=_specification(raw.get("eval_env_spec")),
+        metadata={**_reference(raw), **described},
+    )
+
+
+def local_root() -> Path:
+    """The folder that Minari keeps its datasets in."""
+    root = os.environ.get("MINARI_DATASETS_PATH")
+    return Path(root) if root else Path.home() / ".minari" / "datasets"
+
+
+def local_names() -> list[str]:
+    """The datasets that are on this machine."""
+    root = local_root()
+    if not root.is_dir():
+        return []
+    found = root.glob("**/data/metadata.json")
+    return sorted(path.parent.parent.relative_to(root).as_posix() for path in found)
+
+
+def _fetch(name: str, *, download: bool) -> None:
+    where, here = f"minari:{name}", local_names()
+    close = nearest(name, here) if here else ""
+    hint = f"{close} Otherwise " if close.startswith("did you mean") else ""
+    by_hand = (
+        f"{hint}run 'minari download {name}' on a machine with a network and copy its folder to "
+        f"{local_root() / name}, or set MINARI_DATASETS_PATH to where it is"
+    )
+    if not download:
+        raise InputError("the dataset is not on this machine", where=where, mend=by_hand)
+    host, port = _remote()
+    if not reachable(host, port):
+        what = f"the dataset is not on this machine and {host} cannot be reached"
+        raise InputError(what, where=where, mend=by_hand)
+    minari = require("minari", "minari")
+    try:
+        minari.download_dataset(name)
+    except Exception as error:  # the remotes raise their own, which no base class joins
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        what = f"the download failed ({reason[:120]})"
+        raise InputError(what, where=where, mend=f"check the name; {by_hand}") from error
+
+
+def _remote() -> tuple[str, int]:
+    """The host that a download first speaks to: a proxy where one is set, else the remote."""
+    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+    if os.environ.get("MINARI_REMOTE", "hf://").startswith("gcp"):
+        remote = "https://storage.googleapis.com"
+    else:
+        remote = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    address = urlparse(proxy or remote)
+    return address.hostname or "huggingface.co", address.port or 443
+
+
+def reachable(host: str, port: int) -> bool:
+    """Whether a connection opens within `PROBE_SECONDS`, the name's resolution included."""
+    answers: list[bool] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+            answers.append(True)
+        except OSError:
+            answers.append(False)
+
+    # A name's resolution takes no timeout of its own, hence the thread.
+    probe = threading.Thread(target=connect, daemon=True)
+    probe.start()
+    probe.join(PROBE_SECONDS)
+    return answers == [True]
+
+
+def _is_continuous(space: Any) -> bool:
+    return hasattr(space, "low") and np.issubdtype(space.dtype, np.floating)
+
+
+def _specification(raw: Any) -> str | None:
+    return raw if raw is None or isinstance(raw, str) else json.dumps(raw)
+
+
+def _reference(raw: Mapping[str, Any]) -> dict[str, Any]:
+    skip = ("env_spec", "eval_env_spec", "observation_space", "action_space")
+    return {key: value for key, value in raw.items() if key not in skip and value is not None}
+
+
+def _damaged(name: str, error: Exception) -> InputError:
+    reason = (str(error) or type(error).__name__).splitlines()[0][:100]
+    mend = f"remove {local_root() / name} and fetch it again"
+    return InputError(f"it cannot be read ({reason})", where=f"minari:{name}", mend=mend)
+
+
+def _read(name: str, folder: Path, storage: Any, space: Any) -> Dataset:
+    """Fill the arrays episode by episode; each piece goes straight to its place."""
+    where = f"minari:{name}"
+    layout = flat_layout(space)
+    steps, count = int(storage.total_steps), int(storage.total_episodes)
+    if count == 0:
+        raise InputError("there is no episode", where=where, mend="take another dataset")
+    observations = empty((steps + count, sum(size for _, size in layout)))
+    actions = empty((steps + count, int(np.prod(storage.action_space.shape))))
+    rewards = empty((steps + count,))
+    lengths: list[int] = []
+    terminated: list[bool] = []
+    truncated: list[bool] = []
+    inner: list[np.ndarray] = []
+    first = 0
+    for episode in _episodes(name, folder, storage, [path for path, _ in layout]):
+        parts, action, reward, ends, cuts = episode
+        length = len(reward)
+        last = first + length
+        if last >= len(rewards):
+            raise _damaged(name, ValueError("more steps than its metadata states"))
+        column = 0
+        for part, (path, size) in zip(parts, layout, strict=True):
+            if len(part) != length + 1:
+                what = f"episode {len(lengths)} has {length} steps and {len(part)} of '{path}'"
+                mend = "an episode needs one observation more than steps"
+                raise InputError(what, where=where, mend=mend)
+            flat = np.asarray(part).reshape(length + 1, size)
+            observations[first : last + 1, column : column + size] = flat
+            column += size
+        actions[first:last] = np.asarray(action).reshape(length, -1)
+        rewards[first:last] = reward
+        actions[last], rewards[last] = 0.0, 0.0
+        inner.append(np.flatnonzero(ends[:-1]))
+        lengths.append(length)
+        terminated.append(bool(ends[-1]))
+        truncated.append(bool(cuts[-1]))
+        first = last + 1
+    dataset = Dataset(
+        observations=observations[:first],
+        actions=actions[:first],
+        rewards=rewards[:first],
+        lengths=np.asarray(lengths, np.int64),
+        terminated=np.asarray(terminated, bool),
+        truncated=np.asarray(truncated, bool),
+        name=name,
+    )
+    if any(len(rows) for rows in inner):
+        dataset = _split(dataset, inner)
+    for key in ("observations", "actions", "rewards"):
+        check_finite(getattr(dataset, key), key, where, row_name="row (as laid out)")
+    return dataset
+
+
+def _split(dataset: Dataset, inner: list[np.ndarray]) -> Dataset:
+    """Cut where a step in the middle of an episode states a termination: its mask must be 0."""
+    pieces = []
+    for episode, rows in zip(dataset, inner, strict=True):
+        edges = [0, *(rows + 1).tolist(), len(episode.actions)]
+        for first, last in pairwise(edges):
+            whole = last == len(episode.actions)
+            pieces.append(
+                Episode(
+                    observations=episode.observations[first : last + 1],
+                    actions=episode.actions[first:last],
+                    rewards=episode.rewards[first:last],
+                    terminated=episode.terminated if whole else True,
+                    truncated=episode.truncated if whole else False,
+                )
+            )
+    return Dataset.from_episodes(pieces, name=dataset.name)
+
+
+_COLUMNS = ("actions", "rewards", "terminations", "truncations")
+_Raw = tuple[list[Any], Any, Any, Any, Any]
+
+
+def _episodes(name: str, folder: Path, storage: Any, paths: list[str]) -> Iterator[_Raw]:
+    """Observation leaves, actions, rewards, terminations, truncations of each episode."""
+    main = folder / "main_data.hdf5"
+    try:
+        # Straight from the file where it is hdf5: minari's own reader also decodes every info.
+        if main.exists():
+            yield from _from_hdf5(main, storage.total_episodes, paths)
+        else:
+            yield from _from_storage(storage, paths)
+    except (OSError, KeyError, RuntimeError) as error:
+        raise _damaged(name, error) from None
+
+
+def _from_hdf5(main: Path, episodes: int, paths: list[str]) -> Iterator[_Raw]:
+    with h5py.File(main, "r") as file:
+        for index in range(episodes):
+            group = file[f"episode_{index}"]
+            parts = [
+                group[f"observations/{path}" if path else "observations"][()] for path in paths
+            ]
+            rest = (group[key][()] for key in ("actions", "rewards", "terminations", "truncations"))
+            yield (parts, *rest)
+
+
+def _from_storage(storage: Any, paths: Iterable[str]) -> Iterator[_Raw]:
+    for episode in storage.get_episodes(range(storage.total_episodes)):
+        tree = dict(leaves(episode["observations"]))
+        rest = (episode[key] for key in _COLUMNS)
+        yield ([tree[path] for path in paths], *rest)

@@ -1,0 +1,189 @@
+"""Named scalings of rewards and observations, printed, stored with the run and undone at export.
+
+    r' = reward_scale · r + reward_shift
+    s' = (s − observation_shift) · observation_scale
+
+Scaling rewards by c scales every value by c, so it is the same as dividing the temperature by c:
+a β belongs to a recipe. Rewards:
+
+    raw            as they are
+    minus_one      r − 1: a sparse 0/1 reward becomes a cost per step (AntMaze, as IQL and XQL)
+    return_range   r · 1000 / (largest − smallest episode return) (MuJoCo, as IQL and XQL)
+    scale:X        r · X
+    shift:X        r + X
+
+Observations:
+
+    raw            as they are
+    standardised   mean 0 and standard deviation 1 in each column over all stored observations
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from xql.data.dataset import Dataset, empty
+from xql.errors import InputError, nearest
+
+REWARDS = ("raw", "minus_one", "return_range", "scale:X", "shift:X")
+OBSERVATIONS = ("raw", "standardised")
+
+SMALLEST_DEVIATION = 1e-3  # the floor that TD3+BC adds: a column that hardly moves is no signal
+_BLOCK = 65536  # rows at a time, so that no float64 copy of the data is ever made
+
+
+class Recipe(NamedTuple):
+    """What was done to rewards and observations, as numbers (see the head of this file)."""
+
+    rewards: str
+    observations: str
+    reward_scale: float
+    reward_shift: float
+    observation_shift: Float32[np.ndarray, " observation"]
+    observation_scale: Float32[np.ndarray, " observation"]
+
+    def describe(self) -> str:
+        """One line for people."""
+        parts = []
+        if self.reward_scale != 1.0 or self.reward_shift != 0.0:
+            times = f"{self.reward_scale:.6g} · r" if self.reward_scale != 1.0 else "r"
+            shift = f"{self.reward_shift:+.6g}" if self.reward_shift != 0.0 else ""
+            sign = f" {'−' if shift[0] == '-' else '+'} {shift[1:]}" if shift else ""
+            parts.append(f"rewards {self.rewards}: r' = {times}{sign}")
+        else:
+            parts.append(f"rewards {self.rewards}")
+        size = len(self.observation_shift)
+        detail = "" if self.observations == "raw" else f" ({size} columns to mean 0, deviation 1)"
+        parts.append(f"observations {self.observations}{detail}")
+        return "; ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, for YAML or JSON."""
+        return {
+            "rewards": self.rewards,
+            "observations": self.observations,
+            "reward_scale": float(self.reward_scale),
+            "reward_shift": float(self.reward_shift),
+            "observation_shift": [float(value) for value in self.observation_shift],
+            "observation_scale": [float(value) for value in self.observation_scale],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """The inverse of `to_dict`.
+
+        Raises:
+            InputError: a key is unknown or missing.
+        """
+        for key in values:
+            if key not in cls._fields:
+                mend = nearest(key, cls._fields)
+                raise InputError(f"unknown key '{key}'", where="recipe", mend=mend)
+        for key in cls._fields:
+            if key not in values:
+                raise InputError(f"there is no '{key}'", where="recipe", mend="add it")
+        return cls(
+            rewards=str(values["rewards"]),
+            observations=str(values["observations"]),
+            reward_scale=float(values["reward_scale"]),
+            reward_shift=float(values["reward_shift"]),
+            observation_shift=np.asarray(values["observation_shift"], np.float32),
+            observation_scale=np.asarray(values["observation_scale"], np.float32),
+        )
+
+
+def fit_recipe(dataset: Dataset, rewards: str = "raw", observations: str = "raw") -> Recipe:
+    """Turn two names into numbers, measured on `dataset` where the name asks for it.
+
+    Raises:
+        InputError: an unknown name, or returns without a range to divide by.
+    """
+    reward_scale, reward_shift = _fit_rewards(dataset, rewards)
+    if observations == "raw":
+        shift = np.zeros(dataset.observation_size, np.float32)
+        scale = np.ones(dataset.observation_size, np.float32)
+    elif observations == "standardised":
+        shift, scale = _standardise(dataset)
+    else:
+        mend = nearest(observations, OBSERVATIONS)
+        raise InputError(f"unknown observation recipe '{observations}'", mend=mend)
+    return Recipe(rewards, observations, reward_scale, reward_shift, shift, scale)
+
+
+def _fit_rewards(dataset: Dataset, rewards: str) -> tuple[float, float]:
+    name, colon, text = rewards.partition(":")
+    if colon and name in ("scale", "shift"):
+        try:
+            number = float(text)
+        except ValueError:
+            number = np.nan
+        if not np.isfinite(number) or (name == "scale" and number == 0.0):
+            mend = f"write it as {name}:0.1"
+            raise InputError(f"cannot read the number in reward recipe '{rewards}'", mend=mend)
+        return (number, 0.0) if name == "scale" else (1.0, number)
+    if rewards == "raw":
+        return 1.0, 0.0
+    if rewards == "minus_one":
+        return 1.0, -1.0
+    if rewards == "return_range":
+        returns = dataset.returns
+        spread = float(returns.max() - returns.min())
+        if spread == 0.0:
+            raise InputError(
+                f"reward recipe 'return_range' needs returns that differ, all {len(returns)} "
+                f"episodes return {returns[0]:g}",
+                where=dataset.name,
+                mend="use raw, or scale:X",
+            )
+        return 1000.0 / spread, 0.0
+    raise InputError(f"unknown reward recipe '{rewards}'", mend=nearest(rewards, REWARDS))
+
+
+def _standardise(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    table = dataset.observations
+    blocks = [table[first : first + _BLOCK] for first in range(0, len(table), _BLOCK)]
+    total: Float64[np.ndarray, " observation"] = np.zeros(table.shape[1])
+    for block in blocks:
+        total += block.sum(axis=0, dtype=np.float64)
+    mean = total / len(table)
+    squares: Float64[np.ndarray, " observation"] = np.zeros(table.shape[1])
+    for block in blocks:
+        squares += np.square(block - mean).sum(axis=0)
+    deviation = np.sqrt(squares / len(table))
+    constant = table.min(axis=0) == table.max(axis=0)
+    scale = np.where(constant, 1.0, 1.0 / np.maximum(deviation, SMALLEST_DEVIATION))
+    shift = np.where(constant, table[0], mean)
+    return shift.astype(np.float32), scale.astype(np.float32)
+
+
+def apply_recipe(dataset: Dataset, recipe: Recipe) -> Dataset:
+    """The same episodes with rewards and observations scaled, in new arrays.
+
+    What the recipe leaves as it is stays shared with `dataset`, which is never written to.
+
+    Raises:
+        InputError: the recipe was fitted to observations of another size.
+    """
+    if len(recipe.observation_shift) != dataset.observation_size:
+        raise InputError(
+            f"the recipe is for observations of size {len(recipe.observation_shift)}, "
+            f"these have {dataset.observation_size}",
+            where=dataset.name,
+            mend="fit the recipe to this data",
+        )
+    changes: dict[str, np.ndarray] = {}
+    if recipe.reward_scale != 1.0 or recipe.reward_shift != 0.0:
+        rewards = empty(dataset.rewards.shape)
+        np.multiply(dataset.rewards, np.float32(recipe.reward_scale), out=rewards)
+        rewards += np.float32(recipe.reward_shift)
+        # Each episode's last row is no step: were its reward not zero, it would count in a return.
+        rewards[dataset.firsts + dataset.lengths] = 0.0
+        changes["rewards"] = rewards
+    if (recipe.observation_shift != 0.0).any() or (recipe.observation_scale != 1.0).any():
+        observations = empty(dataset.observations.shape)
+        np.subtract(dataset.observations, recipe.observation_shift, out=observations)
+        observations *= recipe.observation_scale
+        changes["observations"] = observations
+    return dataset.with_metadata(**changes) if changes else dataset

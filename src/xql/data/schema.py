@@ -1,0 +1,161 @@
+"""The one schema of columns, one row per step, and what makes its values fit to learn from.
+
+`docs/data.md` has it in full. A dictionary observation is stored under paths such as
+"observations/goal/x".
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from xql.data.dataset import Dataset, same_length
+from xql.data.flatten import flat_layout, flatten_batch, select_keys
+from xql.data.tables import DESCRIPTION
+from xql.errors import InputError, nearest
+
+REQUIRED = ("observations", "actions", "rewards", "terminated", "truncated")
+OPTIONAL = ("next_observations", "episode")
+
+
+def dataset_from(
+    columns: Mapping[str, np.ndarray],
+    where: str,
+    keys: tuple[str, ...] | None = None,
+    **describe: Any,
+) -> Dataset:
+    """A `Dataset` from columns in the schema of `docs/data.md`, checked."""
+    if "terminals" in columns and "timeouts" in columns:
+        mend = f"this is D4RL's layout: open it as d4rl:{where}"
+        raise InputError("there is no 'terminated' and no 'truncated'", where=where, mend=mend)
+    require_columns(columns, REQUIRED, where)
+    steps = steps_from(columns, flags=("terminated", "truncated"), where=where, keys=keys)
+    return Dataset.from_arrays(
+        steps["observations"],
+        steps["actions"],
+        steps["rewards"],
+        steps["terminated"],
+        steps["truncated"],
+        steps.get("next_observations"),
+        columns.get("episode"),
+        metadata=observation_metadata(nested(columns, "observations"), keys),
+        **describe,
+    )
+
+
+def require_columns(columns: Mapping[str, np.ndarray], names: Iterable[str], where: str) -> None:
+    """Raise `InputError`, naming the nearest column that the file does have."""
+    there = sorted({name.split("/")[0] for name in columns if name != DESCRIPTION})
+    for name in names:
+        if name not in there:
+            mend = nearest(name, there) if there else "is it the right file?"
+            listing = f"the file has {', '.join(there) or 'no column at all'}"
+            raise InputError(f"there is no '{name}' ({listing})", where=where, mend=mend)
+
+
+def nested(columns: Mapping[str, np.ndarray], name: str) -> Any:
+    """The column `name`, or the nested dictionary of all columns under "name/"."""
+    if name in columns:
+        return columns[name]
+    tree: dict[str, Any] = {}
+    for path, values in columns.items():
+        head, *parts = path.split("/")
+        if head == name:
+            node = tree
+            for part in parts[:-1]:
+                node = node.setdefault(part, {})
+            node[parts[-1]] = values
+    return tree or None
+
+
+def observation_metadata(tree: Any, keys: tuple[str, ...] | None) -> dict[str, Any]:
+    """What `Dataset.metadata` says of a dictionary observation: its layout, and the keys kept."""
+    if not isinstance(tree, Mapping):
+        return {}
+    layout = [[path, size] for path, size in flat_layout(_first_row(select_keys(tree, keys)))]
+    kept = {} if keys is None else {"observation_keys": sorted(keys)}
+    return {"observation_layout": layout, **kept}
+
+
+def _first_row(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _first_row(value) for key, value in tree.items()}
+    return tree[0]
+
+
+# A float64 too large for float32 becomes an infinity, which the check then names by its row.
+@np.errstate(over="ignore")
+def steps_from(
+    columns: Mapping[str, np.ndarray],
+    *,
+    flags: Iterable[str],
+    where: str,
+    keys: tuple[str, ...] | None = None,
+) -> dict[str, np.ndarray]:
+    """The columns as they should be: flat float32 vectors, rewards, boolean flags; all checked.
+
+    Raises:
+        InputError: wrong kind or shape of values, discrete actions, or a NaN, named by its row.
+    """
+    steps: dict[str, np.ndarray] = {}
+    for name in ("observations", "next_observations"):
+        tree = nested(columns, name)
+        if tree is not None:
+            tree = select_keys(tree, keys, where=where)
+            _check_leaves(tree, name, where)
+            steps[name] = flatten_batch(tree)
+    actions = columns["actions"]
+    _check_leaves(actions, "actions", where)
+    if actions.dtype.kind in "iub":
+        what = f"actions are whole numbers ({actions.dtype})"
+        mend = "only continuous actions are supported; store such ones as floats"
+        raise InputError(what, where=where, mend=mend)
+    steps["actions"] = flatten_batch(actions)
+    for name in ("rewards", *flags):
+        if name in columns:
+            values = columns[name]
+            if values.ndim != 1 and values.shape != (len(values), 1):
+                shape = "x".join(str(size) for size in values.shape)
+                mend = "give one number per step"
+                raise InputError(f"{name} has shape {shape}", where=where, mend=mend)
+            _check_leaves(values, name, where)
+            steps[name] = values.ravel().astype(np.float32)
+    same_length(steps, where)
+    for name, values in steps.items():
+        check_finite(values, name, where)
+    for name in flags:
+        if name in steps:
+            steps[name] = steps[name] != 0
+    return steps
+
+
+def _check_leaves(tree: Any, name: str, where: str) -> None:
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            _check_leaves(value, f"{name}/{key}", where)
+        return
+    if tree.dtype.kind not in "fiub":
+        raise InputError(
+            f"{name} holds {tree.dtype}, not numbers", where=where, mend="give numbers"
+        )
+    if tree.ndim == 0:
+        raise InputError(f"{name} is a single number", where=where, mend="give one row per step")
+    if tree.dtype == np.uint8 and tree.ndim >= 4:
+        mend = "only vectors are supported; store features of them instead"
+        raise InputError(f"{name} holds images", where=where, mend=mend)
+
+
+def check_finite(values: np.ndarray, name: str, where: str, row_name: str = "row") -> None:
+    """Raise `InputError` on the first NaN or infinity, naming its row and column, both from 0."""
+    # One pass without a copy: a sum is finite only if every summand is (overflow is checked below).
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum(dtype=np.float64)):
+            return
+    for first in range(0, len(values), 65536):
+        bad = np.argwhere(~np.isfinite(values[first : first + 65536]))
+        if len(bad):
+            row, *column = bad[0].tolist()
+            kind = "NaN" if np.isnan(values[(first + row, *column)]) else "infinity"
+            place = f"{row_name} {first + row}" + (f", column {column[0]}" if column else "")
+            mend = "drop or mend that row (rows and columns count from 0)"
+            raise InputError(f"{kind} in {name}, {place}", where=where, mend=mend)

@@ -1,0 +1,86 @@
+"""`open_dataset`: whatever holds logged experience, in; one `Dataset`, out."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from xql.data.d4rl import open_d4rl
+from xql.data.dataset import Dataset
+from xql.data.files import open_file
+from xql.data.minari import open_minari
+from xql.data.ogbench import open_ogbench
+from xql.data.schema import dataset_from
+from xql.errors import InputError, nearest
+
+_KINDS = ("minari", "d4rl", "ogbench")
+
+
+def open_dataset(
+    source: str | os.PathLike[str] | Mapping[str, np.ndarray] | Dataset, *, download: bool = True
+) -> Dataset:
+    """Open logged experience.
+
+    Args:
+        source: one of
+            "minari:ID"         a Minari dataset by name, from this machine or its remote;
+            "d4rl:FILE"         one of D4RL's own hdf5 files;
+            "ogbench:FILE"      one of OGBench's npz files;
+            FILE                .npz, .hdf5, .h5 or .parquet in the schema of docs/data.md;
+            a mapping of arrays in the same schema; or a `Dataset`, which comes back as it is.
+            A string may end in "?keys=a,b", which keeps only those keys of a dictionary
+            observation.
+        download: whether a Minari dataset that is not on this machine may be fetched.
+
+    Raises:
+        InputError: the source is unknown, missing, broken, or holds what cannot be learned from;
+            one line says what, where, and how to mend it.
+        MissingExtra: reading it needs an optional dependency, which the message names.
+    """
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, Mapping):
+        columns = {key: np.asarray(values) for key, values in _walk(source)}
+        return dataset_from(columns, "arrays", name="arrays", source="arrays")
+    text, _, query = os.fspath(source).partition("?")
+    keys = _parse_keys(query, os.fspath(source))
+    kind, colon, rest = text.partition(":")
+    # One letter before the colon is a drive, not a kind.
+    if not colon or len(kind) < 2 or "/" in kind:
+        return open_file(Path(text).expanduser(), keys)
+    if kind not in _KINDS:
+        raise InputError(f"unknown kind '{kind}:'", where=text, mend=nearest(kind, _KINDS))
+    if not rest:
+        raise InputError(f"nothing follows '{kind}:'", where=text, mend=_EXAMPLES[kind])
+    if kind == "minari":
+        return open_minari(rest, keys, download=download)
+    path = Path(rest).expanduser()
+    return open_d4rl(path, keys) if kind == "d4rl" else open_ogbench(path, keys)
+
+
+_EXAMPLES = {
+    "minari": "give a name, such as minari:D4RL/door/human-v2",
+    "d4rl": "give a file, such as d4rl:door-v0_demos_clipped.hdf5",
+    "ogbench": "give a file, such as ogbench:cube-single-play-v0.npz",
+}
+
+
+def _parse_keys(query: str, where: str) -> tuple[str, ...] | None:
+    if not query:
+        return None
+    name, _, value = query.partition("=")
+    keys = tuple(key for key in value.split(",") if key)
+    if name != "keys" or not keys:
+        mend = "only ?keys=a,b is known"
+        raise InputError(f"cannot read '?{query}'", where=where, mend=mend)
+    return keys
+
+
+def _walk(tree: Mapping[str, object], head: str = "") -> list[tuple[str, object]]:
+    """The leaves of nested columns, by path, in the order given."""
+    found: list[tuple[str, object]] = []
+    for key, value in tree.items():
+        path = f"{head}{key}"
+        found += _walk(value, f"{path}/") if isinstance(value, Mapping) else [(path, value)]
+    return found

@@ -1,0 +1,131 @@
+"""Columns out of a file: npz, hdf5 or parquet, each column by its path, nothing interpreted."""
+
+import re
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from xql.errors import InputError, nearest, require
+
+SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet")
+DESCRIPTION = "xql"  # the key of the one JSON text that carries name, bounds and specifications
+_UNREAD = np.empty(0)
+
+
+def read_columns(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Every wanted column of a file (all of them where `wanted` is None), by its path.
+
+    A name that holds a group of columns brings all of them. Columns that are not wanted are left
+    unread, but listed (as empty arrays under their names) when a wanted one turns out missing.
+
+    Raises:
+        InputError: the file is missing, truncated, or not what its name says.
+    """
+    if not path.exists():
+        siblings = [file.name for file in path.parent.glob("*") if file.suffix in SUFFIXES]
+        mend = nearest(path.name, siblings) if siblings else "check the path"
+        raise InputError("there is no such file", where=str(path), mend=mend)
+    if path.is_dir():
+        raise InputError("this is a folder", where=str(path), mend="give a file in it")
+    if path.suffix not in SUFFIXES:
+        mend = f"the name must end in one of {', '.join(SUFFIXES)}"
+        raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), mend=mend)
+    read = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix, _read_hdf5)
+    return read(path, wanted)
+
+
+def _is_wanted(name: str, wanted: Collection[str] | None) -> bool:
+    if wanted is None:
+        return True
+    return any(name == want or name.startswith((f"{want}/", f"{want}.")) for want in wanted)
+
+
+def _broken(path: Path, reader: str, error: Exception) -> InputError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return InputError(
+        f"truncated, or not what its name says: {reader} could not read it ({reason[:80]})",
+        where=str(path),
+        mend="fetch or write it again",
+    )
+
+
+def _read_npz(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
+    try:
+        # Opened here, because numpy leaves a truncated file open when it gives up on it.
+        with path.open("rb") as stream, np.load(stream) as file:
+            return {
+                name: file[name] if _is_wanted(name, wanted) else _UNREAD for name in file.files
+            }
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        raise _broken(path, "numpy", error) from None
+
+
+def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
+    columns: dict[str, np.ndarray] = {}
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset):
+            columns[name] = np.asarray(node[()]) if _is_wanted(name, wanted) else _UNREAD
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(visit)
+            if DESCRIPTION in file.attrs:
+                columns[DESCRIPTION] = np.asarray(file.attrs[DESCRIPTION])
+    except (OSError, RuntimeError, KeyError) as error:
+        raise _broken(path, "h5py", error) from None
+    return columns
+
+
+def _read_parquet(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
+    parquet = require("pyarrow.parquet", "parquet")
+    arrow = require("pyarrow", "parquet")
+    try:
+        schema = parquet.read_schema(path)
+        names = [name for name in schema.names if _is_wanted(name, wanted)]
+        table = parquet.read_table(path, columns=names)
+    except (OSError, arrow.ArrowException) as error:
+        raise _broken(path, "pyarrow", error) from None
+    columns = {name: _UNREAD for name in schema.names if name not in names}
+    numbered: dict[str, dict[int, np.ndarray]] = {}
+    for name in names:
+        values = _from_arrow(table[name].combine_chunks(), name, str(path))
+        match = re.fullmatch(r"(.+)\.(\d+)", name)
+        if match:
+            numbered.setdefault(match[1], {})[int(match[2])] = values
+        else:
+            columns[name] = values
+    for name, parts in numbered.items():
+        missing = set(range(len(parts))) - set(parts)
+        if missing:
+            what = f"there is no '{name}.{min(missing)}' though '{name}.{max(parts)}' exists"
+            raise InputError(what, where=str(path), mend="number the columns from 0 without gaps")
+        columns[name] = np.stack([parts[index] for index in range(len(parts))], axis=1)
+    text = (schema.metadata or {}).get(DESCRIPTION.encode())
+    if text is not None:
+        columns[DESCRIPTION] = np.asarray(text.decode())
+    return columns
+
+
+def _from_arrow(values: Any, name: str, where: str) -> np.ndarray:
+    if values.null_count:
+        row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
+        raise InputError(f"{name} is empty in row {row}", where=where, mend="fill or drop the row")
+    kind = str(values.type)
+    if not kind.startswith(("list", "large_list", "fixed_size_list")):
+        return np.asarray(values.to_numpy(zero_copy_only=False))
+    numbers = values.flatten()
+    lengths = np.asarray(values.value_lengths().to_numpy(zero_copy_only=False))
+    if len(lengths) and (lengths != lengths[0]).any():
+        row = int(np.argmax(lengths != lengths[0]))
+        what = f"{name} has {lengths[row]} numbers in row {row} and {lengths[0]} in row 0"
+        raise InputError(what, where=where, mend="every row needs the same number")
+    if numbers.null_count:
+        row = int(np.argmax(numbers.is_null().to_numpy(zero_copy_only=False))) // int(lengths[0])
+        raise InputError(f"{name} is empty in row {row}", where=where, mend="fill or drop the row")
+    flat = np.asarray(numbers.to_numpy(zero_copy_only=False))
+    return flat.reshape(len(values), int(lengths[0]) if len(lengths) else 0)

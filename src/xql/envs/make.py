@@ -1,0 +1,262 @@
+"""One way to get a simulator: any Gymnasium environment, with flat float32 observations."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
+from jaxtyping import Float32
+
+from xql.data.flatten import flatten_observation, leaves, select_keys
+from xql.errors import InputError, MissingExtra, nearest, require
+
+# D4RL's names for its tasks, which people type from habit, and the simulator of each today.
+_D4RL = {
+    "antmaze-umaze": "AntMaze_UMaze-v4",
+    "antmaze-medium": "AntMaze_Medium-v4",
+    "antmaze-large": "AntMaze_Large-v4",
+    "maze2d-umaze": "PointMaze_UMaze-v3",
+    "maze2d-medium": "PointMaze_Medium-v3",
+    "maze2d-large": "PointMaze_Large-v3",
+    "kitchen": "FrankaKitchen-v1",
+    "door": "AdroitHandDoor-v1",
+    "hammer": "AdroitHandHammer-v1",
+    "pen": "AdroitHandPen-v1",
+    "relocate": "AdroitHandRelocate-v1",
+    "halfcheetah": "HalfCheetah-v5",
+    "hopper": "Hopper-v5",
+    "walker2d": "Walker2d-v5",
+    "ant": "Ant-v5",
+}
+_ROBOTICS = ("PointMaze", "AntMaze", "AdroitHand", "FrankaKitchen", "Fetch", "Hand")
+
+
+class FlatObservation(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
+    """The same environment, its observation one float32 vector.
+
+    A dictionary is laid out as `xql.data.flatten.flatten_observation` does it for data: keys in
+    alphabetical order, depth first, each array raveled in C order.
+    """
+
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], keys: tuple[str, ...] | None, where: str
+    ) -> None:
+        super().__init__(env)
+        space = select_keys(env.observation_space, keys, where=where)
+        self._keys = keys
+        size = _flat_size(space, where)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+    def observation(self, observation: Any) -> Float32[np.ndarray, " observation"]:
+        """The flat float32 vector of one observation; a copy, since simulators reuse theirs."""
+        return np.array(flatten_observation(select_keys(observation, self._keys)))
+
+
+def make_environment(
+    spec: str,
+    *,
+    keys: tuple[str, ...] | None = None,
+    max_episode_steps: int | None = None,
+    **kwargs: Any,
+) -> gymnasium.Env[Any, Any]:
+    """Make an environment whose observation is one flat float32 vector.
+
+    Args:
+        spec: a Gymnasium id with its version ("AdroitHandDoor-v1", "PointMaze_Medium-v3"), or the
+            JSON of an `EnvSpec`, which Minari datasets and `Dataset.environment` carry.
+        keys: the keys of a dictionary observation to keep ("observation", "desired_goal/kettle");
+            all without it.
+        max_episode_steps: the time limit in steps; the environment's own without it.
+        **kwargs: passed on to the environment (such as `render_mode`, `maze_map`).
+
+    Returns:
+        A `gymnasium.Env` with a Box observation of shape (n,) in float32, laid out as
+        `FlatObservation` says, and the environment's own Box action space.
+
+    Raises:
+        InputError: an unknown or retired id, unreadable JSON, an argument that the environment does
+            not take, discrete actions, or an observation that is not made of Boxes.
+        MissingExtra: the simulator is not installed.
+    """
+    # MuJoCo reads it once, at import; EGL renders without a display.
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    if spec.lstrip().startswith("{"):
+        described = _read_spec(spec)
+        name = described.id
+    else:
+        described, name = _find_spec(spec), spec
+    if max_episode_steps is not None:
+        kwargs["max_episode_steps"] = max_episode_steps
+    with _quiet():
+        env = _gymnasium_make(described, name, kwargs)
+    if not isinstance(env.action_space, gymnasium.spaces.Box):
+        env.close()
+        raise InputError(
+            f"its actions are {env.action_space}",
+            where=name,
+            mend="xql learns continuous actions: choose an environment with a Box action space",
+        )
+    return FlatObservation(env, keys, name)
+
+
+def check_fits(
+    env: gymnasium.Env[Any, Any], observation_size: int, action_size: int, where: str
+) -> None:
+    """Check that a flat environment has the sizes of the data (or the policy) named by `where`.
+
+    Raises:
+        InputError: it has not; the line gives both.
+    """
+    assert env.observation_space.shape is not None
+    assert env.action_space.shape is not None
+    found = (int(np.prod(env.observation_space.shape)), int(np.prod(env.action_space.shape)))
+    if found == (observation_size, action_size):
+        return
+    name = env.spec.id if env.spec is not None else "the environment"
+    raise InputError(
+        f"observation size {observation_size} and action size {action_size} do not fit {name}, "
+        f"which has {found[0]} and {found[1]}",
+        where=where,
+        mend="give the environment that the data came from with --env",
+    )
+
+
+def action_bounds(
+    env: gymnasium.Env[Any, Any],
+) -> tuple[Float32[np.ndarray, " action"], Float32[np.ndarray, " action"]]:
+    """The lowest and highest action, in the environment's own units.
+
+    Policies act in the units of the data; clip what they say to these before stepping.
+    """
+    space = env.action_space
+    assert isinstance(space, gymnasium.spaces.Box)
+    return space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel()
+
+
+def register_robotics() -> None:
+    """Make Gymnasium-Robotics' ids known to Gymnasium.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    with _quiet():
+        robotics = require("gymnasium_robotics", "mujoco")
+        gymnasium.register_envs(robotics)
+
+
+def _find_spec(name: str) -> EnvSpec:
+    """The registered environment of this exact id."""
+    if name not in gymnasium.registry:
+        try:
+            register_robotics()
+        except MissingExtra:
+            if name.startswith(_ROBOTICS):
+                raise
+    if name not in gymnasium.registry:
+        raise InputError(f"no environment '{name}'", where="environment", mend=_instead(name))
+    return gymnasium.registry[name]
+
+
+def _instead(name: str) -> str:
+    """What to type in place of an id that does not exist, or whose simulator no longer does."""
+    newest: dict[str, str] = {}
+    for known in sorted(gymnasium.registry, key=_version):
+        newest[_stem(known)] = known
+    if _stem(name) in newest:
+        return f"use '{newest[_stem(name)]}'"
+    for prefix in sorted(_D4RL, key=len, reverse=True):
+        if _stem(name) == prefix or _stem(name).startswith(prefix + "-"):
+            return f"the simulator of D4RL's {prefix} is '{_D4RL[prefix]}'"
+    close = nearest(name, newest.values())
+    # The full list of ids would fill a screen.
+    return close if close.startswith("did") else "`gymnasium.pprint_registry()` lists them"
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"-v\d+$", "", name).lower()
+
+
+def _version(name: str) -> int:
+    found = re.search(r"-v(\d+)$", name)
+    return int(found.group(1)) if found else -1
+
+
+def _read_spec(text: str) -> EnvSpec:
+    """An `EnvSpec` from its JSON, whichever Gymnasium release wrote it."""
+    try:
+        parsed = json.loads(text)
+        # Releases before 1.0 wrote fields that EnvSpec no longer takes, such as autoreset.
+        fields = {key: parsed[key] for key in EnvSpec.__dataclass_fields__ if key in parsed}
+        for derived in ("namespace", "name", "version"):
+            fields.pop(derived, None)
+        wrappers = [WrapperSpec(**each) for each in fields.pop("additional_wrappers", ())]
+        return EnvSpec(**fields, additional_wrappers=tuple(wrappers))
+    except (ValueError, TypeError, KeyError, gymnasium.error.Error) as error:
+        raise InputError(
+            f"this is no specification of an environment ({error})",
+            where="environment",
+            mend="give an id such as 'PointMaze_Medium-v3', or the JSON of EnvSpec.to_json()",
+        ) from None
+
+
+def _gymnasium_make(
+    described: EnvSpec, name: str, kwargs: dict[str, Any]
+) -> gymnasium.Env[Any, Any]:
+    try:
+        # The checker warns about details of other people's environments and slows each step.
+        return gymnasium.make(described, disable_env_checker=True, **kwargs)
+    except gymnasium.error.DeprecatedEnv as error:
+        raise InputError(
+            f"'{name}' has been retired ({error})", where="environment", mend=_instead(name)
+        ) from None
+    except (ModuleNotFoundError, gymnasium.error.DependencyNotInstalled) as error:
+        if "mujoco_py" in str(error):
+            raise InputError(
+                f"'{name}' needs mujoco_py, which has been retired",
+                where="environment",
+                mend=_instead(name),
+            ) from None
+        raise MissingExtra(
+            f"{name} needs a simulator that is not installed ({error}); "
+            "run: pip install 'xql[mujoco]'"
+        ) from None
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None:
+            raise
+        raise InputError(
+            f"it takes no argument '{unknown.group(1)}'", where=name, mend="leave it out"
+        ) from None
+
+
+def _flat_size(space: Any, where: str) -> int:
+    size = 0
+    for path, leaf in leaves(space):
+        if not isinstance(leaf, gymnasium.spaces.Box):
+            raise InputError(
+                f"its observation {path} is {leaf}",
+                where=where,
+                mend="observations must be Boxes, or dictionaries of Boxes; choose some with keys=",
+            )
+        size += int(np.prod(leaf.shape))
+    return size
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence notices that a user can do nothing about: imports and makes print and warn."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield

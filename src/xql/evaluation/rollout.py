@@ -1,0 +1,225 @@
+"""Play a population's policies in the simulator: the same fixed episodes for every member, always.
+
+Episode e starts from `reset(seed=seed + e)` at every evaluation and for every member, so two scores
+differ by their policies and not by their starts. The loop is our own and not gymnasium's vector
+environment, because the seed of each single episode and the step at which it ends must be exact.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from jaxtyping import Float, Float32
+
+from xql.errors import InputError
+
+Act = Callable[
+    [Float32[np.ndarray, "members parallel observation"]],
+    Float32[np.ndarray, "members parallel action"],
+]
+"""A population's policies: one observation per member and parallel environment, one action each."""
+
+
+class EpisodeResult(NamedTuple):
+    """One episode that one member played."""
+
+    member: int
+    episode: int
+    seed: int
+    """The seed that the environment was reset with, not the member's own."""
+    episode_return: float
+    """Undiscounted, summed in float64; nan where the policy gave an action that is not finite."""
+    length: int
+    success: bool | None
+    """Whether any step reported success; None where the environment reports none."""
+
+
+@dataclass(eq=False)
+class _Slot:
+    """One environment copy and the episode that it is playing (None: nothing left to play)."""
+
+    environment: gymnasium.Env[Any, Any]
+    member: int
+    place: int
+    episode: int | None = None
+    rewards: list[float] = field(default_factory=list)
+    success: bool | None = None
+
+    def start(self, episode: int, seed: int) -> Float32[np.ndarray, " observation"]:
+        self.episode, self.rewards, self.success = episode, [], None
+        observation, _ = self.environment.reset(seed=seed + episode)
+        return np.asarray(observation, np.float32)
+
+    def step(
+        self, action: Float[np.ndarray, " action"], stop_at_success: bool
+    ) -> Float32[np.ndarray, " observation"] | None:
+        """The next observation, or None where the episode has ended."""
+        observation, reward, terminated, truncated, info = self.environment.step(action)
+        self.rewards.append(float(reward))
+        reported = info.get("success", info.get("is_success"))
+        if reported is not None:
+            self.success = bool(reported) or bool(self.success)
+        if terminated or truncated or (stop_at_success and self.success):
+            return None
+        return np.asarray(observation, np.float32)
+
+    def fail(self) -> None:
+        """End the episode for an action that is not finite: a simulator's answer would be noise."""
+        self.rewards.append(float("nan"))
+        self.success = False
+
+    def result(self, seed: int) -> EpisodeResult:
+        assert self.episode is not None
+        return EpisodeResult(
+            member=self.member,
+            episode=self.episode,
+            seed=seed + self.episode,
+            episode_return=float(np.sum(self.rewards, dtype=np.float64)),
+            length=len(self.rewards),
+            success=self.success,
+        )
+
+
+class Evaluator:
+    """`members` × `parallel` copies of one environment, made once and used for every evaluation.
+
+    Attributes:
+        members: how many policies one call of `act` answers for.
+        parallel: environment copies for each member.
+        observation_size, action_size: the lengths of one flat observation and of one action.
+    """
+
+    def __init__(
+        self, make: Callable[[], gymnasium.Env[Any, Any]], members: int, parallel: int = 10
+    ) -> None:
+        """Make the environments.
+
+        Args:
+            make: a fresh environment with flat float32 observations and a bounded or unbounded
+                Box of actions, whose episodes end by themselves (a time limit will do).
+            members: the size of the population.
+            parallel: environment copies for each member.
+
+        Raises:
+            InputError: the environment's observations are not flat or its actions not continuous.
+        """
+        if members < 1 or parallel < 1:
+            raise InputError(
+                f"{members} members with {parallel} parallel environments", mend="give at least 1"
+            )
+        self.members, self.parallel = members, parallel
+        self._slots: list[_Slot] = []
+        try:
+            for index in range(members * parallel):
+                self._slots.append(_Slot(make(), *divmod(index, parallel)))
+            first = self._slots[0].environment
+            where = first.spec.id if first.spec is not None else type(first.unwrapped).__name__
+            self.observation_size = _flat_size(first.observation_space, where, "observations")
+            self.action_size = _flat_size(first.action_space, where, "actions")
+        except BaseException:
+            self.close()
+            raise
+        box = first.action_space
+        assert isinstance(box, gymnasium.spaces.Box)
+        self._low, self._high = box.low, box.high
+
+    def rollout(
+        self, act: Act, episodes: int, seed: int = 10_000, *, stop_at_success: bool = False
+    ) -> list[EpisodeResult]:
+        """Let every member play the same `episodes` episodes; sorted by member, then episode.
+
+        Args:
+            act: called once per step with every slot's observation; the shape never changes, so a
+                jitted policy compiles once. A slot with nothing left to play holds zeros.
+            episodes: episodes for each member.
+            seed: episode e is reset with `seed + e`.
+            stop_at_success: end an episode at its first success, as D4RL counts AntMaze.
+
+        Raises:
+            InputError: `act` gives an array of another shape than [members, parallel, action].
+        """
+        if episodes < 1:
+            raise InputError(f"{episodes} evaluation episodes", mend="give at least 1")
+        grid = (self.members, self.parallel)
+        observations = np.zeros((*grid, self.observation_size), np.float32)
+        waiting = [iter(range(episodes)) for _ in range(self.members)]
+        results: list[EpisodeResult] = []
+
+        def start_next(slot: _Slot) -> None:
+            episode = next(waiting[slot.member], None)
+            slot.episode = None
+            observations[slot.member, slot.place] = (
+                0.0 if episode is None else slot.start(episode, seed)
+            )
+
+        for slot in self._slots:
+            start_next(slot)
+        while playing := [slot for slot in self._slots if slot.episode is not None]:
+            # A fresh copy: a device may read the array in place after the call has returned.
+            actions = np.asarray(act(observations.copy()))
+            if actions.shape != (*grid, self.action_size):
+                raise InputError(
+                    f"the policy gave actions of shape {actions.shape}",
+                    mend=f"this environment needs {(*grid, self.action_size)}",
+                )
+            finite = np.isfinite(actions).all(axis=-1)
+            actions = np.clip(actions, self._low, self._high)
+            for slot in playing:
+                at = (slot.member, slot.place)
+                following = slot.step(actions[at], stop_at_success) if finite[at] else None
+                if not finite[at]:
+                    slot.fail()
+                if following is None:
+                    results.append(slot.result(seed))
+                    start_next(slot)
+                else:
+                    observations[at] = following
+        return sorted(results)
+
+    def close(self) -> None:
+        """Close every environment."""
+        for slot in self._slots:
+            slot.environment.close()
+        self._slots = []
+
+
+def _flat_size(space: gymnasium.Space[Any], where: str, what: str) -> int:
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise InputError(
+            f"the {what} are {space}", where=where, mend="one flat Box of numbers is needed"
+        )
+    return int(space.shape[0])
+
+
+def rollout(
+    make: Callable[[], gymnasium.Env[Any, Any]],
+    act: Act,
+    *,
+    members: int,
+    episodes: int,
+    seed: int = 10_000,
+    parallel: int = 10,
+    stop_at_success: bool = False,
+) -> list[EpisodeResult]:
+    """Evaluate once: make the environments, play, close them.
+
+    Every member plays the same `episodes` episodes, episode e reset with `seed + e`; the results do
+    not depend on `parallel`. To evaluate again and again, keep an `Evaluator`.
+
+    Args:
+        make: as `Evaluator` takes it.
+        act: as `Evaluator.rollout` takes it.
+        members: the size of the population.
+        episodes: episodes for each member.
+        seed: the first episode's seed.
+        parallel: environment copies for each member, at most `episodes` of them.
+        stop_at_success: end an episode at its first success, as D4RL counts AntMaze.
+
+    Returns:
+        members × episodes results, sorted by member, then episode.
+    """
+    with contextlib.closing(Evaluator(make, members, max(1, min(parallel, episodes)))) as evaluator:
+        return evaluator.rollout(act, episodes, seed, stop_at_success=stop_at_success)

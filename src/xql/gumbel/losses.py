@@ -1,0 +1,168 @@
+"""The Gumbel loss family: residuals in, a loss whose minimiser is the soft maximum out.
+
+For samples x and a temperature β, write z = (x − h)/β. The Gumbel loss
+
+    J(h) = E[e^z − z − 1]
+
+is strictly convex in h, and setting its derivative E[1 − e^z]/β to zero gives E[e^z] = 1, that is
+
+    h* = β log E[e^{x/β}]
+
+for any distribution of x: as β grows h* tends to the mean of x, as β falls to its maximum. So a
+network h(s) fitted to Q(s, a) with this loss learns the soft maximum over the actions that were
+really taken. The weight e^z of the largest residuals explodes, and every kind but `plain` is a
+remedy. Below, the minimiser for x ~ N(0, 1), averaged over mini-batches of 256 with clip 7; the
+first line is 1/(2β), and a finite sample falls short of it where β is small (tested in
+tests/gumbel/test_minimisers.py):
+
+    kind             beyond the clip c                         β = 1   0.5    0.25     0.1
+    (the true one)                                             .500  1.000   2.000   5.000
+    plain            e^z grows until it overflows              .500   .999   1.949   3.387
+    linear           a straight line of slope e^c − 1          .500   .999   1.779   2.537
+    log              likewise, within log(1 + J)               .498   .980   1.722   2.502
+    official         gradient 0, rescaled by the batch's max   .484   .905   1.422   1.814
+    maclaurin, n=4   a polynomial: no exponential at all       .374   .367    .230    .099
+    maclaurin, n=8                                             .496   .614    .281    .102
+
+`linear` is the default: biased least among those that recover when the target jumps. `official` has
+a dead zone: a residual beyond the clip has no gradient, so the best actions stop counting and a
+value that fell far behind never returns; it is here to reproduce the published script only.
+
+Sources: plain and official, Garg et al. 2023 (arXiv 2301.02328) and its published script; log, the
+same script; maclaurin, Omura et al. 2024 (arXiv 2406.04896); linear, measured here.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
+
+Kind = Literal["plain", "linear", "log", "maclaurin", "official"]
+
+# A diagnostic must stay finite: e^60 ≈ 1e26, so 1e12 of them still sum below the float32 maximum.
+_LARGEST_EXPONENT = 60.0
+# Below this |z| the series of order 8 is exact to float32, while e^z − z − 1 has lost its digits.
+_SERIES_RADIUS = 0.3
+
+
+class Diagnostics(NamedTuple):
+    """What a loss cannot say of itself; none of the three carries a gradient.
+
+    Attributes:
+        beyond_clip: the fraction of residuals z > clip, whatever the kind of loss does with them.
+        mean_exp: E[e^z], which is 1 at the optimum; exponents are cut at 60, so that it and its
+            logarithm stay finite in float32; above 1e20 read it as "far too large".
+        effective_sample_size: (Σw)²/(N Σw²) in (0, 1] with w = e^z: the share of the batch that
+            decides the value. Near 1/N, one sample decides it alone.
+    """
+
+    beyond_clip: Float[Array, ""]
+    mean_exp: Float[Array, ""]
+    effective_sample_size: Float[Array, ""]
+
+
+def _excess(z: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Return e^z − z − 1 with all its digits, also for |z| ≪ 1, as are its derivatives."""
+    near = jnp.abs(z) < _SERIES_RADIUS
+    return jnp.where(near, maclaurin(jnp.where(near, z, 0.0), 8), jnp.expm1(z) - z)
+
+
+def plain(z: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """e^z − z − 1, elementwise. Overflows in float32 for z > 88, as does its gradient."""
+    return _excess(z)
+
+
+def linear(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Float[Array, "*batch"]:
+    """e^z − z − 1 up to the clip c, then its tangent e^c (1 + z − c) − z − 1; elementwise.
+
+    Convex, with a continuous derivative e^{min(z, c)} − 1 that lies in (−1, e^c − 1].
+    """
+    beyond = z > clip
+    # Both branches see clipped values: an overflow in the one not taken would be a NaN gradient.
+    return _excess(jnp.where(beyond, clip, z)) + jnp.expm1(jnp.asarray(clip, z.dtype)) * jnp.where(
+        beyond, z - clip, 0.0
+    )
+
+
+def maclaurin(z: Float[Array, "*batch"], order: int = 4) -> Float[Array, "*batch"]:
+    """Σ_{j=2}^{order} z^j / j!, elementwise: e^z − z − 1 cut after an even power.
+
+    Raises:
+        ValueError: the order is odd or below 2; then the sum is unbounded below, or empty.
+    """
+    if order < 2 or order % 2:
+        raise ValueError(f"order must be even and at least 2, not {order}")
+    # Horner's scheme from the highest power inwards; the innermost factor belongs to z^order.
+    total = jnp.ones_like(z)
+    for j in range(order, 2, -1):
+        total = 1.0 + z / j * total
+    return 0.5 * z * z * total
+
+
+def log(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Float[Array, ""]:
+    """log(1 + J) for the batch, J the mean of e^x − x − 1 with x = min(z, c): one number.
+
+    Residuals beyond c add what they overshoot, on the slope (e^c − 1)/(1 + J) held constant, so
+    that the gradient is (e^x − 1)/(1 + J)/N for each of them: it neither vanishes nor explodes.
+    """
+    beyond = z > clip
+    excess = jnp.mean(_excess(jnp.where(beyond, clip, z)))
+    slope = jnp.expm1(jnp.asarray(clip, z.dtype)) / (1.0 + jax.lax.stop_gradient(excess))
+    return jnp.log1p(excess) + slope * jnp.mean(jnp.where(beyond, z - clip, 0.0))
+
+
+def official(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Float[Array, ""]:
+    """The published script's loss: one number for the batch; for reproduction only.
+
+    mean(e^{x−m} − x e^{−m} − e^{−m}) with x = min(z, c) and m = max(max_batch x, −1) held constant.
+    Its gradient is exactly zero for every z > c, and biased by the rescaling (see the table above).
+    """
+    x = jnp.minimum(z, clip)
+    m = jax.lax.stop_gradient(jnp.maximum(jnp.max(x), -1.0))
+    return jnp.mean(jnp.exp(x - m) - x * jnp.exp(-m) - jnp.exp(-m))
+
+
+def diagnostics(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Diagnostics:
+    """The health of a batch of residuals; see `Diagnostics`."""
+    z = jax.lax.stop_gradient(z)
+    weights = jnp.exp(z - jnp.max(z))
+    return Diagnostics(
+        beyond_clip=jnp.mean(z > clip, dtype=z.dtype),
+        mean_exp=jnp.mean(jnp.exp(jnp.minimum(z, _LARGEST_EXPONENT))),
+        effective_sample_size=jnp.mean(weights) ** 2 / jnp.mean(weights**2),
+    )
+
+
+def gumbel_loss(
+    residuals: Float[Array, "*batch"],
+    *,
+    kind: Kind = "linear",
+    clip: Real[ArrayLike, ""] = 5.0,
+    order: int = 4,
+) -> tuple[Float[Array, ""], Diagnostics]:
+    """The mean loss of a batch of residuals z = (x − h)/β, and the batch's diagnostics.
+
+    Args:
+        residuals: z, already divided by the temperature; any shape, at least one element.
+        kind: which member of the family; see the table above.
+        clip: where `linear` and `log` turn straight and `official` cuts; may be a traced array.
+        order: of `maclaurin` only, even.
+
+    Raises:
+        ValueError: an odd order, or an unknown kind.
+    """
+    if kind == "plain":
+        loss = jnp.mean(plain(residuals))
+    elif kind == "linear":
+        loss = jnp.mean(linear(residuals, clip))
+    elif kind == "log":
+        loss = log(residuals, clip)
+    elif kind == "maclaurin":
+        loss = jnp.mean(maclaurin(residuals, order))
+    elif kind == "official":
+        loss = official(residuals, clip)
+    else:
+        raise ValueError(f"unknown kind of Gumbel loss: {kind!r}")
+    return loss, diagnostics(residuals, clip)

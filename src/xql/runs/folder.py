@@ -1,0 +1,312 @@
+"""What one run leaves on disk, in formats that any tool reads.
+
+config.yaml        everything that the run was told
+metrics.jsonl      one line per log step: {"step": …, name: [one number per member], …}
+evaluations.csv    one row per step, member and episode
+checkpoints/       see `checkpoints.py`
+tensorboard/       events, where tensorboardX is installed
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from jaxtyping import ArrayLike
+
+from xql.errors import InputError, MissingExtra, require
+from xql.evaluation.rollout import EpisodeResult
+from xql.evaluation.scores import Reference, normalised_score
+
+COLUMNS = ("step", "member", "seed", "beta", "episode", "return", "length", "score", "success")
+"""The columns of evaluations.csv."""
+
+
+class Evaluation(NamedTuple):
+    """One row of evaluations.csv: one episode of one member, at one training step."""
+
+    step: int
+    """Gradient updates done when the episode was played."""
+    member: int
+    seed: int
+    """The member's own (training) seed."""
+    beta: float | None
+    """The member's β; None for an agent that has none."""
+    episode: int
+    episode_return: float
+    length: int
+    score: float | None
+    """100·(R − min)/(max − min); None where no reference is known."""
+    success: bool | None
+    """None where the environment reports none."""
+
+
+class Metrics(NamedTuple):
+    """One line of metrics.jsonl."""
+
+    step: int
+    values: dict[str, list[float]]
+    """Per name, one number for each member."""
+
+
+def evaluation_rows(
+    step: int,
+    results: Iterable[EpisodeResult],
+    seeds: Sequence[int],
+    betas: Sequence[float | None],
+    reference: Reference | None = None,
+) -> list[Evaluation]:
+    """Turn a rollout's results into rows: each member's seed, β and normalised score added."""
+    return [
+        Evaluation(
+            step=step,
+            member=result.member,
+            seed=seeds[result.member],
+            beta=betas[result.member],
+            episode=result.episode,
+            episode_return=result.episode_return,
+            length=result.length,
+            score=None
+            if reference is None
+            else float(normalised_score(result.episode_return, reference)),
+            success=result.success,
+        )
+        for result in results
+    ]
+
+
+class RunFolder:
+    """One run's folder. Make it with `create`, come back to it with `open`."""
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path, self.config = path, config
+        self._events: Any = None
+        self._events_missing = False
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
+        """Start a new run: make the folder and write its config.yaml.
+
+        Raises:
+            InputError: something already lies at `path` (an empty folder is fine).
+        """
+        path = Path(path)
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise InputError(
+                "there is already something here",
+                where=str(path),
+                mend="choose another --out, or continue that run with: xql resume RUN",
+            )
+        plain = _plain(config)
+        path.mkdir(parents=True, exist_ok=True)
+        _write(path / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        _write(path / "evaluations.csv", ",".join(COLUMNS) + "\n")
+        _write(path / "metrics.jsonl", "")
+        return cls(path, plain)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Come back to a run.
+
+        Raises:
+            InputError: no folder there, or a file of it is missing or unreadable.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise InputError("there is no such run folder", where=str(path), mend="check the path")
+        for name in ("config.yaml", "metrics.jsonl", "evaluations.csv"):
+            if not (path / name).is_file():
+                raise InputError(
+                    f"{name} is missing", where=str(path), mend="this is no complete run folder"
+                )
+        try:
+            config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"this is not YAML: {error}",
+                where=str(path / "config.yaml"),
+                mend="restore the file as the run wrote it",
+            ) from None
+        if not isinstance(config, dict):
+            raise InputError(
+                "it holds no settings",
+                where=str(path / "config.yaml"),
+                mend="restore the file as the run wrote it",
+            )
+        return cls(path, config)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where `checkpoints.py` keeps this run's checkpoints."""
+        return self.path / "checkpoints"
+
+    def log_metrics(self, step: int, metrics: Mapping[str, ArrayLike | Sequence[float]]) -> None:
+        """Append one line to metrics.jsonl.
+
+        Args:
+            step: gradient updates done.
+            metrics: per name one number for each member (a lone number is a population of one).
+                JSON knows no nan and no infinity: they become null, and the key "nonfinite" says
+                which they were.
+        """
+        line: dict[str, Any] = {"step": int(step)}
+        nonfinite: dict[str, dict[str, str]] = {}
+        for name, value in metrics.items():
+            if name in ("step", "nonfinite"):
+                raise InputError(f"a metric cannot be called '{name}'", mend="choose another name")
+            numbers = [float(number) for number in np.atleast_1d(np.asarray(value)).ravel()]
+            line[name] = [number if math.isfinite(number) else None for number in numbers]
+            wrong = {str(i): str(n) for i, n in enumerate(numbers) if not math.isfinite(n)}
+            if wrong:
+                nonfinite[name] = wrong
+        if nonfinite:
+            line["nonfinite"] = nonfinite
+        _append(self.path / "metrics.jsonl", json.dumps(line, allow_nan=False) + "\n")
+
+    def read_metrics(self) -> list[Metrics]:
+        """Every logged line, in order; a last line cut short by an interruption is left out."""
+        path = self.path / "metrics.jsonl"
+        metrics = []
+        for number, text in enumerate(_complete_lines(path), start=1):
+            try:
+                line = json.loads(text)
+                step, nonfinite = line.pop("step"), line.pop("nonfinite", {})
+                for name, wrong in nonfinite.items():
+                    for member, value in wrong.items():
+                        line[name][int(member)] = float(value)
+            except (ValueError, KeyError, AttributeError, TypeError):
+                raise InputError(
+                    f"line {number} is damaged", where=str(path), mend="remove that line"
+                ) from None
+            metrics.append(Metrics(step, line))
+        return metrics
+
+    def log_evaluations(self, step: int, rows: Iterable[Evaluation]) -> None:
+        """Append rows to evaluations.csv; `step` replaces what the rows say."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        for row in rows:
+            writer.writerow(_cell(value) for value in row._replace(step=int(step)))
+        _append(self.path / "evaluations.csv", text.getvalue())
+
+    def read_evaluations(self) -> list[Evaluation]:
+        """Every row of evaluations.csv, in order; a last row cut short is left out."""
+        path = self.path / "evaluations.csv"
+        lines = _complete_lines(path)
+        if not lines or tuple(lines[0].split(",")) != COLUMNS:
+            raise InputError(
+                "the first line is not the header",
+                where=str(path),
+                mend=f"it must be: {','.join(COLUMNS)}",
+            )
+        rows = []
+        for number, cells in enumerate(csv.reader(lines[1:]), start=2):
+            try:
+                rows.append(_row(cells))
+            except ValueError:
+                raise InputError(
+                    f"line {number} is damaged", where=str(path), mend="remove that line"
+                ) from None
+        return rows
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`: a run resumed there will log it again."""
+        path = self.path / "metrics.jsonl"
+        logged = zip(self.read_metrics(), _complete_lines(path), strict=True)
+        _write(path, "".join(line + "\n" for metrics, line in logged if metrics.step <= step))
+        path = self.path / "evaluations.csv"
+        played = self.read_evaluations()
+        header, *rows = _complete_lines(path)
+        kept = [row for row, one in zip(rows, played, strict=True) if one.step <= step]
+        _write(path, "".join(line + "\n" for line in (header, *kept)))
+
+    def tensorboard(self, step: int, scalars: Mapping[str, float]) -> str | None:
+        """Write TensorBoard events, where tensorboardX is installed.
+
+        Returns:
+            None; or, once, the sentence that says why there are no events.
+        """
+        if self._events_missing:
+            return None
+        if self._events is None:
+            try:
+                writer = require("tensorboardX", "report").SummaryWriter
+            except MissingExtra as missing:
+                self._events_missing = True
+                return f"no TensorBoard events: {missing}"
+            self._events = writer(str(self.path / "tensorboard"))
+        for name, value in scalars.items():
+            self._events.add_scalar(name, float(value), int(step))
+        self._events.flush()
+        return None
+
+    def close(self) -> None:
+        """Close the TensorBoard writer, if one is open. The other files are never held open."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+
+def _plain(value: Any) -> Any:
+    """The same settings in the types that YAML has."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"config.yaml holds plain values only, not {type(value).__name__}: {value!r}")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a whole file at once: an interruption leaves the old one."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def _append(path: Path, text: str) -> None:
+    """Add whole lines; drop a last line that an interruption cut short, so that all stay whole."""
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.truncate(path.read_bytes().rfind(b"\n") + 1)
+        file.seek(0, os.SEEK_END)
+        file.write(text.encode())
+
+
+def _complete_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, bool | np.bool_) else str(value)
+
+
+def _row(cells: list[str]) -> Evaluation:
+    step, member, seed, beta, episode, returned, length, score, success = cells
+    return Evaluation(
+        step=int(step),
+        member=int(member),
+        seed=int(seed),
+        beta=float(beta) if beta else None,
+        episode=int(episode),
+        episode_return=float(returned),
+        length=int(length),
+        score=float(score) if score else None,
+        success=bool(int(success)) if success else None,
+    )

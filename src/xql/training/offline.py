@@ -1,0 +1,254 @@
+"""Train a policy from logged data: one compiled population, evaluated as it goes.
+
+The flow of a run: dataset → recipe → check → device → population → compiled chunks, and between
+chunks metrics, evaluations and checkpoints into the run's folder.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import xql
+from xql.agents import AGENTS, Spec
+from xql.agents.presets import Settings, settings
+from xql.data.check import require_sound
+from xql.data.dataset import Dataset
+from xql.data.recipes import Recipe, apply_recipe, fit_recipe
+from xql.data.sources import open_dataset
+from xql.errors import InputError
+from xql.evaluation.scores import reference_score
+from xql.evaluation.statistics import iqm
+from xql.runs.checkpoints import save_checkpoint
+from xql.runs.folder import RunFolder
+from xql.runs.summary import member_means
+from xql.training.evaluate import Judge
+from xql.training.population import Member, initial_population, replicated, train_chunk
+from xql.training.progress import Line
+from xql.training.run import Run
+
+LOG_EVERY = 1000
+"""Updates between two lines of metrics.jsonl."""
+
+
+def train_offline(
+    data: str | Path | Mapping[str, np.ndarray] | Dataset,
+    *,
+    agent: str = "xql",
+    preset: str = "default",
+    steps: int = 100_000,
+    seeds: int | Sequence[int] = 1,
+    beta: float | Sequence[float] | None = None,
+    env: str | None = None,
+    out: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    evaluations: int = 20,
+    episodes: int = 10,
+    last_episodes: int = 100,
+    stop_at_success: bool | None = None,
+    progress: bool = True,
+) -> Run:
+    """Learn a policy from logged data alone.
+
+    Args:
+        data: anything that `open_dataset` takes.
+        agent: "xql" or "bc".
+        preset: named settings; see docs/presets.md.
+        steps: updates per member.
+        seeds: how many seeds (0, 1, ...), or which.
+        beta: one temperature or several; the population is seeds × β. The preset's where None.
+        env: the simulator to evaluate in, a Gymnasium id; where None, the one that the data names,
+            and without one nothing is evaluated.
+        out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
+        options: settings by name that override the preset's: the fields of the agent's
+            configuration, and `rewards` and `observations` for the recipe.
+        evaluations: how many times to evaluate on the way, evenly spaced, the last step included.
+        episodes: episodes per member at each of these but the last.
+        last_episodes: episodes per member at the last step, whose score is the run's result.
+        stop_at_success: end an evaluation episode at its first success, as D4RL counts AntMaze;
+            where None, exactly for AntMaze.
+        progress: show a live line on standard error.
+
+    Raises:
+        InputError: anything among these that cannot be used, or data that is not sound. Nothing is
+            written then.
+    """
+    _check_counts(steps, evaluations, episodes, last_episodes)
+    dataset = open_dataset(data)
+    chosen = settings(agent, preset, dataset.name, options)
+    members = _members(agent, chosen.config, seeds, beta)
+    require_sound(dataset)
+    recipe = fit_recipe(dataset, chosen.rewards, chosen.observations)
+    spec = _spec(dataset)
+    learner = AGENTS[agent].make(chosen.config, steps)
+    environment = env or dataset.evaluation_environment or dataset.environment
+    judge = None
+    if environment is not None:
+        own_beta = getattr(chosen.config, "beta", None)
+        judge = Judge(
+            dataset,
+            environment,
+            recipe,
+            learner.act,
+            members,
+            own_beta,
+            stop_at_success=stop_at_success,
+        )
+    about = _describe(dataset, agent, preset, steps, members, chosen, recipe, spec) | {
+        "environment": environment,
+        "evaluation": {
+            "evaluations": evaluations,
+            "episodes": episodes,
+            "last_episodes": last_episodes,
+            "stop_at_success": judge is not None and judge.stop_at_success,
+        },
+    }
+    path = _free_folder(dataset.name, agent) if out is None else Path(out)
+    folder = RunFolder.create(path, about)
+
+    line = Line(steps, len(members), enabled=progress)
+    line.say(f"{dataset.name}: {dataset.transitions:,} transitions, {dataset.episodes:,} episodes")
+    line.say(recipe.describe())
+    if judge is None:
+        line.say("no environment: nothing is evaluated (give --env)")
+    population = initial_population(learner, spec, members)
+    device_data = apply_recipe(dataset, recipe).to_device(replicated(population))
+    began = time.perf_counter()
+    step = 0
+    with line:
+        for target in sorted({-(-steps * i // evaluations) for i in range(1, evaluations + 1)}):
+            while step < target:
+                updates = min(LOG_EVERY, target - step)
+                population, metrics = train_chunk(population, device_data, updates, agent=learner)
+                step += updates
+                values = {name: np.asarray(value) for name, value in metrics.items()}
+                _log(folder, line, step, values, time.perf_counter() - began)
+                line.advance(step)
+            count = last_episodes if step == steps else episodes
+            if judge is not None and count > 0:
+                rows = judge.evaluate(population, step, count)
+                folder.log_evaluations(step, rows)
+                means, unit = member_means(rows)
+                line.scored(step, f"{iqm(np.array(list(means.values()))):.1f} {unit}")
+                folder.tensorboard(step, {f"{unit}/{m}": mean for m, mean in means.items()})
+            save_checkpoint(folder.checkpoints, step, population)
+    line.say(f"{steps:,} updates × {len(members)} in {time.perf_counter() - began:.0f} s")
+    if judge is not None:
+        judge.close()
+    folder.close()
+    return Run(folder, population)
+
+
+def _log(
+    folder: RunFolder,
+    line: Line,
+    step: int,
+    metrics: Mapping[str, np.ndarray],
+    seconds: float,
+) -> None:
+    folder.log_metrics(step, {**metrics, "seconds": seconds})
+    scalars = {
+        f"{name}/{index}": float(value)
+        for name, values in metrics.items()
+        for index, value in enumerate(values)
+    }
+    missing = folder.tensorboard(step, scalars)
+    if missing:
+        line.say(missing)
+    wrong = sorted({index for v in metrics.values() for index in np.flatnonzero(~np.isfinite(v))})
+    if wrong:
+        line.warn_once(
+            f"member {', '.join(map(str, wrong))} diverged by step {step:,} (see metrics.jsonl); "
+            "try a larger β or loss=linear"
+        )
+
+
+def _check_counts(steps: int, evaluations: int, episodes: int, last_episodes: int) -> None:
+    for name, value, least in (
+        ("steps", steps, 1),
+        ("evaluations", evaluations, 1),
+        ("episodes", episodes, 0),
+        ("last-episodes", last_episodes, 0),
+    ):
+        if value < least:
+            raise InputError(f"--{name} {value} is too small", mend=f"give at least {least}")
+
+
+def _members(
+    agent: str, config: Any, seeds: int | Sequence[int], beta: float | Sequence[float] | None
+) -> list[Member]:
+    """Seeds × β, β outermost."""
+    which = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not which or len(set(which)) < len(which):
+        raise InputError(f"--seeds {seeds} is no list of seeds", mend="give at least one, no twice")
+    if beta is None:
+        return [Member(seed, {}) for seed in which]
+    if not hasattr(config, "beta"):
+        raise InputError(f"agent {agent} has no β", mend="leave --beta out")
+    betas = [float(beta)] if isinstance(beta, int | float) else [float(one) for one in beta]
+    for one in betas:
+        if not (np.isfinite(one) and one > 0):
+            raise InputError(f"--beta {one:g} is no temperature", mend="give a number above 0")
+    if not betas or len(set(betas)) < len(betas):
+        raise InputError(f"--beta {beta} is no list of temperatures", mend="give each one once")
+    return [Member(seed, {"beta": one}) for one in betas for seed in which]
+
+
+def _spec(dataset: Dataset) -> Spec:
+    """Sizes and action bounds; where the data does not state its bounds, what its actions span."""
+    low, high = dataset.action_low, dataset.action_high
+    if low is None or high is None or not (np.isfinite(low).all() and np.isfinite(high).all()):
+        low, high = dataset.actions.min(0), dataset.actions.max(0)
+        if (low >= -1).all() and (high <= 1).all():
+            # Nearly every logged task acts in [-1, 1]; the data need not reach its corners.
+            low, high = -np.ones_like(low), np.ones_like(high)
+        high = np.maximum(high, low + 1e-3)
+    return Spec(dataset.observation_size, tuple(map(float, low)), tuple(map(float, high)))
+
+
+def _free_folder(name: str, agent: str) -> Path:
+    """runs/DATA-AGENT-N with the first N that is free."""
+    stem = name.replace("/", "-").replace(" ", "-")
+    number = 1
+    while (path := Path("runs") / f"{stem}-{agent}-{number}").exists():
+        number += 1
+    return path
+
+
+def _describe(
+    dataset: Dataset,
+    agent: str,
+    preset: str,
+    steps: int,
+    members: Sequence[Member],
+    chosen: Settings,
+    recipe: Recipe,
+    spec: Spec,
+) -> dict[str, Any]:
+    """What the run was told and decided, for config.yaml."""
+    reference = reference_score(dataset.name, dataset.metadata)
+    return {
+        "xql": xql.__version__,
+        "agent": agent,
+        "preset": preset,
+        "steps": steps,
+        "members": [{"seed": one.seed, "changes": dict(one.changes)} for one in members],
+        "settings": asdict(chosen.config),
+        "settings_sources": chosen.sources,
+        "recipe": recipe.to_dict(),
+        "data": {
+            "name": dataset.name,
+            "source": dataset.source,
+            "transitions": dataset.transitions,
+            "episodes": dataset.episodes,
+            "mean_return": float(dataset.returns.mean()),
+            "observation_size": dataset.observation_size,
+            "observation_keys": dataset.metadata.get("observation_keys"),
+            "action_low": spec.action_low,
+            "action_high": spec.action_high,
+            "reference": None if reference is None else reference._asdict(),
+        },
+    }

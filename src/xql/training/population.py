@@ -1,0 +1,166 @@
+"""Many training runs as one: seeds × hyperparameters, one compiled program.
+
+A population is a `TrainState` whose every leaf has a leading member axis. The compiled chunk draws
+its own batches from data on the device and never speaks to the host before it ends.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from xql.agents import Agent, Batch, Metrics, Spec, TrainState
+from xql.data.dataset import DeviceData
+
+
+class Member(NamedTuple):
+    """Which run a member of the population is: its seed and what it changes of the settings."""
+
+    seed: int
+    changes: Mapping[str, float]
+
+
+def initial_population(agent: Agent, spec: Spec, members: Sequence[Member]) -> TrainState:
+    """A fresh TrainState per member, stacked and spread over as many devices as divide it evenly.
+
+    A member depends on its own seed and changes only.
+    """
+
+    def one(key: PRNGKeyArray, hyper: PyTree) -> TrainState:
+        return agent.init(key, spec, hyper)
+
+    keys = jnp.stack([jax.random.key(member.seed) for member in members])
+    hypers = [agent.hyper._replace(**member.changes) for member in members]
+    hyper = jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *hypers)
+    population: TrainState = jax.vmap(one)(keys, hyper)
+    return place(population)
+
+
+def place(population: TrainState) -> TrainState:
+    """The population spread over as many devices as share its members evenly."""
+    devices = jax.devices()
+    members = size(population)
+    count = max(n for n in range(1, len(devices) + 1) if members % n == 0)
+    mesh = Mesh(np.array(devices[:count]), ("members",))
+    placed: TrainState = jax.device_put(population, NamedSharding(mesh, PartitionSpec("members")))
+    return placed
+
+
+def replicated(population: TrainState) -> NamedSharding:
+    """Where the data must lie: whole, on each of the population's devices."""
+    return NamedSharding(_mesh(population), PartitionSpec())  # type: ignore[no-untyped-call]
+
+
+def _mesh(population: TrainState) -> Mesh:
+    sharding = population.step.sharding
+    assert isinstance(sharding, NamedSharding), (
+        "a population comes from initial_population or place"
+    )
+    return sharding.mesh
+
+
+def draw(data: DeviceData, key: PRNGKeyArray, size: int) -> Batch:
+    """`size` transitions, uniformly with replacement."""
+    rows = data.starts[jax.random.randint(key, (size,), 0, len(data.starts))]
+    return Batch(
+        observations=data.observations[rows],
+        actions=data.actions[rows],
+        rewards=data.rewards[rows],
+        masks=data.masks[rows],
+        next_observations=data.observations[rows + 1],
+    )
+
+
+def train_chunk(
+    population: TrainState, data: DeviceData, updates: int, *, agent: Agent
+) -> tuple[TrainState, Metrics]:
+    """`updates` updates of every member; the metrics are means over the chunk, one per member.
+
+    Args:
+        population: from `initial_population`; its memory is given up to the result.
+        data: on the same devices (`Dataset.to_device(replicated(population))`).
+        updates: how many; chunks of any length share one compilation.
+        agent: the population's.
+    """
+    mesh = _mesh(population)
+    # Eigen splits each matrix product over all cores. Where every core has a member of its own to
+    # work on, the splitting only costs: 361 against 291 updates/s for 4 members on 2 cores.
+    alone = mesh.devices.flat[0].platform != "cpu" or 2 * mesh.size <= cores()
+    chunk = _chunk_on_shared_cores if alone else _chunk_on_own_cores
+    result: tuple[TrainState, Metrics] = chunk(
+        population, data, jnp.int32(updates), agent=agent, mesh=mesh
+    )
+    return result
+
+
+def _chunk(
+    population: TrainState, data: DeviceData, updates: Int[Array, ""], *, agent: Agent, mesh: Mesh
+) -> tuple[TrainState, Metrics]:
+    members, everywhere = PartitionSpec("members"), PartitionSpec()  # type: ignore[no-untyped-call]
+    on_each_device = jax.shard_map(
+        functools.partial(_advance, agent=agent),
+        mesh=mesh,
+        in_specs=(members, everywhere, everywhere),
+        out_specs=members,
+        check_vma=False,
+    )
+    result: tuple[TrainState, Metrics] = on_each_device(population, data, updates)
+    return result
+
+
+def _advance(
+    members: TrainState, data: DeviceData, updates: Int[Array, ""], *, agent: Agent
+) -> tuple[TrainState, Metrics]:
+    """What one device does: its own members, side by side."""
+
+    def update(state: TrainState) -> tuple[TrainState, Metrics]:
+        key, batch_key = jax.random.split(state.key)
+        return agent.update(state._replace(key=key), draw(data, batch_key, agent.transitions))
+
+    def run(state: TrainState) -> tuple[TrainState, Metrics]:
+        def body(
+            _: Int[Array, ""], carry: tuple[TrainState, Metrics]
+        ) -> tuple[TrainState, Metrics]:
+            state, metrics = update(carry[0])
+            return state, jax.tree.map(jnp.add, carry[1], metrics)
+
+        shapes = jax.eval_shape(update, state)[1]
+        zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        state, total = jax.lax.fori_loop(0, updates, body, (state, zero))
+        return state, jax.tree.map(lambda summed: summed / updates, total)
+
+    result: tuple[TrainState, Metrics] = jax.vmap(run)(members)
+    return result
+
+
+_compile = functools.partial(
+    jax.jit, static_argnames=("agent", "mesh"), donate_argnames=("population",)
+)
+_chunk_on_shared_cores = _compile(_chunk)
+_chunk_on_own_cores = _compile(_chunk, compiler_options={"xla_cpu_multi_thread_eigen": False})
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_all_cores() -> None:
+    """Let populations spread over the processor's cores: one JAX device each.
+
+    JAX counts its devices once, at first use; afterwards this does nothing.
+    """
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores())
+
+
+def size(population: TrainState) -> int:
+    """The number of members."""
+    return int(population.step.shape[0])

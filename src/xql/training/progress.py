@@ -1,0 +1,80 @@
+"""The live line of a run: updates per second, time left, last score."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+
+class Line:
+    """A progress bar on a terminal, and plain lines now and then where standard error is a file."""
+
+    def __init__(self, steps: int, members: int, *, enabled: bool) -> None:
+        self._steps, self._members, self._enabled = steps, members, enabled
+        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._live = enabled and self._console.is_terminal
+        self._bar = Progress(
+            TextColumn("{task.fields[speed]}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rest]}"),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("", total=steps, speed="compiling", rest="")
+        self._score, self._warned = "", False
+        self._began: float | None = None
+        self._first_step = 0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """One line above the bar."""
+        if self._enabled:
+            self._bar.console.print(text)
+
+    def warn_once(self, text: str) -> None:
+        """One line, the first time only."""
+        if not self._warned:
+            self._warned = True
+            self._bar.console.print(f"warning: {text}", style="yellow")
+
+    def advance(self, step: int) -> None:
+        """`step` updates are done."""
+        if self._began is None:
+            # The first chunk holds the compilation, which is no measure of the speed to come.
+            self._began, self._first_step = time.perf_counter(), step
+            return
+        speed = (step - self._first_step) / max(time.perf_counter() - self._began, 1e-9)
+        left = (self._steps - step) / max(speed, 1e-9)
+        self._bar.update(
+            self._task,
+            completed=step,
+            speed=f"{speed * self._members:,.0f} updates/s",
+            rest=" · ".join(part for part in (f"{_clock(left)} left", self._score) if part),
+        )
+
+    def scored(self, step: int, text: str) -> None:
+        """An evaluation is done."""
+        self._score = f"last score {text}"
+        if self._enabled and not self._live:
+            self._console.print(f"step {step:,}: {text}")
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}"

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from xql.cli import data as commands
+from xql.data.files import save_dataset
+from xql.data.sources import open_dataset
+from xql.errors import InputError
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """Two episodes of 3 and 2 steps, saved."""
+    monkeypatch.setenv("COLUMNS", "80")
+    observations = np.array([0.0, 1.0, 2.0, 50.0, 51.0])[:, None]
+    columns = {
+        "observations": observations,
+        "actions": np.linspace(-1, 1, 5)[:, None],
+        "rewards": np.arange(5.0),
+        "terminated": np.array([0, 0, 1, 0, 0], bool),
+        "truncated": np.array([0, 0, 0, 0, 1], bool),
+        "next_observations": observations + 1,
+    }
+    return save_dataset(open_dataset(columns), tmp_path / "two.npz")
+
+
+def fits(text):
+    return all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_info(path, capsys, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    commands.info("two.npz")
+    told = capsys.readouterr().out
+    assert fits(told)
+    for part in (
+        "episodes     2",
+        "transitions  5 ",
+        "1 terminated, 1 cut by a time limit, 0",
+    ):
+        assert part in told
+    assert "mean 5.0, median 5.0, from 3.0 to 7.0" in told
+
+
+def test_check_of_sound_data(path, capsys):
+    commands.check(str(path))
+    told = capsys.readouterr().out
+    assert told.startswith("arrays: 2 episodes, 5 transitions")
+    assert "error" not in told
+    assert fits(told)
+
+
+def test_check_exits_1_on_an_error(path, tmp_path, capsys):
+    still = np.zeros((5, 1))
+    flags = np.array([0, 0, 1, 0, 1], bool)
+    columns = {"observations": still, "actions": still, "rewards": still[:, 0]}
+    bad = open_dataset({**columns, "terminated": flags, "truncated": flags})
+    saved = save_dataset(bad, tmp_path / "still.hdf5")
+    with pytest.raises(SystemExit) as caught:
+        commands.check(str(saved))
+    assert caught.value.code == 1
+    told = capsys.readouterr().out
+    assert "error    no observation ever changes (observations); an observation must" in told
+    assert "warning  every reward is 0" in told
+    assert fits(told)
+
+
+def test_convert_and_refusal_to_overwrite(path, tmp_path, capsys):
+    out = tmp_path / "two.hdf5"
+    commands.convert(str(path), out)
+    assert "2 episodes, 5 transitions" in capsys.readouterr().out
+    np.testing.assert_array_equal(open_dataset(out).observations, open_dataset(path).observations)
+    with pytest.raises(InputError, match=r"the file exists"):
+        commands.convert(str(path), out)
+
+
+def test_list(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    (tmp_path / "D4RL/door/human-v2/data").mkdir(parents=True)
+    (tmp_path / "D4RL/door/human-v2/data/metadata.json").write_text("{}")
+    commands.list_()
+    told = capsys.readouterr().out
+    assert "minari:D4RL/door/human-v2" in told
+    assert "pointmaze-medium" in told

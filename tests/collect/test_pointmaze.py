@@ -1,0 +1,244 @@
+import hashlib
+
+import gymnasium
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnasium_robotics")
+minari = pytest.importorskip("minari")
+
+from xql.cli.make import make  # noqa: E402
+from xql.collect.pointmaze import (  # noqa: E402
+    Planner,
+    behaviour_rollouts,
+    collect,
+    evaluation_environment,
+    evaluation_map,
+    make_pointmaze,
+)
+from xql.errors import InputError  # noqa: E402
+
+RING = [
+    [1, 1, 1, 1, 1],
+    [1, 0, 0, 0, 1],
+    [1, 0, 1, 0, 1],
+    [1, 0, 1, 0, 1],
+    [1, 1, 1, 1, 1],
+]
+
+
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    return tmp_path
+
+
+def hashes(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_planner_walks_the_shortest_path():
+    planner = Planner.of(RING)
+    cells = list(planner.cells)
+    assert cells == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 3)]
+    goal, here = cells.index((3, 3)), cells.index((3, 1))
+    path = [cells[here]]
+    while here != goal:
+        here = int(planner.following[goal, here])
+        path.append(cells[here])
+    assert path == [(3, 1), (2, 1), (1, 1), (1, 2), (1, 3), (2, 3), (3, 3)]
+    assert planner.distances[goal].tolist() == [4, 3, 2, 5, 1, 6, 0]
+    assert planner.distances.tolist() == planner.distances.T.tolist()
+    assert [cells[number] for number in planner.farthest()] == [(3, 1), (3, 3)]
+
+
+def test_planner_marks_what_no_path_reaches():
+    planner = Planner.of([[1, 1, 1, 1, 1], [1, 0, 1, 0, 1], [1, 1, 1, 1, 1]])
+    assert planner.distances.tolist() == [[0, -1], [-1, 0]]
+    assert planner.following.tolist() == [[0, 1], [0, 1]]
+
+
+def test_evaluation_runs_between_the_farthest_cells():
+    expected = [row.copy() for row in RING]
+    expected[3][1], expected[3][3] = "r", "g"
+    assert evaluation_map(RING) == expected
+    # Marks that a map already carries make no difference.
+    assert evaluation_map(expected) == expected
+    # The known longest shortest paths of the three mazes.
+    for maze, longest in (("umaze", 6), ("medium", 11), ("large", 19)):
+        env = evaluation_environment(maze)
+        planner = Planner.of(env.unwrapped.maze.maze_map)
+        marks = {env.unwrapped.maze.maze_map[r][c]: i for i, (r, c) in enumerate(planner.cells)}
+        assert planner.distances[marks["g"], marks["r"]] == longest == planner.distances.max()
+        env.close()
+
+
+def test_transitions_are_exactly_what_the_environment_gives(datasets):
+    made = make_pointmaze("umaze", transitions=900, seed=4)
+    dataset = minari.load_dataset(made)
+    env = dataset.recover_environment()
+    step_by_step = env.unwrapped
+    for episode in dataset.iterate_episodes():
+        env.reset(seed=0)
+        observations = episode.observations
+        step_by_step.goal = observations["desired_goal"][0].copy()
+        step_by_step.point_env.set_state(
+            observations["observation"][0, :2], observations["observation"][0, 2:]
+        )
+        for t, action in enumerate(episode.actions):
+            observation, reward, terminated, _, _ = env.step(action)
+            for key, value in observation.items():
+                assert np.array_equal(value, observations[key][t + 1])
+            assert reward == episode.rewards[t]
+            assert terminated == episode.terminations[t]
+    env.close()
+
+
+def test_episodes_end_only_at_the_goal_or_at_the_limit(datasets):
+    dataset = minari.load_dataset(make_pointmaze("umaze", transitions=3000, seed=1))
+    episodes = list(dataset.iterate_episodes())
+    assert sum(len(episode.rewards) for episode in episodes) == dataset.total_steps == 3000
+    assert {bool(e.terminations[-1]) for e in episodes} == {True, False}
+    for number, episode in enumerate(episodes):
+        observations, steps = episode.observations, len(episode.rewards)
+        gap = observations["achieved_goal"] - observations["desired_goal"]
+        inside = np.linalg.norm(gap[1:], axis=1) <= 0.45
+        assert not inside[:-1].any()
+        assert episode.terminations.tolist() == inside.tolist()
+        assert episode.rewards.tolist() == inside.astype(float).tolist()
+        assert not episode.truncations[:-1].any()
+        assert episode.truncations[-1] == (not inside[-1])
+        if episode.truncations[-1] and number + 1 < len(episodes):
+            assert steps == 300
+        # One evaluation goal, with the environment's own noise of a quarter cell.
+        goal = dataset.recover_environment().unwrapped.maze.unique_goal_locations[0]
+        assert np.abs(observations["desired_goal"] - goal).max() <= 0.25
+        assert np.abs(episode.actions).max() <= 1
+
+
+def test_recovered_environment_is_the_evaluation_task(datasets):
+    dataset = minari.load_dataset(make_pointmaze("medium", transitions=50))
+    env, own = dataset.recover_environment(eval_env=True), evaluation_environment("medium")
+    assert env.spec.max_episode_steps == own.spec.max_episode_steps == 600
+    assert env.unwrapped.maze.maze_map == own.unwrapped.maze.maze_map
+    assert env.unwrapped.continuing_task is False
+    assert env.unwrapped.reset_target is False
+    first, second = env.reset(seed=9)[0], own.reset(seed=9)[0]
+    for key in first:
+        assert np.array_equal(first[key], second[key])
+    metadata = dataset.storage.metadata
+    assert minari.get_normalized_score(dataset, np.array([0.0, 1.0])).tolist() == [0, 1]
+    assert metadata["made_by"]["command"] == (
+        "xql data make pointmaze-medium --transitions 50 --seed 0 --noise 0.5"
+        " --out-id pointmaze/medium-play-v0"
+    )
+    assert str(datasets) not in (
+        datasets / "pointmaze" / "medium-play-v0" / "data" / "metadata.json"
+    ).read_text(encoding="utf-8")
+
+
+def test_same_seed_same_bytes_another_seed_not(datasets, monkeypatch):
+    seen = []
+    for name, seed in (("one", 7), ("two", 7), ("three", 8)):
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets / name))
+        make_pointmaze("umaze", transitions=1500, seed=seed)
+        seen.append(hashes(datasets / name))
+    assert len(seen[0]) >= 2
+    assert seen[0] == seen[1]
+    data = next(key for key in seen[0] if key.endswith(".hdf5"))
+    assert seen[0][data] != seen[2][data]
+
+
+def test_without_noise_each_action_pulls_to_the_centre_of_a_free_cell():
+    env = evaluation_environment("umaze")
+    maze = env.unwrapped.maze
+    cells = Planner.of(maze.maze_map).cells
+    centres = np.array([maze.cell_rowcol_to_xy(np.array(cell)) for cell in cells])
+    env.close()
+    for walk in collect("umaze", 700, 0, 0.0):
+        state = walk.observations["observation"][:-1, None, :]
+        # The proportional and derivative gains are 10 and 1; forces are clipped to ±1.
+        pulls = np.clip(10 * (centres - state[..., :2]) - state[..., 2:], -1, 1)
+        misses = np.abs(pulls - walk.actions[:, None]).max(axis=2).min(axis=1)
+        assert misses.max() < 1e-6
+
+
+def test_progress_reports_up_to_the_whole():
+    seen = []
+    walks = list(collect("umaze", 700, 0, 0.5, lambda made, wanted: seen.append((made, wanted))))
+    assert seen[-1] == (700, 700)
+    assert len(seen) == len(walks)
+    assert [made for made, _ in seen] == np.cumsum([len(w.actions) for w in walks]).tolist()
+
+
+def test_behaviour_seldom_does_the_evaluation_task():
+    outcomes = behaviour_rollouts("large", 20, 0)
+    assert len(outcomes) == 20
+    assert sum(outcomes) <= 6
+    assert behaviour_rollouts("large", 5, 0) == outcomes[:5]
+    # In the small maze the same policy stumbles upon the goal: success can be seen.
+    assert any(behaviour_rollouts("umaze", 20, 0))
+
+
+def test_nothing_is_overwritten(datasets):
+    make_pointmaze("umaze", transitions=20)
+    before = hashes(datasets)
+    with pytest.raises(InputError) as error:
+        make_pointmaze("umaze", transitions=30)
+    assert str(error.value).startswith(
+        "Minari's folder: a dataset 'pointmaze/umaze-play-v0' exists; choose another id"
+    )
+    assert hashes(datasets) == before
+    make_pointmaze("umaze", transitions=30, dataset_id="pointmaze/umaze-play-v1")
+
+
+def test_a_write_that_fails_leaves_nothing_behind(datasets, monkeypatch):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    from minari.dataset._storages.hdf5_storage import HDF5Storage
+
+    monkeypatch.setattr(HDF5Storage, "update_episodes", full)
+    with pytest.raises(OSError, match="no space left"):
+        make_pointmaze("umaze", transitions=20)
+    assert not (datasets / "pointmaze" / "umaze-play-v0").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"transitions": 0}, "pointmaze-umaze: transitions is 0; give 1 or more"),
+        ({"seed": -1}, "pointmaze-umaze: seed is -1; give 0 or more"),
+        ({"noise": -0.1}, "pointmaze-umaze: noise is -0.1; give 0 or more"),
+        ({"noise": float("nan")}, "pointmaze-umaze: noise is nan; give 0 or more"),
+        (
+            {"dataset_id": "no version"},
+            "out id: 'no version' is no dataset id; write it as 'folder/name-v0'",
+        ),
+    ],
+)
+def test_bad_numbers_and_ids_are_one_line(datasets, arguments, line):
+    with pytest.raises(InputError) as error:
+        make_pointmaze("umaze", **arguments)
+    assert str(error.value) == line
+    assert not any(datasets.iterdir())
+
+
+def test_command_line_makes_and_says_what_comes_next(datasets, capsys):
+    make("pointmaze-umaze", transitions=400, out_id="mine/play-v0")
+    printed = capsys.readouterr().out
+    episodes = minari.load_dataset("mine/play-v0").total_episodes
+    assert f"made mine/play-v0: 400 transitions in {episodes} episodes, " in printed
+    assert "next: xql train offline --data minari:mine/play-v0" in printed
+    assert minari.load_dataset("mine/play-v0").total_steps == 400
+    with pytest.raises(InputError) as error:
+        make("pointmaze-medum")
+    line = "nothing called 'pointmaze-medum' can be made; did you mean 'pointmaze-medium'?"
+    assert str(error.value) == line
+
+
+def test_named_environments_stay_as_they_are():
+    before = gymnasium.spec("PointMaze_Medium-v3").kwargs["maze_map"]
+    evaluation_environment("medium").close()
+    assert not any(cell in ("r", "g") for row in before for cell in row)

@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+
+from xql.data.check import check_dataset, require_sound
+from xql.data.dataset import Dataset
+from xql.errors import InputError
+
+
+def walk(episodes=6, steps=50, *, seed=0):
+    """Sound data: random walks of unit steps that start far apart, cut by a time limit."""
+    rng = np.random.default_rng(seed)
+    moves = rng.normal(size=(episodes, steps, 3))
+    observations = moves.cumsum(axis=1) + 1000.0 * rng.normal(size=(episodes, 1, 3))
+    truncated = np.zeros((episodes, steps), bool)
+    truncated[:, -1] = True
+    terminated = np.zeros((episodes, steps), bool)
+    terminated[0, -1], truncated[0, -1] = True, False
+    return {
+        "observations": observations.reshape(-1, 3).astype(np.float32),
+        "actions": rng.uniform(-1, 1, (episodes * steps, 2)).astype(np.float32),
+        "rewards": rng.normal(size=episodes * steps).astype(np.float32),
+        "terminated": terminated.ravel(),
+        "truncated": truncated.ravel(),
+    }
+
+
+def found(**columns):
+    return check_dataset(Dataset.from_arrays(**columns))
+
+
+def only(findings):
+    assert len(findings) == 1, findings
+    return findings[0]
+
+
+def test_sound_data_has_no_findings():
+    for seed in range(5):
+        assert found(**walk(seed=seed)) == []
+
+
+def test_nan_and_infinity_are_errors_with_row_and_column():
+    columns = walk()
+    columns["observations"][60, 2] = np.nan  # given-up last steps shift rows: 50 + 10
+    columns["observations"][61, 0] = np.nan
+    finding = only(found(**columns))
+    assert finding.severity == "error"
+    assert finding.what == "NaN in observations"
+    assert finding.where == "row 60, column 2; 2 rows in all"
+    data = Dataset.from_arrays(**walk())
+    data.rewards[data.starts[7]] = -np.inf
+    assert only(check_dataset(data)).where == "row 7"
+    with pytest.raises(InputError, match=r"^unnamed: infinity in rewards \(row 7\); drop or"):
+        require_sound(data)
+    data = Dataset.from_arrays(**walk())
+    data.observations[data.firsts[2] + data.lengths[2], 1] = np.nan
+    assert only(check_dataset(data)).where == "the final observation of episode 2, column 1"
+
+
+def test_a_reset_that_no_flag_marks():
+    columns = walk()
+    columns["truncated"][149] = False  # between the third and the fourth walk
+    finding = only(found(**columns))
+    assert finding.severity == "warning"
+    assert finding.what == "1 jumps inside episodes, as large as resets"
+    # Rows count kept transitions: the second episode gave its last step up.
+    assert finding.where == "row 148"
+
+
+def test_a_jump_is_found_beside_a_goal_that_only_resets_change():
+    columns = walk()
+    goals = np.repeat(np.arange(6.0), 50)[:, None]
+    columns["observations"] = np.hstack([columns["observations"], goals]).astype(np.float32)
+    assert found(**columns) == []
+    columns["observations"][20:50, :3] += 5000.0
+    assert only(found(**columns)).where == "row 19"
+
+
+def test_no_flag_at_all():
+    columns = walk()
+    columns["terminated"][:], columns["truncated"][:] = False, False
+    jumps, endings = found(**columns)
+    assert jumps.what == "5 jumps inside episodes, as large as resets"
+    assert endings.what == "no episode is terminated or truncated: every log just stops"
+
+
+def test_a_time_limit_where_the_log_goes_on():
+    columns = walk()
+    columns["truncated"][25] = True
+    finding = only(found(**columns))
+    assert finding.what == "1 time limits where the log goes on as if nothing had happened"
+    assert finding.where == "end of episode 0"
+
+
+def test_duplicates():
+    columns = walk()
+    columns["observations"][110:113] = columns["observations"][60:63]
+    twice = {key: np.concatenate([values, values[50:100]]) for key, values in walk().items()}
+    finding = only(found(**twice))
+    assert finding.what == "1 of 7 episodes repeat an earlier one"
+    assert finding.where == "episode 6"
+    columns = walk()
+    for key in ("observations", "actions", "rewards"):
+        columns[key][6:9] = columns[key][5]
+    finding = only(found(**columns))
+    # Rows 5 to 8 are alike; 5, 6 and 7 are also followed by the same.
+    assert finding.what.startswith("2 of 295 transitions repeat an earlier one")
+    assert finding.where == "rows 6, 7"
+
+
+def test_actions_outside_their_bounds():
+    columns = walk()
+    columns["actions"][3, 1] = 1.5
+    bound = np.ones(2, np.float32)
+    finding = only(found(**columns, action_low=-bound, action_high=bound))
+    assert finding.what == "actions outside their bounds in 1 of 295 rows"
+    assert finding.where == "row 3; column 1"
+    assert only(found(**columns)).what.endswith("the largest |action| is 1.5")
+
+
+def test_columns_and_rewards_that_never_change():
+    columns = walk()
+    columns["observations"][:, 1] = 4.0
+    columns["actions"][:, 0] = 0.25
+    columns["rewards"][:] = -1.0
+    rewards, actions, observations = found(**columns)
+    assert rewards.what == "every reward is -1"
+    assert (actions.severity, actions.where) == ("warning", "column 0")
+    assert (observations.severity, observations.where) == ("note", "column 1")
+    columns["observations"][:] = 0.0
+    assert found(**columns)[0].what == "no observation ever changes"
+
+
+def test_odd_endings():
+    columns = walk()
+    columns["terminated"] |= columns["truncated"]
+    columns["truncated"][:] = False
+    assert only(found(**columns)).what == "all 6 episodes terminate"
+    columns["terminated"][:] = True
+    assert only(found(**columns)).what.startswith("every step is a termination")
+    columns = walk()
+    columns["truncated"] |= columns["terminated"]
+    columns["terminated"][:] = False
+    assert only(found(**columns)).what == "no episode terminates"

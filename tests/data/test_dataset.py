@@ -1,0 +1,171 @@
+"""The layout: which rows hold what, and that a mask is 0 at true terminations only."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xql.data.dataset import Dataset, Episode, empty
+from xql.errors import InputError
+
+
+def column(*values):
+    return np.array(values, np.float32)[:, None]
+
+
+def test_hand_computed_layout():
+    """Two episodes of 3 and 2 steps; the first terminates, the second is cut by a time limit."""
+    data = Dataset.from_arrays(
+        observations=column(0, 1, 2, 10, 11),
+        actions=column(5, 6, 7, 8, 9),
+        rewards=np.array([1.0, 2.0, 3.0, 4.0, 5.0]),
+        terminated=np.array([0, 0, 1, 0, 0]),
+        truncated=np.array([0, 0, 0, 0, 1]),
+        next_observations=column(1, 2, 3, 11, 12),
+    )
+    np.testing.assert_array_equal(data.observations[:, 0], [0, 1, 2, 3, 10, 11, 12])
+    np.testing.assert_array_equal(data.actions[:, 0], [5, 6, 7, 0, 8, 9, 0])
+    np.testing.assert_array_equal(data.rewards, [1, 2, 3, 0, 4, 5, 0])
+    np.testing.assert_array_equal(data.masks, [1, 1, 0, 1, 1, 1, 1])
+    np.testing.assert_array_equal(data.starts, [0, 1, 2, 4, 5])
+    np.testing.assert_array_equal(data.firsts, [0, 4])
+    np.testing.assert_array_equal(data.returns, [6, 9])
+    assert (data.transitions, data.episodes, len(data)) == (5, 2, 2)
+    assert (data.observation_size, data.action_size) == (1, 1)
+    second = data.episode(1)
+    np.testing.assert_array_equal(second.observations[:, 0], [10, 11, 12])
+    assert not second.terminated
+    assert second.truncated
+
+
+def test_without_next_observations_a_truncated_episode_loses_its_last_step():
+    data = Dataset.from_arrays(
+        column(0, 1, 2, 10, 11, 20),
+        column(*range(6)),
+        np.arange(6.0),
+        terminated=np.array([0, 0, 0, 0, 1, 0], bool),
+        truncated=np.array([0, 0, 1, 0, 0, 1], bool),
+    )
+    # The one-step third episode has no known outcome at all, so nothing of it is left.
+    np.testing.assert_array_equal(data.lengths, [2, 2])
+    np.testing.assert_array_equal(data.observations[:, 0], [0, 1, 2, 10, 11, 11])
+    np.testing.assert_array_equal(data.masks[data.starts], [1, 1, 1, 0])
+    np.testing.assert_array_equal(data.truncated, [True, False])
+
+
+def test_an_unflagged_break_in_next_observations_is_never_bridged():
+    data = Dataset.from_arrays(
+        column(0, 1, 50, 51),
+        column(0, 0, 0, 0),
+        np.zeros(4),
+        np.zeros(4, bool),
+        next_observations=column(1, 2, 51, 52),
+    )
+    np.testing.assert_array_equal(data.lengths, [2, 2])
+    np.testing.assert_array_equal(data.observations[:, 0], [0, 1, 2, 50, 51, 52])
+    assert not (data.terminated | data.truncated).any()
+    assert data.masks.all()
+
+
+def test_episode_labels_end_episodes():
+    data = Dataset.from_arrays(
+        column(0, 1, 2, 3),
+        column(0, 0, 0, 0),
+        np.zeros(4),
+        np.zeros(4, bool),
+        next_observations=column(1, 2, 3, 4),
+        episode=np.array([7, 7, 3, 3]),
+    )
+    np.testing.assert_array_equal(data.lengths, [2, 2])
+
+
+@st.composite
+def steps(draw):
+    count = draw(st.integers(1, 40))
+    flags = st.lists(st.booleans(), min_size=count, max_size=count)
+    terminated, truncated = np.array(draw(flags)), np.array(draw(flags))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return {
+        "observations": rng.normal(size=(count, 3)).astype(np.float32),
+        "actions": rng.normal(size=(count, 2)).astype(np.float32),
+        "rewards": rng.normal(size=count).astype(np.float32),
+        "terminated": terminated,
+        "truncated": truncated,
+        "next_observations": rng.normal(size=(count, 3)).astype(np.float32),
+    }
+
+
+@given(steps(), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_every_transition_survives_the_layout(columns, continuous):
+    if continuous:  # what follows a step is the next row, except where a flag says otherwise
+        ends = columns["terminated"] | columns["truncated"]
+        inner = np.flatnonzero(~ends[:-1])
+        columns["next_observations"][inner] = columns["observations"][inner + 1]
+    data = Dataset.from_arrays(**columns)
+    rows = data.starts
+    np.testing.assert_array_equal(data.observations[rows], columns["observations"])
+    np.testing.assert_array_equal(data.observations[rows + 1], columns["next_observations"])
+    np.testing.assert_array_equal(data.actions[rows], columns["actions"])
+    np.testing.assert_array_equal(data.rewards[rows], columns["rewards"])
+    np.testing.assert_array_equal(data.masks[rows] == 0, columns["terminated"])
+    padding = np.setdiff1d(np.arange(len(data.rewards)), rows)
+    assert not data.rewards[padding].any()
+    assert not data.actions[padding].any()
+    assert data.masks[padding].all()
+
+
+@given(steps())
+@settings(deadline=None, max_examples=30)
+def test_from_episodes_rebuilds_the_same_data(columns):
+    data = Dataset.from_arrays(**columns)
+    again = Dataset.from_episodes(list(data))
+    for name in ("observations", "actions", "rewards", "lengths", "terminated", "truncated"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(data, name))
+
+
+def test_on_the_cpu_the_device_arrays_are_the_hosts_own_memory():
+    rng = np.random.default_rng(0)
+    observations = rng.normal(size=(1000, 3)).astype(np.float32)
+    data = Dataset.from_arrays(observations, observations, observations[:, 0], np.zeros(1000, bool))
+    device = data.to_device()
+    for name in ("observations", "actions", "rewards"):
+        host = getattr(data, name)
+        assert host.ctypes.data % 64 == 0
+        assert getattr(device, name).unsafe_buffer_pointer() == host.ctypes.data
+        assert not host.flags.writeable
+    np.testing.assert_array_equal(device.starts, data.starts)
+    np.testing.assert_array_equal(device.masks, data.masks)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (17, 2)])
+def test_empty_is_aligned(shape):
+    array = empty(shape)
+    assert array.shape == shape
+    assert array.ctypes.data % 64 == 0
+
+
+def episode(length):
+    zeros = np.zeros((length, 1), np.float32)
+    return Episode(np.zeros((length + 1, 1), np.float32), zeros, zeros[:, 0], False, False)
+
+
+def test_bad_input_is_told_in_one_line():
+    with pytest.raises(InputError, match=r"^there is no episode; give at least one$"):
+        Dataset.from_episodes([])
+    with pytest.raises(InputError, match=r"^unnamed: episode 1 has length 0; leave it out"):
+        Dataset.from_episodes([episode(2), episode(0)])
+    with pytest.raises(InputError, match=r"^unnamed: observations has 4 rows, .* need 3; each"):
+        Dataset(
+            np.zeros((4, 1), np.float32),
+            np.zeros((4, 1), np.float32),
+            np.zeros(4, np.float32),
+            np.array([2]),
+            np.array([False]),
+            np.array([False]),
+        )
+    two = column(0, 1)
+    with pytest.raises(InputError, match=r"^arrays: there is no step; give at least one$"):
+        Dataset.from_arrays(two[:0], two[:0], two[:0, 0], two[:0, 0])
+    with pytest.raises(InputError, match=r"^arrays: no step has a known outcome; give next_obs"):
+        Dataset.from_arrays(two[:1], two[:1], two[:1, 0], np.zeros(1))

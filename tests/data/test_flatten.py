@@ -1,0 +1,47 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from xql.data.flatten import flat_layout, flatten_batch, flatten_observation, select_keys
+from xql.errors import InputError
+
+NESTED = {"observation": np.array([1.0, 2.0]), "goal": {"y": 4.0, "x": np.array([[3.0], [5.0]])}}
+
+
+def test_sorted_depth_first_c_order():
+    np.testing.assert_array_equal(flatten_observation(NESTED), [3, 5, 4, 1, 2])
+    assert flatten_observation(NESTED).dtype == np.float32
+    assert flat_layout(NESTED) == [("goal/x", 2), ("goal/y", 1), ("observation", 2)]
+
+
+def test_a_batch_is_its_rows():
+    batch = {"b": np.arange(6.0).reshape(3, 2), "a": {"c": np.arange(3.0)}}
+    flat = flatten_batch(batch)
+    for row in range(3):
+        one = {"b": batch["b"][row], "a": {"c": batch["a"]["c"][row]}}
+        np.testing.assert_array_equal(flat[row], flatten_observation(one))
+    np.testing.assert_array_equal(flatten_batch(np.eye(2)), np.eye(2))
+
+
+def test_a_space_and_its_samples_agree_however_they_were_written_down():
+    box = gym.spaces.Box(-1, 1, (2, 3))
+    space = gym.spaces.Dict(z=box, a=gym.spaces.Dict(k=box, b=box), m=box)
+    sample = space.sample()
+    other = {"m": sample["m"], "a": dict(reversed(sample["a"].items())), "z": sample["z"]}
+    np.testing.assert_array_equal(flatten_observation(other), flatten_observation(sample))
+    np.testing.assert_array_equal(flatten_observation(sample)[:6], sample["a"]["b"].ravel())
+    assert flat_layout(sample) == flat_layout(space)
+    assert flat_layout(space) == [("a/b", 6), ("a/k", 6), ("m", 6), ("z", 6)]
+    assert flat_layout(box) == [("", 6)]
+
+
+def test_selection():
+    assert flatten_observation(select_keys(NESTED, ("observation", "goal/y"))).tolist() == [4, 1, 2]
+    assert select_keys(NESTED, None) is NESTED
+
+
+def test_bad_selections():
+    with pytest.raises(InputError, match=r"^it: the observation has no key 'gaol'; did you mean"):
+        select_keys(NESTED, ("gaol",), where="it")
+    with pytest.raises(InputError, match=r"^the observation is no dictionary, so 'a' cannot be se"):
+        select_keys(np.zeros(2), ("a",))

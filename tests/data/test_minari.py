@@ -1,0 +1,182 @@
+import socket
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from xql.data import minari as source
+from xql.data.dataset import Dataset
+from xql.data.sources import open_dataset
+from xql.errors import InputError
+
+pytest.importorskip("minari")
+BOX = gym.spaces.Box(-9, 9, (2,))
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.delenv("HTTPS_PROXY", raising=False)
+    monkeypatch.delenv("https_proxy", raising=False)
+    return tmp_path
+
+
+def make(name, observe, space, actions=None, **describe):
+    """Four episodes of 3, 1, 2 and 3 steps: terminated, cut, both unmarked, terminated inside."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # minari asks for authors, and its readers leak a file
+        import minari
+        from minari.data_collector import EpisodeBuffer
+
+        buffers = []
+        flags = [([0, 0, 1], [0, 0, 0]), ([0], [1]), ([0, 0], [0, 0]), ([1, 0, 0], [0, 0, 1])]
+        for index, (terminations, truncations) in enumerate(flags):
+            steps = len(terminations)
+            acted = np.full((steps, 2), 0.5, np.float32) if actions is None else actions[:steps]
+            buffers.append(
+                EpisodeBuffer(
+                    id=index,
+                    observations=observe(np.arange(steps + 1) + 10 * index),
+                    actions=acted,
+                    rewards=(np.arange(steps) + 10.0 * index),
+                    terminations=np.array(terminations, bool),
+                    truncations=np.array(truncations, bool),
+                )
+            )
+        action_space = gym.spaces.Box(-1, 2, (2,)) if actions is None else gym.spaces.Discrete(3)
+        minari.create_dataset_from_buffers(
+            name, buffers, observation_space=space, action_space=action_space, **describe
+        )
+
+
+def flat(ticks):
+    return np.stack([ticks, -ticks], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_masks_and_layout(root, data_format):
+    make("toy/flat-v0", flat, BOX, data_format=data_format)
+    data = open_dataset("minari:toy/flat-v0", download=False)
+    # The fourth episode's first step is a termination in its middle: cut there, its mask is 0.
+    assert data.lengths.tolist() == [3, 1, 2, 1, 2]
+    assert data.terminated.tolist() == [True, False, False, True, False]
+    assert data.truncated.tolist() == [False, True, False, False, True]
+    assert data.rewards[data.masks == 0].tolist() == [2.0, 30.0]
+    assert data.observations[:, 0].tolist() == [0, 1, 2, 3, 10, 11, 20, 21, 22, 30, 31, 31, 32, 33]
+    assert (data.name, data.source) == ("toy/flat-v0", "minari:toy/flat-v0")
+    assert data.action_low.tolist() == [-1, -1]
+    assert data.action_high.tolist() == [2, 2]
+    assert data.environment is None
+    assert source.local_names() == ["toy/flat-v0"]
+
+
+def nested(ticks):
+    rows = flat(ticks)
+    return {"observation": rows, "goal": {"b": rows * 2, "a": rows[:, :1] * 3}}
+
+
+NESTED = gym.spaces.Dict(
+    observation=BOX, goal=gym.spaces.Dict(b=BOX, a=gym.spaces.Box(-9, 9, (1,)))
+)
+
+
+def test_nested_observations_and_selection(root):
+    make("kitchen-v1", nested, NESTED)
+    data = open_dataset("minari:kitchen-v1")
+    assert data.observations[1].tolist() == [3, 2, -2, 1, -1]
+    assert data.metadata["observation_layout"] == [["goal/a", 1], ["goal/b", 2], ["observation", 2]]
+    some = open_dataset("minari:kitchen-v1?keys=observation")
+    assert isinstance(some, Dataset)
+    assert some.metadata["observation_keys"] == ["observation"]
+    assert some.source == "minari:kitchen-v1?keys=observation"
+    np.testing.assert_array_equal(some.observations, data.observations[:, 3:])
+    with pytest.raises(InputError, match=r"^minari:kitchen-v1: the observation has no key 'gol';"):
+        open_dataset("minari:kitchen-v1?keys=gol")
+
+
+def test_the_environment_specification_comes_along(root):
+    scores = {"ref_min_score": 1.0, "ref_max_score": 5.0}
+    make("spec-v0", flat, BOX, env="Pendulum-v1", eval_env="Pendulum-v1", **scores)
+    data = open_dataset("minari:spec-v0")
+    assert scores.items() <= data.metadata.items()
+    assert gym.envs.registration.EnvSpec.from_json(data.evaluation_environment).id == "Pendulum-v1"
+    assert gym.envs.registration.EnvSpec.from_json(data.environment).id == "Pendulum-v1"
+
+
+def test_discrete_actions_are_refused(root):
+    make("discrete-v0", flat, BOX, actions=np.array([0, 1, 2]))
+    with pytest.raises(InputError, match=r"^minari:discrete-v0: the actions are Discrete\(3\);"):
+        open_dataset("minari:discrete-v0")
+
+
+def test_damaged_and_nan(root):
+    make("toy/flat-v0", flat, BOX)
+    file = root / "toy/flat-v0/data/main_data.hdf5"
+    whole = file.read_bytes()
+    import h5py
+
+    with h5py.File(file, "a") as opened:
+        opened["episode_1/observations"][1, 0] = np.nan
+    with pytest.raises(InputError, match=r": NaN in observations, row \(as laid out\) 5, column 0"):
+        open_dataset("minari:toy/flat-v0")
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"^minari:toy/flat-v0: it cannot be read \(.*; remove .*"):
+        open_dataset("minari:toy/flat-v0")
+
+
+def test_no_network_says_at_once_what_to_do(root, monkeypatch):
+    make("toy/flat-v0", flat, BOX)
+    asked = []
+
+    def refuse(address, timeout):
+        asked.append((address, timeout))
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setenv("HF_ENDPOINT", "https://remote.invalid")
+    with pytest.raises(InputError) as caught:
+        open_dataset("minari:D4RL/door/human-v2")
+    assert str(caught.value) == (
+        "minari:D4RL/door/human-v2: the dataset is not on this machine and remote.invalid cannot "
+        "be reached; run 'minari download D4RL/door/human-v2' on a machine with a network and copy "
+        f"its folder to {root}/D4RL/door/human-v2, or set MINARI_DATASETS_PATH to where it is"
+    )
+    assert asked == [(("remote.invalid", 443), source.PROBE_SECONDS)]
+    with pytest.raises(InputError, match=r"; did you mean 'toy/flat-v0'\? Otherwise run 'minari"):
+        open_dataset("minari:toy/flt-v0")
+    with pytest.raises(InputError, match=r"^minari:D4RL/.*: the dataset is not on this machine;"):
+        open_dataset("minari:D4RL/kitchen/mixed-v2", download=False)
+    assert len(asked) == 2
+
+
+def test_a_resolver_that_hangs_is_not_waited_for(root, monkeypatch):
+    import threading
+
+    release = threading.Event()
+    monkeypatch.setattr(source, "PROBE_SECONDS", 0.05)
+
+    def hang(address, timeout):
+        release.wait(30)
+        raise OSError("too late")
+
+    monkeypatch.setattr(socket, "create_connection", hang)
+    assert not source.reachable("remote.invalid", 443)
+    release.set()
+
+
+def test_a_failed_download_is_told_in_one_line(root, monkeypatch):
+    import minari
+
+    def fail(name):
+        raise RuntimeError(f"404 for {name}\nand a long trace")
+
+    monkeypatch.setattr(source, "reachable", lambda host, port: True)
+    monkeypatch.setattr(minari, "download_dataset", fail)
+    with pytest.raises(InputError, match=r"^minari:a-v0: the download failed \(404 for a-v0\);"):
+        open_dataset("minari:a-v0")
+
+
+def test_bad_names(root):
+    with pytest.raises(InputError, match=r"^minari:\.\./x: this is no Minari name; a name looks"):
+        open_dataset("minari:../x")

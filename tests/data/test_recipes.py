@@ -1,0 +1,116 @@
+import json
+
+import numpy as np
+import pytest
+
+from xql.data.dataset import Dataset
+from xql.data.recipes import Recipe, apply_recipe, fit_recipe
+from xql.errors import InputError
+
+
+@pytest.fixture
+def data():
+    """Two terminated episodes with returns 3 and 7."""
+    return Dataset.from_arrays(
+        observations=np.array([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0]]),
+        actions=np.zeros((3, 1)),
+        rewards=np.array([1.0, 2.0, 7.0]),
+        terminated=np.array([0, 1, 1], bool),
+        next_observations=np.array([[2.0, 5.0], [2.0, 5.0], [4.0, 5.0]]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("raw", [1, 2, 7]),
+        ("minus_one", [0, 1, 6]),
+        ("return_range", [250, 500, 1750]),  # 1000 / (7 - 3) = 250
+        ("scale:0.5", [0.5, 1, 3.5]),
+        ("shift:-2", [-1, 0, 5]),
+    ],
+)
+def test_golden_rewards(data, name, steps):
+    scaled = apply_recipe(data, fit_recipe(data, rewards=name))
+    np.testing.assert_array_equal(scaled.rewards[scaled.starts], steps)
+    # The row after each episode is no step: its reward must not enter a return.
+    assert not scaled.rewards[scaled.firsts + scaled.lengths].any()
+    assert scaled.returns.sum() == sum(steps)
+
+
+def test_golden_observations(data):
+    recipe = fit_recipe(data, observations="standardised")
+    # Stored rows of column 0: 0, 2, 2, 4, 4 with mean 2.4 and variance 2.24.
+    np.testing.assert_allclose(recipe.observation_shift, [2.4, 5.0], rtol=1e-6)
+    np.testing.assert_allclose(recipe.observation_scale, [2.24**-0.5, 1.0], rtol=1e-6)
+    scaled = apply_recipe(data, recipe)
+    np.testing.assert_allclose(scaled.observations.mean(axis=0), [0, 0], atol=1e-6)
+    np.testing.assert_allclose(scaled.observations.std(axis=0), [1, 0], atol=1e-6)
+
+
+def test_standardising_many_rows_agrees_with_numpy_in_float64():
+    rng = np.random.default_rng(0)
+    table = (1000.0 + rng.normal(size=(150_000, 2))).astype(np.float32)
+    zeros = np.zeros(len(table), np.float32)
+    data = Dataset.from_arrays(table, table, zeros, zeros)
+    recipe = fit_recipe(data, observations="standardised")
+    wide = data.observations.astype(np.float64)
+    np.testing.assert_allclose(recipe.observation_shift, wide.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(1 / recipe.observation_scale, wide.std(axis=0), rtol=1e-5)
+
+
+def test_a_column_that_hardly_moves_is_not_blown_up():
+    table = np.full((100, 1), 1.0, np.float32)
+    table[::2] += 1e-5
+    data = Dataset.from_arrays(table, table, table[:, 0], np.zeros(100))
+    np.testing.assert_allclose(fit_recipe(data, observations="standardised").observation_scale, 1e3)
+
+
+def test_the_original_is_untouched_and_raw_costs_nothing(data):
+    before = data.rewards.copy(), data.observations.copy()
+    scaled = apply_recipe(data, fit_recipe(data, "minus_one", "standardised"))
+    np.testing.assert_array_equal(data.rewards, before[0])
+    np.testing.assert_array_equal(data.observations, before[1])
+    assert scaled.actions is data.actions
+    assert apply_recipe(data, fit_recipe(data)) is data
+    assert apply_recipe(data, fit_recipe(data, "minus_one")).observations is data.observations
+    # Aligned, so that the device may use the new arrays in place.
+    assert scaled.rewards.ctypes.data % 64 == 0
+    assert scaled.observations.ctypes.data % 64 == 0
+
+
+def test_described_stored_and_read_back(data):
+    recipe = fit_recipe(data, "return_range", "standardised")
+    assert recipe.describe() == (
+        "rewards return_range: r' = 250 · r; "
+        "observations standardised (2 columns to mean 0, deviation 1)"
+    )
+    assert fit_recipe(data, "minus_one").describe() == (
+        "rewards minus_one: r' = r − 1; observations raw"
+    )
+    again = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert again.to_dict() == recipe.to_dict()
+    np.testing.assert_array_equal(again.observation_scale, recipe.observation_scale)
+
+
+def test_bad_input_is_told_in_one_line(data):
+    with pytest.raises(InputError, match=r"^unknown reward recipe 'minusone'; did you mean"):
+        fit_recipe(data, "minusone")
+    with pytest.raises(InputError, match=r"^unknown observation recipe 'standardized'; did you"):
+        fit_recipe(data, observations="standardized")
+    with pytest.raises(InputError, match=r"^cannot read the number in reward recipe 'scale:x';"):
+        fit_recipe(data, "scale:x")
+    with pytest.raises(InputError, match=r"number in reward recipe 'scale:0'"):
+        fit_recipe(data, "scale:0")
+    one = Dataset.from_episodes([data.episode(0)])
+    with pytest.raises(InputError, match=r"^unnamed: reward recipe 'return_range' needs returns"):
+        fit_recipe(one, "return_range")
+    narrow = fit_recipe(data)._replace(observation_shift=np.zeros(3, np.float32))
+    with pytest.raises(InputError, match=r"^unnamed: the recipe is for observations of size 3,"):
+        apply_recipe(data, narrow)
+    values = fit_recipe(data).to_dict()
+    with pytest.raises(InputError, match=r"^recipe: unknown key 'reward'; did you mean 'rewards'"):
+        Recipe.from_dict({**values, "reward": 1})
+    del values["reward_scale"]
+    with pytest.raises(InputError, match=r"^recipe: there is no 'reward_scale'; add it$"):
+        Recipe.from_dict(values)

@@ -1,0 +1,378 @@
+"""Every kind of source, and above all: which steps end up with a mask of 0."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xql.data.d4rl import d4rl_name
+from xql.data.dataset import Dataset
+from xql.data.files import save_dataset
+from xql.data.sources import open_dataset
+from xql.errors import InputError
+
+SHARED = Path(os.environ.get("XQL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DOOR = SHARED / "d4rl-door-human-v0.hdf5"
+SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet")
+
+
+def log(lengths=(3, 2, 4), *, jump=100.0):
+    """Steps of unit moves; each trajectory starts `jump` away from the last one's end."""
+    starts = np.repeat(np.arange(len(lengths)) * jump, lengths)
+    position = np.concatenate([np.arange(length) for length in lengths]) + starts
+    observations = np.stack([position, -position], axis=1).astype(np.float32)
+    last = np.cumsum(lengths) - 1
+    flag = np.zeros(len(position), bool)
+    flag[last] = True
+    return {
+        "observations": observations,
+        "actions": np.linspace(-1, 1, len(position), dtype=np.float32)[:, None],
+        "rewards": np.arange(len(position), dtype=np.float32),
+        "next_observations": observations + np.float32([1, -1]),
+    }, flag
+
+
+def write(path, columns):
+    if path.suffix == ".npz":
+        np.savez(path, **columns)
+    elif path.suffix == ".parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        import pyarrow
+
+        plain = {name: np.asarray(values).tolist() for name, values in columns.items()}
+        parquet.write_table(pyarrow.table(plain), path)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, values in columns.items():
+                file[name] = values
+    return path
+
+
+def zeroed(data):
+    """The rewards of the steps with mask 0: `log` gives every step its own reward."""
+    return data.rewards[data.masks == 0].tolist()
+
+
+# A time limit never cuts a bootstrap; a termination always does.
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("stated", [True, False])
+def test_masks_of_plain_files(tmp_path, suffix, stated):
+    columns, ends = log()
+    terminated = ends.copy()
+    terminated[4] = False  # the second trajectory is cut by a time limit
+    if not stated:
+        del columns["next_observations"]
+    columns |= {"terminated": terminated, "truncated": ends & ~terminated}
+    data = open_dataset(write(tmp_path / f"mine{suffix}", columns))
+    assert zeroed(data) == [2.0, 8.0]
+    assert data.truncated.tolist() == [False, True, False]
+    assert data.lengths.tolist() == ([3, 2, 4] if stated else [3, 1, 4])
+    assert data.name == "mine"
+    rows = data.starts
+    assert np.abs(np.diff(data.observations[:, 0]))[rows[rows != 2]].max() == 1.0
+
+
+def test_masks_of_arrays():
+    columns, ends = log()
+    data = open_dataset({**columns, "terminated": ends, "truncated": np.zeros(9, bool)})
+    assert zeroed(data) == [2.0, 4.0, 8.0]
+    data = open_dataset({**columns, "terminated": np.zeros(9, bool), "truncated": ends})
+    assert zeroed(data) == []
+    assert open_dataset(data) is data
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_masks_of_d4rl(tmp_path, stated):
+    columns, ends = log((30, 20, 40))
+    terminals = np.zeros(90, bool)
+    terminals[29] = True
+    if not stated:
+        del columns["next_observations"]
+    columns |= {"terminals": terminals, "timeouts": ends & ~terminals}
+    data = open_dataset(f"d4rl:{write(tmp_path / 'd4rl-it-v0.hdf5', columns)}")
+    assert zeroed(data) == [29.0]
+    assert data.lengths.tolist() == ([30, 20, 40] if stated else [30, 19, 39])
+    assert data.name == "it-v0"
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_d4rl_timeout_inside_a_trajectory_cuts_nothing(tmp_path, stated):
+    columns, ends = log((30, 20, 40))
+    timeouts = ends.copy()
+    timeouts[[10, 60]] = True  # the log goes on there
+    if not stated:
+        del columns["next_observations"]
+    columns |= {"terminals": np.zeros(90, bool), "timeouts": timeouts}
+    data = open_dataset(f"d4rl:{write(tmp_path / 'a.hdf5', columns)}")
+    assert data.lengths.tolist() == ([30, 20, 40] if stated else [29, 19, 39])
+    assert data.masks.all()
+
+
+def test_d4rl_positions_decide_where_velocities_would_mislead(tmp_path):
+    columns, ends = log((30, 20, 40), jump=1000.0)
+    del columns["next_observations"]
+    timeouts = ends.copy()
+    timeouts[10] = True
+    positions = columns["observations"].copy()
+    columns["observations"][11] += 5000.0  # an impact: the log goes on all the same
+    columns |= {"terminals": np.zeros(90, bool), "timeouts": timeouts, "infos/qpos": positions}
+    data = open_dataset(f"d4rl:{write(tmp_path / 'a.hdf5', columns)}")
+    assert data.lengths.tolist() == [29, 19, 39]
+
+
+@pytest.mark.parametrize("late", [-1, 1])
+def test_a_d4rl_timeout_one_row_off_ends_the_episode_at_the_jump(tmp_path, late):
+    columns, ends = log((30, 20, 40))
+    del columns["next_observations"]
+    timeouts = np.roll(ends, late)
+    timeouts[0] = False
+    columns |= {"terminals": np.zeros(90, bool), "timeouts": timeouts}
+    data = open_dataset(f"d4rl:{write(tmp_path / 'a.hdf5', columns)}")
+    assert data.lengths[:2].tolist() == [29, 19]
+    assert np.abs(np.diff(data.observations[:, 0]))[data.starts].max() == 1.0
+
+
+def test_masks_of_ogbench_as_published(tmp_path):
+    """A trajectory of T steps fills T + 1 rows; `terminals` marks the last, which is no step."""
+    columns, ends = log()
+    raw = {key: columns[key] for key in ("observations", "actions")} | {"terminals": ends}
+    data = open_dataset(f"ogbench:{write(tmp_path / 'cube-v0.npz', raw)}")
+    assert data.lengths.tolist() == [2, 1, 3]
+    assert data.masks.all()
+    assert data.truncated.all()
+    assert data.name == "cube-v0"
+    assert "none" in data.metadata["rewards"]
+    np.testing.assert_array_equal(data.observations, columns["observations"])
+
+
+def test_masks_of_ogbench_with_masks(tmp_path):
+    columns, ends = log()
+    masks = np.ones(9, np.float32)
+    masks[4] = 0.0
+    columns |= {"terminals": ends, "masks": masks}
+    data = open_dataset(f"ogbench:{write(tmp_path / 'a.npz', columns)}")
+    assert zeroed(data) == [4.0]
+    assert data.lengths.tolist() == [3, 2, 4]
+    del columns["next_observations"]
+    columns["masks"] = np.roll(masks, -1)
+    data = open_dataset(f"ogbench:{write(tmp_path / 'b.npz', columns)}")
+    assert zeroed(data) == [3.0]
+    assert data.lengths.tolist() == [2, 1, 3]
+
+
+@pytest.mark.skipif(not DOOR.exists(), reason="d4rl-door-human-v0.hdf5 is not in XQL_SHARED_DATA")
+def test_door_human_is_25_demonstrations_not_50():
+    data = open_dataset(f"d4rl:{DOOR}")
+    assert data.name == "door-human-v0"
+    assert (data.episodes, data.transitions) == (25, 6729)
+    assert data.lengths.min() > 200
+    assert data.returns.mean() == pytest.approx(795.7, abs=0.05)
+    assert data.terminated.all()
+    assert data.masks.sum() == len(data.masks) - 25
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("door-v0_demos_clipped", "door-human-v0"),
+        ("pen-v1_expert_clipped", "pen-expert-v1"),
+        ("hammer-demos-v0-bc-combined", "hammer-cloned-v0"),
+        ("halfcheetah_medium_replay-v2", "halfcheetah-medium-replay-v2"),
+        ("d4rl-door-human-v0", "door-human-v0"),
+        ("kitchen-partial-v0", "kitchen-partial-v0"),
+    ],
+)
+def test_d4rl_names(stem, name):
+    assert d4rl_name(Path(f"{stem}.hdf5")) == name
+
+
+# Dictionary observations, and saving.
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_dictionary_observations(tmp_path, suffix):
+    columns, ends = log()
+    position = columns.pop("observations")
+    del columns["next_observations"]
+    columns |= {"observations/state": position, "observations/goal/b": position[:, 0] * 2}
+    columns |= {"observations/goal/a": position * 3, "terminated": ends, "truncated": ends & False}
+    path = write(tmp_path / f"dict{suffix}", columns)
+    data = open_dataset(path)
+    x = position[0]
+    assert data.observations[0].tolist() == [*(x * 3), x[0] * 2, *x]
+    assert data.metadata["observation_layout"] == [["goal/a", 2], ["goal/b", 1], ["state", 2]]
+    some = open_dataset(f"{path}?keys=state,goal/b")
+    assert some.metadata["observation_keys"] == ["goal/b", "state"]
+    np.testing.assert_array_equal(some.observations, data.observations[:, 2:])
+    with pytest.raises(InputError, match=r"has no key 'gaol'; did you mean 'goal'\?$"):
+        open_dataset(f"{path}?keys=gaol")
+
+
+def test_parquet_with_one_number_per_column(tmp_path):
+    columns, ends = log((12,))
+    del columns["next_observations"]
+    wide = np.arange(12 * 11, dtype=np.float32).reshape(12, 11)
+    columns = {key: columns[key] for key in ("actions", "rewards")}
+    columns |= {f"observations.{index}": wide[:, index] for index in range(11)}
+    columns |= {"terminated": ends, "truncated": ends & False}
+    data = open_dataset(write(tmp_path / "wide.parquet", columns))
+    np.testing.assert_array_equal(data.observations[:-1], wide)
+    del columns["observations.3"]
+    with pytest.raises(InputError, match=r"gap\.parquet: there is no 'observations\.3' though 'ob"):
+        open_dataset(write(tmp_path / "gap.parquet", columns))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.booleans(), st.booleans()), min_size=1, max_size=6),
+    st.sampled_from(SUFFIXES),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=40)
+def test_saving_and_opening_is_the_identity(tmp_path_factory, episodes, suffix, seed, constant):
+    lengths = np.array([length for length, _, _ in episodes])
+    rng = np.random.default_rng(seed)
+    rows = int(lengths.sum()) + len(lengths)
+    data = Dataset(
+        observations=rng.normal(size=(rows, 2)).astype(np.float32) * (not constant),
+        actions=rng.normal(size=(rows, 3)).astype(np.float32),
+        rewards=rng.normal(size=rows).astype(np.float32),
+        lengths=lengths,
+        terminated=np.array([flag for _, flag, _ in episodes]),
+        truncated=np.array([flag for _, _, flag in episodes]),
+        name="some/name-v0",
+        action_low=np.full(3, -1, np.float32),
+        action_high=np.array([1, 2, 3], np.float32),
+        environment=json.dumps({"id": "It-v0"}),
+        metadata={"ref_min_score": 1.5, "observation_keys": ["a"]},
+    )
+    padding = np.setdiff1d(np.arange(rows), data.starts)
+    data.actions[padding], data.rewards[padding] = 0.0, 0.0
+    path = save_dataset(data, tmp_path_factory.mktemp("round") / f"trip{suffix}")
+    again = open_dataset(path)
+    for name in ("observations", "actions", "rewards", "lengths", "terminated", "truncated"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(data, name))
+    assert (again.name, again.environment) == (data.name, data.environment)
+    assert again.metadata == data.metadata
+    np.testing.assert_array_equal(again.action_high, data.action_high)
+    assert again.source == str(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_nothing_is_written_over(tmp_path, suffix):
+    columns, ends = log()
+    data = open_dataset({**columns, "terminated": ends, "truncated": ends & False})
+    path = tmp_path / f"kept{suffix}"
+    path.write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"the file exists; give another name or remove it$"):
+        save_dataset(data, path)
+    assert path.read_bytes() == b"precious"
+    with pytest.raises(InputError, match=r"cannot tell what '\.csv' is; the name must end in one"):
+        save_dataset(data, tmp_path / "a.csv")
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere; make it first$"):
+        save_dataset(data, tmp_path / "nowhere" / f"a{suffix}")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+# Bad input: one line that says what, where, and the mend.
+
+
+def refused(source, pattern):
+    with pytest.raises(InputError) as caught:
+        open_dataset(source)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert re.search(pattern, line), line
+
+
+def test_unknown_sources():
+    refused("minary:a-v0", r"^minary:a-v0: unknown kind 'minary:'; did you mean 'minari'\?$")
+    refused("d4rl:", r"^d4rl:: nothing follows 'd4rl:'; give a file, such as d4rl:")
+    refused("a.npz?key=b", r"^a\.npz\?key=b: cannot read '\?key=b'; only \?keys=a,b is known$")
+
+
+def test_missing_files(tmp_path):
+    (tmp_path / "door.npz").touch()
+    refused(tmp_path / "dor.npz", r"dor\.npz: there is no such file; did you mean 'door\.npz'\?$")
+    refused(f"d4rl:{tmp_path / 'x' / 'y.hdf5'}", r"y\.hdf5: there is no such file; check the path$")
+    refused(tmp_path, r": this is a folder; give a file in it$")
+    (tmp_path / "a.csv").touch()
+    refused(tmp_path / "a.csv", r"a\.csv: cannot tell what '\.csv' is; the name must end in one of")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_truncated_files(tmp_path, suffix):
+    columns, ends = log((300,))
+    whole = write(tmp_path / f"a{suffix}", {**columns, "terminated": ends, "truncated": ends})
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    refused(whole, r"truncated, or not what its name says: \w+ could not .*; fetch or write it ag")
+    whole.write_bytes(b"")
+    refused(whole, r"truncated, or not what its name says")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_bad_columns(tmp_path, suffix):
+    columns, ends = log()
+    good = {**columns, "terminated": ends, "truncated": ends & False}
+
+    def with_(name, change):
+        bad = {key: np.array(values) for key, values in good.items()}
+        change(bad)
+        return write(tmp_path / f"{name}{suffix}", bad)
+
+    refused(
+        with_("renamed", lambda bad: bad.update(reward=bad.pop("rewards"))),
+        r": there is no 'rewards' \(the file has actions, .*\); did you mean 'reward'\?$",
+    )
+    for column, row, place in (
+        ("observations", (6, 1), "row 6, column 1"),
+        ("next_observations", (8, 0), "row 8, column 0"),
+        ("actions", (2, 0), "row 2, column 0"),
+        ("rewards", (5,), "row 5"),
+    ):
+        path = with_(f"nan_{column}", lambda bad, c=column, r=row: bad[c].__setitem__(r, np.nan))
+        refused(path, rf"nan_.*: NaN in {column}, {place}; drop or mend that row")
+    path = with_("inf", lambda bad: bad["rewards"].__setitem__(3, np.inf))
+    refused(path, r": infinity in rewards, row 3; ")
+    path = with_("huge", lambda bad: bad.update(rewards=np.array([1e300] + [0.0] * 8)))
+    refused(path, r": infinity in rewards, row 0; ")
+    path = with_("discrete", lambda bad: bad.update(actions=np.arange(9)))
+    refused(path, r": actions are whole numbers \(int64\); only continuous actions are supported")
+    path = with_("wide", lambda bad: bad.update(rewards=np.zeros((9, 2))))
+    refused(path, r": rewards has shape 9x2; give one number per step$")
+    if suffix != ".parquet":  # a table has columns of one length by construction
+        path = with_("short", lambda bad: bad.update(actions=bad["actions"][:-1]))
+        refused(path, r": actions has 8 rows and observations 9; every column needs one row per st")
+    path = with_("d4rl", lambda bad: bad.update(terminals=ends, timeouts=ends))
+    refused(path, r"no 'terminated' and no 'truncated'; this is D4RL's layout: open it as d4rl:/")
+
+
+def test_a_parquet_list_of_uneven_length(tmp_path):
+    columns, ends = log()
+    uneven = [row.tolist() for row in columns["observations"]]
+    uneven[4] = [1.0]
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    table = {"actions": columns["actions"][:, 0], "rewards": columns["rewards"]}
+    table |= {"terminated": ends, "truncated": ends, "observations": uneven}
+    parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    refused(tmp_path / "a.parquet", r"observations has 1 numbers in row 4 and 2 in row 0; every ro")
+
+
+def test_images_and_text_are_refused():
+    columns, ends = log()
+    flags = {"terminated": ends, "truncated": ends}
+    images = np.zeros((9, 4, 4, 3), np.uint8)
+    columns.pop("next_observations")
+    refused({**columns, **flags, "observations": images}, r"^arrays: observations holds images; ")
+    text = np.array(["a"] * 9)
+    refused({**columns, **flags, "rewards": text}, r"^arrays: rewards holds <U1, not numbers; give")

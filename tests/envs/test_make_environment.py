@@ -1,0 +1,190 @@
+import importlib.util
+import json
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+
+from xql.envs.make import FlatObservation, action_bounds, check_fits, make_environment
+from xql.errors import InputError
+
+if importlib.util.find_spec("gymnasium_robotics") is None:
+    pytest.skip("gymnasium_robotics is not installed", allow_module_level=True)
+
+
+class Toy(gymnasium.Env):
+    """A nested dictionary whose flat order can be written down by hand."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "zoo": gymnasium.spaces.Box(-9, 9, (2, 2), np.float64),
+            "goal": gymnasium.spaces.Dict(
+                {
+                    "y": gymnasium.spaces.Box(-9, 9, (1,), np.float64),
+                    "x": gymnasium.spaces.Box(-9, 9, (), np.float64),
+                }
+            ),
+        }
+    )
+    action_space = gymnasium.spaces.Box(np.array([-1, -2.0]), np.array([3, 4.0]), dtype=np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.at(), {}
+
+    def step(self, action):
+        return self.at(), 0.0, False, False, {}
+
+    def at(self):
+        # Not in the order of the keys: simulators answer in any.
+        return {
+            "zoo": np.array([[1.0, 2.0], [3.0, 4.0]]),
+            "goal": {"y": np.array([6.0]), "x": np.array(5.0)},
+        }
+
+
+def test_dictionary_is_flattened_alphabetically_depth_first_in_c_order():
+    env = FlatObservation(Toy(), None, "toy")
+    observation, _ = env.reset()
+    assert observation.tolist() == [5, 6, 1, 2, 3, 4]
+    assert observation.dtype == np.float32
+    assert env.observation_space.contains(observation)
+    assert env.step(np.zeros(2))[0].tolist() == [5, 6, 1, 2, 3, 4]
+
+
+def test_keys_select():
+    env = FlatObservation(Toy(), ("zoo",), "toy")
+    assert env.reset()[0].tolist() == [1, 2, 3, 4]
+    assert env.observation_space.shape == (4,)
+    with pytest.raises(InputError, match=r"toy: .*'zo'; did you mean 'zoo'"):
+        FlatObservation(Toy(), ("zo",), "toy")
+
+
+def test_keys_of_a_flat_environment_are_refused():
+    with pytest.raises(InputError, match="no dictionary"):
+        make_environment("Pendulum-v1", keys=("observation",))
+
+
+def test_bounds_are_the_environments_own():
+    low, high = action_bounds(FlatObservation(Toy(), None, "toy"))
+    assert low.tolist() == [-1, -2]
+    assert high.tolist() == [3, 4]
+    assert low.dtype == high.dtype == np.float32
+
+
+def test_pointmaze_lies_as_documented():
+    env = make_environment("PointMaze_UMaze-v3")
+    flat, _ = env.reset(seed=3)
+    raw, _ = env.unwrapped.reset(seed=3)
+    parts = [raw["achieved_goal"], raw["desired_goal"], raw["observation"]]
+    assert np.array_equal(flat, np.concatenate(parts).astype(np.float32))
+    assert env.spec.max_episode_steps == 300
+    env.close()
+
+
+def test_observation_is_not_the_simulators_own_buffer():
+    class Reusing(Toy):
+        observation_space = gymnasium.spaces.Box(-9, 9, (2,), np.float32)
+        buffer = np.zeros(2, np.float32)
+
+        def at(self):
+            self.buffer += 1
+            return self.buffer
+
+    env = FlatObservation(Reusing(), None, "toy")
+    first, _ = env.reset()
+    env.step(np.zeros(2))
+    assert first.tolist() == [1, 1]
+
+
+def test_time_limit():
+    env = make_environment("AdroitHandDoor-v1", max_episode_steps=7)
+    assert env.observation_space.shape == (39,)
+    env.reset(seed=0)
+    ends = [env.step(env.action_space.sample())[3] for _ in range(7)]
+    assert ends == [False] * 6 + [True]
+    env.close()
+
+
+def test_a_first_import_of_the_simulators_is_silent():
+    # Gymnasium-Robotics prints a notice when it is first imported: only a fresh process shows it.
+    code = "from xql.envs.make import make_environment as m; m('AdroitHandDoor-v1').close()"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_json_specification_gives_the_same_environment():
+    env = make_environment("PointMaze_UMaze-v3", continuing_task=False)
+    text = env.unwrapped.spec.to_json()
+    again = make_environment(text)
+    assert again.unwrapped.continuing_task is False
+    assert np.array_equal(env.reset(seed=5)[0], again.reset(seed=5)[0])
+    # What releases before Gymnasium 1.0 wrote, as old Minari sets carry it.
+    old = {**json.loads(text), "autoreset": False, "apply_api_compatibility": False}
+    assert make_environment(json.dumps(old)).observation_space.shape == (8,)
+
+
+def test_check_fits_names_both_sizes():
+    env = FlatObservation(Toy(), None, "toy")
+    check_fits(env, 6, 2, "door.hdf5")
+    for sizes in ((39, 2), (6, 28)):
+        with pytest.raises(InputError) as error:
+            check_fits(env, *sizes, "door.hdf5")
+        assert str(error.value) == (
+            f"door.hdf5: observation size {sizes[0]} and action size {sizes[1]} do not fit "
+            "the environment, which has 6 and 2; "
+            "give the environment that the data came from with --env"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("PointMaze_Medum-v3", "did you mean 'PointMaze_Medium-v3'?"),
+        ("AdroitHandDor-v1", "did you mean 'AdroitHandDoor-v1'?"),
+        ("HalfCheetah", "use 'HalfCheetah-v5'"),
+        ("halfcheetah-v9", "use 'HalfCheetah-v5'"),
+        ("door-human-v0", "the simulator of D4RL's door is 'AdroitHandDoor-v1'"),
+        (
+            "antmaze-medium-play-v2",
+            "the simulator of D4RL's antmaze-medium is 'AntMaze_Medium-v4'",
+        ),
+        ("qqqqqqqqqq", "`gymnasium.pprint_registry()` lists them"),
+    ],
+)
+def test_unknown_id_names_what_to_type(name, mend):
+    with pytest.raises(InputError) as error:
+        make_environment(name)
+    assert str(error.value) == f"environment: no environment '{name}'; {mend}"
+
+
+def test_mujoco_py_era_id_says_what_to_use():
+    with pytest.raises(InputError) as error:
+        make_environment("Hopper-v2")
+    line = "environment: 'Hopper-v2' needs mujoco_py, which has been retired; use 'Hopper-v5'"
+    assert str(error.value) == line
+
+
+def test_discrete_actions_are_refused():
+    with pytest.raises(InputError, match=r"^CartPole-v1: its actions are Discrete\(2\); "):
+        make_environment("CartPole-v1")
+
+
+def test_observation_that_is_no_box_is_refused():
+    class Odd(Toy):
+        observation_space = gymnasium.spaces.Dict({"word": gymnasium.spaces.Discrete(3)})
+
+    with pytest.raises(InputError, match=r"^toy: its observation word is Discrete\(3\)"):
+        FlatObservation(Odd(), None, "toy")
+
+
+def test_unknown_argument_and_broken_json_are_one_line():
+    with pytest.raises(InputError, match=r"^PointMaze_UMaze-v3: it takes no argument 'colour'"):
+        make_environment("PointMaze_UMaze-v3", colour="red")
+    with pytest.raises(InputError, match=r"^environment: this is no specification") as error:
+        make_environment('{"id": ')
+    assert "\n" not in str(error.value)

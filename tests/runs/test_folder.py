@@ -1,0 +1,207 @@
+import json
+import math
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xql.errors import InputError
+from xql.evaluation.rollout import EpisodeResult
+from xql.evaluation.scores import Reference
+from xql.runs.folder import Evaluation, Metrics, RunFolder, evaluation_rows
+
+CONFIG = {"agent": "xql", "betas": (0.5, np.float32(2.0)), "steps": np.int64(10), "env": None}
+
+
+def row(step: int, member: int = 0, **changes: object) -> Evaluation:
+    return Evaluation(step, member, 3, 0.5, 0, 1.5, 10, 25.0, True)._replace(**changes)
+
+
+def test_create_then_open_gives_the_same_configuration_in_plain_types(tmp_path: Path) -> None:
+    made = RunFolder.create(
+        tmp_path / "a" / "run", CONFIG | {"data": Path("x/y"), "β": {"γ": 0.99}}
+    )
+    opened = RunFolder.open(tmp_path / "a" / "run")
+    assert (
+        opened.config
+        == made.config
+        == {
+            "agent": "xql",
+            "betas": [0.5, 2.0],
+            "steps": 10,
+            "env": None,
+            "data": str(Path("x/y")),
+            "β": {"γ": 0.99},
+        }
+    )
+    text = (made.path / "config.yaml").read_text(encoding="utf-8")
+    assert text.startswith("agent: xql\nbetas:\n- 0.5\n- 2.0\nsteps: 10\nenv: null\n")
+    assert made.checkpoints == made.path / "checkpoints"
+
+
+def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    RunFolder.create(path, CONFIG).log_metrics(1, {"loss": [1.0]})
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    with pytest.raises(InputError) as error:
+        RunFolder.create(path, {"agent": "iql"})
+    assert str(error.value) == (
+        f"{path}: there is already something here; "
+        "choose another --out, or continue that run with: xql resume RUN"
+    )
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="there is already something here"):
+        RunFolder.create(tmp_path / "file", CONFIG)
+
+
+def test_a_setting_that_yaml_cannot_hold_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="plain values only, not object"):
+        RunFolder.create(tmp_path / "run", {"agent": object()})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "evaluations.csv"])
+def test_an_incomplete_folder_names_what_is_missing(tmp_path: Path, name: str) -> None:
+    RunFolder.create(tmp_path / "run", CONFIG)
+    (tmp_path / "run" / name).unlink()
+    with pytest.raises(InputError) as error:
+        RunFolder.open(tmp_path / "run")
+    assert str(error.value) == (
+        f"{tmp_path / 'run'}: {name} is missing; this is no complete run folder"
+    )
+
+
+def test_a_missing_folder_and_a_broken_configuration_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no such run folder; check the path$"):
+        RunFolder.open(tmp_path / "run")
+    RunFolder.create(tmp_path / "run", CONFIG)
+    for broken, said in (("a: [1, 2", "this is not YAML"), ("", "it holds no settings")):
+        (tmp_path / "run" / "config.yaml").write_text(broken)
+        with pytest.raises(InputError, match=said) as error:
+            RunFolder.open(tmp_path / "run")
+        assert "\n" not in str(error.value)
+
+
+def test_metrics_are_valid_json_also_where_they_are_not_finite(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    run.log_metrics(10, {"loss": jnp.array([1.5, jnp.nan, jnp.inf]), "rate": [0.1, 0.2, 0.3]})
+    run.log_metrics(20, {"loss": np.float32(-np.inf)})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line, parse_constant=refuse) for line in lines] == [
+        {
+            "step": 10,
+            "loss": [1.5, None, None],
+            "rate": [0.1, 0.2, 0.3],
+            "nonfinite": {"loss": {"1": "nan", "2": "inf"}},
+        },
+        {"step": 20, "loss": [None], "nonfinite": {"loss": {"0": "-inf"}}},
+    ]
+    first, second = run.read_metrics()
+    assert (first.step, first.values["rate"]) == (10, [0.1, 0.2, 0.3])
+    assert first.values["loss"][0] == 1.5 and math.isnan(first.values["loss"][1])
+    assert first.values["loss"][2] == math.inf
+    assert second == Metrics(20, {"loss": [-math.inf]})
+
+
+def test_a_metric_cannot_take_the_name_of_a_field(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    with pytest.raises(InputError, match="a metric cannot be called 'step'"):
+        run.log_metrics(1, {"step": [1.0]})
+
+
+def test_evaluations_round_trip_under_the_promised_header(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    rows = [
+        row(100),
+        row(100, 1, beta=None, score=None, success=None, episode_return=1 / 3),
+        row(100, 2, success=False, episode_return=float("-inf")),
+    ]
+    run.log_evaluations(100, rows)
+    assert run.read_evaluations() == rows
+    assert (run.path / "evaluations.csv").read_text() == (
+        "step,member,seed,beta,episode,return,length,score,success\n"
+        "100,0,3,0.5,0,1.5,10,25.0,1\n"
+        "100,1,3,,0,0.3333333333333333,10,,\n"
+        "100,2,3,0.5,0,-inf,10,25.0,0\n"
+    )
+
+
+def test_a_rollout_becomes_rows(tmp_path: Path) -> None:
+    results = [EpisodeResult(1, 4, 10_004, 15.0, 7, None)]
+    reference = Reference(10.0, 20.0, "by hand")
+    (scored,) = evaluation_rows(500, results, [6, 7], [0.5, 2.0], reference)
+    assert scored == Evaluation(500, 1, 7, 2.0, 4, 15.0, 7, 50.0, None)
+    (plain,) = evaluation_rows(500, results, [6, 7], [None, None])
+    assert (plain.beta, plain.score) == (None, None)
+
+
+def test_a_line_cut_short_is_dropped_and_never_runs_into_the_next(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    run.log_metrics(1, {"loss": [1.0]})
+    run.log_evaluations(1, [row(1)])
+    for name, torn in (("metrics.jsonl", '{"step": 2, "lo'), ("evaluations.csv", "2,0,3,0.5,0,1")):
+        with (run.path / name).open("a") as file:
+            file.write(torn)
+    run = RunFolder.open(run.path)
+    assert run.read_metrics() == [Metrics(1, {"loss": [1.0]})]
+    assert run.read_evaluations() == [row(1)]
+    run.log_metrics(3, {"loss": [3.0]})
+    run.log_evaluations(3, [row(3)])
+    assert [one.step for one in run.read_metrics()] == [1, 3]
+    assert run.read_evaluations() == [row(1), row(3)]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    (run.path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n')
+    with pytest.raises(InputError, match=r"metrics.jsonl: line 2 is damaged; remove that line$"):
+        run.read_metrics()
+    run.log_evaluations(1, [row(1)])
+    with (run.path / "evaluations.csv").open("a") as file:
+        file.write("1,2,3\n")
+    with pytest.raises(InputError, match=r"evaluations.csv: line 3 is damaged; remove that line$"):
+        run.read_evaluations()
+    (run.path / "evaluations.csv").write_text("step,member\n1,2\n")
+    with pytest.raises(InputError, match="the first line is not the header"):
+        run.read_evaluations()
+
+
+def test_rewind_forgets_what_came_after(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    for step in (100, 200, 300):
+        run.log_metrics(step, {"loss": [float(step), math.nan]})
+        run.log_evaluations(step, [row(step)])
+    before = (run.path / "metrics.jsonl").read_text().splitlines()
+    run.rewind(200)
+    assert (run.path / "metrics.jsonl").read_text().splitlines() == before[:2]
+    assert [one.step for one in run.read_evaluations()] == [100, 200]
+
+
+def test_tensorboard_events_are_written(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    assert not (run.path / "tensorboard").exists()
+    assert run.tensorboard(10, {"value_loss": 1.25}) is None
+    run.close()
+    (events,) = (run.path / "tensorboard").iterdir()
+    assert b"value_loss" in events.read_bytes()
+
+
+def test_without_tensorboard_it_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    said = [run.tensorboard(step, {"loss": 1.0}) for step in (1, 2)]
+    assert said == [
+        "no TensorBoard events: tensorboardX is not installed; run: pip install 'xql[report]'",
+        None,
+    ]
+    assert not (run.path / "tensorboard").exists()

@@ -1,0 +1,173 @@
+"""Small worlds whose answers are known: tabular MDPs, and an environment of one line."""
+
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import numpy as np
+
+from xql.data.dataset import Dataset
+
+
+class Log(NamedTuple):
+    """Transitions between numbered states by numbered actions."""
+
+    states: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    next_states: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    state_count: int
+    action_count: int
+
+    @property
+    def one_hot_states(self) -> np.ndarray:
+        return np.eye(self.state_count, dtype=np.float32)[self.states]
+
+    @property
+    def one_hot_next_states(self) -> np.ndarray:
+        return np.eye(self.state_count, dtype=np.float32)[self.next_states]
+
+    @property
+    def one_hot_actions(self) -> np.ndarray:
+        return np.eye(self.action_count, dtype=np.float32)[self.actions]
+
+    @property
+    def masks(self) -> np.ndarray:
+        return 1.0 - self.terminated.astype(np.float32)
+
+    def dataset(self, **describe: Any) -> Dataset:
+        return Dataset.from_arrays(
+            self.one_hot_states,
+            self.one_hot_actions,
+            self.rewards.astype(np.float32),
+            self.terminated,
+            self.truncated,
+            next_observations=self.one_hot_next_states,
+            **describe,
+        )
+
+
+def random_log(
+    seed: int, states: int = 12, actions: int = 5, steps: int = 4000, limit: int = 40
+) -> Log:
+    """Log a random stochastic behaviour policy in a random MDP with noisy rewards.
+
+    One state terminates when entered; episodes are cut after `limit` steps.
+    """
+    random = np.random.default_rng(seed)
+    transition = random.dirichlet(np.full(states, 0.15), size=(states, actions))
+    # The last state is the one that ends an episode; it is seldom entered.
+    transition[..., -1] *= 0.2
+    transition /= transition.sum(-1, keepdims=True)
+    reward = random.normal(size=(states, 1)) + 0.7 * random.normal(size=(states, actions))
+    # Every action keeps probability 0.06 or more, so that log 1/µ stays below the loss's clip of 5.
+    behaviour = 0.7 * random.dirichlet(np.ones(actions), size=states) + 0.3 / actions
+    rows, state, length = [], int(random.integers(states)), 0
+    for _ in range(steps):
+        action = int(random.choice(actions, p=behaviour[state]))
+        after = int(random.choice(states, p=transition[state, action]))
+        length += 1
+        terminated = after == states - 1
+        truncated = not terminated and length == limit
+        rows.append(
+            (state, action, reward[state, action] + 0.3 * random.normal(), after)
+            + (terminated, truncated)
+        )
+        state = after
+        if terminated or truncated:
+            state, length = int(random.integers(states)), 0
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    return Log(*columns, states, actions)
+
+
+def soft_value_iteration(
+    log: Log, beta: float, discount: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """V [states], Q [states, actions] and how often each pair occurs, of the log's own MDP.
+
+    V(s) = β log Σ_a µ̂(a|s) e^{Q(s,a)/β} and Q = r̂ + γ P̂ V, every hat a frequency in the log.
+    """
+    pairs = (log.state_count, log.action_count)
+    counts, reward = np.zeros(pairs), np.zeros(pairs)
+    transition = np.zeros((*pairs, log.state_count))
+    np.add.at(counts, (log.states, log.actions), 1.0)
+    np.add.at(reward, (log.states, log.actions), log.rewards)
+    np.add.at(transition, (log.states, log.actions, log.next_states), log.masks)
+    seen = np.maximum(counts, 1.0)
+    reward, transition = reward / seen, transition / seen[..., None]
+    behaviour = counts / np.maximum(counts.sum(1, keepdims=True), 1.0)
+    v = np.zeros(log.state_count)
+    for _ in range(10_000):
+        q = reward + discount * transition @ v
+        top = np.where(counts > 0, q, -np.inf).max(1)
+        after = top + beta * np.log((behaviour * np.exp((q - top[:, None]) / beta)).sum(1))
+        if np.abs(after - v).max() < 1e-12:
+            break
+        v = after
+    return v, q, counts
+
+
+class Line(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A point at x moves by 0.2 a; the reward is −|x|. Starts anywhere in [-1, 1]."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._x, self._steps = float(self.np_random.uniform(-1.0, 1.0)), 0
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self._x += 0.2 * float(np.clip(action, -1.0, 1.0)[0])
+        self._steps += 1
+        close = abs(self._x) < 0.1
+        return self._observe(), -abs(self._x), False, self._steps == 10, {"success": close}
+
+    def _observe(self) -> np.ndarray:
+        return np.array([self._x, 1.0], np.float32)
+
+
+def register_line() -> str:
+    """Make `Line` known to Gymnasium, and return its id."""
+    if "XQLTestLine-v0" not in gymnasium.registry:
+        gymnasium.register("XQLTestLine-v0", entry_point=Line)
+    return "XQLTestLine-v0"
+
+
+def line_data(episodes: int = 20, seed: int = 0, **describe: Any) -> Dataset:
+    """`Line` played by uniformly random actions."""
+    random = np.random.default_rng(seed)
+    rows = []
+    env = Line()
+    for episode in range(episodes):
+        observation, _ = env.reset(seed=seed + episode)
+        done = False
+        while not done:
+            action = random.uniform(-1.0, 1.0, 1).astype(np.float32)
+            after, reward, terminated, done, _ = env.step(action)
+            rows.append((observation, action, np.float32(reward), terminated, done, after))
+            observation = after
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    return Dataset.from_arrays(*columns, **({"name": "line"} | describe))
+
+
+def same_bits(one: Any, other: Any) -> bool:
+    """Whether two pytrees have the same structure and every leaf the same bits."""
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return False
+    return all(
+        np.array_equal(_bits(a), _bits(b))
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
+
+
+def _bits(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    array = np.ascontiguousarray(leaf)
+    return array.view(np.uint8) if array.ndim else array
