@@ -22,9 +22,9 @@ import tyro
 import xql
 from xql.data.minari import local_names
 from xql.evaluation.statistics import format_interval
-from xql.runs.folder import RunFolder
+from xql.runs.folder import Evaluation, RunFolder
 from xql.runs.plots import curves_from_run, plot_learning_curves
-from xql.runs.summary import results
+from xql.runs.summary import UNITS, Quantity, results
 from xql.training.population import use_all_cores
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -91,6 +91,12 @@ def measure(cell: Cell, folder: Path) -> None:
         draft.replace(folder)
 
 
+def quantities_of(rows: Sequence[Evaluation]) -> list[Quantity]:
+    """Everything that the evaluations report, what matters most first."""
+    found: list[Quantity] = ["success"] if rows[0].success is not None else []
+    return found + (["score"] if rows[0].score is not None else []) + ["return"]
+
+
 def tabulate(table: str, cells: Sequence[Cell], command: str) -> None:
     """Write table.csv, table.md and curves.png from the cells that are there."""
     home = RESULTS / table
@@ -102,10 +108,8 @@ def tabulate(table: str, cells: Sequence[Cell], command: str) -> None:
         run = RunFolder.open(folder)
         evaluations = run.read_evaluations()
         seconds = (folder / "seconds.txt").read_text().strip()
-        measures = ["success", "return"] if evaluations[0].success is not None else ["return"]
-        measures += ["score"] if evaluations[0].score is not None else []
-        for measure_ in measures:
-            for result in results(evaluations, measure_):
+        for quantity in quantities_of(evaluations):
+            for result in results(evaluations, quantity):
                 for summary in (result.last, result.best):
                     rows.append(
                         {
@@ -113,7 +117,7 @@ def tabulate(table: str, cells: Sequence[Cell], command: str) -> None:
                             "agent": cell.agent,
                             "preset": cell.preset,
                             "beta": "" if result.beta is None else result.beta,
-                            "measure": measure_,
+                            "measure": UNITS[quantity],
                             "of": summary.label,
                             "iqm": f"{summary.interval.estimate:.2f}",
                             "low": f"{summary.interval.low:.2f}",
@@ -142,7 +146,7 @@ def tabulate(table: str, cells: Sequence[Cell], command: str) -> None:
         f"# {table}",
         "",
         f"Made by `{command}`. Interquartile mean over seeds with a 95 % bootstrap interval over",
-        "seeds; *last* is the result, *best* picks each seed's best evaluation and is biased upwards.",
+        "seeds; *last* is the result, *best* picks each seed's best and is biased upwards.",
         "",
         "| " + " | ".join("IQM [95 %]" if key == "shown" else key for key in shown) + " |",
         "|" + "---|" * len(shown),

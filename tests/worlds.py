@@ -1,12 +1,15 @@
 """Small worlds whose answers are known: tabular MDPs, and an environment of one line."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
 import jax
 import numpy as np
 
+from xql.agents import Agent, Spec, TrainState
 from xql.data.dataset import Dataset
+from xql.training.population import Member, initial_population, replicated, train_chunk
 
 
 class Log(NamedTuple):
@@ -57,14 +60,14 @@ def random_log(
     One state terminates when entered; episodes are cut after `limit` steps.
     """
     random = np.random.default_rng(seed)
-    transition = random.dirichlet(np.full(states, 0.15), size=(states, actions))
+    transition = random.dirichlet(np.full(states, 0.3), size=(states, actions))
     # The last state is the one that ends an episode; it is seldom entered.
     transition[..., -1] *= 0.2
     transition /= transition.sum(-1, keepdims=True)
     reward = random.normal(size=(states, 1)) + 0.7 * random.normal(size=(states, actions))
     # Every action keeps probability 0.06 or more, so that log 1/µ stays below the loss's clip of 5.
     behaviour = 0.7 * random.dirichlet(np.ones(actions), size=states) + 0.3 / actions
-    rows, state, length = [], int(random.integers(states)), 0
+    rows, state, length = [], int(random.integers(states - 1)), 0
     for _ in range(steps):
         action = int(random.choice(actions, p=behaviour[state]))
         after = int(random.choice(states, p=transition[state, action]))
@@ -77,7 +80,7 @@ def random_log(
         )
         state = after
         if terminated or truncated:
-            state, length = int(random.integers(states)), 0
+            state, length = int(random.integers(states - 1)), 0
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return Log(*columns, states, actions)
 
@@ -98,15 +101,28 @@ def soft_value_iteration(
     seen = np.maximum(counts, 1.0)
     reward, transition = reward / seen, transition / seen[..., None]
     behaviour = counts / np.maximum(counts.sum(1, keepdims=True), 1.0)
+    # The state that ends episodes has no action in the log; nothing ever asks for its value.
+    acted = np.flatnonzero(counts.sum(1))
     v = np.zeros(log.state_count)
     for _ in range(10_000):
         q = reward + discount * transition @ v
-        top = np.where(counts > 0, q, -np.inf).max(1)
-        after = top + beta * np.log((behaviour * np.exp((q - top[:, None]) / beta)).sum(1))
-        if np.abs(after - v).max() < 1e-12:
+        odds = (behaviour * np.exp((q - q.max(1, keepdims=True)) / beta)).sum(1)[acted]
+        after = q.max(1)[acted] + beta * np.log(odds)
+        if np.abs(after - v[acted]).max() < 1e-12:
             break
-        v = after
+        v[acted] = after
     return v, q, counts
+
+
+def trained(
+    agent: Agent, spec: Spec, members: Sequence[Member], dataset: Dataset, *chunks: int
+) -> TrainState:
+    """A population after chunks of so many updates each."""
+    population = initial_population(agent, spec, members)
+    data = dataset.to_device(replicated(population))
+    for updates in chunks:
+        population, _ = train_chunk(population, data, updates, agent=agent)
+    return population
 
 
 class Line(gymnasium.Env[np.ndarray, np.ndarray]):

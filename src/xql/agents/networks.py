@@ -1,12 +1,11 @@
 """The networks: Equinox modules whose every leaf is a trainable array.
 
-Weights are stored [inputs, outputs] and drawn orthogonally with gain √2, as in the published IQL and
-XQL code. Modules work on whole batches: the leading axes are free.
+Weights are stored [inputs, outputs] and drawn orthogonally with gain √2, as in the published IQL
+and XQL code. Modules work on whole batches: the leading axes are free.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Self
 
 import equinox as eqx
 import jax
@@ -24,7 +23,7 @@ class Linear(eqx.Module):
     bias: Float[Array, "*ensemble outputs"]
 
     @classmethod
-    def create(cls, key: PRNGKeyArray, inputs: int, outputs: int) -> Self:
+    def create(cls, key: PRNGKeyArray, inputs: int, outputs: int) -> "Linear":
         """Orthogonal weights with gain √2, zero bias."""
         initial = jax.nn.initializers.orthogonal(jnp.sqrt(2.0))
         return cls(weight=initial(key, (inputs, outputs), jnp.float32), bias=jnp.zeros(outputs))
@@ -40,7 +39,7 @@ class LayerNorm(eqx.Module):
     shift: Float[Array, "*ensemble features"]
 
     @classmethod
-    def create(cls, features: int) -> Self:
+    def create(cls, features: int) -> "LayerNorm":
         """Scale 1, shift 0."""
         return cls(scale=jnp.ones(features), shift=jnp.zeros(features))
 
@@ -51,13 +50,13 @@ class LayerNorm(eqx.Module):
 
 
 class MLP(eqx.Module):
-    """Linear layers with ReLU between them, each hidden one optionally normalised before the ReLU."""
+    """Linear layers with ReLU between them, each hidden one optionally normalised before it."""
 
     layers: tuple[Linear, ...]
     norms: tuple[LayerNorm, ...]
 
     @classmethod
-    def create(cls, key: PRNGKeyArray, sizes: Sequence[int], *, layer_norm: bool = False) -> Self:
+    def create(cls, key: PRNGKeyArray, sizes: Sequence[int], *, layer_norm: bool = False) -> "MLP":
         """`sizes` runs from the input to the output, hidden widths between."""
         keys = jax.random.split(key, len(sizes) - 1)
         return cls(
@@ -85,7 +84,7 @@ class Value(eqx.Module):
     @classmethod
     def create(
         cls, key: PRNGKeyArray, observation_size: int, hidden: Sequence[int], *, layer_norm: bool
-    ) -> Self:
+    ) -> "Value":
         """An MLP from the observation to one number."""
         return cls(MLP.create(key, (observation_size, *hidden, 1), layer_norm=layer_norm))
 
@@ -108,7 +107,7 @@ class Critic(eqx.Module):
         *,
         members: int = 2,
         layer_norm: bool = False,
-    ) -> Self:
+    ) -> "Critic":
         """`members` independently drawn MLPs from (s, a) to one number."""
         sizes = (observation_size + action_size, *hidden, 1)
         keys = jax.random.split(key, members)
@@ -143,7 +142,7 @@ class GaussianPolicy(eqx.Module):
         low: tuple[float, ...],
         high: tuple[float, ...],
         hidden: Sequence[int],
-    ) -> Self:
+    ) -> "GaussianPolicy":
         """Standard deviation 1 in units of half the action range."""
         mlp = MLP.create(key, (observation_size, *hidden, len(low)))
         return cls(mlp, jnp.zeros(len(low)), low, high)

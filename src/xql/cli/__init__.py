@@ -1,1 +1,134 @@
 """The command line: parses, calls, prints."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from xql.errors import InputError, MissingExtra
+
+Command = Callable[..., Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; the entry point of `xql`.
+
+    Exit status: 0 done, 1 a check found errors, 2 bad input (one line on standard error says what,
+    where and the mend), 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Rendering without a screen; MuJoCo reads it once, at its first import.
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        _dispatch(arguments, _commands(arguments), ["xql"])
+    except (InputError, MissingExtra) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("xql: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _commands(arguments: Sequence[str]) -> dict[str, Any]:
+    """The commands by name; groups are dictionaries. Imported here, so that `--help` is quick."""
+    from xql.cli import data as data_commands
+    from xql.cli import demo, evaluate, gumbel, make, paper, train
+
+    return {
+        "demo": demo.demo,
+        "train": {"offline": train.offline},
+        "evaluate": evaluate.evaluate,
+        "data": {
+            "list": data_commands.list_,
+            "info": data_commands.info,
+            "check": data_commands.check,
+            "make": make.make,
+            "convert": data_commands.convert,
+        },
+        "gumbel": {"demo": gumbel.demo, "fit": gumbel.fit, "errors": gumbel.errors},
+        "paper": {"list": paper.list_, "figure2": paper.figure2},
+    }
+
+
+def _dispatch(arguments: list[str], commands: dict[str, Any], path: list[str]) -> None:
+    """Find the command that the first words name, and let tyro parse the rest for it."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _help(commands, path)
+        return
+    word = arguments[0]
+    if path == ["xql"] and word == "--version":
+        from xql import __version__
+
+        print(f"xql {__version__}")
+        return
+    if word not in commands:
+        from xql.errors import nearest
+
+        raise InputError(
+            f"unknown command '{' '.join([*path, word])}'", mend=nearest(word, commands)
+        )
+    chosen = commands[word]
+    if isinstance(chosen, dict):
+        _dispatch(arguments[1:], chosen, [*path, word])
+    else:
+        _run(chosen, arguments[1:], " ".join([*path, word]))
+
+
+def _help(commands: dict[str, Any], path: list[str]) -> None:
+    """The commands of one group, a line each."""
+    print(f"usage: {' '.join(path)} COMMAND …\n")
+    for name, chosen in commands.items():
+        if isinstance(chosen, dict):
+            about = "{" + ", ".join(chosen) + "}"
+        else:
+            about = (chosen.__doc__ or "").strip().splitlines()[0]
+        print(f"  {name:10} {about}")
+    print(f"\n{' '.join(path)} COMMAND --help tells the rest.")
+
+
+def _run(command: Command, arguments: list[str], name: str) -> None:
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            bound = tyro.cli(_deferred(command), args=arguments, prog=name)
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        _fail(_one_line(complaint.getvalue()))
+    bound()
+
+
+def _deferred(command: Command) -> Command:
+    """The same signature, but returning the call instead of making it: parsing is then over."""
+    import functools
+
+    @functools.wraps(command)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        return functools.partial(command, *args, **kwargs)
+
+    return bind
+
+
+def _one_line(box: str) -> str:
+    """tyro's boxed complaint as one line: its frame, rules and pointers to --help taken away."""
+    lines = []
+    for line in box.splitlines():
+        text = re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ")
+        if re.fullmatch(r"[─ ]*|─.*─", text) or text.startswith(("For full helptext", "in xql")):
+            continue
+        lines.append(re.sub(r"^(Perhaps you meant|Argument helptext):", r"; \1", text).strip())
+    joined = " ".join(line for line in lines if not line.endswith("--help"))
+    return re.sub(r"\s+;", ";", " ".join(joined.split()))
+
+
+def _fail(line: str) -> NoReturn:
+    print(f"xql: {line}", file=sys.stderr)
+    sys.exit(2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -10,8 +10,7 @@ from jaxtyping import Float64
 from xql.errors import InputError, require
 from xql.evaluation.statistics import episode_means, step_intervals
 from xql.runs.folder import Evaluation, RunFolder
-
-Quantity = Literal["success", "score", "return"]
+from xql.runs.summary import Quantity, quantity_of, value_of
 
 AXES: dict[Quantity, str] = {
     "success": "Success rate (%)",
@@ -33,14 +32,6 @@ class Curve(NamedTuple):
     """Gradient updates."""
     scores: Float64[np.ndarray, "seeds steps"]
     """Each seed's mean over its episodes; nan where it was not evaluated or diverged."""
-
-
-def quantity_of(rows: Sequence[Evaluation]) -> Quantity:
-    """What evaluations are best drawn as: success where every episode reports it, else the score
-    where every episode has one, else the return."""
-    if rows and all(row.success is not None for row in rows):
-        return "success"
-    return "score" if rows and all(row.score is not None for row in rows) else "return"
 
 
 def curves_from_run(
@@ -73,22 +64,11 @@ def curves_from_run(
         steps, _, scores = episode_means(
             [row.step for row in group],
             [row.seed for row in group],
-            [_value(row, quantity, folder.path) for row in group],
+            [value_of(row, quantity) for row in group],
         )
         name = "" if beta is None else f"β = {beta:g}"
         curves.append(Curve(" ".join(filter(None, (label, name))) or "run", steps, scores))
     return curves
-
-
-def _value(row: Evaluation, quantity: Quantity, path: Path) -> float:
-    if quantity == "return":
-        return row.episode_return
-    value = row.score if quantity == "score" else row.success
-    if value is None:
-        raise InputError(
-            f"the evaluations have no {quantity}", where=str(path), mend="draw the return instead"
-        )
-    return float(value) if quantity == "score" else 100.0 * value
 
 
 def plot_learning_curves(

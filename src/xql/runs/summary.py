@@ -1,75 +1,74 @@
 """What a run's evaluations come to: one number per member, one line per β, last and best apart."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from xql.errors import InputError
 from xql.evaluation.statistics import Summary, best_summary, last_summary
 from xql.runs.folder import Evaluation
+
+Quantity = Literal["success", "score", "return"]
+
+UNITS: dict[Quantity, str] = {"success": "% success", "score": "score", "return": "return"}
 
 
 class Result(NamedTuple):
     """What one β of a run achieved, over its seeds."""
 
     beta: float | None
-    unit: str
+    quantity: Quantity
     last: Summary
     best: Summary
 
 
-def headline(rows: Sequence[Evaluation]) -> tuple[list[float], str]:
-    """Per episode the number that matters most, and its unit.
+def quantity_of(rows: Sequence[Evaluation]) -> Quantity:
+    """The number that matters most: success where every episode reports it, else the normalised
+    score where every episode has one, else the return."""
+    if rows and all(row.success is not None for row in rows):
+        return "success"
+    return "score" if rows and all(row.score is not None for row in rows) else "return"
 
-    Success in per cent where every episode reports it, else the normalised score, else the return.
+
+def value_of(row: Evaluation, quantity: Quantity) -> float:
+    """One episode's quantity; success in per cent.
+
+    Raises:
+        InputError: the episode does not have it.
     """
-    if all(row.success is not None for row in rows):
-        return [100.0 * bool(row.success) for row in rows], "% success"
-    if all(row.score is not None for row in rows):
-        return [float(row.score or 0.0) for row in rows], "score"
-    return [row.episode_return for row in rows], "return"
+    value = {"return": row.episode_return, "score": row.score, "success": row.success}[quantity]
+    if value is None:
+        raise InputError(
+            f"the evaluations have no {quantity}", where=f"step {row.step}", mend="take the return"
+        )
+    return 100.0 * value if quantity == "success" else float(value)
 
 
-def member_means(rows: Sequence[Evaluation]) -> tuple[dict[int, float], str]:
-    """Each member's mean headline over its episodes, and the unit."""
-    values, unit = headline(rows)
-    means = {}
-    for member in sorted({row.member for row in rows}):
-        own = [value for value, row in zip(values, rows, strict=True) if row.member == member]
-        means[member] = float(np.mean(own))
-    return means, unit
+def member_means(rows: Sequence[Evaluation], quantity: Quantity) -> dict[int, float]:
+    """Each member's mean over its episodes."""
+    members = sorted({row.member for row in rows})
+    return {
+        member: float(np.mean([value_of(row, quantity) for row in rows if row.member == member]))
+        for member in members
+    }
 
 
-def results(rows: Sequence[Evaluation], measure: str = "headline") -> list[Result]:
+def results(rows: Sequence[Evaluation], quantity: Quantity | None = None) -> list[Result]:
     """Per β the interquartile mean over seeds, at the last step and at each seed's best.
 
     Args:
         rows: a run's evaluations.csv.
-        measure: "headline", "score", "return" or "success".
+        quantity: None for `quantity_of` the rows.
     """
+    quantity = quantity or quantity_of(rows)
     found = []
     for beta in sorted({row.beta for row in rows}, key=lambda one: (one is not None, one)):
         own = [row for row in rows if row.beta == beta]
-        values, unit = _measure(own, measure)
-        steps, seeds = [row.step for row in own], [row.seed for row in own]
-        found.append(
-            Result(
-                beta,
-                unit,
-                last_summary(steps, seeds, values),
-                best_summary(steps, seeds, values),
-            )
+        columns = (
+            [row.step for row in own],
+            [row.seed for row in own],
+            [value_of(row, quantity) for row in own],
         )
+        found.append(Result(beta, quantity, last_summary(*columns), best_summary(*columns)))
     return found
-
-
-def _measure(rows: Sequence[Evaluation], measure: str) -> tuple[list[float], str]:
-    if measure == "score":
-        return [float("nan") if row.score is None else row.score for row in rows], "score"
-    if measure == "return":
-        return [row.episode_return for row in rows], "return"
-    if measure == "success":
-        return [
-            float("nan") if row.success is None else 100.0 * row.success for row in rows
-        ], "% success"
-    return headline(rows)

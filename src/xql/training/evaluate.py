@@ -1,21 +1,20 @@
 """Judge a population in the simulator that its data came from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from xql.agents import Act, TrainState
-from xql.agents.presets import suite
-from xql.data.dataset import Dataset
 from xql.data.recipes import Recipe
 from xql.envs.make import check_fits, make_environment
+from xql.errors import InputError
 from xql.evaluation.rollout import Evaluator
-from xql.evaluation.scores import reference_score
-from xql.runs.folder import Evaluation, evaluation_rows
-from xql.runs.policy import act_members, scale
-from xql.training.population import Member
+from xql.evaluation.scores import Reference
+from xql.runs.folder import Evaluation, RunFolder, evaluation_rows
+from xql.runs.policy import act_members, load_population, scale
 
 EVALUATION_SEED = 10_000
 """Episode e starts from this seed + e, whatever the agent, the step or the member."""
@@ -24,48 +23,35 @@ EVALUATION_SEED = 10_000
 class Judge:
     """The environment copies, kept from one evaluation to the next, and what their scores mean."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        environment: str,
-        recipe: Recipe,
-        act: Act,
-        members: Sequence[Member],
-        beta: float | None,
-        *,
-        stop_at_success: bool | None = None,
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], act: Act) -> None:
         """Make the environments.
 
         Args:
-            dataset: whose spaces the environment must fit, and whose references scale its returns.
-            environment: a Gymnasium id or the JSON of an EnvSpec.
-            recipe: what the networks' inputs went through.
+            config: what a run's config.yaml holds; its environment must not be None.
             act: the agent's.
-            members: the population.
-            beta: the members' β where they do not change it.
-            stop_at_success: end an episode at its first success; where None, for AntMaze.
 
         Raises:
             InputError: there is no such environment, or its spaces do not fit the data.
         """
-        keys = tuple(dataset.metadata.get("observation_keys") or ()) or None
+        environment, data = str(config["environment"]), config["data"]
+        keys = tuple(data["observation_keys"] or ()) or None
         probe = make_environment(environment, keys=keys)
         try:
-            check_fits(probe, dataset.observation_size, dataset.action_size, dataset.name)
+            check_fits(probe, data["observation_size"], len(data["action_low"]), data["name"])
         finally:
             probe.close()
-        self.environment = environment
-        self.stop_at_success = (
-            suite(dataset.name) == "antmaze" if stop_at_success is None else stop_at_success
-        )
-        self._act, self._recipe = act, recipe
-        self._seeds = [one.seed for one in members]
-        self._betas: list[Any] = [one.changes.get("beta", beta) for one in members]
-        self._reference = reference_score(dataset.name, dataset.metadata)
+        members, beta = config["members"], config["settings"].get("beta")
+        self._act, self._recipe = act, Recipe.from_dict(config["recipe"])
+        self._seeds = [one["seed"] for one in members]
+        self._betas = [one["changes"].get("beta", beta) for one in members]
+        reference = data["reference"]
+        self._reference = None if reference is None else Reference(**reference)
+        self._stop_at_success = bool(config["evaluation"]["stop_at_success"])
         self._evaluator = Evaluator(lambda: make_environment(environment, keys=keys), len(members))
 
-    def evaluate(self, population: TrainState, step: int, episodes: int) -> list[Evaluation]:
+    def evaluate(
+        self, population: TrainState, step: int, episodes: int, seed: int = EVALUATION_SEED
+    ) -> list[Evaluation]:
         """Every member plays the same episodes with its most likely actions."""
 
         def act(
@@ -75,10 +61,38 @@ class Judge:
             return np.asarray(act_members(population.policy.network, scaled, act=self._act))
 
         results = self._evaluator.rollout(
-            act, episodes, EVALUATION_SEED, stop_at_success=self.stop_at_success
+            act, episodes, seed, stop_at_success=self._stop_at_success
         )
         return evaluation_rows(step, results, self._seeds, self._betas, self._reference)
 
     def close(self) -> None:
         """Close the environments."""
         self._evaluator.close()
+
+
+def evaluate_run(
+    run: Path | str, *, episodes: int = 100, seed: int = EVALUATION_SEED, env: str | None = None
+) -> list[Evaluation]:
+    """Play every member of a finished run again, from its latest checkpoint.
+
+    Args:
+        run: the run's folder, which is left as it is.
+        episodes: episodes for each member.
+        seed: the first episode's seed.
+        env: another simulator than the run's own.
+
+    Raises:
+        InputError: no run, no checkpoint, or no environment.
+    """
+    folder = RunFolder.open(Path(run))
+    if episodes < 1:
+        raise InputError(f"--episodes {episodes} is too small", mend="give at least 1")
+    config = folder.config | ({"environment": env} if env else {})
+    if config["environment"] is None:
+        raise InputError("this run has no environment", where=str(run), mend="give one with --env")
+    agent, population = load_population(folder)
+    judge = Judge(config, agent.act)
+    try:
+        return judge.evaluate(population, int(population.step[0]), episodes, seed)
+    finally:
+        judge.close()

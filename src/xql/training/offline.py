@@ -14,7 +14,7 @@ import numpy as np
 
 import xql
 from xql.agents import AGENTS, Spec
-from xql.agents.presets import Settings, settings
+from xql.agents.presets import Settings, settings, suite
 from xql.data.check import require_sound
 from xql.data.dataset import Dataset
 from xql.data.recipes import Recipe, apply_recipe, fit_recipe
@@ -24,7 +24,7 @@ from xql.evaluation.scores import reference_score
 from xql.evaluation.statistics import iqm
 from xql.runs.checkpoints import save_checkpoint
 from xql.runs.folder import RunFolder
-from xql.runs.summary import member_means
+from xql.runs.summary import UNITS, member_means, quantity_of
 from xql.training.evaluate import Judge
 from xql.training.population import Member, initial_population, replicated, train_chunk
 from xql.training.progress import Line
@@ -85,27 +85,18 @@ def train_offline(
     spec = _spec(dataset)
     learner = AGENTS[agent].make(chosen.config, steps)
     environment = env or dataset.evaluation_environment or dataset.environment
-    judge = None
-    if environment is not None:
-        own_beta = getattr(chosen.config, "beta", None)
-        judge = Judge(
-            dataset,
-            environment,
-            recipe,
-            learner.act,
-            members,
-            own_beta,
-            stop_at_success=stop_at_success,
-        )
     about = _describe(dataset, agent, preset, steps, members, chosen, recipe, spec) | {
         "environment": environment,
         "evaluation": {
             "evaluations": evaluations,
             "episodes": episodes,
             "last_episodes": last_episodes,
-            "stop_at_success": judge is not None and judge.stop_at_success,
+            "stop_at_success": suite(dataset.name) == "antmaze"
+            if stop_at_success is None
+            else stop_at_success,
         },
     }
+    judge = None if environment is None else Judge(about, learner.act)
     path = _free_folder(dataset.name, agent) if out is None else Path(out)
     folder = RunFolder.create(path, about)
 
@@ -131,9 +122,10 @@ def train_offline(
             if judge is not None and count > 0:
                 rows = judge.evaluate(population, step, count)
                 folder.log_evaluations(step, rows)
-                means, unit = member_means(rows)
-                line.scored(step, f"{iqm(np.array(list(means.values()))):.1f} {unit}")
-                folder.tensorboard(step, {f"{unit}/{m}": mean for m, mean in means.items()})
+                quantity = quantity_of(rows)
+                means = member_means(rows, quantity)
+                line.scored(step, f"{iqm(np.array(list(means.values()))):.1f} {UNITS[quantity]}")
+                folder.tensorboard(step, {f"{quantity}/{m}": mean for m, mean in means.items()})
             save_checkpoint(folder.checkpoints, step, population)
     line.say(f"{steps:,} updates × {len(members)} in {time.perf_counter() - began:.0f} s")
     if judge is not None:

@@ -14,10 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from xql.agents import Agent, Batch, Metrics, Spec, TrainState
 from xql.data.dataset import DeviceData
+
+MemberMetrics = dict[str, Float[Array, " members"]]
+"""What an agent reports, one number per member."""
 
 
 class Member(NamedTuple):
@@ -49,7 +52,8 @@ def place(population: TrainState) -> TrainState:
     members = size(population)
     count = max(n for n in range(1, len(devices) + 1) if members % n == 0)
     mesh = Mesh(np.array(devices[:count]), ("members",))
-    placed: TrainState = jax.device_put(population, NamedSharding(mesh, PartitionSpec("members")))
+    spec = PartitionSpec("members")  # type: ignore[no-untyped-call]
+    placed: TrainState = jax.device_put(population, NamedSharding(mesh, spec))
     return placed
 
 
@@ -60,9 +64,8 @@ def replicated(population: TrainState) -> NamedSharding:
 
 def _mesh(population: TrainState) -> Mesh:
     sharding = population.step.sharding
-    assert isinstance(sharding, NamedSharding), (
-        "a population comes from initial_population or place"
-    )
+    assert isinstance(sharding, NamedSharding), "not a population: place() it first"
+    assert isinstance(sharding.mesh, Mesh)
     return sharding.mesh
 
 
@@ -80,7 +83,7 @@ def draw(data: DeviceData, key: PRNGKeyArray, size: int) -> Batch:
 
 def train_chunk(
     population: TrainState, data: DeviceData, updates: int, *, agent: Agent
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, MemberMetrics]:
     """`updates` updates of every member; the metrics are means over the chunk, one per member.
 
     Args:
@@ -94,7 +97,7 @@ def train_chunk(
     # work on, the splitting only costs: 361 against 291 updates/s for 4 members on 2 cores.
     alone = mesh.devices.flat[0].platform != "cpu" or 2 * mesh.size <= cores()
     chunk = _chunk_on_shared_cores if alone else _chunk_on_own_cores
-    result: tuple[TrainState, Metrics] = chunk(
+    result: tuple[TrainState, MemberMetrics] = chunk(
         population, data, jnp.int32(updates), agent=agent, mesh=mesh
     )
     return result
@@ -102,7 +105,7 @@ def train_chunk(
 
 def _chunk(
     population: TrainState, data: DeviceData, updates: Int[Array, ""], *, agent: Agent, mesh: Mesh
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, MemberMetrics]:
     members, everywhere = PartitionSpec("members"), PartitionSpec()  # type: ignore[no-untyped-call]
     on_each_device = jax.shard_map(
         functools.partial(_advance, agent=agent),
@@ -111,13 +114,13 @@ def _chunk(
         out_specs=members,
         check_vma=False,
     )
-    result: tuple[TrainState, Metrics] = on_each_device(population, data, updates)
+    result: tuple[TrainState, MemberMetrics] = on_each_device(population, data, updates)
     return result
 
 
 def _advance(
     members: TrainState, data: DeviceData, updates: Int[Array, ""], *, agent: Agent
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, MemberMetrics]:
     """What one device does: its own members, side by side."""
 
     def update(state: TrainState) -> tuple[TrainState, Metrics]:
@@ -136,7 +139,7 @@ def _advance(
         state, total = jax.lax.fori_loop(0, updates, body, (state, zero))
         return state, jax.tree.map(lambda summed: summed / updates, total)
 
-    result: tuple[TrainState, Metrics] = jax.vmap(run)(members)
+    result: tuple[TrainState, MemberMetrics] = jax.vmap(run)(members)
     return result
 
 
@@ -158,7 +161,7 @@ def use_all_cores() -> None:
     JAX counts its devices once, at first use; afterwards this does nothing.
     """
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores())
+        jax.config.update("jax_num_cpu_devices", cores())  # type: ignore[no-untyped-call]
 
 
 def size(population: TrainState) -> int:

@@ -3,7 +3,6 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -29,7 +28,7 @@ class Line:
         self._began: float | None = None
         self._first_step = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Line":
         self._bar.start()
         return self
 

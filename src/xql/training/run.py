@@ -1,14 +1,13 @@
 """A finished run: its folder, its scores, its policies."""
 
 from pathlib import Path
-from typing import Self
 
 from xql.agents import TrainState, member
 from xql.data.recipes import Recipe
 from xql.evaluation.statistics import format_interval
 from xql.runs.folder import Evaluation, RunFolder
 from xql.runs.policy import Policy, agent_of, load_population
-from xql.runs.summary import Result, results
+from xql.runs.summary import UNITS, Result, results
 
 
 class Run:
@@ -23,7 +22,7 @@ class Run:
         self.folder, self.population = folder, population
 
     @classmethod
-    def open(cls, path: Path | str, step: int | None = None) -> Self:
+    def open(cls, path: Path | str, step: int | None = None) -> "Run":
         """Come back to a run on disk, at `step` or else its latest checkpoint.
 
         Raises:
@@ -69,8 +68,7 @@ class Run:
         for result in self.results:
             beta = "" if result.beta is None else f"β = {result.beta:g}: "
             for summary in (result.last, result.best):
-                lines.append(
-                    f"{beta}{format_interval(summary.interval)} {result.unit}, {summary.label}, "
-                    f"{summary.interval.seeds} seeds × {summary.episodes} episodes"
-                )
+                score = f"{format_interval(summary.interval)} {UNITS[result.quantity]}"
+                count = f"{summary.interval.seeds} seeds × {summary.episodes} episodes"
+                lines.append(f"{beta}{score}, {summary.label}, {count}")
         return "\n".join(lines) or "not evaluated: no environment"

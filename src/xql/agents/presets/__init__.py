@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.resources
+import math
 import re
 import types
 import typing
@@ -24,6 +25,13 @@ SUITES = {
 
 RECIPE = {"rewards": "raw", "observations": "raw"}
 """The settings that name a data recipe rather than a field of the agent, with their defaults."""
+
+POSITIVE = frozenset(
+    "beta clip weight_cap polyak hidden critics batch_size v_updates huber_delta "
+    "max_gradient_norm".split()
+)
+AT_MOST_ONE = frozenset({"discount", "polyak"})
+"""The numbers that must be above 0, and those that are shares; every other is at least 0."""
 
 
 class Settings(NamedTuple):
@@ -98,7 +106,8 @@ def configure(agent: str, values: Mapping[str, Any]) -> Any:
     """The agent's configuration with some fields given.
 
     Raises:
-        InputError: an unknown field (the nearest is named), or a value of the wrong type.
+        InputError: an unknown field (the nearest is named), a value of the wrong type, or a number
+            out of range.
     """
     kind = AGENTS[agent].config
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
@@ -109,7 +118,24 @@ def configure(agent: str, values: Mapping[str, Any]) -> Any:
                 f"unknown option '{key}' of agent {agent}", mend=nearest(key, (*fields, *RECIPE))
             )
         checked[key] = _coerce(key, value, fields[key])
+        _check_range(key, checked[key])
     return kind(**checked)
+
+
+def _check_range(key: str, value: Any) -> None:
+    """Refuse numbers of the right type with which no update would make sense."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        above_zero, most = key in POSITIVE, 1.0 if key in AT_MOST_ONE else math.inf
+        mend = f"give {'a number above 0' if above_zero else 'at least 0'}"
+        mend += " and at most 1" if key in AT_MOST_ONE else ""
+        wrong = not math.isfinite(number) or not 0 <= number <= most
+        if key == "maclaurin_order":
+            wrong, mend = number < 2 or number % 2 == 1, "give an even number, at least 2"
+        if wrong or (above_zero and number == 0):
+            raise InputError(f"option {key} cannot be {value!r}", mend=mend)
 
 
 def _coerce(key: str, value: Any, wanted: Any) -> Any:

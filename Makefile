@@ -1,0 +1,45 @@
+# Everything runs in .venv, which is made on first use and reused until one of its two lists changes.
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+# pip takes the constraints for the packages from the one and for the build from the other,
+# depending on its release; both are relative, because pip splits them at spaces.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test install clean
+
+help:
+	@echo "make demo     learn a policy from data made here, and compare it (ARGS=... goes to xql demo)"
+	@echo "make test     style, types, the import contract, and every test with coverage"
+	@echo "make install  only make .venv, with everything in it"
+	@echo "make clean    remove .venv and every cache; runs stay"
+
+demo: $(INSTALLED)
+	$(BIN)/xql demo $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n 2 --cov --cov-report=term
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "xql needs Python 3.11 or newer, which '$(PYTHON)' is not; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make a virtual environment; install its venv module (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
+	@echo "making .venv: this happens once and takes a few minutes" >&2
+	@$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

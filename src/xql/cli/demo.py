@@ -1,0 +1,138 @@
+"""`xql demo`: the main job from end to end on data made here."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from xql.errors import InputError
+
+DATASET = "pointmaze/medium-play-v0"
+
+
+class Row(NamedTuple):
+    """One line of the demo's table."""
+
+    name: str
+    success: str
+    of: str
+    updates: str
+    seconds: str
+
+
+def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
+    """Make a maze dataset, learn from it with XQL and with behaviour cloning, and compare.
+
+    Args:
+        steps: updates of each agent and seed.
+        seeds: seeds of each agent.
+        out: the folder for both runs, the table and the learning curves; runs/demo-N without it.
+    """
+    from xql.collect.pointmaze import behaviour_rollouts
+    from xql.evaluation.statistics import format_interval
+    from xql.runs.folder import RunFolder
+    from xql.runs.plots import curves_from_run, plot_learning_curves
+    from xql.training.offline import train_offline
+    from xql.training.population import use_all_cores
+
+    use_all_cores()
+    home = _fresh(out)
+    _make_data()
+
+    began = time.perf_counter()
+    reached = behaviour_rollouts("medium", 100, seed=10_000)
+    rows = [
+        Row(
+            "the data's own behaviour",
+            _proportion(reached),
+            f"{len(reached)} episodes",
+            "–",
+            f"{time.perf_counter() - began:.0f}",
+        )
+    ]
+    curves = []
+    for agent, name in (("bc", "behaviour cloning"), ("xql", "Extreme Q-Learning")):
+        print(f"\n{name}: {seeds} seeds × {steps:,} updates")
+        began = time.perf_counter()
+        run = train_offline(
+            f"minari:{DATASET}",
+            agent=agent,
+            steps=steps,
+            seeds=seeds,
+            evaluations=10,
+            options={"hidden": [128, 128]},
+            out=home / agent,
+        )
+        last = run.results[0].last
+        rows.append(
+            Row(
+                name,
+                f"{format_interval(last.interval)} %",
+                f"{seeds} seeds × {last.episodes} episodes, last step",
+                f"{steps:,}",
+                f"{time.perf_counter() - began:.0f}",
+            )
+        )
+        curves += curves_from_run(RunFolder.open(home / agent), "success", name)
+    figure = plot_learning_curves(
+        curves,
+        home / "learning-curves.png",
+        quantity="success",
+        title="PointMaze-Medium, from corner to corner",
+        data_figure=100.0 * sum(reached) / len(reached),
+        data_label="the data's own behaviour",
+    )
+    _tell(rows, home)
+    print(f"learning curves: {figure}\nruns: {home}")
+
+
+def _fresh(out: Path | None) -> Path:
+    if out is not None:
+        if out.exists():
+            raise InputError("it exists", where=str(out), mend="choose another --out")
+        return out
+    number = 1
+    while (path := Path("runs") / f"demo-{number}").exists():
+        number += 1
+    return path
+
+
+def _make_data() -> None:
+    """The dataset by its name; the same seed gives the same bytes, so one made before will do."""
+    from xql.collect.pointmaze import make_pointmaze
+    from xql.data.minari import local_names
+
+    if DATASET in local_names():
+        print(f"data: {DATASET} is here already")
+        return
+    began = time.perf_counter()
+    make_pointmaze("medium", dataset_id=DATASET)
+    print(f"data: made {DATASET} in {time.perf_counter() - began:.0f} s")
+
+
+def _proportion(reached: list[bool]) -> str:
+    """A success rate with its exact 95 % binomial interval over episodes."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(sum(reached), len(reached)).proportion_ci()
+    rate = 100.0 * sum(reached) / len(reached)
+    return f"{rate:.1f} [{100 * low:.1f}, {100 * high:.1f}] %"
+
+
+def _tell(rows: list[Row], home: Path) -> None:
+    """Print the table and leave it in the folder."""
+    from rich.console import Console
+    from rich.table import Table
+
+    heads = ("", "success [95 %]", "of", "updates", "seconds")
+    table = Table(*heads, title="PointMaze-Medium, from corner to corner")
+    lines = ["| " + " | ".join(heads) + " |", "|---|---|---|---:|---:|"]
+    for row in rows:
+        table.add_row(*row)
+        lines.append("| " + " | ".join(row) + " |")
+    note = (
+        "Agents: interquartile mean over seeds with its bootstrap interval over seeds, at the last "
+        "step. Data: exact binomial interval over episodes."
+    )
+    Console(width=100).print(table)
+    print(note)
+    (home / "table.md").write_text("\n".join([*lines, "", note, ""]), encoding="utf-8")

@@ -1,0 +1,49 @@
+"""`xql evaluate RUN`: play a run's policies again."""
+
+from pathlib import Path
+
+import tyro
+
+
+def evaluate(
+    run: tyro.conf.Positional[Path],
+    episodes: int = 100,
+    seed: int = 10_000,
+    env: str | None = None,
+) -> None:
+    """Play every policy of a run in its simulator and print the scores.
+
+    Args:
+        run: the run's folder.
+        episodes: episodes for each member.
+        seed: the first episode's seed; training evaluates from the default one.
+        env: another simulator than the run's.
+    """
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from xql.evaluation.statistics import format_interval
+    from xql.runs.summary import UNITS, quantity_of, results, value_of
+    from xql.training.evaluate import evaluate_run
+
+    rows = evaluate_run(run, episodes=episodes, seed=seed, env=env)
+    quantity = quantity_of(rows)
+    table = Table("member", "seed", "β", "return", UNITS[quantity], "length", box=None)
+    for member in sorted({row.member for row in rows}):
+        own = [row for row in rows if row.member == member]
+        table.add_row(
+            str(member),
+            str(own[0].seed),
+            "–" if own[0].beta is None else f"{own[0].beta:g}",
+            f"{np.mean([row.episode_return for row in own]):.1f}",
+            f"{np.mean([value_of(row, quantity) for row in own]):.1f}",
+            f"{np.mean([row.length for row in own]):.0f}",
+        )
+    Console().print(table)
+    for result in results(rows):
+        beta = "" if result.beta is None else f"β = {result.beta:g}: "
+        print(
+            f"{beta}{format_interval(result.last.interval)} {UNITS[quantity]} at step "
+            f"{rows[0].step}, {result.last.interval.seeds} seeds × {episodes} episodes"
+        )

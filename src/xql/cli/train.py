@@ -1,0 +1,120 @@
+"""`xql train …`: learn a policy."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+import yaml
+
+from xql.errors import InputError
+
+
+def offline(
+    data: str,
+    agent: str = "xql",
+    preset: str = "default",
+    steps: int = 100_000,
+    seeds: int = 1,
+    first_seed: int = 0,
+    beta: tuple[float, ...] = (),
+    env: str | None = None,
+    out: Path | None = None,
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = (),
+    evaluations: int = 20,
+    episodes: int = 10,
+    last_episodes: int = 100,
+    stop_at_success: bool | None = None,
+    plot: bool = True,
+) -> None:
+    """Learn a policy from logged data alone.
+
+    Args:
+        data: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
+        agent: xql or bc.
+        preset: named settings: default, consistent, tuned or official (docs/presets.md).
+        steps: updates of each member of the population.
+        seeds: how many seeds.
+        first_seed: the first of them.
+        beta: temperatures of the Gumbel loss; the population is seeds × β. The preset's without it.
+        env: the simulator to evaluate in; the one that the data names without it.
+        out: the run's folder, which must not exist; runs/DATA-AGENT-N without it.
+        set: settings that override the preset's, such as batch_size=1024 hidden=[128,128].
+        evaluations: how many times to evaluate, evenly spaced, the last step included.
+        episodes: episodes per member at each of these but the last.
+        last_episodes: episodes per member at the last step.
+        stop_at_success: end an evaluation episode at its first success; for AntMaze without it.
+        plot: draw learning-curves.png into the run's folder.
+    """
+    from xql.training.offline import train_offline
+    from xql.training.population import use_all_cores
+
+    use_all_cores()
+    run = train_offline(
+        data,
+        agent=agent,
+        preset=preset,
+        steps=steps,
+        seeds=range(first_seed, first_seed + seeds),
+        beta=list(beta) or None,
+        env=env,
+        out=out,
+        options=parse_settings(set),
+        evaluations=evaluations,
+        episodes=episodes,
+        last_episodes=last_episodes,
+        stop_at_success=stop_at_success,
+    )
+    print(run.describe())
+    if plot and run.results:
+        draw(run.path)
+    print(f"run folder: {run.path}")
+
+
+def parse_settings(words: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE words as a mapping, each value read as YAML.
+
+    Raises:
+        InputError: a word without "=", or a value that is no YAML.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {word}", mend="write NAME=VALUE, such as batch_size=1024")
+        try:
+            # YAML reads 3e-4 as a word: its numbers want a point.
+            found[name] = float(value) if _is_number(value) else yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(
+                f"--set {word}: the value cannot be read", mend="write it as in YAML"
+            ) from None
+        if isinstance(found[name], float) and found[name].is_integer() and "." not in value:
+            found[name] = int(found[name])
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def draw(run: Path) -> None:
+    """Draw a run's learning curves into its folder, where matplotlib is installed."""
+    from xql.errors import MissingExtra
+    from xql.runs.folder import RunFolder
+    from xql.runs.plots import curves_from_run, plot_learning_curves
+    from xql.runs.summary import quantity_of
+
+    folder = RunFolder.open(run)
+    try:
+        plot_learning_curves(
+            curves_from_run(folder, label=str(folder.config["agent"])),
+            run / "learning-curves.png",
+            quantity=quantity_of(folder.read_evaluations()),
+            title=str(folder.config["data"]["name"]),
+        )
+    except MissingExtra as missing:
+        print(f"no figure: {missing}")
