@@ -74,10 +74,8 @@ def random_log(
         length += 1
         terminated = after == states - 1
         truncated = not terminated and length == limit
-        rows.append(
-            (state, action, reward[state, action] + 0.3 * random.normal(), after)
-            + (terminated, truncated)
-        )
+        noisy = reward[state, action] + 0.3 * random.normal()
+        rows.append((state, action, noisy, after, terminated, truncated))
         state = after
         if terminated or truncated:
             state, length = int(random.integers(states - 1)), 0

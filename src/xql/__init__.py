@@ -1,5 +1,7 @@
 """Extreme Q-Learning: from logged decisions to a policy that can be trusted.
 
+In five lines:
+
     import xql
 
     data = xql.open_dataset("minari:pointmaze/medium-play-v0")

@@ -109,9 +109,7 @@ def test_the_golden_suites_are_the_source_table_s() -> None:
 
 
 def test_the_golden_shared_values_are_the_source_table_s() -> None:
-    rows = {
-        row["name"]: row["value"] for row in read_table("hyperparameters_offline_shared.csv")
-    }
+    rows = {row["name"]: row["value"] for row in read_table("hyperparameters_offline_shared.csv")}
     assert float(rows["actor/critic/value lr"]) == SHARED["value_learning_rate"]
     assert yaml.safe_load(rows["hidden"].replace("(", "[").replace(")", "]")) == [256, 256]
     assert float(rows["gamma"]) == SHARED["discount"]

@@ -12,11 +12,8 @@ from jaxtyping import Array
 from xql.agents import steps
 from xql.agents.networks import MLP, Critic, GaussianPolicy, LayerNorm, Linear, Value
 
-
 # Compiled whole: step by step, every operation would be compiled by itself.
-fit_value = jax.jit(
-    steps.fit_value_gumbel, static_argnames=("kind", "order", "max_gradient_norm")
-)
+fit_value = jax.jit(steps.fit_value_gumbel, static_argnames=("kind", "order", "max_gradient_norm"))
 fit_critic = jax.jit(steps.fit_critic, static_argnames=("kind", "huber_delta"))
 fit_policy = jax.jit(steps.fit_policy_weighted)
 
@@ -113,9 +110,7 @@ def test_small_bellman_errors_are_the_same_to_both_critic_losses() -> None:
         targets = float32(0.5)
         one = jnp.zeros((1, 1))
         rate = jnp.float32(0.01)
-        return fit_critic(
-            model, one, one, targets, learning_rate=rate, kind=kind, huber_delta=20.0
-        )
+        return fit_critic(model, one, one, targets, learning_rate=rate, kind=kind, huber_delta=20.0)
 
     assert float(step("squared")[1]["critic_loss"]) == float(step("huber")[1]["critic_loss"])
 

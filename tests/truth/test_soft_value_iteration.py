@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array
-from worlds import Log, random_log, soft_value_iteration, trained
 
+from worlds import Log, random_log, soft_value_iteration, trained
 from xql.agents import Spec, Trainable, XQLConfig, member, steps, xql
 from xql.agents.networks import Critic, Value
 from xql.training.population import Member
 
 SHARE = 0.02
-TABLE_DISCOUNT, AGENT_DISCOUNT = 0.95, 0.8
+TABLE_DISCOUNT, AGENT_DISCOUNT = 0.9, 0.8
 
 
 class ValueTable(Value):

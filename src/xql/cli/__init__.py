@@ -20,8 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     where and the mend), 130 interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Rendering without a screen; MuJoCo reads it once, at its first import.
-    os.environ.setdefault("MUJOCO_GL", "egl")
     try:
         _dispatch(arguments, _commands(arguments), ["xql"])
     except (InputError, MissingExtra) as error:

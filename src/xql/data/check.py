@@ -197,7 +197,7 @@ def _actions(dataset: Dataset) -> list[Finding]:
         if largest <= 1.0:
             return []
         what = f"no action bounds are stated and the largest |action| is {largest:.4g}"
-        mend = "state action_low and action_high: policies act within [-1, 1] otherwise"
+        mend = "state action_low and action_high: policies act within what the data spans otherwise"
         return [Finding("warning", what, "actions", mend)]
     # Bounds and actions come from different roundings of the same numbers.
     slack = 1e-4 * np.maximum(np.abs(dataset.action_high), np.abs(dataset.action_low))

@@ -1,6 +1,7 @@
 """One way to get a simulator: any Gymnasium environment, with flat float32 observations."""
 
 import contextlib
+import ctypes.util
 import io
 import json
 import os
@@ -85,8 +86,7 @@ def make_environment(
             not take, discrete actions, or an observation that is not made of Boxes.
         MissingExtra: the simulator is not installed.
     """
-    # MuJoCo reads it once, at import; EGL renders without a display.
-    os.environ.setdefault("MUJOCO_GL", "egl")
+    _choose_renderer()
     if spec.lstrip().startswith("{"):
         described = _read_spec(spec)
         name = described.id
@@ -146,7 +146,7 @@ def register_robotics() -> None:
     Raises:
         MissingExtra: it is not installed.
     """
-    os.environ.setdefault("MUJOCO_GL", "egl")
+    _choose_renderer()
     with _quiet():
         robotics = require("gymnasium_robotics", "mujoco")
         gymnasium.register_envs(robotics)
@@ -248,6 +248,19 @@ def _flat_size(space: Any, where: str) -> int:
             )
         size += int(np.prod(leaf.shape))
     return size
+
+
+def _choose_renderer() -> None:
+    """Let MuJoCo render without a display where a library for that is installed.
+
+    MuJoCo reads the choice once, at its import, and fails there if the library is missing.
+    """
+    if "MUJOCO_GL" in os.environ:
+        return
+    for library, choice in (("EGL", "egl"), ("OSMesa", "osmesa")):
+        if ctypes.util.find_library(library):
+            os.environ["MUJOCO_GL"] = choice
+            return
 
 
 @contextlib.contextmanager

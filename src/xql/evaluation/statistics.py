@@ -35,7 +35,7 @@ class Summary(NamedTuple):
     label: str
     """Such as "last of 10 evaluations (step 100000)" or "best over 10 evaluations"."""
     episodes: int
-    """Evaluation episodes for each seed."""
+    """Evaluation episodes for each seed; of the best, the fewest that one could be picked from."""
 
 
 def iqm(values: Float[np.ndarray, "..."], axis: int = -1) -> Float64[np.ndarray, "..."]:
@@ -152,10 +152,10 @@ def best_summary(steps: Sequence[int], seeds: Sequence[int], values: Iterable[fl
     Args:
         steps, seeds, values: as `episode_means` takes them.
     """
-    values = list(values)
+    steps, values = list(steps), list(values)
     step_axis, seed_axis, means = episode_means(steps, seeds, values)
     return Summary(
         stratified_bootstrap(means.max(axis=1, keepdims=True)),
         f"best over {len(step_axis)} evaluations",
-        len(values) // (len(seed_axis) * len(step_axis)),
+        min(steps.count(step) for step in step_axis) // len(seed_axis),
     )

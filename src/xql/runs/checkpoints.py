@@ -84,7 +84,7 @@ def load_checkpoint(folder: Path, step: int | str | None, template: PyTree) -> P
     wanted = _arrays(template)
     arrays = {key: array for key, array in wanted.items() if array.size}
     damaged = InputError(
-        "this checkpoint is damaged", where=str(path), mend="delete it and resume from another"
+        "this checkpoint is damaged", where=str(path), mend="delete it and load an earlier one"
     )
     with _orbax() as checkpointer:
         try:

@@ -101,7 +101,7 @@ class RunFolder:
             raise InputError(
                 "there is already something here",
                 where=str(path),
-                mend="choose another --out, or continue that run with: xql resume RUN",
+                mend="choose another --out; nothing is written over",
             )
         plain = _plain(config)
         path.mkdir(parents=True, exist_ok=True)

@@ -47,15 +47,15 @@ class Policy:
                 mend=f"its last axis must be {size}",
             )
         scaled = scale(np.asarray(observation, np.float32), self.recipe)
-        action: np.ndarray = np.asarray(_act(self.network, scaled, key, act=self._act))
-        return action
+        return np.asarray(_act(self.network, scaled, key, act=self._act))
 
 
 def scale(
     observations: Float32[np.ndarray, "*batch observation"], recipe: Recipe
 ) -> Float32[np.ndarray, "*batch observation"]:
     """Observations as the networks were trained to see them."""
-    return (observations - recipe.observation_shift) * recipe.observation_scale
+    scaled: np.ndarray = (observations - recipe.observation_shift) * recipe.observation_scale
+    return scaled
 
 
 @functools.partial(jax.jit, static_argnames="act")

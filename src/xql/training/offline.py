@@ -78,7 +78,7 @@ def train_offline(
     """
     _check_counts(steps, evaluations, episodes, last_episodes)
     dataset = open_dataset(data)
-    chosen = settings(agent, preset, dataset.name, options)
+    chosen = settings(agent, preset, dataset.name, options, needs_beta=beta is None)
     members = _members(agent, chosen.config, seeds, beta)
     require_sound(dataset)
     recipe = fit_recipe(dataset, chosen.rewards, chosen.observations)
@@ -193,7 +193,8 @@ def _spec(dataset: Dataset) -> Spec:
     """Sizes and action bounds; where the data does not state its bounds, what its actions span."""
     low, high = dataset.action_low, dataset.action_high
     if low is None or high is None or not (np.isfinite(low).all() and np.isfinite(high).all()):
-        low, high = dataset.actions.min(0), dataset.actions.max(0)
+        taken = dataset.actions[dataset.starts]
+        low, high = taken.min(0), taken.max(0)
         if (low >= -1).all() and (high <= 1).all():
             # Nearly every logged task acts in [-1, 1]; the data need not reach its corners.
             low, high = -np.ones_like(low), np.ones_like(high)

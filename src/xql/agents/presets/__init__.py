@@ -27,8 +27,8 @@ RECIPE = {"rewards": "raw", "observations": "raw"}
 """The settings that name a data recipe rather than a field of the agent, with their defaults."""
 
 POSITIVE = frozenset(
-    "beta clip weight_cap polyak hidden critics batch_size v_updates huber_delta "
-    "max_gradient_norm".split()
+    {"beta", "clip", "weight_cap", "polyak", "hidden", "critics", "batch_size", "v_updates"}
+    | {"huber_delta", "max_gradient_norm"}
 )
 AT_MOST_ONE = frozenset({"discount", "polyak"})
 """The numbers that must be above 0, and those that are shares; every other is at least 0."""
@@ -55,7 +55,12 @@ def suite(name: str) -> str | None:
 
 
 def settings(
-    agent: str, preset: str, dataset: str, options: Mapping[str, Any] | None = None
+    agent: str,
+    preset: str,
+    dataset: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    needs_beta: bool = True,
 ) -> Settings:
     """An agent's settings for a dataset: the preset's, overridden by the user's `options`.
 
@@ -64,6 +69,8 @@ def settings(
         preset: a name in the agent's YAML file.
         dataset: the dataset's name, by which the preset's suite and row are found.
         options: field names of the agent's configuration, or `rewards` and `observations`.
+        needs_beta: whether a preset without a β for this dataset is an error; not where the
+            population brings its own.
 
     Raises:
         InputError: an unknown agent, preset or option (the nearest is named), a value of the wrong
@@ -94,7 +101,7 @@ def settings(
         values[key], sources[key] = value, "given"
     recipe = {key: str(values.pop(key, default)) for key, default in RECIPE.items()}
     config = configure(agent, values)
-    if "beta" in config.__dataclass_fields__ and "beta" not in sources:
+    if needs_beta and "beta" in config.__dataclass_fields__ and "beta" not in sources:
         raise InputError(
             f"preset '{preset}' has no β for '{dataset}'",
             mend=f"give --beta, or use --preset default; it knows {', '.join(_known(sections))}",

@@ -1,0 +1,224 @@
+"""The command line as a user types it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from xql.cli import main
+
+
+@pytest.fixture
+def pendulum(tmp_path: Path) -> Path:
+    """A short log of random actions in Pendulum, in the schema for people's own files."""
+    env = gymnasium.make("Pendulum-v1", max_episode_steps=50)
+    env.action_space.seed(0)
+    columns: dict[str, list[object]] = {
+        name: []
+        for name in (
+            "observations",
+            "actions",
+            "rewards",
+            "terminated",
+            "truncated",
+            "next_observations",
+        )
+    }
+    for episode in range(4):
+        observation, _ = env.reset(seed=episode)
+        ended = False
+        while not ended:
+            action = env.action_space.sample()
+            following, reward, terminated, truncated, _ = env.step(action)
+            row = (observation, action, reward, terminated, truncated, following)
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+            observation, ended = following, terminated or truncated
+    path = tmp_path / "pendulum.npz"
+    np.savez(path, **{name: np.array(column) for name, column in columns.items()})
+    env.close()
+    return path
+
+
+SHORT = "--steps 20 --evaluations 2 --episodes 1 --last-episodes 2 --set hidden=[8,8] batch_size=16"
+
+
+def run(*words: str) -> int:
+    """The exit status of `xql WORDS`."""
+    try:
+        main(list(words))
+    except SystemExit as end:
+        return 0 if end.code is None else int(str(end.code))
+    return 0
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on standard error of a command that must fail with status 2."""
+    assert run(*words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("xql: ")
+    return lines[0]
+
+
+def test_train_then_evaluate(
+    pendulum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = ["--data", str(pendulum), "--env", "Pendulum-v1", "--out", str(out)]
+    assert run("train", "offline", *words, "--beta", "1", "4", "--seeds", "2", *SHORT.split()) == 0
+    told = capsys.readouterr()
+    assert "β = 1:" in told.out and "β = 4:" in told.out
+    assert "last of 2 evaluations (step 20)" in told.out
+    assert "best over 2 evaluations" in told.out
+    assert (out / "learning-curves.png").stat().st_size > 5000
+    assert {path.name for path in out.iterdir()} >= {
+        "config.yaml",
+        "metrics.jsonl",
+        "evaluations.csv",
+        "checkpoints",
+        "tensorboard",
+    }
+
+    assert run("evaluate", str(out), "--episodes", "2") == 0
+    again = capsys.readouterr().out
+    assert "2 seeds × 2 episodes" in again
+
+    # The same seeds give the same episodes as the last evaluation of training did.
+    rows = [line.split(",") for line in (out / "evaluations.csv").read_text().splitlines()[1:]]
+    last = [float(row[5]) for row in rows if row[0] == "20" and row[1] == "0"]
+    assert f"{np.mean(last):.1f}" in again
+
+    line = complaint(capsys, "train", "offline", *words, *SHORT.split())
+    assert "there is already something here" in line and "--out" in line
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    told = capsys.readouterr().out
+    for command in ("demo", "train", "evaluate", "data", "gumbel", "paper"):
+        assert command in told
+    assert run("train", "offline", "--help") == 0
+    assert "--preset" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("xql 0.")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["trian"], ["'xql trian'", "did you mean 'train'?"]),
+        (["train", "ofline"], ["'xql train ofline'", "'offline'"]),
+        (["train", "offline"], ["--data"]),
+        (["train", "offline", "--data", "x.npz", "--stps", "3"], ["--stps", "--steps"]),
+        (["train", "offline", "--data", "x.npz", "--steps", "many"], ["--steps", "many"]),
+        (["train", "offline", "--data", "x.npz"], ["x.npz", "no such file"]),
+        (["train", "offline", "--data", "x.npz", "--set", "beta"], ["NAME=VALUE"]),
+        (["evaluate", "nowhere"], ["nowhere", "no such run"]),
+        (["data", "make", "pointmaze-medum"], ["'pointmaze-medium'"]),
+        (["gumbel", "fit", "x.csv", "--target", "y", "--features", "a"], ["x.csv"]),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = complaint(capsys, *words)
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--agent", "xqk"], ["unknown agent 'xqk'", "'xql'"]),
+        (["--preset", "consistant"], ["unknown preset 'consistant'", "'consistent'"]),
+        (["--preset", "tuned"], ["preset 'tuned' has no settings for 'pendulum'"]),
+        (["--env", "Pendulum-v7"], ["Pendulum-v7", "Pendulum-v1"]),
+        (["--env", "MountainCarContinuous-v0"], ["observation size 3", "2"]),
+        (["--set", "bta=1"], ["unknown option 'bta'", "'beta'"]),
+        (["--set", "loss=gumbel"], ["loss", "'linear'"]),
+        (["--beta", "-1"], ["--beta -1", "above 0"]),
+        (["--steps", "0"], ["--steps 0"]),
+        (["--seeds", "0"], ["seeds"]),
+        (["--agent", "bc", "--beta", "1"], ["bc has no β"]),
+    ],
+)
+def test_bad_settings_write_nothing(
+    words: list[str],
+    parts: list[str],
+    pendulum: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    line = complaint(capsys, "train", "offline", "--data", str(pendulum), "--out", str(out), *words)
+    for part in parts:
+        assert part in line
+    assert not out.exists()
+
+
+def test_a_settings_word_is_read_as_yaml() -> None:
+    from xql.cli.train import parse_settings
+
+    assert parse_settings(
+        ("a=3e-4", "b=1024", "c=[128,128]", "d=null", "e=huber", "f=2.0", "g=true", "h=scale:0.1")
+    ) == {
+        "a": 3e-4,
+        "b": 1024,
+        "c": [128, 128],
+        "d": None,
+        "e": "huber",
+        "f": 2.0,
+        "g": True,
+        "h": "scale:0.1",
+    }
+
+
+def test_a_missing_extra_is_named(
+    pendulum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: object
+) -> None:
+    code = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "from xql.cli import main\n"
+        "main(['gumbel', 'fit', sys.argv[1], '--target', 'y', '--features', 'x'])"
+    )
+    table = tmp_path / "table.csv"
+    table.write_text("x,y\n1,2\n2,3\n3,5\n")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(table)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'xql[regression]'" in done.stderr
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xql.cli.paper.list_", interrupt)
+    assert run("paper", "list") == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_demo_prints_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    out = tmp_path / "demo"
+    assert run("demo", "--steps", "20", "--seeds", "1", "--out", str(out)) == 0
+    told = capsys.readouterr().out
+    for name in ("the data's own behaviour", "behaviour cloning", "Extreme Q-Learning"):
+        assert name in told
+        assert name in (out / "table.md").read_text()
+    assert (out / "learning-curves.png").stat().st_size > 5000
+    assert (out / "xql" / "config.yaml").exists() and (out / "bc" / "config.yaml").exists()
+    assert complaint(capsys, "demo", "--out", str(out)).endswith("choose another --out")

@@ -1,0 +1,111 @@
+"""The compiled population: one compilation, the same bits, members that do not know each other."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worlds import line_data, same_bits, trained
+from xql.agents import Spec, XQLConfig, member, xql
+from xql.training.population import (
+    Member,
+    draw,
+    initial_population,
+    replicated,
+    size,
+    train_chunk,
+)
+
+SPEC = Spec(2, (-1.0,), (1.0,))
+AGENT = xql(XQLConfig(hidden=(16,), batch_size=32, v_updates=2), 1000)
+
+
+def test_chunk_lengths_do_not_matter() -> None:
+    members = [Member(0, {}), Member(1, {"beta": 0.5})]
+    whole = trained(AGENT, SPEC, members, line_data(), 300)
+    assert same_bits(whole, trained(AGENT, SPEC, members, line_data(), 1, 99, 200))
+    assert not same_bits(whole, trained(AGENT, SPEC, members, line_data(), 299))
+    assert whole.step.tolist() == [300, 300]
+
+
+def test_a_member_is_the_same_run_alone() -> None:
+    members = [Member(3, {}), Member(5, {"beta": 0.3}), Member(5, {"critic_learning_rate": 1e-3})]
+    together = trained(AGENT, SPEC, members, line_data(), 300)
+    assert size(together) == 3
+    for index, one in enumerate(members):
+        alone = member(trained(AGENT, SPEC, [one], line_data(), 300), 0)
+        beside = member(together, index)
+        assert same_bits(alone.key, beside.key)  # the very same batches
+        for part in ("policy", "value", "critic"):
+            pairs = zip(
+                jax.tree.leaves(getattr(alone, part).network),
+                jax.tree.leaves(getattr(beside, part).network),
+                strict=True,
+            )
+            for a, b in pairs:
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_seeds_and_changes_tell_members_apart() -> None:
+    population = trained(AGENT, SPEC, [Member(0, {}), Member(1, {})], line_data(), 10)
+    assert not same_bits(member(population, 0).policy, member(population, 1).policy)
+    start = initial_population(AGENT, SPEC, [Member(7, {}), Member(7, {"beta": 0.25})])
+    assert same_bits(member(start, 0).policy, member(start, 1).policy)
+    assert start.hyper.beta.tolist() == [1.0, 0.25]
+    assert start.hyper.clip.tolist() == [5.0, 5.0]
+
+
+def test_metrics_are_means_over_the_chunk_for_each_member() -> None:
+    members = [Member(0, {}), Member(1, {})]
+
+    def metrics_of(*chunks: int) -> list[dict[str, np.ndarray]]:
+        population = initial_population(AGENT, SPEC, members)
+        data = line_data().to_device(replicated(population))
+        seen = []
+        for updates in chunks:
+            population, metrics = train_chunk(population, data, updates, agent=AGENT)
+            seen.append({name: np.asarray(one) for name, one in metrics.items()})
+        return seen
+
+    (whole,) = metrics_of(3)
+    parts = metrics_of(1, 2)
+    for name, values in whole.items():
+        assert values.shape == (2,)
+        mean = (parts[0][name] + 2 * parts[1][name]) / 3
+        np.testing.assert_allclose(values, mean, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_batches_are_uniform_over_transitions_and_never_bridge_episodes() -> None:
+    data = line_data(episodes=5)
+    on_device = data.to_device()
+    batch = jax.jit(draw, static_argnames="size")(on_device, jax.random.key(0), size=20_000)
+    # Which stored row each drawn one is: positions and actions of this data are all different.
+    row = {action: index for index, action in enumerate(data.actions[:, 0].tolist())}
+    rows = np.array([row[action] for action in np.asarray(batch.actions)[:, 0].tolist()])
+    assert set(rows) == set(data.starts.tolist())
+    np.testing.assert_array_equal(batch.observations, data.observations[rows])
+    np.testing.assert_array_equal(batch.next_observations, data.observations[rows + 1])
+    np.testing.assert_array_equal(batch.rewards, data.rewards[rows])
+    np.testing.assert_array_equal(batch.masks, data.masks[rows])
+    counts = np.bincount(rows)[data.starts]
+    expected = 20_000 / data.transitions
+    assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_chunks_of_any_length_compile_once(members: int, caplog: pytest.LogCaptureFixture) -> None:
+    # A configuration of its own, which no other test can have compiled before.
+    agent = xql(dataclasses.replace(XQLConfig(), hidden=(11,), batch_size=8), 50 + members)
+    with jax.log_compiles():
+        which = [Member(seed, {}) for seed in range(members)]
+        trained(agent, SPEC, which, line_data(), 1, 7, 20, 7)
+    compiled = [one for one in caplog.messages if "Finished XLA compilation of jit(_chunk)" in one]
+    assert len(compiled) == 1, compiled
+
+
+def test_hyperparameters_are_arrays_so_that_a_sweep_is_one_program() -> None:
+    population = initial_population(AGENT, SPEC, [Member(0, {"beta": b}) for b in (0.1, 1.0, 9.0)])
+    for leaf in population.hyper:
+        assert leaf.shape == (3,) and leaf.dtype == jnp.float32

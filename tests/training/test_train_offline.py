@@ -1,0 +1,300 @@
+"""`train_offline` from data to run folder, and what it refuses."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+
+import xql
+from worlds import line_data, register_line, same_bits
+from xql.agents import member
+from xql.data.dataset import Dataset
+from xql.errors import InputError
+from xql.runs.folder import COLUMNS
+from xql.runs.policy import load_policy
+from xql.training.run import Run
+
+SMALL = {"hidden": [16], "batch_size": 32}
+
+
+def learn(folder: Path, data: Dataset | None = None, **changes: Any) -> Run:
+    asked: dict[str, Any] = {
+        "steps": 60,
+        "out": folder,
+        "options": SMALL,
+        "evaluations": 3,
+        "episodes": 2,
+        "last_episodes": 3,
+        "progress": False,
+    }
+    return xql.train_offline(line_data() if data is None else data, **(asked | changes))
+
+
+def lines_of(run: Run) -> list[str]:
+    return (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two seeds × two β on the line, evaluated, on standardised observations."""
+    return learn(
+        tmp_path_factory.mktemp("runs") / "line",
+        env=register_line(),
+        seeds=[4, 2],
+        beta=[0.5, 2.0],
+        options=SMALL | {"observations": "standardised", "rewards": "scale:0.5"},
+    )
+
+
+def test_the_run_s_files(run: Run) -> None:
+    names = {path.name for path in run.path.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "evaluations.csv", "checkpoints"} <= names
+    assert not any(name.endswith(".part") for name in names)
+    steps = [json.loads(line)["step"] for line in lines_of(run)]
+    assert steps == [20, 40, 60]
+    assert sorted(int(path.name) for path in run.folder.checkpoints.iterdir()) == [40, 60]
+
+
+def test_config_yaml_says_all_that_the_run_was_told(run: Run) -> None:
+    config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
+    assert (config["agent"], config["preset"], config["steps"]) == ("xql", "default", 60)
+    assert config["settings"]["hidden"] == [16]
+    assert config["settings_sources"]["hidden"] == "given"
+    assert config["recipe"]["rewards"] == "scale:0.5"
+    assert config["environment"] == "XQLTestLine-v0"
+    assert config["data"]["transitions"] == 200
+    assert config["data"]["action_low"] == [-1.0]
+
+
+def test_members_are_seeds_times_betas_with_beta_outermost(run: Run) -> None:
+    told = [(one["seed"], one["changes"]["beta"]) for one in run.folder.config["members"]]
+    assert told == [(4, 0.5), (2, 0.5), (4, 2.0), (2, 2.0)]
+    assert run.population.hyper.beta.tolist() == [0.5, 0.5, 2.0, 2.0]
+    assert len(run.policies) == 4
+
+
+def test_evaluations_csv(run: Run) -> None:
+    with (run.path / "evaluations.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    played = [(int(r["step"]), int(r["member"]), int(r["episode"])) for r in rows]
+    expected = [
+        (step, index, episode)
+        for step, episodes in ((20, 2), (40, 2), (60, 3))
+        for index in range(4)
+        for episode in range(episodes)
+    ]
+    assert played == expected
+    of_member = {r["member"]: (r["seed"], r["beta"]) for r in rows}
+    assert of_member == {"0": ("4", "0.5"), "1": ("2", "0.5"), "2": ("4", "2.0"), "3": ("2", "2.0")}
+    assert {r["length"] for r in rows} == {"10"}
+    assert {r["success"] for r in rows} <= {"0", "1"}
+    assert {r["score"] for r in rows} == {""}  # the line has no reference scores
+
+
+def test_results_are_one_per_beta_over_seeds(run: Run) -> None:
+    assert [result.beta for result in run.results] == [0.5, 2.0]
+    for result in run.results:
+        assert result.last.interval.seeds == 2
+        assert result.last.episodes == 3
+        assert "step 60" in result.last.label
+    lines = run.describe().splitlines()
+    assert len(lines) == 4 and lines[0].startswith("β = 0.5: ")
+    assert "last of 3 evaluations" in lines[0] and "best over 3 evaluations" in lines[1]
+
+
+def test_the_last_evaluation_is_the_returned_policy_s(run: Run) -> None:
+    # Played again by hand: reset with 10 000 + episode, the mode at every step.
+    import gymnasium
+
+    env = gymnasium.make("XQLTestLine-v0")
+    for row in (one for one in run.evaluations if one.step == 60 and one.member == 3):
+        observation, _ = env.reset(seed=10_000 + row.episode)
+        total, done = 0.0, False
+        while not done:
+            observation, reward, _, done, _ = env.step(run.policies[3](observation))
+            total += float(reward)
+        assert row.episode_return == pytest.approx(total, abs=1e-4)
+    env.close()
+
+
+def test_a_run_comes_back_from_disk_bit_for_bit(run: Run) -> None:
+    opened = xql.Run.open(run.path)
+    assert same_bits(opened.population, run.population)
+    observations = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
+    for ours, theirs in zip(opened.policies, run.policies, strict=True):
+        assert np.array_equal(ours(observations), theirs(observations))
+    assert opened.evaluations == run.evaluations
+    earlier = xql.Run.open(run.path, step=40)
+    assert earlier.population.step.tolist() == [40] * 4
+    loaded = load_policy(run.path, 2)
+    assert np.array_equal(loaded(observations), run.policies[2](observations))
+
+
+def test_a_policy_takes_raw_observations_and_undoes_the_recipe(run: Run) -> None:
+    x = line_data().observations[:, 0].astype(np.float64)
+    raw = np.array([[0.3, 1.0], [-0.8, 1.0]], np.float32)
+    # The second column never changes: it is shifted to 0 and not scaled.
+    seen = np.stack([(raw[:, 0] - x.mean()) / x.std(), np.zeros(2)], axis=1)
+    seen = jnp.array(seen, jnp.float32)
+    network = member(run.population.policy.network, 1)
+    np.testing.assert_allclose(run.policies[1](raw), network.mean(seen), atol=1e-5)
+    assert not np.allclose(run.policies[1](raw), network.mean(jnp.array(raw)), atol=1e-3)
+    # One observation, a batch and a batch of batches alike.
+    np.testing.assert_allclose(run.policy(raw[0]), run.policy(raw)[0], atol=1e-6)
+    assert run.policy(raw[None]).shape == (1, 2, 1)
+    key = jax.random.key(0)
+    assert np.array_equal(run.policy(raw, key), run.policy(raw, key))
+    assert not np.array_equal(run.policy(raw, key), run.policy(raw))
+    assert np.abs(run.policy(raw, key)).max() <= 1.0
+
+
+def test_one_seed_gives_the_same_bits_and_another_gives_others(tmp_path: Path) -> None:
+    first, second, other = (
+        learn(tmp_path / name, seeds=[seed]) for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    )
+    assert same_bits(first.population, second.population)
+    assert not same_bits(first.population.policy, other.population.policy)
+
+    def metrics(run: Run) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in lines_of(run)]
+        return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+    assert metrics(first) == metrics(second) != metrics(other)
+
+
+def test_how_often_one_evaluates_does_not_change_what_is_learned(tmp_path: Path) -> None:
+    watched = learn(tmp_path / "a", env=register_line(), evaluations=5)
+    unwatched = learn(tmp_path / "b", evaluations=1)
+    assert same_bits(watched.population, unwatched.population)
+    assert unwatched.evaluations == []
+    assert unwatched.describe() == "not evaluated: no environment"
+
+
+def test_a_run_compiles_its_loop_and_its_evaluation_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with jax.log_compiles():
+        learn(tmp_path / "run", env=register_line(), options={"hidden": [13], "batch_size": 8})
+    done = [one for one in caplog.messages if "Finished XLA compilation of" in one]
+    for name in ("_chunk", "act_members"):
+        assert sum(f"jit({name})" in one for one in done) == 1, (name, done)
+
+
+def test_behaviour_cloning_runs_the_same_way(tmp_path: Path) -> None:
+    run = learn(tmp_path / "bc", agent="bc", env=register_line(), seeds=2)
+    assert run.population.value is None
+    assert {row.beta for row in run.evaluations} == {None}
+    assert same_bits(xql.Run.open(run.path).population, run.population)
+    assert run.describe().startswith("0.0 [") or "success" in run.describe()
+
+
+def test_without_out_the_folder_is_the_next_free_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = [learn(tmp_path, out=None, evaluations=1, steps=2).path for _ in range(2)]
+    assert paths == [Path("runs/line-xql-1"), Path("runs/line-xql-2")]
+
+
+def test_divergence_is_reported_and_does_not_crash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Q soon stands far above V, and e^z overflows.
+    wild: dict[str, Any] = {"loss": "plain", "max_gradient_norm": None, "rewards": "scale:-1e6"}
+    wild["critic_learning_rate"] = 0.1
+    run = learn(tmp_path / "run", env=register_line(), beta=1e-6, options=SMALL | wild)
+    assert "warning: member 0 diverged by step" in capsys.readouterr().err
+    last = run.folder.read_metrics()[-1]
+    assert not np.isfinite(last.values["value_loss"][0])
+    assert all(np.isnan(row.episode_return) for row in run.evaluations)
+    assert same_bits(xql.Run.open(run.path).population.step, run.population.step)
+    run.describe()
+
+
+def test_a_beta_given_stands_in_for_one_that_the_preset_lacks(tmp_path: Path) -> None:
+    data = line_data(name="hopper-random-v2")
+    run = learn(tmp_path / "run", data, preset="tuned", beta=3.0, evaluations=1, steps=2)
+    assert run.population.hyper.beta.tolist() == [3.0]
+
+
+def test_bounds_that_the_data_does_not_state_are_what_its_actions_span(tmp_path: Path) -> None:
+    data = line_data()
+    actions = np.where(np.isin(np.arange(len(data.actions)), data.starts)[:, None], 3.0, 0.0)
+    actions = (actions + data.actions).astype(np.float32)  # in [2, 4], and 0 where none was taken
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        run = learn(tmp_path / "run", data.with_metadata(actions=actions), evaluations=1, steps=2)
+    low, high = run.folder.config["data"]["action_low"], run.folder.config["data"]["action_high"]
+    taken = actions[data.starts]
+    assert (low, high) == ([float(taken.min())], [float(taken.max())])
+
+
+def broken() -> Dataset:
+    data = line_data()
+    rewards = data.rewards.copy()
+    rewards[3] = np.nan
+    return data.with_metadata(rewards=rewards)
+
+
+REFUSED = [
+    ({"beta": 0.0}, "--beta 0 is no temperature"),
+    ({"beta": [1.0, -2.0]}, "--beta -2 is no temperature"),
+    ({"beta": float("nan")}, "--beta nan is no temperature"),
+    ({"beta": [1.0, 1.0]}, "give each one once"),
+    ({"beta": []}, "is no list of temperatures"),
+    ({"options": {"beta": 0.0}}, "option beta cannot be 0"),
+    ({"options": {"lr": 1.0}}, "unknown option 'lr'"),
+    ({"seeds": [1, 1]}, "--seeds [1, 1] is no list of seeds"),
+    ({"seeds": 0}, "--seeds 0 is no list of seeds"),
+    ({"agent": "bc", "beta": 1.0}, "agent bc has no β; leave --beta out"),
+    ({"agent": "iqm"}, "unknown agent 'iqm'"),
+    ({"preset": "tunned"}, "unknown preset 'tunned'"),
+    ({"steps": 0}, "--steps 0 is too small; give at least 1"),
+    ({"evaluations": 0}, "--evaluations 0 is too small"),
+    ({"episodes": -1}, "--episodes -1 is too small"),
+    ({"env": "XQLTestLyne-v0"}, "no environment 'XQLTestLyne-v0'"),
+    ({"env": "Pendulum-v1"}, "do not fit Pendulum-v1, which has 3 and 1"),
+    ({"options": {"observations": "standard"}}, "did you mean 'standardised'?"),
+    ({"data": broken}, "NaN in rewards (row 3)"),
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), REFUSED, ids=[line for _, line in REFUSED])
+def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    register_line()
+    data = changes["data"]() if "data" in changes else None
+    with pytest.raises(InputError) as refusal:
+        learn(
+            tmp_path / "run", data, **{name: one for name, one in changes.items() if name != "data"}
+        )
+    assert line in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_run_is_never_written_over(run: Run) -> None:
+    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match="there is already something here"):
+        learn(run.path)
+    assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
+
+
+def test_a_policy_refuses_what_it_cannot_use(run: Run) -> None:
+    with pytest.raises(InputError, match="its last axis must be 2"):
+        run.policy(np.zeros(3, np.float32))
+    with pytest.raises(InputError, match="there is no member 4; choose 0 to 3"):
+        load_policy(run.path, 4)
+    with pytest.raises(InputError, match="there is no such run folder"):
+        xql.Run.open(run.path / "nothing")
+    with pytest.raises(InputError, match="there is no checkpoint 55"):
+        xql.Run.open(run.path, step=55)
