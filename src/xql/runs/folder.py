@@ -97,18 +97,27 @@ class RunFolder:
             InputError: something already lies at `path` (an empty folder is fine).
         """
         path = Path(path)
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise InputError(
-                "there is already something here",
-                where=str(path),
-                mend="choose another --out; nothing is written over",
-            )
+        cls.require_free(path)
         plain = _plain(config)
         path.mkdir(parents=True, exist_ok=True)
         _write(path / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
         _write(path / "evaluations.csv", ",".join(COLUMNS) + "\n")
         _write(path / "metrics.jsonl", "")
         return cls(path, plain)
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Check that a run may be written to `path`: nothing is there, or an empty folder.
+
+        Raises:
+            InputError: something lies there.
+        """
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise InputError(
+                "there is already something here",
+                where=str(path),
+                mend="choose another --out; nothing is written over",
+            )
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

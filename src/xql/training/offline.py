@@ -4,6 +4,7 @@ The flow of a run: dataset → recipe → check → device → population → co
 chunks metrics, evaluations and checkpoints into the run's folder.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 
 import xql
-from xql.agents import AGENTS, Spec
+from xql.agents import AGENTS, Agent, Spec, TrainState
 from xql.agents.presets import Settings, settings, suite
 from xql.data.check import require_sound
-from xql.data.dataset import Dataset
+from xql.data.dataset import Dataset, DeviceData
 from xql.data.recipes import Recipe, apply_recipe, fit_recipe
 from xql.data.sources import open_dataset
 from xql.errors import InputError
@@ -77,6 +78,8 @@ def train_offline(
             written then.
     """
     _check_counts(steps, evaluations, episodes, last_episodes)
+    if out is not None:
+        RunFolder.require_free(Path(out))
     dataset = open_dataset(data)
     chosen = settings(agent, preset, dataset.name, options, needs_beta=beta is None)
     members = _members(agent, chosen.config, seeds, beta)
@@ -84,54 +87,68 @@ def train_offline(
     recipe = fit_recipe(dataset, chosen.rewards, chosen.observations)
     spec = _spec(dataset)
     learner = AGENTS[agent].make(chosen.config, steps)
-    environment = env or dataset.evaluation_environment or dataset.environment
+    at_success = suite(dataset.name) == "antmaze" if stop_at_success is None else stop_at_success
     about = _describe(dataset, agent, preset, steps, members, chosen, recipe, spec) | {
-        "environment": environment,
+        "environment": env or dataset.evaluation_environment or dataset.environment,
         "evaluation": {
             "evaluations": evaluations,
             "episodes": episodes,
             "last_episodes": last_episodes,
-            "stop_at_success": suite(dataset.name) == "antmaze"
-            if stop_at_success is None
-            else stop_at_success,
+            "stop_at_success": at_success,
         },
     }
-    judge = None if environment is None else Judge(about, learner.act)
-    path = _free_folder(dataset.name, agent) if out is None else Path(out)
-    folder = RunFolder.create(path, about)
-
-    line = Line(steps, len(members), enabled=progress)
-    line.say(f"{dataset.name}: {dataset.transitions:,} transitions, {dataset.episodes:,} episodes")
-    line.say(recipe.describe())
-    if judge is None:
-        line.say("no environment: nothing is evaluated (give --env)")
-    population = initial_population(learner, spec, members)
-    device_data = apply_recipe(dataset, recipe).to_device(replicated(population))
-    began = time.perf_counter()
-    step = 0
-    with line:
-        for target in sorted({-(-steps * i // evaluations) for i in range(1, evaluations + 1)}):
-            while step < target:
-                updates = min(LOG_EVERY, target - step)
-                population, metrics = train_chunk(population, device_data, updates, agent=learner)
-                step += updates
-                values = {name: np.asarray(value) for name, value in metrics.items()}
-                _log(folder, line, step, values, time.perf_counter() - began)
-                line.advance(step)
-            count = last_episodes if step == steps else episodes
-            if judge is not None and count > 0:
-                rows = judge.evaluate(population, step, count)
-                folder.log_evaluations(step, rows)
-                quantity = quantity_of(rows)
-                means = member_means(rows, quantity)
-                line.scored(step, f"{iqm(np.array(list(means.values()))):.1f} {UNITS[quantity]}")
-                folder.tensorboard(step, {f"{quantity}/{m}": mean for m, mean in means.items()})
-            save_checkpoint(folder.checkpoints, step, population)
-    line.say(f"{steps:,} updates × {len(members)} in {time.perf_counter() - began:.0f} s")
-    if judge is not None:
-        judge.close()
-    folder.close()
+    judge = None if about["environment"] is None else Judge(about, learner.act)
+    with contextlib.ExitStack() as stack:
+        if judge is not None:
+            stack.callback(judge.close)
+        path = _free_folder(dataset.name, agent) if out is None else Path(out)
+        folder = RunFolder.create(path, about)
+        stack.callback(folder.close)
+        line = stack.enter_context(Line(steps, len(members), enabled=progress))
+        line.say(
+            f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes"
+        )
+        line.say(recipe.describe())
+        if judge is None:
+            line.say("no environment: nothing is evaluated (give --env)")
+        population = initial_population(learner, spec, members)
+        device_data = apply_recipe(dataset, recipe).to_device(replicated(population))
+        population = _loop(population, device_data, learner, judge, folder, line)
     return Run(folder, population)
+
+
+def _loop(
+    population: TrainState,
+    data: DeviceData,
+    learner: Agent,
+    judge: Judge | None,
+    folder: RunFolder,
+    line: Line,
+) -> TrainState:
+    """Compiled chunks, and between them metrics, evaluations and checkpoints."""
+    steps, told = folder.config["steps"], folder.config["evaluation"]
+    count = told["evaluations"]
+    step, began = 0, time.perf_counter()
+    for target in sorted({-(-steps * i // count) for i in range(1, count + 1)}):
+        while step < target:
+            updates = min(LOG_EVERY, target - step)
+            population, metrics = train_chunk(population, data, updates, agent=learner)
+            step += updates
+            values = {name: np.asarray(value) for name, value in metrics.items()}
+            _log(folder, line, step, values, time.perf_counter() - began)
+            line.advance(step)
+        episodes = told["last_episodes"] if step == steps else told["episodes"]
+        if judge is not None and episodes > 0:
+            rows = judge.evaluate(population, step, episodes)
+            folder.log_evaluations(step, rows)
+            quantity = quantity_of(rows)
+            means = member_means(rows, quantity)
+            line.scored(step, f"{iqm(np.array(list(means.values()))):.1f} {UNITS[quantity]}")
+            folder.tensorboard(step, {f"{quantity}/{m}": mean for m, mean in means.items()})
+        save_checkpoint(folder.checkpoints, step, population)
+    members = len(folder.config["members"])
+    line.say(f"{steps:,} updates × {members} in {time.perf_counter() - began:.0f} s")
+    return population
 
 
 def _log(
@@ -198,7 +215,8 @@ def _spec(dataset: Dataset) -> Spec:
         if (low >= -1).all() and (high <= 1).all():
             # Nearly every logged task acts in [-1, 1]; the data need not reach its corners.
             low, high = -np.ones_like(low), np.ones_like(high)
-        high = np.maximum(high, low + 1e-3)
+    # A dimension that never moves has no range to scale by.
+    high = np.maximum(high, low + 1e-3)
     return Spec(dataset.observation_size, tuple(map(float, low)), tuple(map(float, high)))
 
 
