@@ -44,9 +44,34 @@ class LayerNorm(eqx.Module):
         return cls(scale=jnp.ones(features), shift=jnp.zeros(features))
 
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
-        centred = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        return centred * jax.lax.rsqrt(variance + 1e-6) * self.scale + self.shift
+        return _normalise(x) * self.scale + self.shift
+
+
+@jax.custom_vjp
+def _normalise(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+    """The last axis at mean 0 and variance 1. Its gradient is written out: two means, not six."""
+    return _normalise_forward(x)[0]
+
+
+def _normalise_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    centred = x - _mean(x)
+    inverse_deviation = jax.lax.rsqrt(_mean(jnp.square(centred)) + 1e-6)
+    normalised = centred * inverse_deviation
+    return normalised, (normalised, inverse_deviation)
+
+
+def _normalise_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array]:
+    normalised, inverse_deviation = kept
+    tangent = gradient - _mean(gradient) - normalised * _mean(gradient * normalised)
+    return (inverse_deviation * tangent,)
+
+
+def _mean(x: Float[Array, "*batch features"]) -> Float[Array, "*batch 1"]:
+    """The mean of the last axis, as a matrix product: XLA's own reduction is slower on a CPU."""
+    return x @ jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 class MLP(eqx.Module):
