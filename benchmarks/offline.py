@@ -5,29 +5,30 @@
 
 A cell is one agent on one dataset; it is trained only if `results/TABLE` does not hold it yet, so
 that a table can grow over days. What a cell leaves there is what the run wrote: its configuration
-and every episode that was played. The table and the figure are drawn from those files each time.
+and every episode that was played. The table and the figure are drawn from those files alone.
 """
 
 import csv
 import shutil
+import sys
 import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 import xql
-from xql.data.minari import local_names
+from xql.errors import InputError, nearest
 from xql.evaluation.statistics import format_interval
-from xql.runs.folder import Evaluation, RunFolder
+from xql.runs.folder import RunFolder
 from xql.runs.plots import curves_from_run, plot_learning_curves
-from xql.runs.summary import UNITS, Quantity, results
+from xql.runs.summary import UNITS, Quantity, quantity_of, results
 from xql.training.population import use_all_cores
 
 RESULTS = Path(__file__).parent.parent / "results"
+SHOWN = ("cell", "β", "updates", "measure", "IQM [95 %]", "of", "seeds", "episodes", "seconds")
 
 
 @dataclass(frozen=True)
@@ -41,35 +42,43 @@ class Cell:
     seeds: int = 4
     preset: str = "default"
     env: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    stop_at_success: bool | None = None
 
 
-def pointmaze() -> list[Cell]:
-    cells = []
-    for maze in ("medium", "large"):
-        for agent in ("xql", "bc"):
-            data = f"minari:pointmaze/{maze}-play-v0"
-            cells.append(Cell(f"{maze}-{agent}", data, agent, 100_000))
-    return cells
-
-
-def door_human(data: str) -> list[Cell]:
+def pointmaze(_: str | None) -> list[Cell]:
     return [
-        Cell("xql-consistent", data, "xql", 200_000, preset="consistent", env="AdroitHandDoor-v1")
+        Cell(f"{maze}-{agent}", f"minari:pointmaze/{maze}-play-v0", agent, 100_000)
+        for maze in ("medium", "large")
+        for agent in ("xql", "bc")
     ]
+
+
+def door_human(data: str | None) -> list[Cell]:
+    source = f"d4rl:{data or 'door-human-v0.hdf5'}"
+    return [Cell("xql-consistent", source, "xql", 200_000, 4, "consistent", "AdroitHandDoor-v1")]
+
+
+TABLES = {"pointmaze": pointmaze, "door-human": door_human}
+COMMANDS = {
+    "pointmaze": "python -m benchmarks.offline pointmaze",
+    "door-human": "python -m benchmarks.offline door-human --data FILE",
+}
+NOTES = {
+    "pointmaze": "From the farthest cell to the farthest cell; the data is undirected play.",
+    "door-human": (
+        "The environment is AdroitHandDoor-v1 of gymnasium-robotics, whose reward changed in "
+        "release 1.2.1: success compares with D4RL's, returns and normalised scores do not."
+    ),
+}
 
 
 def measure(cell: Cell, folder: Path) -> None:
     """Train one cell and keep what its run wrote."""
     if cell.data.startswith("minari:pointmaze/"):
-        name = cell.data.removeprefix("minari:")
-        if name not in local_names():
-            from xql.collect.pointmaze import make_pointmaze
+        from xql.collect.pointmaze import ensure_pointmaze
 
-            make_pointmaze(name.split("/")[1].split("-")[0])  # type: ignore[arg-type]
+        maze: Any = cell.data.removeprefix("minari:pointmaze/").split("-")[0]
+        ensure_pointmaze(maze)
     with tempfile.TemporaryDirectory() as work:
-        began = time.perf_counter()
         run = xql.train_offline(
             cell.data,
             agent=cell.agent,
@@ -77,115 +86,117 @@ def measure(cell: Cell, folder: Path) -> None:
             steps=cell.steps,
             seeds=cell.seeds,
             env=cell.env,
-            options=cell.options,
-            stop_at_success=cell.stop_at_success,
             out=Path(work) / "run",
         )
-        seconds = time.perf_counter() - began
         draft = folder.with_name(folder.name + ".part")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         for name in ("config.yaml", "evaluations.csv", "metrics.jsonl"):
             shutil.copy(run.path / name, draft / name)
-        (draft / "seconds.txt").write_text(f"{seconds:.0f}\n")
         draft.replace(folder)
 
 
-def quantities_of(rows: Sequence[Evaluation]) -> list[Quantity]:
-    """Everything that the evaluations report, what matters most first."""
-    found: list[Quantity] = ["success"] if rows[0].success is not None else []
-    return found + (["score"] if rows[0].score is not None else []) + ["return"]
+def rows_of(run: RunFolder) -> Iterator[dict[str, Any]]:
+    """The table's lines for one cell, from what its run wrote."""
+    evaluations = run.read_evaluations()
+    seconds = round(run.read_metrics()[-1].values["seconds"][0])
+    quantities: list[Quantity] = list(dict.fromkeys([quantity_of(evaluations), "score", "return"]))
+    for quantity in quantities:
+        if quantity == "score" and any(row.score is None for row in evaluations):
+            continue
+        for result in results(evaluations, quantity):
+            for summary in (result.last, result.best):
+                yield {
+                    "cell": run.path.name,
+                    "agent": run.config["agent"],
+                    "preset": run.config["preset"],
+                    "β": "" if result.beta is None else result.beta,
+                    "updates": run.config["steps"],
+                    "measure": UNITS[quantity],
+                    "IQM": f"{summary.interval.estimate:.2f}",
+                    "low": f"{summary.interval.low:.2f}",
+                    "high": f"{summary.interval.high:.2f}",
+                    "IQM [95 %]": format_interval(summary.interval),
+                    "of": summary.label,
+                    "seeds": summary.interval.seeds,
+                    "episodes": summary.episodes,
+                    "seconds": seconds,
+                }
 
 
-def tabulate(table: str, cells: Sequence[Cell], command: str) -> None:
+def tabulate(table: str) -> None:
     """Write table.csv, table.md and curves.png from the cells that are there."""
     home = RESULTS / table
-    rows = []
-    for cell in cells:
-        folder = home / cell.name
-        if not folder.exists():
-            continue
-        run = RunFolder.open(folder)
-        evaluations = run.read_evaluations()
-        seconds = (folder / "seconds.txt").read_text().strip()
-        for quantity in quantities_of(evaluations):
-            for result in results(evaluations, quantity):
-                for summary in (result.last, result.best):
-                    rows.append(
-                        {
-                            "cell": cell.name,
-                            "agent": cell.agent,
-                            "preset": cell.preset,
-                            "beta": "" if result.beta is None else result.beta,
-                            "measure": UNITS[quantity],
-                            "of": summary.label,
-                            "iqm": f"{summary.interval.estimate:.2f}",
-                            "low": f"{summary.interval.low:.2f}",
-                            "high": f"{summary.interval.high:.2f}",
-                            "seeds": summary.interval.seeds,
-                            "episodes_per_seed": summary.episodes,
-                            "updates_per_seed": cell.steps,
-                            "seconds": seconds,
-                            "shown": format_interval(summary.interval),
-                        }
-                    )
+    runs = [RunFolder.open(path.parent) for path in sorted(home.glob("*/config.yaml"))]
+    rows = [row for run in runs for row in rows_of(run)]
     if not rows:
         return
-    with (home / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file,
-            [key for key in rows[0] if key != "shown"],
-            restval="",
-            extrasaction="ignore",
-            lineterminator="\n",
-        )
+    with (home / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        names = [name for name in rows[0] if name != "IQM [95 %]"]
+        writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    shown = ("cell", "beta", "measure", "of", "shown", "seeds", "episodes_per_seed", "seconds")
     lines = [
         f"# {table}",
         "",
-        f"Made by `{command}`. Interquartile mean over seeds with a 95 % bootstrap interval over",
-        "seeds; *last* is the result, *best* picks each seed's best and is biased upwards.",
+        f"`{COMMANDS[table]}`",
         "",
-        "| " + " | ".join("IQM [95 %]" if key == "shown" else key for key in shown) + " |",
-        "|" + "---|" * len(shown),
-        *("| " + " | ".join(str(row[key]) for key in shown) + " |" for row in rows),
+        NOTES[table],
+        "Interquartile mean over seeds with its 95 % bootstrap interval over seeds. *Last* is the",
+        "result; *best* takes each seed's best evaluation and is biased upwards. The seconds are",
+        "those of all seeds together, evaluations included, on 2 cores that did other work too.",
+        "",
+        "| " + " | ".join(SHOWN) + " |",
+        "|" + "---|" * len(SHOWN),
+        *("| " + " | ".join(str(row[name]) for name in SHOWN) + " |" for row in rows),
         "",
     ]
     (home / "table.md").write_text("\n".join(lines), encoding="utf-8")
-    curves = [
-        curve
-        for cell in cells
-        if (home / cell.name).exists()
-        for curve in curves_from_run(RunFolder.open(home / cell.name), label=cell.name)
-    ]
-    plot_learning_curves(curves, home / "curves.png", title=table, quantity="success")
+    curves = [curve for run in runs for curve in curves_from_run(run, label=run.path.name)]
+    quantity = quantity_of(runs[0].read_evaluations())
+    plot_learning_curves(curves, home / "curves.png", title=table, quantity=quantity)
+
+
+def chosen(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """The cells asked for.
+
+    Raises:
+        InputError: a name that the table does not have.
+    """
+    names = [cell.name for cell in cells]
+    for name in only:
+        if name not in names:
+            raise InputError(f"no cell '{name}'", mend=nearest(name, names))
+    return [cell for cell in cells if not only or cell.name in only]
 
 
 def main(
-    table: tyro.conf.Positional[Literal["pointmaze", "door-human"]],
-    data: str = "d4rl:../shared/data/d4rl-door-human-v0.hdf5",
-    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CELL …")] = (),
+    table: tyro.conf.Positional[str],
+    data: str | None = None,
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CELL")] = (),
 ) -> None:
     """Train the cells of a table that results/ does not hold, then draw the table.
 
     Args:
-        table: which table.
-        data: the file of door-human.
+        table: pointmaze or door-human.
+        data: the file of door-human, as D4RL publishes it.
         only: names of cells; all without it.
     """
+    if table not in TABLES:
+        raise InputError(f"no table '{table}'", mend=nearest(table, TABLES))
     use_all_cores()
-    cells = pointmaze() if table == "pointmaze" else door_human(data)
-    for cell in cells:
+    for cell in chosen(TABLES[table](data), only):
         folder = RESULTS / table / cell.name
-        if folder.exists() or (only and cell.name not in only):
-            print(f"{cell.name}: {'there already' if folder.exists() else 'left out'}")
-            continue
-        measure(cell, folder)
-        tabulate(table, cells, f"python -m benchmarks.offline {table}")
-    tabulate(table, cells, f"python -m benchmarks.offline {table}")
+        if folder.exists():
+            print(f"{cell.name}: there already")
+        else:
+            measure(cell, folder)
+        tabulate(table)
+    tabulate(table)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except InputError as error:
+        sys.exit(f"benchmarks.offline: {error}")

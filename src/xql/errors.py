@@ -1,4 +1,4 @@
-"""The two errors that a user can cause, each told in one line.
+"""The two errors that a user can cause, each told in one line, and the checks that many share.
 
 Everything below the command line raises these for bad input; the command line prints the line and
 exits with status 2. Any other exception is a defect of this library and keeps its traceback.
@@ -31,6 +31,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}"
+
+
+def require_seed(seed: int, name: str = "--seed") -> int:
+    """`seed`, where a random key can be made of it without meeting another seed's.
+
+    Raises:
+        InputError: it is below 0 or above 2³² − 1.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"{name} {seed} is no seed", mend="give a number from 0 to 4294967295")
+    return seed
 
 
 def require(module: str, extra: str) -> ModuleType:

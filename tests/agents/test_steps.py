@@ -200,12 +200,26 @@ def test_log_probability_is_the_normal_s() -> None:
     np.testing.assert_allclose(policy.log_prob(s, a), by_scipy, rtol=1e-4)
 
 
-def test_the_log_deviation_stays_within_its_range() -> None:
+def test_the_log_deviation_stays_within_its_range_and_comes_back() -> None:
     policy = GaussianPolicy.create(jax.random.key(3), 1, (-1.0,), (1.0,), (8,))
-    policy = eqx.tree_at(lambda p: p.log_std, policy, float32(-40.0))
-    s = jnp.zeros((1, 1))
-    most = float(policy.log_prob(s, policy.mean(s))[0])
-    assert most == pytest.approx(5.0 - 0.5 * np.log(2 * np.pi), rel=1e-5)
+    for beyond, bound in ((-40.0, -5.0), (7.0, 2.0)):
+        far = eqx.tree_at(lambda p: p.log_std, policy, float32(beyond))
+        np.testing.assert_array_equal(far.projected().log_std, bound)
+
+    # On the lower bound with actions far from the mean, one step must widen the policy again.
+    narrow = eqx.tree_at(lambda p: p.log_std, policy, jnp.array([-5.0]))
+    s, a = jnp.zeros((4, 1)), jnp.array([[-0.9], [0.9], [-0.9], [0.9]])
+    after, _ = steps.fit_policy_weighted(
+        steps.trainable(narrow), s, a, jnp.ones(4), learning_rate=jnp.float32(0.1)
+    )
+    assert float(after.network.log_std[0]) == pytest.approx(-4.9, abs=1e-4)
+
+    # And with all actions on the mean it stays on the bound.
+    mean = narrow.mean(s)
+    after, _ = steps.fit_policy_weighted(
+        steps.trainable(narrow), s, mean, jnp.ones(4), learning_rate=jnp.float32(0.1)
+    )
+    assert float(after.network.log_std[0]) == -5.0
 
 
 def test_samples_have_the_policy_s_moments_and_stay_in_bounds() -> None:

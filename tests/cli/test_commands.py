@@ -147,7 +147,8 @@ def test_bad_input_is_one_line(
         (["--set", "loss=gumbel"], ["loss", "'linear'"]),
         (["--beta", "-1"], ["--beta -1", "above 0"]),
         (["--steps", "0"], ["--steps 0"]),
-        (["--seeds", "0"], ["seeds"]),
+        (["--seeds", "0"], ["no seed", "--seeds 1"]),
+        (["--first-seed", "4294967296"], ["4294967296 is no seed"]),
         (["--agent", "bc", "--beta", "1"], ["bc has no β"]),
     ],
 )

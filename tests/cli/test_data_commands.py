@@ -64,6 +64,36 @@ def test_check_exits_1_on_an_error(path, tmp_path, capsys):
     assert fits(told)
 
 
+def test_check_names_every_row_that_is_not_finite(path, tmp_path, capsys):
+    with np.load(path) as file:
+        columns = dict(file)
+    columns["rewards"][[1, 3]] = np.nan
+    np.savez(tmp_path / "nan.npz", **columns)
+    with pytest.raises(SystemExit) as caught:
+        commands.check(str(tmp_path / "nan.npz"))
+    assert caught.value.code == 1
+    assert "error    NaN in rewards (rows 1, 3); drop or mend these rows" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"NaN in rewards, row 1"):
+        commands.info(str(tmp_path / "nan.npz"))
+
+
+def test_the_environment_as_it_shows(path):
+    data = open_dataset(path)
+    for stated, shown in (
+        ("Pendulum-v1", "Pendulum-v1"),
+        ('{"id": "Door-v1"}', "Door-v1"),
+        ('{"di": 1}', "stated, but not readable"),
+        ("{", "stated, but not readable"),
+    ):
+        lines = dict(commands.describe(data.with_metadata(environment=stated)))
+        assert lines["environment"] == shown
+
+
+def test_convert_looks_at_where_it_writes_first(tmp_path):
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere; make it first$"):
+        commands.convert(str(tmp_path / "missing.npz"), tmp_path / "nowhere" / "a.npz")
+
+
 def test_convert_and_refusal_to_overwrite(path, tmp_path, capsys):
     out = tmp_path / "two.hdf5"
     commands.convert(str(path), out)
@@ -80,4 +110,5 @@ def test_list(tmp_path, monkeypatch, capsys):
     commands.list_()
     told = capsys.readouterr().out
     assert "minari:D4RL/door/human-v2" in told
-    assert "pointmaze-medium" in told
+    for maze in ("umaze", "medium", "large"):
+        assert f"  pointmaze-{maze}\n" in told

@@ -8,12 +8,12 @@ pytest.importorskip("gymnasium_robotics")
 minari = pytest.importorskip("minari")
 
 from xql.cli.make import make  # noqa: E402
+from xql.collect.planner import Planner, evaluation_map  # noqa: E402
 from xql.collect.pointmaze import (  # noqa: E402
-    Planner,
     behaviour_rollouts,
     collect,
+    ensure_pointmaze,
     evaluation_environment,
-    evaluation_map,
     make_pointmaze,
 )
 from xql.errors import InputError  # noqa: E402
@@ -202,7 +202,54 @@ def test_a_write_that_fails_leaves_nothing_behind(datasets, monkeypatch):
     monkeypatch.setattr(HDF5Storage, "update_episodes", full)
     with pytest.raises(OSError, match="no space left"):
         make_pointmaze("umaze", transitions=20)
-    assert not (datasets / "pointmaze" / "umaze-play-v0").exists()
+    assert [path.name for path in (datasets / "pointmaze").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize("when", ["while collecting", "while writing"])
+def test_what_another_process_writes_meanwhile_stays(datasets, monkeypatch, when):
+    theirs = datasets / "pointmaze" / "umaze-play-v0" / "data" / "metadata.json"
+
+    def other(*_):
+        theirs.parent.mkdir(parents=True)
+        theirs.write_text("theirs")
+
+    progress = None
+    if when == "while collecting":
+        progress = other
+    else:
+        from minari.dataset._storages.hdf5_storage import HDF5Storage
+
+        monkeypatch.setattr(HDF5Storage, "update_episodes", other)
+    with pytest.raises(InputError, match="a dataset 'pointmaze/umaze-play-v0' exists; choose"):
+        make_pointmaze("umaze", transitions=20, progress=progress)
+    assert theirs.read_text() == "theirs"
+    folders = [path.name for path in (datasets / "pointmaze").iterdir() if path.is_dir()]
+    assert folders == ["umaze-play-v0"]
+
+
+def test_a_dataset_is_reused_only_if_the_same_arguments_made_it(datasets):
+    wanted = {"transitions": 20, "seed": 3, "noise": 1.0}
+    assert ensure_pointmaze("umaze", **wanted) == ("pointmaze/umaze-play-v0", True)
+    assert minari.load_dataset("pointmaze/umaze-play-v0").spec.dataset_id == (
+        "pointmaze/umaze-play-v0"
+    )
+    before = hashes(datasets)
+    assert ensure_pointmaze("umaze", **wanted) == ("pointmaze/umaze-play-v0", False)
+    for other in ({"transitions": 21}, {"seed": 4}, {"noise": 0.5}):
+        with pytest.raises(InputError):
+            ensure_pointmaze("umaze", **(wanted | other))
+    with pytest.raises(InputError) as error:
+        ensure_pointmaze("medium", dataset_id="pointmaze/umaze-play-v0", **wanted)
+    rest = "--transitions 20 --seed 3 --noise 1.0 --out-id pointmaze/umaze-play-v0"
+    assert str(error.value) == (
+        f"pointmaze/umaze-play-v0: this dataset was made by: xql data make pointmaze-umaze {rest}, "
+        f"not by: xql data make pointmaze-medium {rest}; "
+        "remove it (minari delete pointmaze/umaze-play-v0), or choose another id with --out-id"
+    )
+    assert hashes(datasets) == before
+    (datasets / "pointmaze" / "umaze-play-v0" / "data" / "metadata.json").write_text("{}")
+    with pytest.raises(InputError, match="was made by: something else, not by: xql data make"):
+        ensure_pointmaze("umaze", **wanted)
 
 
 @pytest.mark.parametrize(

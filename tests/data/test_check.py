@@ -45,7 +45,7 @@ def test_nan_and_infinity_are_errors_with_row_and_column():
     finding = only(found(**columns))
     assert finding.severity == "error"
     assert finding.what == "NaN in observations"
-    assert finding.where == "row 60, column 2; 2 rows in all"
+    assert finding.where == "rows 60, 61; columns 0, 2"
     data = Dataset.from_arrays(**walk())
     data.rewards[data.starts[7]] = -np.inf
     assert only(check_dataset(data)).where == "row 7"
@@ -53,7 +53,7 @@ def test_nan_and_infinity_are_errors_with_row_and_column():
         require_sound(data)
     data = Dataset.from_arrays(**walk())
     data.observations[data.firsts[2] + data.lengths[2], 1] = np.nan
-    assert only(check_dataset(data)).where == "the final observation of episode 2, column 1"
+    assert only(check_dataset(data)).where == "the final observation of episode 2; column 1"
 
 
 def test_a_reset_that_no_flag_marks():
@@ -112,9 +112,30 @@ def test_actions_outside_their_bounds():
     columns["actions"][3, 1] = 1.5
     bound = np.ones(2, np.float32)
     finding = only(found(**columns, action_low=-bound, action_high=bound))
+    assert finding.severity == "error"
     assert finding.what == "actions outside their bounds in 1 of 295 rows"
     assert finding.where == "row 3; column 1"
+    with pytest.raises(InputError) as caught:
+        require_sound(Dataset.from_arrays(**columns, action_low=-bound, action_high=bound))
+    assert str(caught.value) == (
+        "unnamed: actions outside their bounds in 1 of 295 rows (row 3; column 1); "
+        "rescale or clip the actions, or mend the bounds"
+    )
     assert only(found(**columns)).what.endswith("the largest |action| is 1.5")
+    columns["actions"][3, 1] = 1.00009  # within the roundings of the same number
+    assert found(**columns, action_low=-bound, action_high=bound) == []
+
+
+def test_what_is_no_error_is_returned_to_be_told():
+    columns = walk()
+    assert require_sound(Dataset.from_arrays(**columns)) == []
+    columns["rewards"][:] = -1.0
+    columns["observations"][:, 1] = 4.0
+    told = require_sound(Dataset.from_arrays(**columns))
+    assert [(finding.severity, finding.what) for finding in told] == [
+        ("warning", "every reward is -1"),
+        ("note", "1 observation columns never change"),
+    ]
 
 
 def test_columns_and_rewards_that_never_change():

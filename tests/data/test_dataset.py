@@ -1,5 +1,6 @@
 """The layout: which rows hold what, and that a mask is 0 at true terminations only."""
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -169,3 +170,71 @@ def test_bad_input_is_told_in_one_line():
         Dataset.from_arrays(two[:0], two[:0], two[:0, 0], two[:0, 0])
     with pytest.raises(InputError, match=r"^arrays: no step has a known outcome; give next_obs"):
         Dataset.from_arrays(two[:1], two[:1], two[:1, 0], np.zeros(1))
+
+
+SOUND = {
+    "observations": np.zeros((3, 1), np.float32),
+    "actions": np.zeros((3, 2), np.float32),
+    "rewards": np.zeros(3, np.float32),
+    "lengths": np.array([2]),
+    "terminated": np.array([False]),
+    "truncated": np.array([False]),
+}
+LOW, HIGH = np.float32([-1, -1]), np.float32([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"observations": np.zeros((3, 1))},
+            "observations is float64 with 2 axes; make it float32 with 2",
+        ),
+        (
+            {"actions": np.zeros(3, np.float32)},
+            "actions is float32 with 1 axes; make it float32 with 2",
+        ),
+        (
+            {"rewards": np.zeros((3, 1), np.float32)},
+            "rewards is float32 with 2 axes; make it float32 with 1",
+        ),
+        ({"lengths": np.array([2.0])}, "lengths is float64 with 1 axes; make it int64 with 1"),
+        ({"terminated": np.array([0])}, "terminated is int64 with 1 axes; make it bool with 1"),
+        (
+            {"truncated": np.array([False, True])},
+            "truncated has 2 values for 1 episodes; give one for each episode",
+        ),
+        (
+            {"action_low": LOW[:1]},
+            "action_low is float32 of shape (1,); make it float32, one for each of the 2 action "
+            "columns",
+        ),
+        (
+            {"action_high": HIGH.astype(float)},
+            "action_high is float64 of shape (2,); make it float32, one for each of the 2 action "
+            "columns",
+        ),
+        (
+            {"action_low": LOW, "action_high": np.float32([1, np.inf])},
+            "action_high is inf in column 1; bounds must be finite; leave both out if there are "
+            "none",
+        ),
+        (
+            {"action_low": np.float32([np.nan, 0]), "action_high": HIGH},
+            "action_low is nan in column 0; bounds must be finite; leave both out if there are "
+            "none",
+        ),
+        (
+            {"action_low": np.float32([-1, 1]), "action_high": HIGH},
+            "action_low 1 is not below action_high 1 in column 1; mend the bounds, or drop a "
+            "column that cannot move",
+        ),
+    ],
+)
+def test_arrays_and_bounds_of_the_wrong_kind(change, line, monkeypatch):
+    # The shape checks of the tests, which users do not have, would speak first.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    Dataset(**SOUND, action_low=LOW, action_high=HIGH)
+    with pytest.raises(InputError) as caught:
+        Dataset(**{**SOUND, **change})
+    assert str(caught.value) == f"unnamed: {line}"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from xql.data import minari as source
+from xql.data.check import check_dataset
 from xql.data.dataset import Dataset
 from xql.data.sources import open_dataset
 from xql.errors import InputError
@@ -22,7 +23,7 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def make(name, observe, space, actions=None, **describe):
+def make(name, observe, space, actions=None, action_space=None, **describe):
     """Four episodes of 3, 1, 2 and 3 steps: terminated, cut, both unmarked, terminated inside."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # minari asks for authors, and its readers leak a file
@@ -44,7 +45,9 @@ def make(name, observe, space, actions=None, **describe):
                     truncations=np.array(truncations, bool),
                 )
             )
-        action_space = gym.spaces.Box(-1, 2, (2,)) if actions is None else gym.spaces.Discrete(3)
+        if action_space is None:
+            plain = gym.spaces.Box(-1, 2, (2,))
+            action_space = plain if actions is None else gym.spaces.Discrete(3)
         minari.create_dataset_from_buffers(
             name, buffers, observation_space=space, action_space=action_space, **describe
         )
@@ -180,3 +183,98 @@ def test_a_failed_download_is_told_in_one_line(root, monkeypatch):
 def test_bad_names(root):
     with pytest.raises(InputError, match=r"^minari:\.\./x: this is no Minari name; a name looks"):
         open_dataset("minari:../x")
+
+
+def hdf5(root):
+    import h5py
+
+    return h5py.File(root / "toy/flat-v0/data/main_data.hdf5", "a")
+
+
+def put(group, key, values):
+    del group[key]
+    group[key] = values
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "line"),
+    [
+        ("rewards", np.zeros(0), r"episode 2: it has no step; leave it out of the dataset"),
+        (
+            "rewards",
+            np.zeros((2, 2)),
+            r"episode 2: its rewards are float64 of shape \(2, 2\); 2 ",
+        ),
+        (
+            "actions",
+            np.zeros((2, 3)),
+            r"episode 2: its actions are float64 of shape \(2, 3\); 2 ",
+        ),
+        ("actions", np.zeros((1, 4)), r"episode 2: its actions are .*; 2 steps need 2 x 2 numbers"),
+        (
+            "terminations",
+            np.zeros(1, bool),
+            r"episode 2: its terminations are bool of shape \(1,",
+        ),
+        ("truncations", np.bool_(0), r"episode 2: its truncations are bool of shape \(\); 2 steps"),
+        ("observations", np.zeros((4, 2)), r"episode 2 has 2 steps and 4 of ''; an episode needs"),
+        ("observations", np.zeros((3, 5)), r"'' of episode 2 is float64 of shape \(3, 5\); its sp"),
+        (
+            "observations",
+            np.array([b"a"] * 3),
+            r"'' of episode 2 is \|S1 of shape \(3,\); its",
+        ),
+    ],
+)
+def test_an_episode_of_the_wrong_shape_is_named(root, key, values, line):
+    make("toy/flat-v0", flat, BOX)
+    with hdf5(root) as file:
+        put(file["episode_2"], key, values)
+    with pytest.raises(InputError, match=rf"^minari:toy/flat-v0: {line}"):
+        open_dataset("minari:toy/flat-v0")
+
+
+def test_all_that_is_not_finite_can_be_named(root):
+    make("toy/flat-v0", flat, BOX)
+    with hdf5(root) as file:
+        file["episode_0/observations"][1, 0] = np.nan
+        file["episode_2/observations"][2, 1] = np.nan
+    found = check_dataset(open_dataset("minari:toy/flat-v0", finite=False))
+    assert [finding.where for finding in found] == [
+        "row 1; the final observation of episode 2; columns 0, 1"
+    ]
+
+
+def test_a_folder_that_may_not_be_read_is_not_to_be_removed(root, monkeypatch):
+    make("toy/flat-v0", flat, BOX)
+
+    def barred(*_, **__):
+        raise PermissionError(13, "Permission denied", "somewhere")
+
+    monkeypatch.setattr(source, "_from_hdf5", barred)
+    with pytest.raises(InputError) as caught:
+        open_dataset("minari:toy/flat-v0")
+    assert "it cannot be read (Permission denied); see to its permissions" in str(caught.value)
+    assert "remove" not in str(caught.value)
+
+
+def test_columns_of_one_number_and_a_missing_file(root):
+    make("toy/flat-v0", flat, BOX)
+    before = open_dataset("minari:toy/flat-v0")
+    with hdf5(root) as file:
+        for key in ("rewards", "terminations", "truncations"):
+            put(file["episode_3"], key, file[f"episode_3/{key}"][()][:, None])
+    again = open_dataset("minari:toy/flat-v0")
+    np.testing.assert_array_equal(again.rewards, before.rewards)
+    np.testing.assert_array_equal(again.masks, before.masks)
+    (root / "toy/flat-v0/data/metadata.json").unlink()
+    with pytest.raises(InputError, match=r"it cannot be read \(.*\); remove .* and fetch it again"):
+        open_dataset("minari:toy/flat-v0")
+
+
+def test_an_unbounded_action_space_states_no_bounds(root):
+    space = gym.spaces.Box(np.float32([-1, -np.inf]), np.float32([1, np.inf]))
+    make("toy/flat-v0", flat, BOX, action_space=space)
+    data = open_dataset("minari:toy/flat-v0")
+    assert data.action_low is None
+    assert data.action_high is None

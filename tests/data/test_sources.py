@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 import h5py
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xql.data.d4rl import d4rl_name
+from xql.data.check import check_dataset
 from xql.data.dataset import Dataset
 from xql.data.files import save_dataset
 from xql.data.sources import open_dataset
@@ -177,21 +178,6 @@ def test_door_human_is_25_demonstrations_not_50():
     assert data.returns.mean() == pytest.approx(795.7, abs=0.05)
     assert data.terminated.all()
     assert data.masks.sum() == len(data.masks) - 25
-
-
-@pytest.mark.parametrize(
-    ("stem", "name"),
-    [
-        ("door-v0_demos_clipped", "door-human-v0"),
-        ("pen-v1_expert_clipped", "pen-expert-v1"),
-        ("hammer-demos-v0-bc-combined", "hammer-cloned-v0"),
-        ("halfcheetah_medium_replay-v2", "halfcheetah-medium-replay-v2"),
-        ("d4rl-door-human-v0", "door-human-v0"),
-        ("kitchen-partial-v0", "kitchen-partial-v0"),
-    ],
-)
-def test_d4rl_names(stem, name):
-    assert d4rl_name(Path(f"{stem}.hdf5")) == name
 
 
 # Dictionary observations, and saving.
@@ -376,3 +362,143 @@ def test_images_and_text_are_refused():
     refused({**columns, **flags, "observations": images}, r"^arrays: observations holds images; ")
     text = np.array(["a"] * 9)
     refused({**columns, **flags, "rewards": text}, r"^arrays: rewards holds <U1, not numbers; give")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5", ".parquet"])
+@pytest.mark.parametrize(
+    ("description", "line"),
+    [
+        ([1], "'xql' is no JSON object; write it as "),
+        ({"name": 3}, "'name' in 'xql' is 3; it must be a text"),
+        ({"action_low": -1.0}, "'action_low' in 'xql' is -1.0; it must be a list of numbers"),
+        ({"action_low": ["a"]}, "'action_low' in 'xql' is ..a..; it must be a list of numbers"),
+        ({"action_high": [[1.0]]}, "'action_high' in 'xql' is ..1.0..; it must be a list of"),
+        ({"action_low": [-1, -1]}, "action_low is float32 of shape .2,.; .* the 1 action column"),
+        ({"action_low": [-(10**400)]}, "action_low is -inf in column 0; bounds must be finite"),
+        ({"environment": {"id": "A-v0"}}, "'environment' in 'xql' is .*; it must be a text"),
+        ({"metadata": "x"}, "'metadata' in 'xql' is \"x\"; it must be an object"),
+        (
+            {"metadata": {"ref_min_score": "low"}},
+            "'ref_min_score' in the metadata of 'xql' is \"low\"; it must be a number",
+        ),
+        ({"metadata": {"observation_layout": [1]}}, "'observation_layout' in .*of .path, size."),
+        ({"metadata": {"observation_keys": "a"}}, "'observation_keys' in .*; it must be a list"),
+    ],
+)
+def test_a_description_of_the_wrong_kind(tmp_path, suffix, description, line, monkeypatch):
+    # The shape checks of the tests, which users do not have, would speak first.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    columns, ends = log()
+    columns |= {"terminated": ends, "truncated": ends & False}
+    path = write(tmp_path / f"a{suffix}", columns)
+    describe(path, json.dumps(description))
+    refused(path, rf"{line}")
+
+
+def describe(path, text):
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            columns = dict(file)
+        np.savez(path, xql=text, **columns)
+    elif path.suffix == ".parquet":
+        import pyarrow.parquet as parquet
+
+        parquet.write_table(parquet.read_table(path).replace_schema_metadata({"xql": text}), path)
+    else:
+        with h5py.File(path, "a") as file:
+            file.attrs["xql"] = text
+
+
+def test_columns_of_the_wrong_shape():
+    columns, ends = log()
+    good = {**columns, "terminated": ends, "truncated": ends & False}
+    refused(
+        {**good, "next_observations": np.zeros((9, 3))},
+        r"^arrays: next_observations has 3 numbers a row and observations 2; both must be the same",
+    )
+    refused({**good, "episode": np.zeros((9, 2))}, r"^arrays: episode has shape 9x2; give one l")
+    refused({**good, "episode": np.array(3)}, r"^arrays: episode has shape of a single value; give")
+    labels = np.zeros(9)
+    labels[4] = np.nan
+    refused({**good, "episode": labels}, r"^arrays: NaN in episode, row 4; drop or mend that row")
+    refused({**good, "rewards": np.array(1.0)}, r"^arrays: rewards is a single number; give one")
+    refused(
+        {**good, "actions": {"a": columns["actions"]}},
+        r"^arrays: actions is a group of columns; store it as one column: only observations may",
+    )
+    uneven = {"a": columns["observations"], "b": columns["observations"][:-1]}
+    refused(
+        {**good, "observations": uneven},
+        r"^arrays: observations/b has 8 rows and observations/a 9; every column needs one row per",
+    )
+    column = {**good, "episode": np.array(list("aaabbbccc"))[:, None]}
+    assert open_dataset(column).lengths.tolist() == [3, 2, 1, 3]
+
+
+def test_a_single_array_is_no_archive(tmp_path):
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    refused(tmp_path / "a.npz", r"could not read it \(it holds a single array, as \.npy files")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5", ".parquet"])
+def test_flipped_bits_never_end_in_a_traceback(tmp_path, suffix):
+    columns, ends = log()
+    columns |= {"terminated": ends, "truncated": ends & False}
+    data = open_dataset(columns)
+    path = save_dataset(data, tmp_path / f"a{suffix}")
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refusals = 0
+    for position in rng.choice(len(whole), 60, replace=False).tolist():
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            open_dataset(path)
+        except InputError as error:
+            assert "\n" not in str(error)
+            refusals += 1
+    assert refusals > 0
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    columns, ends = log()
+    path = write(tmp_path / "a.npz", {**columns, "terminated": ends, "truncated": ends})
+
+    def barred(*_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", barred)
+    refused(path, r"a\.npz: it cannot be read \(Permission denied\); see to its permissions or its")
+
+
+@pytest.mark.parametrize("kind", ["", "d4rl:", "ogbench:"])
+def test_only_the_check_opens_what_is_not_finite(tmp_path, kind):
+    columns, ends = log((30, 20, 40))
+    columns["observations"][[4, 70], 1] = np.nan
+    columns["rewards"][33] = np.inf
+    flags = ("terminals", "timeouts") if kind else ("terminated", "truncated")
+    columns |= {flags[0]: ends, flags[1]: ends & False}
+    source = f"{kind}{write(tmp_path / 'a.npz', columns)}"
+    refused(source, r"NaN in observations, row 4, column 1")
+    data = open_dataset(source, finite=False)
+    observations, rewards = check_dataset(data)
+    assert observations[1:3] == (
+        "NaN in observations",
+        "rows 4, 70; column 1",
+    )
+    assert (rewards.what, rewards.where) == ("infinity in rewards", "row 33")
+    columns[flags[0]] = np.where(ends, np.nan, 0.0)
+    write(tmp_path / "a.npz", columns)
+    with pytest.raises(InputError, match=rf"NaN in {flags[0]}, row 29"):
+        open_dataset(source, finite=False)
+
+
+def test_an_unwritable_folder(tmp_path, monkeypatch):
+    columns, ends = log()
+    data = open_dataset({**columns, "terminated": ends, "truncated": ends & False})
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match=r"a\.npz: the folder .* is not writable; give another"):
+        save_dataset(data, tmp_path / "a.npz")
+    assert list(tmp_path.iterdir()) == []

@@ -7,8 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from xql.envs.make import FlatObservation, action_bounds, check_fits, make_environment
-from xql.errors import InputError
+from xql.envs.make import FlatObservation, check_fits, make_environment
+from xql.errors import InputError, MissingExtra
 
 if importlib.util.find_spec("gymnasium_robotics") is None:
     pytest.skip("gymnasium_robotics is not installed", allow_module_level=True)
@@ -67,13 +67,6 @@ def test_keys_of_a_flat_environment_are_refused():
         make_environment("Pendulum-v1", keys=("observation",))
 
 
-def test_bounds_are_the_environments_own():
-    low, high = action_bounds(FlatObservation(Toy(), None, "toy"))
-    assert low.tolist() == [-1, -2]
-    assert high.tolist() == [3, 4]
-    assert low.dtype == high.dtype == np.float32
-
-
 def test_pointmaze_lies_as_documented():
     env = make_environment("PointMaze_UMaze-v3")
     flat, _ = env.reset(seed=3)
@@ -119,7 +112,7 @@ def test_a_first_import_of_the_simulators_is_silent():
 
 def test_json_specification_gives_the_same_environment():
     env = make_environment("PointMaze_UMaze-v3", continuing_task=False)
-    text = env.unwrapped.spec.to_json()
+    text = env.env.spec.to_json()
     again = make_environment(text)
     assert again.unwrapped.continuing_task is False
     assert np.array_equal(env.reset(seed=5)[0], again.reset(seed=5)[0])
@@ -180,6 +173,61 @@ def test_observation_that_is_no_box_is_refused():
 
     with pytest.raises(InputError, match=r"^toy: its observation word is Discrete\(3\)"):
         FlatObservation(Odd(), None, "toy")
+
+
+def toy_specification(name, **fields):
+    return json.dumps({"id": name, "entry_point": f"{__name__}:Toy", **fields})
+
+
+def test_an_environment_without_a_time_limit_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[Toy.__module__])
+    with pytest.raises(InputError) as error:
+        make_environment(toy_specification("Toy-v0"))
+    assert str(error.value) == (
+        "Toy-v0: it has no time limit, so that an episode might never end; "
+        "give the environment a max_episode_steps"
+    )
+    # Each mend works, and dm_control's tasks, which end by themselves, need none.
+    make_environment(toy_specification("Toy-v0", max_episode_steps=5)).close()
+    make_environment(toy_specification("Toy-v0"), max_episode_steps=5).close()
+    make_environment(toy_specification("dm_control/toy-v0")).close()
+    make_environment("Pendulum-v1").close()
+
+
+def test_the_extra_is_named_only_where_it_is_what_is_missing(monkeypatch):
+    text = json.dumps({"id": "Toy-v0", "entry_point": "no_such_simulator.envs:Toy"})
+    with pytest.raises(InputError) as error:
+        make_environment(text)
+    assert str(error.value) == (
+        "Toy-v0: it needs the module no_such_simulator, which is not installed; install it"
+    )
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    monkeypatch.delitem(sys.modules, "gymnasium.envs.box2d", raising=False)
+    monkeypatch.delitem(sys.modules, "gymnasium.envs.box2d.bipedal_walker", raising=False)
+    with pytest.raises(InputError) as error:
+        make_environment("BipedalWalker-v3")
+    assert str(error.value) == (
+        "BipedalWalker-v3: it needs the module Box2D, which is not installed; install it"
+    )
+    text = json.dumps({"id": "Toy-v0", "entry_point": "gymnasium_robotics.no_such_module:Toy"})
+    with pytest.raises(MissingExtra, match=r"run: pip install 'xql\[mujoco\]'$"):
+        make_environment(text)
+
+
+@pytest.mark.parametrize(
+    "error", [AssertionError("size must be 3"), gymnasium.error.Error("size must be 3")]
+)
+def test_what_stops_the_making_is_one_line(monkeypatch, error):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(gymnasium, "make", broken)
+    with pytest.raises(InputError) as caught:
+        make_environment("Pendulum-v1")
+    assert str(caught.value) == (
+        "Pendulum-v1: the environment cannot be made (size must be 3); "
+        "check its id and its arguments"
+    )
 
 
 def test_unknown_argument_and_broken_json_are_one_line():

@@ -62,6 +62,9 @@ def test_an_existing_output_is_left_alone(file, tmp_path):
         ("a,y\n", {}, "there is no row below the header"),
         ("", {}, "there is no column 'a'"),
         ("a,y\n1,2\n", {"beta": 0.0}, "--beta: 0 is no temperature; give one above 0"),
+        ("a,y\n1,2\n", {"beta": float("inf")}, "--beta: inf is no temperature; give one above 0"),
+        ("a,y\n1,2\n", {"beta": float("nan")}, "--beta: nan is no temperature; give one above 0"),
+        ("a,y\n1,2\n", {"seed": -1}, "--seed -1 is no seed; give a number from 0 to 4294967295"),
         ("a,y\n1,2\n", {"features": ","}, "--features: no column is named; give some: a,b"),
     ],
 )
@@ -72,6 +75,22 @@ def test_bad_input_is_told_in_one_line(tmp_path, text, arguments, message):
         gumbel.fit(path, **{"target": "y", "features": "a", **arguments})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_where_nothing_can_be_written_is_told_before_any_work(file, tmp_path, capsys):
+    out = tmp_path / "nodir" / "x.csv"
+    with pytest.raises(InputError) as error:
+        gumbel.fit(file, target="y", features="a,b", out=out)
+    assert str(error.value) == f"{out}: there is no folder '{tmp_path / 'nodir'}'; make it"
+    plot = tmp_path / "nodir" / "x.png"
+    with pytest.raises(InputError, match=r"x.png: there is no folder '.*nodir'; make it"):
+        gumbel.errors(file, column="y", plot=plot)
+    plot = tmp_path / "x.xyz"
+    with pytest.raises(InputError) as error:
+        gumbel.errors(file, column="y", plot=plot)
+    line = f"{plot}: '.xyz' is no type of figure; end its name in .png, .svg, .pdf"
+    assert str(error.value) == line
+    assert capsys.readouterr().out == ""
 
 
 def test_a_missing_and_a_binary_file(tmp_path):

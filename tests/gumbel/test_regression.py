@@ -130,8 +130,9 @@ def test_warns_when_not_converged():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"beta": 0.0}, "beta must be positive, not 0.0"),
-        ({"beta": float("nan")}, "beta must be positive, not nan"),
+        ({"beta": 0.0}, "beta must be positive and finite, not 0.0"),
+        ({"beta": float("nan")}, "beta must be positive and finite, not nan"),
+        ({"beta": float("inf")}, "beta must be positive and finite, not inf"),
         ({"alpha": -1.0}, "alpha must be 0 or more, not -1.0"),
     ],
 )

@@ -38,5 +38,25 @@ def test_the_figure_and_its_curves_are_written_once(tmp_path):
             rows = list(csv.reader(stream))
         assert len(rows) > 200
         assert np.isfinite(np.asarray(rows[1:], float)).all()
-    with pytest.raises(InputError, match="the figure exists; name another folder"):
+    with pytest.raises(InputError, match=r"figure2.png: the file exists; name another folder"):
         figure2(tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", ["densities", "losses", "samples", "regression"])
+def test_no_table_is_written_over(tmp_path, name):
+    path = tmp_path / f"figure2_{name}.csv"
+    path.write_text("mine")
+    with pytest.raises(InputError) as error:
+        figure2(tmp_path)
+    assert str(error.value) == f"{path}: the file exists; name another folder"
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [(path.name, "mine")]
+
+
+def test_a_folder_and_a_seed_that_cannot_be_used_are_one_line(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "new"):
+        with pytest.raises(InputError, match=r"this is no folder and cannot be made one \(.+\)"):
+            figure2(out)
+    with pytest.raises(InputError, match="--seed -1 is no seed; give a number from 0 to"):
+        figure2(tmp_path / "new", seed=-1)
+    assert not (tmp_path / "new").exists()

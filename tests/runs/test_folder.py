@@ -12,7 +12,16 @@ from xql.evaluation.rollout import EpisodeResult
 from xql.evaluation.scores import Reference
 from xql.runs.folder import Evaluation, Metrics, RunFolder, evaluation_rows
 
-CONFIG = {"agent": "xql", "betas": (0.5, np.float32(2.0)), "steps": np.int64(10), "env": None}
+CONFIG = {
+    "agent": "xql",
+    "steps": np.int64(10),
+    "members": ({"seed": 0, "changes": {"beta": np.float32(2.0)}},),
+    "settings": {"γ": 0.99},
+    "recipe": {"rewards": "none"},
+    "data": {"source": Path("x/y")},
+    "evaluation": {"episodes": 10},
+    "environment": None,
+}
 
 
 def row(step: int, member: int = 0, **changes: object) -> Evaluation:
@@ -20,24 +29,25 @@ def row(step: int, member: int = 0, **changes: object) -> Evaluation:
 
 
 def test_create_then_open_gives_the_same_configuration_in_plain_types(tmp_path: Path) -> None:
-    made = RunFolder.create(
-        tmp_path / "a" / "run", CONFIG | {"data": Path("x/y"), "β": {"γ": 0.99}}
-    )
+    made = RunFolder.create(tmp_path / "a" / "run", CONFIG)
     opened = RunFolder.open(tmp_path / "a" / "run")
     assert (
         opened.config
         == made.config
         == {
             "agent": "xql",
-            "betas": [0.5, 2.0],
             "steps": 10,
-            "env": None,
-            "data": str(Path("x/y")),
-            "β": {"γ": 0.99},
+            "members": [{"seed": 0, "changes": {"beta": 2.0}}],
+            "settings": {"γ": 0.99},
+            "recipe": {"rewards": "none"},
+            "data": {"source": str(Path("x/y"))},
+            "evaluation": {"episodes": 10},
+            "environment": None,
         }
     )
     text = (made.path / "config.yaml").read_text(encoding="utf-8")
-    assert text.startswith("agent: xql\nbetas:\n- 0.5\n- 2.0\nsteps: 10\nenv: null\n")
+    assert text.startswith("agent: xql\nsteps: 10\nmembers:\n- seed: 0\n")
+    assert "γ: 0.99" in text
     assert made.checkpoints == made.path / "checkpoints"
 
 
@@ -48,8 +58,7 @@ def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         RunFolder.create(path, {"agent": "iql"})
     assert str(error.value) == (
-        f"{path}: there is already something here; "
-        "choose another --out, or continue that run with: xql resume RUN"
+        f"{path}: there is already something here; choose another --out; nothing is written over"
     )
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     (tmp_path / "file").write_text("mine")
@@ -83,6 +92,51 @@ def test_a_missing_folder_and_a_broken_configuration_are_one_line(tmp_path: Path
         with pytest.raises(InputError, match=said) as error:
             RunFolder.open(tmp_path / "run")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", list(CONFIG))
+def test_a_configuration_without_a_key_or_with_another_kind_names_it(
+    tmp_path: Path, key: str
+) -> None:
+    for number, (config, said) in enumerate(
+        [
+            ({name: value for name, value in CONFIG.items() if name != key}, "is missing"),
+            (CONFIG | {key: 1.5}, "is 1.5"),
+        ]
+    ):
+        path = tmp_path / str(number)
+        RunFolder.create(path, config)
+        with pytest.raises(InputError) as error:
+            RunFolder.open(path)
+        assert str(error.value) == (
+            f"{path / 'config.yaml'}: '{key}' {said}; restore the file as the run wrote it"
+        )
+
+
+def test_a_place_that_cannot_hold_a_run_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    under = tmp_path / "file" / "a" / "run"
+    for refuse in (RunFolder.require_free, lambda path: RunFolder.create(path, CONFIG)):
+        with pytest.raises(InputError) as error:
+            refuse(under)
+        assert str(error.value) == (
+            f"{under}: no run can be written here ({tmp_path / 'file'} is a file); "
+            "choose another --out"
+        )
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # Neither way to be refused shows to a superuser, who may write anywhere.
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda *_: False)
+        with pytest.raises(InputError, match=r"no run can be written here \(.* is not writable\)"):
+            RunFolder.require_free(tmp_path / "run")
+    monkeypatch.setattr(Path, "mkdir", denied)
+    with pytest.raises(InputError, match=r"run: no run can be written here .*Permission denied"):
+        RunFolder.create(tmp_path / "run", CONFIG)
 
 
 def test_metrics_are_valid_json_also_where_they_are_not_finite(tmp_path: Path) -> None:
@@ -171,17 +225,6 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     (run.path / "evaluations.csv").write_text("step,member\n1,2\n")
     with pytest.raises(InputError, match="the first line is not the header"):
         run.read_evaluations()
-
-
-def test_rewind_forgets_what_came_after(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run", CONFIG)
-    for step in (100, 200, 300):
-        run.log_metrics(step, {"loss": [float(step), math.nan]})
-        run.log_evaluations(step, [row(step)])
-    before = (run.path / "metrics.jsonl").read_text().splitlines()
-    run.rewind(200)
-    assert (run.path / "metrics.jsonl").read_text().splitlines() == before[:2]
-    assert [one.step for one in run.read_evaluations()] == [100, 200]
 
 
 def test_tensorboard_events_are_written(tmp_path: Path) -> None:

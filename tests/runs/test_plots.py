@@ -7,7 +7,8 @@ import pytest
 
 from xql.errors import InputError
 from xql.runs.folder import Evaluation, RunFolder
-from xql.runs.plots import Curve, curves_from_run, plot_learning_curves, quantity_of
+from xql.runs.plots import Curve, curves_from_run, plot_learning_curves
+from xql.runs.summary import quantity_of
 
 
 def played(
@@ -54,7 +55,7 @@ def test_what_is_drawn_follows_from_what_was_reported() -> None:
 
 
 def test_no_evaluations_and_no_such_quantity_are_one_line(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the evaluations have no score; draw the return instead"):
+    with pytest.raises(InputError, match="the evaluations have no score; take the return"):
         curves_from_run(run, "score")
     empty = RunFolder.create(tmp_path / "empty", {})
     with pytest.raises(InputError, match="this run has no evaluations yet; train it with --env"):

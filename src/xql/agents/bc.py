@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from xql.agents import steps
 from xql.agents.agent import Agent, Batch, Metrics, Spec, TrainState
 from xql.agents.networks import GaussianPolicy
-from xql.agents.xql import act
 
 
 @dataclass(frozen=True)
@@ -39,24 +38,34 @@ class BCHyper(NamedTuple):
 @functools.cache  # the same configuration is the same agent, and so compiles once
 def bc(config: BCConfig, total_steps: int) -> Agent:
     """The agent for one configuration; the cosine schedule ends at `total_steps`."""
+    return Agent(
+        init=functools.partial(init, config),
+        update=functools.partial(update, config, total_steps),
+        act=steps.act,
+        hyper=BCHyper(*(getattr(config, name) for name in BCHyper._fields)),
+        transitions=config.batch_size,
+    )
 
-    def init(key: PRNGKeyArray, spec: Spec, hyper: BCHyper) -> TrainState:
-        key, policy_key = jax.random.split(key)
-        policy = GaussianPolicy.create(
-            policy_key, spec.observation_size, spec.action_low, spec.action_high, config.hidden
-        )
-        return TrainState(steps.trainable(policy), key, jnp.zeros((), jnp.int32), hyper)
 
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        decay = steps.decay(config.policy_schedule, state.step, total_steps)
-        policy, metrics = steps.fit_policy_weighted(
-            state.policy,
-            batch.observations,
-            batch.actions,
-            jnp.ones_like(batch.rewards),
-            learning_rate=state.hyper.policy_learning_rate * decay,
-        )
-        return state._replace(policy=policy, step=state.step + 1), metrics
+def init(config: BCConfig, key: PRNGKeyArray, spec: Spec, hyper: BCHyper) -> TrainState:
+    """A fresh policy."""
+    key, policy_key = jax.random.split(key)
+    policy = GaussianPolicy.create(
+        policy_key, spec.observation_size, spec.action_low, spec.action_high, config.hidden
+    )
+    return TrainState(steps.trainable(policy), key, jnp.zeros((), jnp.int32), hyper)
 
-    hyper = BCHyper(*(getattr(config, name) for name in BCHyper._fields))
-    return Agent(init, update, act, hyper, config.batch_size)
+
+def update(
+    config: BCConfig, total_steps: int, state: TrainState, batch: Batch
+) -> tuple[TrainState, Metrics]:
+    """One step of maximum likelihood."""
+    decay = steps.decay(config.policy_schedule, state.step, total_steps)
+    policy, metrics = steps.fit_policy_weighted(
+        state.policy,
+        batch.observations,
+        batch.actions,
+        jnp.ones_like(batch.rewards),
+        learning_rate=state.hyper.policy_learning_rate * decay,
+    )
+    return state._replace(policy=policy, step=state.step + 1), metrics

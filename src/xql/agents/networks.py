@@ -186,9 +186,10 @@ class GaussianPolicy(eqx.Module):
     ) -> Float[Array, "*batch"]:
         """log π(a|s) in actions rescaled to [-1, 1], in nats, summed over dimensions."""
         centre, half_range = self._bounds()
-        log_std = self._log_std()
-        z = ((actions - centre) / half_range - jnp.tanh(self.mlp(observations))) * jnp.exp(-log_std)
-        return -(0.5 * jnp.square(z) + log_std + 0.5 * jnp.log(2 * jnp.pi)).sum(-1)
+        z = ((actions - centre) / half_range - jnp.tanh(self.mlp(observations))) * jnp.exp(
+            -self.log_std
+        )
+        return -(0.5 * jnp.square(z) + self.log_std + 0.5 * jnp.log(2 * jnp.pi)).sum(-1)
 
     def sample(
         self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
@@ -196,11 +197,17 @@ class GaussianPolicy(eqx.Module):
         """A draw, clipped to the bounds."""
         mean = self.mean(observations)
         _, half_range = self._bounds()
-        noise = jax.random.normal(key, mean.shape) * jnp.exp(self._log_std()) * half_range
+        noise = jax.random.normal(key, mean.shape) * jnp.exp(self.log_std) * half_range
         return jnp.clip(mean + noise, jnp.array(self.low), jnp.array(self.high))
 
-    def _log_std(self) -> Float[Array, "*ensemble action"]:
-        return jnp.clip(self.log_std, *LOG_STD_RANGE)
+    def projected(self) -> "GaussianPolicy":
+        """The same policy with its standard deviation within its range.
+
+        For use after a step of the optimizer: clipping where it is used would leave a standard
+        deviation outside the range without a gradient, and so without a way back.
+        """
+        log_std = jnp.clip(self.log_std, *LOG_STD_RANGE)
+        return GaussianPolicy(self.mlp, log_std, self.low, self.high)
 
     def _bounds(self) -> tuple[Float[Array, " action"], Float[Array, " action"]]:
         low, high = jnp.array(self.low), jnp.array(self.high)

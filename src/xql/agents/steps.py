@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from xql.agents.agent import Metrics, Trainable
 from xql.agents.networks import Critic, GaussianPolicy, Value
@@ -115,7 +115,17 @@ def fit_policy_weighted(
         policy_loss = -(weights * log_prob).mean()
         return policy_loss, {"policy_loss": policy_loss, "log_prob": log_prob.mean()}
 
-    return descend(policy, loss, learning_rate)
+    policy, metrics = descend(policy, loss, learning_rate)
+    return policy._replace(network=policy.network.projected()), metrics
+
+
+def act(
+    policy: GaussianPolicy,
+    observations: Float[Array, "*batch observation"],
+    key: PRNGKeyArray | None,
+) -> Float[Array, "*batch action"]:
+    """A Gaussian policy's mode, or with a key a draw from it."""
+    return policy.mean(observations) if key is None else policy.sample(observations, key)
 
 
 def advantage_weights(

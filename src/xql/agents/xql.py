@@ -10,7 +10,7 @@ The equations, for transitions (s, a, r, s') of the data and the smaller of two 
 The soft maximum over actions is learned from the actions in the data alone: no policy stands in the
 backup and no action is ever queried that the data does not hold.
 
-Deviations from the paper, each with its switch in `XQLConfig`:
+Deviations from the paper, each with its switch in `XQLConfig` where it has one:
 
  1. The Gumbel loss goes on linearly beyond z = clip (`loss="linear"`), where the published code
     either cuts the gradient to zero or reweights batches by their maximum, which moves the fixed
@@ -23,8 +23,14 @@ Deviations from the paper, each with its switch in `XQLConfig`:
  6. `update_order="simultaneous"` takes all three losses from the networks before the update, so
     that their matrix products do not wait for each other; "sequential", the default, is the
     published order (V, then policy and Q from the new V).
- 7. `value_action_noise` and `value_random_actions` are the published scripts' extras for three
+ 7. `value_schedule="cosine"` lets the learning rates of V and Q fall to zero as the policy's does;
+    the paper keeps them constant, which is the default here too.
+ 8. `value_action_noise` and `value_random_actions` are the published scripts' extras for three
     datasets; both evaluate Q at actions outside the data, and only `preset="official"` uses them.
+ 9. The policy's log standard deviation is kept within [−5, 2] by projection after each step, where
+    the published code clips it inside the network, which leaves it no gradient outside.
+
+What it scores is in results/, with the commands.
 """
 
 import functools
@@ -101,120 +107,114 @@ class XQLHyper(NamedTuple):
 @functools.cache  # the same configuration is the same agent, and so compiles once
 def xql(config: XQLConfig, total_steps: int) -> Agent:
     """The agent for one configuration; cosine schedules end at `total_steps`."""
+    return Agent(
+        init=functools.partial(init, config),
+        update=functools.partial(update, config, total_steps),
+        act=steps.act,
+        hyper=XQLHyper(*(getattr(config, name) for name in XQLHyper._fields)),
+        transitions=config.batch_size * config.v_updates,
+    )
 
-    def init(key: PRNGKeyArray, spec: Spec, hyper: XQLHyper) -> TrainState:
-        key, policy_key, value_key, critic_key = jax.random.split(key, 4)
-        policy = GaussianPolicy.create(
-            policy_key, spec.observation_size, spec.action_low, spec.action_high, config.hidden
+
+def init(config: XQLConfig, key: PRNGKeyArray, spec: Spec, hyper: XQLHyper) -> TrainState:
+    """Fresh networks; the target critic starts as a copy of the critic."""
+    key, policy_key, value_key, critic_key = jax.random.split(key, 4)
+    size, hidden = spec.observation_size, config.hidden
+    policy = GaussianPolicy.create(policy_key, size, spec.action_low, spec.action_high, hidden)
+    value = Value.create(value_key, size, hidden, layer_norm=config.value_layer_norm)
+    critic = Critic.create(
+        critic_key,
+        size,
+        spec.action_size,
+        hidden,
+        members=config.critics,
+        layer_norm=config.critic_layer_norm,
+    )
+    return TrainState(
+        policy=steps.trainable(policy),
+        value=steps.trainable(value),
+        critic=steps.trainable(critic),
+        target_critic=jax.tree.map(jnp.copy, critic),
+        key=key,
+        step=jnp.zeros((), jnp.int32),
+        hyper=hyper,
+    )
+
+
+def update(
+    config: XQLConfig, total_steps: int, state: TrainState, batch: Batch
+) -> tuple[TrainState, Metrics]:
+    """One update of V, the policy, Q and the target critic, in this order."""
+    assert state.value is not None and state.critic is not None
+    hyper = state.hyper
+    value_decay = steps.decay(config.value_schedule, state.step, total_steps)
+    policy_decay = steps.decay(config.policy_schedule, state.step, total_steps)
+    key, *value_keys = jax.random.split(state.key, 1 + config.v_updates)
+
+    # V: one Gumbel step for each block of the batch; the last block also serves the rest.
+    value = state.value
+    for block, value_key in enumerate(value_keys):
+        rows = slice(block * config.batch_size, (block + 1) * config.batch_size)
+        data = Batch(*(column[rows] for column in batch))
+        q = state.target_critic(data.observations, data.actions).min(0)
+        value, metrics = steps.fit_value_gumbel(
+            value,
+            *value_targets(config, state, data, q, value_key),
+            beta=hyper.beta,
+            learning_rate=hyper.value_learning_rate * value_decay,
+            kind=config.loss,
+            clip=hyper.clip,
+            order=config.maclaurin_order,
+            max_gradient_norm=config.max_gradient_norm,
         )
-        value = Value.create(
-            value_key, spec.observation_size, config.hidden, layer_norm=config.value_layer_norm
-        )
-        critic = Critic.create(
-            critic_key,
-            spec.observation_size,
-            spec.action_size,
-            config.hidden,
-            members=config.critics,
-            layer_norm=config.critic_layer_norm,
-        )
-        return TrainState(
-            policy=steps.trainable(policy),
-            value=steps.trainable(value),
-            critic=steps.trainable(critic),
-            target_critic=jax.tree.map(jnp.copy, critic),
-            key=key,
-            step=jnp.zeros((), jnp.int32),
-            hyper=hyper,
-        )
+    v = (value if config.update_order == "sequential" else state.value).network
 
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        assert state.value is not None and state.critic is not None
-        hyper = state.hyper
-        value_decay = steps.decay(config.value_schedule, state.step, total_steps)
-        policy_decay = steps.decay(config.policy_schedule, state.step, total_steps)
-        key, *value_keys = jax.random.split(state.key, 1 + config.v_updates)
+    # Policy: the data's actions, weighted by their advantage.
+    advantages = q - v(data.observations)
+    weights = steps.advantage_weights(advantages, hyper.inverse_temperature, hyper.weight_cap)
+    policy, policy_metrics = steps.fit_policy_weighted(
+        state.policy,
+        data.observations,
+        data.actions,
+        weights,
+        learning_rate=hyper.policy_learning_rate * policy_decay,
+    )
 
-        # V: one Gumbel step for each block of the batch; the last block also serves the rest.
-        value = state.value
-        for block, value_key in enumerate(value_keys):
-            rows = slice(block * config.batch_size, (block + 1) * config.batch_size)
-            data = Batch(*(column[rows] for column in batch))
-            q = state.target_critic(data.observations, data.actions).min(0)
-            observations, targets = value_targets(state, data, q, value_key)
-            value, metrics = steps.fit_value_gumbel(
-                value,
-                observations,
-                targets,
-                beta=hyper.beta,
-                learning_rate=hyper.value_learning_rate * value_decay,
-                kind=config.loss,
-                clip=hyper.clip,
-                order=config.maclaurin_order,
-                max_gradient_norm=config.max_gradient_norm,
-            )
-        v = (value if config.update_order == "sequential" else state.value).network
-
-        # Policy: the data's actions, weighted by their advantage.
-        advantages = q - v(data.observations)
-        weights = steps.advantage_weights(advantages, hyper.inverse_temperature, hyper.weight_cap)
-        policy, policy_metrics = steps.fit_policy_weighted(
-            state.policy,
-            data.observations,
-            data.actions,
-            weights,
-            learning_rate=hyper.policy_learning_rate * policy_decay,
-        )
-
-        # Q: the reward and the discounted soft value of what came next.
-        backup = data.rewards + hyper.discount * data.masks * v(data.next_observations)
-        critic, critic_metrics = steps.fit_critic(
-            state.critic,
-            data.observations,
-            data.actions,
-            backup,
-            learning_rate=hyper.critic_learning_rate * value_decay,
-            kind=config.critic_loss,
-            huber_delta=config.huber_delta,
-        )
-        target_critic = steps.polyak(state.target_critic, critic.network, hyper.polyak)
-
-        metrics |= policy_metrics | critic_metrics
-        metrics |= {"advantage": advantages.mean(), "weight": weights.mean()}
-        return state._replace(
-            policy=policy,
-            value=value,
-            critic=critic,
-            target_critic=target_critic,
-            key=key,
-            step=state.step + 1,
-        ), metrics
-
-    def value_targets(
-        state: TrainState, data: Batch, q: Float[Array, " batch"], key: PRNGKeyArray
-    ) -> tuple[Float[Array, "rows observation"], Float[Array, " rows"]]:
-        """V's inputs and targets: the data's own, unless a published script's extra is on."""
-        if config.value_action_noise == 0.0 and config.value_random_actions == 0:
-            return data.observations, q
-        policy: GaussianPolicy = state.policy.network
-        low, high = jnp.array(policy.low), jnp.array(policy.high)
-        noise_key, random_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, data.actions.shape) * config.value_action_noise
-        noisy = jnp.clip(data.actions + jnp.clip(noise, -0.5, 0.5), low, high)
-        shape = (config.value_random_actions * len(q), len(policy.low))
-        uniform = jax.random.uniform(random_key, shape, minval=low, maxval=high)
-        observations = jnp.tile(data.observations, (1 + config.value_random_actions, 1))
-        actions = jnp.concatenate([noisy, uniform])
-        return observations, state.target_critic(observations, actions).min(0)
-
-    hyper = XQLHyper(*(getattr(config, name) for name in XQLHyper._fields))
-    return Agent(init, update, act, hyper, config.batch_size * config.v_updates)
+    # Q: the reward and the discounted soft value of what came next.
+    critic, critic_metrics = steps.fit_critic(
+        state.critic,
+        data.observations,
+        data.actions,
+        data.rewards + hyper.discount * data.masks * v(data.next_observations),
+        learning_rate=hyper.critic_learning_rate * value_decay,
+        kind=config.critic_loss,
+        huber_delta=config.huber_delta,
+    )
+    metrics |= policy_metrics | critic_metrics
+    metrics |= {"advantage": advantages.mean(), "weight": weights.mean()}
+    return state._replace(
+        policy=policy,
+        value=value,
+        critic=critic,
+        target_critic=steps.polyak(state.target_critic, critic.network, hyper.polyak),
+        key=key,
+        step=state.step + 1,
+    ), metrics
 
 
-def act(
-    policy: GaussianPolicy,
-    observations: Float[Array, "*batch observation"],
-    key: PRNGKeyArray | None,
-) -> Float[Array, "*batch action"]:
-    """The policy's mode, or with a key a draw from it."""
-    return policy.mean(observations) if key is None else policy.sample(observations, key)
+def value_targets(
+    config: XQLConfig, state: TrainState, data: Batch, q: Float[Array, " batch"], key: PRNGKeyArray
+) -> tuple[Float[Array, "rows observation"], Float[Array, " rows"]]:
+    """V's inputs and targets: the data's own, unless a published script's extra is on."""
+    if config.value_action_noise == 0.0 and config.value_random_actions == 0:
+        return data.observations, q
+    policy: GaussianPolicy = state.policy.network
+    low, high = jnp.array(policy.low), jnp.array(policy.high)
+    noise_key, random_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, data.actions.shape) * config.value_action_noise
+    noisy = jnp.clip(data.actions + jnp.clip(noise, -0.5, 0.5), low, high)
+    shape = (config.value_random_actions * len(q), len(policy.low))
+    uniform = jax.random.uniform(random_key, shape, minval=low, maxval=high)
+    observations = jnp.tile(data.observations, (1 + config.value_random_actions, 1))
+    actions = jnp.concatenate([noisy, uniform])
+    return observations, state.target_critic(observations, actions).min(0)

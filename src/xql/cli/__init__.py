@@ -1,6 +1,8 @@
 """The command line: parses, calls, prints."""
 
 import contextlib
+import functools
+import importlib
 import io
 import os
 import re
@@ -8,9 +10,27 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from xql.errors import InputError, MissingExtra
+from xql import __version__
+from xql.errors import InputError, MissingExtra, nearest
 
 Command = Callable[..., Any]
+
+# Where each command lives: a module of this package, and a function in it. Only the command that
+# was typed is imported, so that every other line of help comes at once.
+COMMANDS: dict[str, Any] = {
+    "demo": "demo:demo",
+    "train": {"offline": "train:offline"},
+    "evaluate": "evaluate:evaluate",
+    "data": {
+        "list": "data:list_",
+        "info": "data:info",
+        "check": "data:check",
+        "make": "make:make",
+        "convert": "data:convert",
+    },
+    "gumbel": {"demo": "gumbel:demo", "fit": "gumbel:fit", "errors": "gumbel:errors"},
+    "paper": {"list": "paper:list_", "figure2": "paper:figure2"},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,9 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit status: 0 done, 1 a check found errors, 2 bad input (one line on standard error says what,
     where and the mend), 130 interrupted.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _dispatch(arguments, _commands(arguments), ["xql"])
+        _dispatch(list(sys.argv[1:] if arguments is None else arguments), COMMANDS, ["xql"])
     except (InputError, MissingExtra) as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -33,25 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(141)
 
 
-def _commands(arguments: Sequence[str]) -> dict[str, Any]:
-    """The commands by name; groups are dictionaries. Imported here, so that `--help` is quick."""
-    from xql.cli import data as data_commands
-    from xql.cli import demo, evaluate, gumbel, make, paper, train
-
-    return {
-        "demo": demo.demo,
-        "train": {"offline": train.offline},
-        "evaluate": evaluate.evaluate,
-        "data": {
-            "list": data_commands.list_,
-            "info": data_commands.info,
-            "check": data_commands.check,
-            "make": make.make,
-            "convert": data_commands.convert,
-        },
-        "gumbel": {"demo": gumbel.demo, "fit": gumbel.fit, "errors": gumbel.errors},
-        "paper": {"list": paper.list_, "figure2": paper.figure2},
-    }
+def _load(place: str) -> Command:
+    module, name = place.split(":")
+    command: Command = getattr(importlib.import_module(f"xql.cli.{module}"), name)
+    return command
 
 
 def _dispatch(arguments: list[str], commands: dict[str, Any], path: list[str]) -> None:
@@ -61,21 +65,16 @@ def _dispatch(arguments: list[str], commands: dict[str, Any], path: list[str]) -
         return
     word = arguments[0]
     if path == ["xql"] and word == "--version":
-        from xql import __version__
-
         print(f"xql {__version__}")
         return
     if word not in commands:
-        from xql.errors import nearest
-
-        raise InputError(
-            f"unknown command '{' '.join([*path, word])}'", mend=nearest(word, commands)
-        )
+        name = " ".join([*path, word])
+        raise InputError(f"unknown command '{name}'", mend=nearest(word, commands))
     chosen = commands[word]
     if isinstance(chosen, dict):
         _dispatch(arguments[1:], chosen, [*path, word])
     else:
-        _run(chosen, arguments[1:], " ".join([*path, word]))
+        _run(_load(chosen), arguments[1:], " ".join([*path, word]))
 
 
 def _help(commands: dict[str, Any], path: list[str]) -> None:
@@ -85,7 +84,7 @@ def _help(commands: dict[str, Any], path: list[str]) -> None:
         if isinstance(chosen, dict):
             about = "{" + ", ".join(chosen) + "}"
         else:
-            about = (chosen.__doc__ or "").strip().splitlines()[0]
+            about = (_load(chosen).__doc__ or "").strip().splitlines()[0]
         print(f"  {name:10} {about}")
     print(f"\n{' '.join(path)} COMMAND --help tells the rest.")
 
@@ -106,7 +105,6 @@ def _run(command: Command, arguments: list[str], name: str) -> None:
 
 def _deferred(command: Command) -> Command:
     """The same signature, but returning the call instead of making it: parsing is then over."""
-    import functools
 
     @functools.wraps(command)
     def bind(*args: Any, **kwargs: Any) -> Callable[[], Any]:
@@ -127,6 +125,6 @@ def _one_line(box: str) -> str:
     return re.sub(r"\s+;", ";", " ".join(joined.split()))
 
 
-def _fail(line: str) -> NoReturn:
-    print(f"xql: {line}", file=sys.stderr)
+def _fail(text: str) -> NoReturn:
+    print(f"xql: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(2)

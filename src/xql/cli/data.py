@@ -2,17 +2,17 @@
 
 import textwrap
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import tyro
 
 from xql.data.check import Finding, check_dataset
 from xql.data.dataset import Dataset
-from xql.data.files import save_dataset
+from xql.data.files import check_destination, save_dataset
 from xql.data.minari import local_names, local_root
 from xql.data.sources import open_dataset
 
-MADE_HERE = ("pointmaze-umaze", "pointmaze-medium", "pointmaze-large")
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -87,8 +87,11 @@ def _spread(values: np.ndarray) -> str:
 
 
 def _environment_name(specification: str) -> str:
+    """The id that a specification states; a plain Gymnasium id is one already."""
     import json
 
+    if not specification.lstrip().startswith("{"):
+        return specification
     try:
         return str(json.loads(specification)["id"])
     except (ValueError, KeyError, TypeError):
@@ -104,7 +107,7 @@ def check(source: tyro.conf.Positional[str]) -> None:
     from rich.console import Console
 
     console = Console()
-    dataset = open_dataset(source)
+    dataset = open_dataset(source, finite=False)
     found = check_dataset(dataset)
     size = f"{dataset.episodes:,} episodes, {dataset.transitions:,} transitions"
     console.print(f"[bold]{dataset.name}[/bold]: {size}", highlight=False)
@@ -132,6 +135,7 @@ def convert(source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path]) 
         source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
         out: the file to write, ending in .npz, .hdf5, .h5 or .parquet.
     """
+    check_destination(out)
     dataset = open_dataset(source)
     path = save_dataset(dataset, out)
     counts = f"{dataset.episodes:,} episodes, {dataset.transitions:,} transitions"
@@ -140,6 +144,8 @@ def convert(source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path]) 
 
 def list_() -> None:
     """The datasets on this machine, and those that can be made here."""
+    from xql.collect.pointmaze import Maze
+
     names = local_names()
     print(f"Minari datasets in {local_root()}:")
     for name in names:
@@ -147,5 +153,5 @@ def list_() -> None:
     if not names:
         print("  none; fetch one with 'minari download NAME'")
     print("Made here from a simulator, with 'xql data make NAME':")
-    for name in MADE_HERE:
-        print(f"  {name}")
+    for maze in get_args(Maze):
+        print(f"  pointmaze-{maze}")

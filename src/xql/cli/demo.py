@@ -4,9 +4,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from xql.errors import InputError
+from xql.errors import MissingExtra
 
 DATASET = "pointmaze/medium-play-v0"
+AGENTS = {"bc": "behaviour cloning", "xql": "Extreme Q-Learning"}
+TITLE = "PointMaze-Medium, from corner to corner"
 
 
 class Row(NamedTuple):
@@ -29,13 +31,13 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
     """
     from xql.collect.pointmaze import behaviour_rollouts
     from xql.evaluation.statistics import format_interval
-    from xql.runs.folder import RunFolder
-    from xql.runs.plots import curves_from_run, plot_learning_curves
+    from xql.runs.folder import RunFolder, free_folder
     from xql.training.offline import train_offline
     from xql.training.population import use_all_cores
 
     use_all_cores()
-    home = _fresh(out)
+    home = free_folder("demo") if out is None else out
+    RunFolder.require_free(home)
     _make_data()
 
     began = time.perf_counter()
@@ -49,8 +51,7 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
             f"{time.perf_counter() - began:.0f}",
         )
     ]
-    curves = []
-    for agent, name in (("bc", "behaviour cloning"), ("xql", "Extreme Q-Learning")):
+    for agent, name in AGENTS.items():
         print(f"\n{name}: {seeds} seeds × {steps:,} updates")
         began = time.perf_counter()
         run = train_offline(
@@ -72,41 +73,41 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
                 f"{time.perf_counter() - began:.0f}",
             )
         )
-        curves += curves_from_run(RunFolder.open(home / agent), "success", name)
-    figure = plot_learning_curves(
-        curves,
-        home / "learning-curves.png",
-        quantity="success",
-        title="PointMaze-Medium, from corner to corner",
-        data_figure=100.0 * sum(reached) / len(reached),
-        data_label="the data's own behaviour",
-    )
     _tell(rows, home)
-    print(f"learning curves: {figure}\nruns: {home}")
+    _draw(home, 100.0 * sum(reached) / len(reached))
+    print(f"runs: {home}")
 
 
-def _fresh(out: Path | None) -> Path:
-    if out is not None:
-        if out.exists():
-            raise InputError("it exists", where=str(out), mend="choose another --out")
-        return out
-    number = 1
-    while (path := Path("runs") / f"demo-{number}").exists():
-        number += 1
-    return path
+def _draw(home: Path, of_data: float) -> None:
+    from xql.runs.folder import RunFolder
+    from xql.runs.plots import curves_from_run, plot_learning_curves
+
+    try:
+        figure = plot_learning_curves(
+            [
+                curve
+                for agent, name in AGENTS.items()
+                for curve in curves_from_run(RunFolder.open(home / agent), "success", name)
+            ],
+            home / "learning-curves.png",
+            quantity="success",
+            title=TITLE,
+            data_figure=of_data,
+            data_label="the data's own behaviour",
+        )
+        print(f"learning curves: {figure}")
+    except MissingExtra as missing:
+        print(f"no figure: {missing}")
 
 
 def _make_data() -> None:
     """The dataset by its name; the same seed gives the same bytes, so one made before will do."""
-    from xql.collect.pointmaze import make_pointmaze
-    from xql.data.minari import local_names
+    from xql.collect.pointmaze import ensure_pointmaze
 
-    if DATASET in local_names():
-        print(f"data: {DATASET} is here already")
-        return
     began = time.perf_counter()
-    make_pointmaze("medium", dataset_id=DATASET)
-    print(f"data: made {DATASET} in {time.perf_counter() - began:.0f} s")
+    _, made = ensure_pointmaze("medium", dataset_id=DATASET)
+    how = f"made in {time.perf_counter() - began:.0f} s" if made else "here already"
+    print(f"data: {DATASET}, {how}")
 
 
 def _proportion(reached: list[bool]) -> str:
@@ -124,7 +125,7 @@ def _tell(rows: list[Row], home: Path) -> None:
     from rich.table import Table
 
     heads = ("", "success [95 %]", "of", "updates", "seconds")
-    table = Table(*heads, title="PointMaze-Medium, from corner to corner")
+    table = Table(*heads, title=TITLE)
     lines = ["| " + " | ".join(heads) + " |", "|---|---|---|---:|---:|"]
     for row in rows:
         table.add_row(*row)

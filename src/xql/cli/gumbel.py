@@ -1,6 +1,7 @@
 """`xql gumbel`: the soft maximum by example, Gumbel regression on a CSV, the law of errors."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,8 @@ from jaxtyping import Float64
 
 from xql import errors as user_errors
 from xql.errors import InputError
+
+_FIGURES = (".png", ".svg", ".pdf")
 
 
 def demo() -> None:
@@ -98,10 +101,11 @@ def fit(
     user_errors.require("sklearn", "regression")
     from xql.gumbel.regression import GumbelRegressor
 
-    if not beta > 0:
+    if not 0 < beta < np.inf:
         raise InputError(f"{beta:g} is no temperature", where="--beta", mend="give one above 0")
-    if out is not None and out.exists():
-        raise InputError("the file exists", where=str(out), mend="name a new one")
+    user_errors.require_seed(seed)
+    if out is not None:
+        _require_new(out)
     names = [name.strip() for name in features.split(",") if name.strip()]
     if not names:
         raise InputError("no column is named", where="--features", mend="give some: a,b")
@@ -111,7 +115,7 @@ def fit(
     predictions = regressor.predict(X)
     Console(highlight=False).print(_fit_table(regressor, names, y - predictions))
     if out is not None:
-        with out.open("x", newline="") as stream:
+        with out.open("x", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow([*names, target, "prediction"])
             writer.writerows(np.column_stack([table, predictions]).tolist())
@@ -162,8 +166,15 @@ def errors(
 
     from xql.gumbel import fit_errors, plot_fits
 
-    if plot is not None and plot.exists():
-        raise InputError("the file exists", where=str(plot), mend="name a new one")
+    if plot is not None:
+        _require_new(plot)
+        if plot.suffix.lower() not in _FIGURES:
+            raise InputError(
+                f"'{plot.suffix}' is no type of figure",
+                where=str(plot),
+                mend=f"end its name in {', '.join(_FIGURES)}",
+            )
+        user_errors.require("matplotlib", "report")
     values = _read_columns(file, [column])[:, 0]
     try:
         fits = fit_errors(values)
@@ -187,8 +198,17 @@ def errors(
         )
     Console(highlight=False).print(table)
     if plot is not None:
-        user_errors.require("matplotlib", "report")
         print(f"plot: {plot_fits(values, fits, plot)}")
+
+
+def _require_new(path: Path) -> None:
+    """Check, before any work, that a file can be made at `path`."""
+    if path.exists():
+        raise InputError("the file exists", where=str(path), mend="name a new one")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder '{path.parent}'", where=str(path), mend="make it")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError("its folder cannot be written", where=str(path), mend="name another")
 
 
 def _read_columns(file: Path, columns: list[str]) -> Float64[np.ndarray, "rows columns"]:

@@ -2,13 +2,11 @@
 
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
 
 from xql.errors import InputError, nearest
-
-_NAMES = ("pointmaze-umaze", "pointmaze-medium", "pointmaze-large")
 
 
 def make(
@@ -31,14 +29,14 @@ def make(
         InputError: an unknown name, a number out of range, an id that exists.
         MissingExtra: Minari or the simulator is not installed.
     """
-    if name not in _NAMES:
-        raise InputError(f"nothing called '{name}' can be made", mend=nearest(name, _NAMES))
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from xql.collect.pointmaze import NOISE, make_pointmaze
+    from xql.collect.pointmaze import NOISE, Maze, make_pointmaze
 
-    maze = name.removeprefix("pointmaze-")
+    mazes: dict[str, Maze] = {f"pointmaze-{maze}": maze for maze in get_args(Maze)}
+    if name not in mazes:
+        raise InputError(f"nothing called '{name}' can be made", mend=nearest(name, mazes))
     began = time.perf_counter()
     episodes = 0
     with Progress(
@@ -57,7 +55,7 @@ def make(
             bar.update(task, completed=made, total=wanted)
 
         dataset_id = make_pointmaze(
-            maze,  # type: ignore[arg-type]  # `_NAMES` holds only its mazes
+            mazes[name],
             transitions=transitions,
             seed=seed,
             noise=NOISE if noise is None else noise,

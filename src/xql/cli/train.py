@@ -54,7 +54,7 @@ def offline(
         agent=agent,
         preset=preset,
         steps=steps,
-        seeds=range(first_seed, first_seed + seeds),
+        seeds=range(first_seed, first_seed + max(seeds, 0)),
         beta=list(beta) or None,
         env=env,
         out=out,

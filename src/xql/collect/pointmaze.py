@@ -9,11 +9,11 @@ The evaluation environment itself is stepped, so each stored transition is what 
 and the start carry its own uniform noise of a quarter cell.
 """
 
+import json
 import shutil
+import uuid
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import gymnasium
@@ -21,12 +21,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from xql import __version__
+from xql.collect.planner import Planner, evaluation_map
 from xql.envs.make import register_robotics
 from xql.errors import InputError, nearest, require
 
 Maze = Literal["umaze", "medium", "large"]
-MazeMap = list[list[int | str]]
-Cell = tuple[int, int]
 
 NOISE = 0.5
 """Standard deviation of the noise on each action, whose bounds are ±1 (D4RL's generator: 0.5)."""
@@ -54,62 +53,6 @@ class Walk(NamedTuple):
     actions: Float32[np.ndarray, "steps 2"]
     rewards: Float64[np.ndarray, " steps"]
     terminated: bool
-
-
-@dataclass(frozen=True)
-class Planner:
-    """Shortest paths between the free cells of a maze.
-
-    Attributes:
-        cells: the free cells (row, column), row by row.
-        distances: [goal, cell] steps between cell and goal; -1 where no path leads.
-        following: [goal, cell] the cell to go to next; the goal itself at the goal.
-    """
-
-    cells: tuple[Cell, ...]
-    distances: np.ndarray
-    following: np.ndarray
-
-    @classmethod
-    def of(cls, maze_map: MazeMap) -> "Planner":
-        """Plan for a map whose walls are 1 and whose outermost cells are all walls."""
-        cells = tuple(
-            (row, column)
-            for row, line in enumerate(maze_map)
-            for column, content in enumerate(line)
-            if content != 1
-        )
-        index = {cell: number for number, cell in enumerate(cells)}
-        distances = np.full((len(cells), len(cells)), -1)
-        following = np.tile(np.arange(len(cells)), (len(cells), 1))
-        for goal, start in enumerate(cells):
-            distances[goal, goal] = 0
-            queue = deque([start])
-            while queue:
-                row, column = queue.popleft()
-                here = index[row, column]
-                for step in ((-1, 0), (0, -1), (0, 1), (1, 0)):
-                    there = index.get((row + step[0], column + step[1]))
-                    if there is not None and distances[goal, there] < 0:
-                        distances[goal, there] = distances[goal, here] + 1
-                        following[goal, there] = here
-                        queue.append(cells[there])
-        return cls(cells, distances, following)
-
-    def farthest(self) -> tuple[int, int]:
-        """The numbers of the two free cells that are farthest apart; the first such pair."""
-        start, goal = np.unravel_index(int(np.argmax(self.distances)), self.distances.shape)
-        return int(start), int(goal)
-
-
-def evaluation_map(maze_map: MazeMap) -> MazeMap:
-    """The same maze with the evaluation's start 'r' and goal 'g' at its two farthest cells."""
-    planner = Planner.of(maze_map)
-    start, goal = (planner.cells[number] for number in planner.farthest())
-    marked: MazeMap = [[1 if content == 1 else 0 for content in line] for line in maze_map]
-    marked[start[0]][start[1]] = "r"
-    marked[goal[0]][goal[1]] = "g"
-    return marked
 
 
 def evaluation_environment(maze: Maze) -> gymnasium.Env[Any, Any]:
@@ -283,12 +226,63 @@ def make_pointmaze(
     dataset_id = dataset_id or f"pointmaze/{maze}-play-v0"
     _refuse_existing(dataset_id)
     walks = list(collect(maze, transitions, seed, noise, progress))
-    command = (
-        f"xql data make pointmaze-{maze} --transitions {transitions} --seed {seed} --noise {noise}"
-        f" --out-id {dataset_id}"
-    )
+    command = _command(maze, transitions, seed, noise, dataset_id)
     _write(maze, dataset_id, walks, {"command": command, "seed": seed, "noise": noise})
     return dataset_id
+
+
+def ensure_pointmaze(
+    maze: Maze,
+    *,
+    transitions: int = 200_000,
+    seed: int = 0,
+    noise: float = NOISE,
+    dataset_id: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[str, bool]:
+    """The dataset that `make_pointmaze` makes of these arguments: the one of that id, else made.
+
+    Args:
+        maze, transitions, seed, noise, dataset_id, progress: as `make_pointmaze` takes them.
+
+    Returns:
+        The dataset's id, and whether it was made now.
+
+    Raises:
+        InputError: a dataset of that id exists that other arguments made, or as `make_pointmaze`.
+        MissingExtra: Minari or Gymnasium-Robotics is not installed.
+    """
+    dataset_id = dataset_id or f"pointmaze/{maze}-play-v0"
+    if not _folder(dataset_id).exists():
+        make_pointmaze(
+            maze,
+            transitions=transitions,
+            seed=seed,
+            noise=noise,
+            dataset_id=dataset_id,
+            progress=progress,
+        )
+        return dataset_id, True
+    try:
+        text = (_folder(dataset_id) / "data" / "metadata.json").read_text(encoding="utf-8")
+        found = json.loads(text)["made_by"]["command"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = "something else"
+    wanted = _command(maze, transitions, seed, noise, dataset_id)
+    if found != wanted:
+        raise InputError(
+            f"this dataset was made by: {found}, not by: {wanted}",
+            where=dataset_id,
+            mend=f"remove it (minari delete {dataset_id}), or choose another id with --out-id",
+        )
+    return dataset_id, False
+
+
+def _command(maze: Maze, transitions: int, seed: int, noise: float, dataset_id: str) -> str:
+    return (
+        f"xql data make pointmaze-{maze} --transitions {transitions} --seed {seed}"
+        f" --noise {float(noise)} --out-id {dataset_id}"
+    )
 
 
 def _refuse_existing(dataset_id: str) -> None:
@@ -319,10 +313,17 @@ def _folder(dataset_id: str) -> Any:
 
 
 def _write(maze: Maze, dataset_id: str, walks: list[Walk], made: dict[str, Any]) -> None:
-    """Write through Minari; a write that does not finish leaves nothing behind."""
+    """Write through Minari; a write that does not finish leaves nothing behind.
+
+    It is written under a name of its own and renamed when whole: nobody opens half a dataset, and
+    one that another process made of the same id in the meantime stays.
+    """
+    _refuse_existing(dataset_id)
     minari = require("minari", "minari")
     from minari.data_collector import EpisodeBuffer
 
+    stem, _, version = dataset_id.rpartition("-v")
+    draft = f"{stem}-draft-{uuid.uuid4().hex}-v{version}"
     buffers = [
         EpisodeBuffer(
             observations=walk.observations,
@@ -338,8 +339,8 @@ def _write(maze: Maze, dataset_id: str, walks: list[Walk], made: dict[str, Any])
         with warnings.catch_warnings():
             # Minari warns of each piece of metadata left out, such as a web address of the code.
             warnings.simplefilter("ignore")
-            dataset = minari.create_dataset_from_buffers(
-                dataset_id,
+            minari.create_dataset_from_buffers(
+                draft,
                 buffers,
                 env=env,
                 algorithm_name="waypoint planner with action noise, random goals (play)",
@@ -353,11 +354,19 @@ def _write(maze: Maze, dataset_id: str, walks: list[Walk], made: dict[str, Any])
         # No date and no path stands here: the same command shall give the same bytes.
         planner = {"stiffness": _STIFFNESS, "damping": _DAMPING, "arrival": _ARRIVAL}
         versions = {name: require(name, "mujoco").__version__ for name in _SIMULATORS}
-        dataset.storage.update_metadata(
-            {"made_by": {**made, "planner": planner, "xql": __version__, **versions}}
-        )
+        described = _folder(draft) / "data" / "metadata.json"
+        metadata = json.loads(described.read_text(encoding="utf-8")) | {
+            "dataset_id": dataset_id,
+            "made_by": {**made, "planner": planner, "xql": __version__, **versions},
+        }
+        described.write_text(json.dumps(metadata), encoding="utf-8")
+        try:
+            _folder(draft).rename(_folder(dataset_id))
+        except OSError:
+            _refuse_existing(dataset_id)
+            raise
     except BaseException:
-        shutil.rmtree(_folder(dataset_id), ignore_errors=True)
+        shutil.rmtree(_folder(draft), ignore_errors=True)
         raise
     finally:
         env.close()

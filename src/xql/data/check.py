@@ -9,11 +9,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt64
 
-from xql.data.d4rl import displacement
 from xql.data.dataset import Dataset
+from xql.data.moves import displacement
 from xql.errors import InputError
 
 Severity = Literal["error", "warning", "note"]
+
+
+_MOST_BAD_ROWS = 100  # each has to be mended, so more are told than of anything else
 
 
 class Finding(NamedTuple):
@@ -41,24 +44,26 @@ def check_dataset(dataset: Dataset) -> list[Finding]:
     return sorted(found, key=lambda finding: order.index(finding.severity))
 
 
-def require_sound(dataset: Dataset) -> None:
-    """Raise for the first error; warnings and notes pass.
+def require_sound(dataset: Dataset) -> list[Finding]:
+    """Raise for the first error; the warnings and notes, the gravest first, are returned.
 
     Raises:
         InputError: the data cannot be learned from.
     """
-    for finding in check_dataset(dataset):
+    found = check_dataset(dataset)
+    for finding in found:
         if finding.severity == "error":
             raise InputError(
                 f"{finding.what} ({finding.where})", where=dataset.name, mend=finding.mend
             )
+    return found
 
 
-def _listing(numbers: Int64[np.ndarray, " n"], noun: str) -> str:
+def _listing(numbers: Int64[np.ndarray, " n"], noun: str, most: int = 5) -> str:
     """At most five of them: "rows 3, 17 and 4 more"."""
     shown = numbers.tolist()
-    head = ", ".join(str(number) for number in shown[:5])
-    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+    head = ", ".join(str(number) for number in shown[:most])
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
     return f"{noun}{'s' if len(shown) > 1 else ''} {head}{more}"
 
 
@@ -68,23 +73,22 @@ def _not_finite(dataset: Dataset) -> list[Finding]:
     transition[dataset.starts] = np.arange(dataset.transitions)
     for name in ("observations", "actions", "rewards"):
         values = getattr(dataset, name)
-        bad = ~np.isfinite(values.reshape(len(values), -1))
+        values = values.reshape(len(values), -1)
+        bad = ~np.isfinite(values)
         if not bad.any():
             continue
         rows = np.flatnonzero(bad.any(axis=1))
-        row = int(rows[0])
-        column = int(np.argmax(bad[row]))
-        kind = "NaN" if np.isnan(values.reshape(len(values), -1)[row, column]) else "infinity"
-        if transition[row] >= 0:
-            place = f"row {transition[row]}"
-        else:
-            episode = int(np.searchsorted(dataset.firsts, row, side="right")) - 1
-            place = f"the final observation of episode {episode}"
-        place += f", column {column}" if values.ndim > 1 else ""
-        more = f"; {len(rows)} rows in all" if len(rows) > 1 else ""
-        found.append(
-            Finding("error", f"{kind} in {name}", f"{place}{more}", "drop or mend these rows")
-        )
+        steps, finals = transition[rows][transition[rows] >= 0], rows[transition[rows] < 0]
+        places = [_listing(steps, "row", _MOST_BAD_ROWS)] if len(steps) else []
+        if len(finals):
+            episodes = np.searchsorted(dataset.firsts, finals, side="right") - 1
+            listing = _listing(episodes, "episode", _MOST_BAD_ROWS)
+            places.append(f"the final observation of {listing}")
+        if values.shape[1] > 1:
+            places.append(_listing(np.flatnonzero(bad.any(axis=0)), "column"))
+        kind = "NaN" if np.isnan(values).any() else "infinity"
+        where = "; ".join(places)
+        found.append(Finding("error", f"{kind} in {name}", where, "drop or mend these rows"))
     return found
 
 
@@ -208,7 +212,7 @@ def _actions(dataset: Dataset) -> list[Finding]:
     columns = np.flatnonzero(outside[dataset.starts].any(axis=0))
     what = f"actions outside their bounds in {len(rows)} of {dataset.transitions} rows"
     where = f"{_listing(rows, 'row')}; {_listing(columns, 'column')}"
-    return [Finding("warning", what, where, "rescale or clip the actions, or mend the bounds")]
+    return [Finding("error", what, where, "rescale or clip the actions, or mend the bounds")]
 
 
 def _rewards(dataset: Dataset) -> list[Finding]:

@@ -20,21 +20,55 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Shaped
 
 from xql.data.dataset import Dataset, follows
-from xql.data.schema import require_columns, steps_from
+from xql.data.moves import displacement
+from xql.data.schema import require_columns, steps_from, unit_bounds
 from xql.data.tables import read_columns
 
+_LEVELS = "random|medium|expert|medium_expert|medium_replay|random_expert"
+_SIZES = r"(?:eval-)?(?:open|umaze|medium|large)"
+_ANT = "Ant_maze_{}_noisy_multistart_{}_multigoal_{}_sparse"
 _NAMES = (  # the file names that D4RL publishes under, and the dataset that each one holds
     (r"(pen|hammer|door|relocate)-v(\d)_demos_clipped", r"\1-human-v\2"),
     (r"(pen|hammer|door|relocate)-v(\d)_expert_clipped", r"\1-expert-v\2"),
     (r"(pen|hammer|door|relocate)-demos-v(\d)-bc-combined", r"\1-cloned-v\2"),
-    (r"(halfcheetah|hopper|walker2d|ant)_(\w+)-v(\d)", r"\1-\2-v\3"),
+    (rf"((?:bullet-)?(?:halfcheetah|hopper|walker2d|ant))_({_LEVELS})", r"\1-\2-v0"),
+    (rf"(halfcheetah|hopper|walker2d|ant)_({_LEVELS})-v(\d)", r"\1-\2-v\3"),
+    (r"(halfcheetah|hopper|ant)_mixed", r"\1-medium-replay-v0"),
+    (r"walker_mixed", "walker2d-medium-replay-v0"),
+    (rf"((?:bullet-)?maze2d-{_SIZES})-sparse", r"\1-v0"),
+    (rf"(maze2d-{_SIZES})-dense", r"\1-dense-v0"),
+    (rf"(maze2d-{_SIZES})-sparse-v1", r"\1-v1"),
+    (rf"(maze2d-{_SIZES})-dense-v1", r"\1-dense-v1"),
+    # D4RL's v1 and v2 share the file called fixed; its own table lists it as v2.
+    *[
+        (_ANT.format(maze, start, goal) + suffix, f"antmaze-{name}-{version}")
+        for suffix, version in (("", "v0"), ("_fixed", "v2"))
+        for maze, start, goal, name in (
+            ("u-maze", False, False, "umaze"),
+            ("u-maze", True, True, "umaze-diverse"),
+            ("big-maze", True, False, "medium-play"),
+            ("big-maze", True, True, "medium-diverse"),
+            ("hardest-maze", True, False, "large-play"),
+            ("hardest-maze", True, True, "large-diverse"),
+        )
+    ],
+    ("mini_kitchen_microwave_kettle_light_slider-v0", "kitchen-complete-v0"),
+    ("kitchen_microwave_kettle_light_slider-v0", "kitchen-partial-v0"),
+    ("kitchen_microwave_kettle_bottomburner_light-v0", "kitchen-mixed-v0"),
+    ("minigrid4rooms", "minigrid-fourrooms-v0"),
+    ("minigrid4rooms_random", "minigrid-fourrooms-random-v0"),
+    (r"flow-(ring|merge)-v0-random", r"flow-\1-random-v0"),
+    (r"flow-(ring|merge)-v0-idm", r"flow-\1-controller-v0"),
+    ("carla_lane_follow_flat-v0", "carla-lane-v0"),
+    ("carla_town_subsamp_flat-v0", "carla-town-v0"),
+    ("carla_town_flat-v0", "carla-town-full-v0"),
 )
 
 
-def open_d4rl(path: Path, keys: tuple[str, ...] | None = None) -> Dataset:
+def open_d4rl(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool = True) -> Dataset:
     """Open a file in D4RL's layout: observations, actions, rewards, terminals, perhaps timeouts.
 
     Returns:
@@ -51,13 +85,12 @@ def open_d4rl(path: Path, keys: tuple[str, ...] | None = None) -> Dataset:
         flags=("terminals", "timeouts"),
         where=str(path),
         keys=keys,
+        finite=finite,
     )
     terminated = steps["terminals"]
     truncated = steps.get("timeouts", np.zeros(len(terminated), bool)) & ~terminated
     if truncated.any():
         truncated = episode_ends(terminated, truncated, steps, columns.get("infos/qpos"))
-    bounded = bool((np.abs(steps["actions"]) <= 1.0).all())
-    bound = np.ones(steps["actions"].shape[1], np.float32)
     return Dataset.from_arrays(
         steps["observations"],
         steps["actions"],
@@ -67,8 +100,7 @@ def open_d4rl(path: Path, keys: tuple[str, ...] | None = None) -> Dataset:
         steps.get("next_observations"),
         name=d4rl_name(path),
         source=f"d4rl:{path}",
-        action_low=-bound if bounded else None,
-        action_high=bound if bounded else None,
+        **unit_bounds(steps["actions"]),
     )
 
 
@@ -76,8 +108,9 @@ def d4rl_name(path: Path) -> str:
     """D4RL's name for the data in a file, such as "door-human-v0"."""
     stem = path.stem.removeprefix("d4rl-")
     for pattern, name in _NAMES:
-        if re.fullmatch(pattern, stem):
-            return re.sub(pattern, name, stem).replace("_", "-")
+        match = re.fullmatch(pattern, stem)
+        if match:
+            return match.expand(name).replace("_", "-")
     return stem
 
 
@@ -111,18 +144,3 @@ def episode_ends(
         rows = rows[(rows >= 0) & (rows < len(moved))]
         ends[rows[(moved[rows] > limit) & ~terminated[rows]]] = True
     return ends
-
-
-def displacement(
-    state: Shaped[np.ndarray, "steps state"], ordinary: Bool[np.ndarray, " moves"], *, scaled: bool
-) -> Float[np.ndarray, " moves"]:
-    """How far the state moves from each row to the next (one row fewer than `state`).
-
-    With `scaled`, each column counts in units of its root mean square over the ordinary moves.
-    """
-    total = np.zeros(len(state) - 1)
-    for column in state.T:  # by column: a full difference in float64 would triple the memory
-        move = np.square(np.diff(column.astype(np.float64)))
-        scale = move[ordinary].mean() if scaled else 1.0
-        total += move / scale if scale > 0 else np.where(move > 0, np.inf, 0.0)
-    return np.sqrt(total)

@@ -64,6 +64,10 @@ class Dataset:
             (`gymnasium.envs.registration.EnvSpec.to_json`), where the source carries one.
         evaluation_environment: likewise for evaluation, where it differs.
         metadata: whatever else the source says (reference scores, author, how it was made).
+
+    Raises:
+        InputError: arrays of the wrong kind or length, an episode without a step, or bounds that
+            are not finite and ordered.
     """
 
     observations: Float32[np.ndarray, "rows observation"]
@@ -81,6 +85,7 @@ class Dataset:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if len(self.lengths) == 0:
             raise InputError("there is no episode", where=self.name, mend="give at least one")
         if (self.lengths < 1).any():
@@ -90,6 +95,7 @@ class Dataset:
                 where=self.name,
                 mend="leave it out: an episode needs at least one action",
             )
+        self._check_bounds()
         rows = int(self.lengths.sum()) + len(self.lengths)
         for key in ("observations", "actions", "rewards"):
             if len(getattr(self, key)) != rows:
@@ -98,6 +104,45 @@ class Dataset:
                     where=self.name,
                     mend="each episode takes its steps and one final observation",
                 )
+
+    def _check_kinds(self) -> None:
+        kinds = {
+            **dict.fromkeys(("observations", "actions"), (np.float32, 2)),
+            "rewards": (np.float32, 1),
+            "lengths": (np.int64, 1),
+            **dict.fromkeys(("terminated", "truncated"), (np.bool_, 1)),
+        }
+        for key, (dtype, axes) in kinds.items():
+            array = np.asarray(getattr(self, key))
+            if array.dtype != dtype or array.ndim != axes:
+                what = f"{key} is {array.dtype} with {array.ndim} axes"
+                mend = f"make it {np.dtype(dtype)} with {axes}"
+                raise InputError(what, where=self.name, mend=mend)
+        for key in ("terminated", "truncated"):
+            if len(getattr(self, key)) != len(self.lengths):
+                what = f"{key} has {len(getattr(self, key))} values for {self.episodes} episodes"
+                raise InputError(what, where=self.name, mend="give one for each episode")
+
+    def _check_bounds(self) -> None:
+        bounds = {"action_low": self.action_low, "action_high": self.action_high}
+        for key, bound in bounds.items():
+            if bound is None:
+                continue
+            if bound.dtype != np.float32 or bound.shape != (self.action_size,):
+                what = f"{key} is {bound.dtype} of shape {bound.shape}"
+                mend = f"make it float32, one for each of the {self.action_size} action columns"
+                raise InputError(what, where=self.name, mend=mend)
+            if not np.isfinite(bound).all():
+                column = int(np.argmin(np.isfinite(bound)))
+                what = f"{key} is {bound[column]} in column {column}"
+                mend = "bounds must be finite; leave both out if there are none"
+                raise InputError(what, where=self.name, mend=mend)
+        low, high = self.action_low, self.action_high
+        if low is not None and high is not None and (low >= high).any():
+            column = int(np.argmax(low >= high))
+            what = f"action_low {low[column]:g} is not below action_high {high[column]:g}"
+            mend = "mend the bounds, or drop a column that cannot move"
+            raise InputError(f"{what} in column {column}", where=self.name, mend=mend)
 
     @property
     def transitions(self) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from xql.data.tables import DESCRIPTION, SUFFIXES, read_columns
 from xql.errors import InputError, require
 
 
-def open_file(path: Path, keys: tuple[str, ...] | None = None) -> Dataset:
+def open_file(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool = True) -> Dataset:
     """Open people's own data, in the schema of `docs/data.md`.
 
     Args:
         path: a file whose name ends in one of `SUFFIXES`.
         keys: which parts of a dictionary observation to keep; None keeps all.
+        finite: whether a NaN is refused.
 
     Raises:
         InputError: the file is missing, truncated or of an unknown kind, lacks a column, or holds
@@ -28,11 +30,9 @@ def open_file(path: Path, keys: tuple[str, ...] | None = None) -> Dataset:
     """
     columns = read_columns(path, [*REQUIRED, *OPTIONAL, DESCRIPTION])
     description = _parse_description(columns.pop(DESCRIPTION, None), str(path))
-    dataset = dataset_from(columns, str(path), keys, name=description.pop("name", path.stem))
+    name = description.pop("name", path.stem)
+    dataset = dataset_from(columns, str(path), keys, finite=finite, name=name)
     metadata = {**description.pop("metadata", {}), **dataset.metadata}
-    for bound in ("action_low", "action_high"):
-        if description.get(bound) is not None:
-            description[bound] = np.asarray(description[bound], np.float32)
     return dataset.with_metadata(**description, metadata=metadata, source=str(path))
 
 
@@ -44,8 +44,64 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         mend = "remove it or write the file again"
         raise InputError(f"'{DESCRIPTION}' is no JSON ({error})", where=where, mend=mend) from None
-    known = ("name", "action_low", "action_high", "environment", "evaluation_environment")
-    return {key: description[key] for key in (*known, "metadata") if key in description}
+    if not isinstance(description, dict):
+        what = f"'{DESCRIPTION}' is no JSON object"
+        raise InputError(what, where=where, mend='write it as {"name": ..., ...}')
+    known = {
+        "name": str,
+        "action_low": list,
+        "action_high": list,
+        "environment": str,
+        "evaluation_environment": str,
+        "metadata": dict,
+    }
+    found: dict[str, Any] = {}
+    for key, kind in known.items():
+        value = description.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, kind) or (kind is list and not all(map(_is_number, value))):
+            what = f"'{key}' in '{DESCRIPTION}' is {json.dumps(value)[:40]}"
+            mend = f"it must be {_KINDS[kind]}"
+            raise InputError(what, where=where, mend=mend)
+        found[key] = _float32(value) if kind is list else value
+    _check_metadata(found.get("metadata", {}), where)
+    return found
+
+
+_KINDS = {str: "a text", list: "a list of numbers", dict: "an object"}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@np.errstate(over="ignore")  # a bound too large becomes an infinity, which `Dataset` refuses
+def _float32(numbers: list[int | float]) -> np.ndarray:
+    return np.asarray([min(max(number, -1e300), 1e300) for number in numbers], np.float32)
+
+
+def _check_metadata(metadata: dict[str, Any], where: str) -> None:
+    """The few entries that this package itself reads."""
+
+    def texts(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+    def layout(value: Any) -> bool:
+        return isinstance(value, list) and all(
+            isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in value
+        )
+
+    read = {
+        "ref_min_score": (_is_number, "a number"),
+        "ref_max_score": (_is_number, "a number"),
+        "observation_keys": (texts, "a list of texts"),
+        "observation_layout": (layout, "a list of [path, size]"),
+    }
+    for key, (fits, kind) in read.items():
+        if metadata.get(key) is not None and not fits(metadata[key]):
+            what = f"'{key}' in the metadata of '{DESCRIPTION}' is {json.dumps(metadata[key])[:40]}"
+            raise InputError(what, where=where, mend=f"it must be {kind}")
 
 
 def save_dataset(dataset: Dataset, path: Path | str) -> Path:
@@ -54,18 +110,10 @@ def save_dataset(dataset: Dataset, path: Path | str) -> Path:
     Dictionary observations stay flat: the file holds one vector per step.
 
     Raises:
-        InputError: the file exists (nothing is ever written over), or its name ends in none of
-            `SUFFIXES`.
+        InputError: the file exists (nothing is ever written over), its folder does not or cannot
+            be written to, or its name ends in none of `SUFFIXES`.
     """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        mend = f"the name must end in one of {', '.join(SUFFIXES)}"
-        raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), mend=mend)
-    if path.exists():
-        raise InputError("the file exists", where=str(path), mend="give another name or remove it")
-    if not path.parent.is_dir():
-        mend = "make it first"
-        raise InputError(f"there is no folder {path.parent}", where=str(path), mend=mend)
+    path = check_destination(Path(path))
     write = {".npz": _write_npz, ".parquet": _write_parquet}.get(path.suffix, _write_hdf5)
     # Written beside and then renamed, so that an interrupted write leaves no half file behind.
     beside = path.with_name(f".{path.name}.part")
@@ -75,6 +123,22 @@ def save_dataset(dataset: Dataset, path: Path | str) -> Path:
     finally:
         with contextlib.suppress(FileNotFoundError):
             beside.unlink()
+    return path
+
+
+def check_destination(path: Path) -> Path:
+    """Raise `InputError` unless `save_dataset` can write there; the path itself otherwise."""
+    if path.suffix not in SUFFIXES:
+        mend = f"the name must end in one of {', '.join(SUFFIXES)}"
+        raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), mend=mend)
+    if path.exists():
+        raise InputError("the file exists", where=str(path), mend="give another name or remove it")
+    if not path.parent.is_dir():
+        mend = "make it first"
+        raise InputError(f"there is no folder {path.parent}", where=str(path), mend=mend)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        mend = "give another folder, or see to its permissions"
+        raise InputError(f"the folder {path.parent} is not writable", where=str(path), mend=mend)
     return path
 
 

@@ -17,13 +17,14 @@ import numpy as np
 from xql.data.dataset import Dataset, Episode, empty
 from xql.data.flatten import flat_layout, leaves, select_keys
 from xql.data.schema import check_finite
+from xql.data.tables import unreadable
 from xql.errors import InputError, nearest, require
 
 PROBE_SECONDS = 1.5  # minari itself retries an unreachable remote for some 20 s
 
 
 def open_minari(
-    name: str, keys: tuple[str, ...] | None = None, *, download: bool = True
+    name: str, keys: tuple[str, ...] | None = None, *, download: bool = True, finite: bool = True
 ) -> Dataset:
     """Open a Minari dataset by its name, such as "D4RL/door/human-v2".
 
@@ -37,21 +38,25 @@ def open_minari(
     if not re.fullmatch(r"([-\w]+/)*[-\w]+-v\d+", name):
         mend = "a name looks like D4RL/door/human-v2"
         raise InputError("this is no Minari name", where=f"minari:{name}", mend=mend)
-    if not (local_root() / name / "data").is_dir():
+    try:
+        here = (local_root() / name / "data").is_dir()
+    except OSError as error:
+        raise _damaged(name, error) from None
+    if not here:
         _fetch(name, download=download)
     storage_class = require("minari.dataset.minari_dataset", "minari").MinariStorage
     folder = local_root() / name / "data"
     try:
         storage = storage_class.read(folder)
         raw = storage_class.read_raw_metadata(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(name, error) from None
     space = storage.action_space
     if not _is_continuous(space):
         mend = "only continuous actions are supported"
         raise InputError(f"the actions are {space}", where=f"minari:{name}", mend=mend)
     observation_space = select_keys(storage.observation_space, keys, where=f"minari:{name}")
-    dataset = _read(name, folder, storage, observation_space)
+    dataset = _read(name, folder, storage, observation_space, finite)
     described: dict[str, Any] = {} if keys is None else {"observation_keys": sorted(keys)}
     layout = flat_layout(observation_space)
     if layout[0][0]:
@@ -59,8 +64,7 @@ def open_minari(
     return dataset.with_metadata(
         name=name,
         source=f"minari:{name}" + (f"?keys={','.join(keys)}" if keys else ""),
-        action_low=space.low.ravel().astype(np.float32),
-        action_high=space.high.ravel().astype(np.float32),
+        **_bounds(space),
         environment=_specification(raw.get("env_spec")),
         evaluation_environment=_specification(raw.get("eval_env_spec")),
         metadata={**_reference(raw), **described},
@@ -138,6 +142,14 @@ def _is_continuous(space: Any) -> bool:
     return hasattr(space, "low") and np.issubdtype(space.dtype, np.floating)
 
 
+@np.errstate(over="ignore")
+def _bounds(space: Any) -> dict[str, np.ndarray]:
+    """The bounds that an action space states; one that is unbounded anywhere states none."""
+    low, high = (bound.ravel().astype(np.float32) for bound in (space.low, space.high))
+    finite = np.isfinite(low).all() and np.isfinite(high).all()
+    return {"action_low": low, "action_high": high} if finite else {}
+
+
 def _specification(raw: Any) -> str | None:
     return raw if raw is None or isinstance(raw, str) else json.dumps(raw)
 
@@ -148,12 +160,15 @@ def _reference(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _damaged(name: str, error: Exception) -> InputError:
+    barred = unreadable(local_root() / name, error)
+    if barred is not None:
+        return barred
     reason = (str(error) or type(error).__name__).splitlines()[0][:100]
     mend = f"remove {local_root() / name} and fetch it again"
     return InputError(f"it cannot be read ({reason})", where=f"minari:{name}", mend=mend)
 
 
-def _read(name: str, folder: Path, storage: Any, space: Any) -> Dataset:
+def _read(name: str, folder: Path, storage: Any, space: Any, finite: bool) -> Dataset:
     """Fill the arrays episode by episode; each piece goes straight to its place."""
     where = f"minari:{name}"
     layout = flat_layout(space)
@@ -170,23 +185,28 @@ def _read(name: str, folder: Path, storage: Any, space: Any) -> Dataset:
     first = 0
     for episode in _episodes(name, folder, storage, [path for path, _ in layout]):
         parts, action, reward, ends, cuts = episode
-        length = len(reward)
+        length = _check_steps(episode[1:], actions.shape[1], f"{where}: episode {len(lengths)}")
         last = first + length
         if last >= len(rewards):
             raise _damaged(name, ValueError("more steps than its metadata states"))
         column = 0
         for part, (path, size) in zip(parts, layout, strict=True):
-            if len(part) != length + 1:
-                what = f"episode {len(lengths)} has {length} steps and {len(part)} of '{path}'"
+            part = np.asarray(part)
+            if part.shape[:1] != (length + 1,):
+                number = len(part) if part.ndim else "one number"
+                what = f"episode {len(lengths)} has {length} steps and {number} of '{path}'"
                 mend = "an episode needs one observation more than steps"
                 raise InputError(what, where=where, mend=mend)
-            flat = np.asarray(part).reshape(length + 1, size)
-            observations[first : last + 1, column : column + size] = flat
+            if part.size != (length + 1) * size or part.dtype.kind not in "fiub":
+                what = f"'{path}' of episode {len(lengths)} is {part.dtype} of shape {part.shape}"
+                mend = f"its space says {size} numbers a row"
+                raise InputError(what, where=where, mend=mend)
+            observations[first : last + 1, column : column + size] = part.reshape(-1, size)
             column += size
         actions[first:last] = np.asarray(action).reshape(length, -1)
-        rewards[first:last] = reward
+        rewards[first:last] = np.ravel(reward)
         actions[last], rewards[last] = 0.0, 0.0
-        inner.append(np.flatnonzero(ends[:-1]))
+        inner.append(np.flatnonzero(np.ravel(ends)[:-1]))
         lengths.append(length)
         terminated.append(bool(ends[-1]))
         truncated.append(bool(cuts[-1]))
@@ -202,9 +222,25 @@ def _read(name: str, folder: Path, storage: Any, space: Any) -> Dataset:
     )
     if any(len(rows) for rows in inner):
         dataset = _split(dataset, inner)
-    for key in ("observations", "actions", "rewards"):
+    for key in ("observations", "actions", "rewards") if finite else ():
         check_finite(getattr(dataset, key), key, where, row_name="row (as laid out)")
     return dataset
+
+
+def _check_steps(columns: tuple[Any, ...], action_size: int, where: str) -> int:
+    """The number of an episode's steps; actions, rewards and flags must have just as many."""
+    sizes = dict(zip(_COLUMNS, (action_size, 1, 1, 1), strict=True))
+    arrays = dict(zip(_COLUMNS, map(np.asarray, columns), strict=True))
+    length = len(arrays["rewards"]) if arrays["rewards"].ndim else 0
+    if length == 0:
+        raise InputError("it has no step", where=where, mend="leave it out of the dataset")
+    for key, array in arrays.items():
+        bad = array.shape[:1] != (length,) or array.size != length * sizes[key]
+        if bad or array.dtype.kind not in "fiub":
+            what = f"its {key} are {array.dtype} of shape {array.shape}"
+            mend = f"{length} steps need {length} x {sizes[key]} numbers"
+            raise InputError(what, where=where, mend=mend)
+    return length
 
 
 def _split(dataset: Dataset, inner: list[np.ndarray]) -> Dataset:
@@ -239,7 +275,7 @@ def _episodes(name: str, folder: Path, storage: Any, paths: list[str]) -> Iterat
             yield from _from_hdf5(main, storage.total_episodes, paths)
         else:
             yield from _from_storage(storage, paths)
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise _damaged(name, error) from None
 
 
@@ -250,7 +286,7 @@ def _from_hdf5(main: Path, episodes: int, paths: list[str]) -> Iterator[_Raw]:
             parts = [
                 group[f"observations/{path}" if path else "observations"][()] for path in paths
             ]
-            rest = (group[key][()] for key in ("actions", "rewards", "terminations", "truncations"))
+            rest = (group[key][()] for key in _COLUMNS)
             yield (parts, *rest)
 
 

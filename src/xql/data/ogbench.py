@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from xql.data.dataset import Dataset
-from xql.data.schema import require_columns, steps_from
+from xql.data.schema import require_columns, steps_from, unit_bounds
 from xql.data.tables import read_columns
 
 
-def open_ogbench(path: Path, keys: tuple[str, ...] | None = None) -> Dataset:
+def open_ogbench(
+    path: Path, keys: tuple[str, ...] | None = None, *, finite: bool = True
+) -> Dataset:
     """Open a file in OGBench's layout: observations, actions, terminals; perhaps masks, rewards.
 
     With `next_observations` (OGBench's regular layout) every row is a transition and `terminals`
@@ -31,7 +33,9 @@ def open_ogbench(path: Path, keys: tuple[str, ...] | None = None) -> Dataset:
     if "rewards" not in columns:
         columns["rewards"] = np.zeros(len(columns["actions"]), np.float32)
         metadata["rewards"] = "the file has none: all zero"
-    steps = steps_from(columns, flags=("terminals", "masks"), where=str(path), keys=keys)
+    steps = steps_from(
+        columns, flags=("terminals", "masks"), where=str(path), keys=keys, finite=finite
+    )
     ends = steps["terminals"]
     kept = np.ones(len(ends), bool)
     following = steps.get("next_observations")
@@ -43,8 +47,6 @@ def open_ogbench(path: Path, keys: tuple[str, ...] | None = None) -> Dataset:
         following = np.roll(steps["observations"], -1, axis=0)
         ends = np.roll(ends, -1)
     terminated = ~steps["masks"] if "masks" in steps else np.zeros(len(ends), bool)
-    bounded = bool((np.abs(steps["actions"]) <= 1.0).all())
-    bound = np.ones(steps["actions"].shape[1], np.float32)
     return Dataset.from_arrays(
         steps["observations"][kept],
         steps["actions"][kept],
@@ -54,7 +56,6 @@ def open_ogbench(path: Path, keys: tuple[str, ...] | None = None) -> Dataset:
         following[kept],
         name=path.stem,
         source=f"ogbench:{path}",
-        action_low=-bound if bounded else None,
-        action_high=bound if bounded else None,
+        **unit_bounds(steps["actions"]),
         metadata=metadata,
     )

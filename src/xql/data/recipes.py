@@ -1,4 +1,6 @@
-"""Named scalings of rewards and observations, printed, stored with the run and undone at export.
+"""Named scalings of rewards and observations, printed and stored with the run.
+
+A trained policy applies the scaling of observations to its own, so it takes them as they are:
 
     r' = reward_scale · r + reward_shift
     s' = (s − observation_shift) · observation_scale

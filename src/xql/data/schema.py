@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xql.data.dataset import Dataset, same_length
-from xql.data.flatten import flat_layout, flatten_batch, select_keys
+from xql.data.flatten import flat_layout, flatten_batch, leaves, select_keys
 from xql.data.tables import DESCRIPTION
 from xql.errors import InputError, nearest
 
@@ -22,6 +22,8 @@ def dataset_from(
     columns: Mapping[str, np.ndarray],
     where: str,
     keys: tuple[str, ...] | None = None,
+    *,
+    finite: bool = True,
     **describe: Any,
 ) -> Dataset:
     """A `Dataset` from columns in the schema of `docs/data.md`, checked."""
@@ -29,7 +31,9 @@ def dataset_from(
         mend = f"this is D4RL's layout: open it as d4rl:{where}"
         raise InputError("there is no 'terminated' and no 'truncated'", where=where, mend=mend)
     require_columns(columns, REQUIRED, where)
-    steps = steps_from(columns, flags=("terminated", "truncated"), where=where, keys=keys)
+    steps = steps_from(
+        columns, flags=("terminated", "truncated"), where=where, keys=keys, finite=finite
+    )
     return Dataset.from_arrays(
         steps["observations"],
         steps["actions"],
@@ -37,10 +41,33 @@ def dataset_from(
         steps["terminated"],
         steps["truncated"],
         steps.get("next_observations"),
-        columns.get("episode"),
+        _labels(columns["episode"], where) if "episode" in columns else None,
         metadata=observation_metadata(nested(columns, "observations"), keys),
         **describe,
     )
+
+
+def _labels(values: np.ndarray, where: str) -> np.ndarray:
+    """The `episode` column: one label per step, of any kind that can be told apart."""
+    if values.ndim != 1 and values.shape != (len(values) if values.ndim else 0, 1):
+        mend = "give one label per step"
+        raise InputError(f"episode has shape {_shape(values)}", where=where, mend=mend)
+    if values.dtype.kind == "f":
+        # A NaN differs from itself, so each one would silently start an episode.
+        check_finite(values, "episode", where)
+    return values.ravel()
+
+
+def unit_bounds(actions: np.ndarray) -> dict[str, Any]:
+    """The bounds [-1, 1] that benchmark files do not state, where no action lies outside."""
+    if not (np.abs(actions) <= 1.0).all():
+        return {}
+    bound = np.ones(actions.shape[1], np.float32)
+    return {"action_low": -bound, "action_high": bound}
+
+
+def _shape(values: np.ndarray) -> str:
+    return "x".join(str(size) for size in values.shape) or "of a single value"
 
 
 def require_columns(columns: Mapping[str, np.ndarray], names: Iterable[str], where: str) -> None:
@@ -91,8 +118,11 @@ def steps_from(
     flags: Iterable[str],
     where: str,
     keys: tuple[str, ...] | None = None,
+    finite: bool = True,
 ) -> dict[str, np.ndarray]:
     """The columns as they should be: flat float32 vectors, rewards, boolean flags; all checked.
+
+    Without `finite`, a NaN passes in all but the flags (for `xql data check`, which names all).
 
     Raises:
         InputError: wrong kind or shape of values, discrete actions, or a NaN, named by its row.
@@ -103,7 +133,17 @@ def steps_from(
         if tree is not None:
             tree = select_keys(tree, keys, where=where)
             _check_leaves(tree, name, where)
+            _check_one_length(tree, name, where)
             steps[name] = flatten_batch(tree)
+    following = steps.get("next_observations")
+    width = steps["observations"].shape[1]
+    if following is not None and following.shape[1] != width:
+        what = f"next_observations has {following.shape[1]} numbers a row and observations {width}"
+        raise InputError(what, where=where, mend="both must be the same kind of observation")
+    for name in ("actions", "rewards", *flags):
+        if name not in columns and nested(columns, name) is not None:
+            mend = "store it as one column: only observations may be a dictionary"
+            raise InputError(f"{name} is a group of columns", where=where, mend=mend)
     actions = columns["actions"]
     _check_leaves(actions, "actions", where)
     if actions.dtype.kind in "iub":
@@ -114,19 +154,28 @@ def steps_from(
     for name in ("rewards", *flags):
         if name in columns:
             values = columns[name]
-            if values.ndim != 1 and values.shape != (len(values), 1):
-                shape = "x".join(str(size) for size in values.shape)
-                mend = "give one number per step"
-                raise InputError(f"{name} has shape {shape}", where=where, mend=mend)
             _check_leaves(values, name, where)
+            if values.ndim != 1 and values.shape != (len(values), 1):
+                mend = "give one number per step"
+                raise InputError(f"{name} has shape {_shape(values)}", where=where, mend=mend)
             steps[name] = values.ravel().astype(np.float32)
     same_length(steps, where)
     for name, values in steps.items():
-        check_finite(values, name, where)
+        if finite or name in flags:
+            check_finite(values, name, where)
     for name in flags:
         if name in steps:
             steps[name] = steps[name] != 0
     return steps
+
+
+def _check_one_length(tree: Any, name: str, where: str) -> None:
+    sizes = {f"{name}/{path}": len(leaf) for path, leaf in leaves(tree)}
+    (first, size), *others = sizes.items()
+    for path, other in others:
+        if other != size:
+            mend = "every column needs one row per step"
+            raise InputError(f"{path} has {other} rows and {first} {size}", where=where, mend=mend)
 
 
 def _check_leaves(tree: Any, name: str, where: str) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,10 @@ _KINDS = ("minari", "d4rl", "ogbench")
 
 
 def open_dataset(
-    source: str | os.PathLike[str] | Mapping[str, np.ndarray] | Dataset, *, download: bool = True
+    source: str | os.PathLike[str] | Mapping[str, Any] | Dataset,
+    *,
+    download: bool = True,
+    finite: bool = True,
 ) -> Dataset:
     """Open logged experience.
 
@@ -32,6 +36,8 @@ def open_dataset(
             A string may end in "?keys=a,b", which keeps only those keys of a dictionary
             observation.
         download: whether a Minari dataset that is not on this machine may be fetched.
+        finite: whether a NaN or an infinity is refused here, as nothing can be learned from it;
+            without, `xql.data.check.check_dataset` can name all of them.
 
     Raises:
         InputError: the source is unknown, missing, broken, or holds what cannot be learned from;
@@ -42,21 +48,22 @@ def open_dataset(
         return source
     if isinstance(source, Mapping):
         columns = {key: np.asarray(values) for key, values in _walk(source)}
-        return dataset_from(columns, "arrays", name="arrays", source="arrays")
+        return dataset_from(columns, "arrays", finite=finite, name="arrays", source="arrays")
     text, _, query = os.fspath(source).partition("?")
     keys = _parse_keys(query, os.fspath(source))
     kind, colon, rest = text.partition(":")
     # One letter before the colon is a drive, not a kind.
     if not colon or len(kind) < 2 or "/" in kind:
-        return open_file(Path(text).expanduser(), keys)
+        return open_file(Path(text).expanduser(), keys, finite=finite)
     if kind not in _KINDS:
         raise InputError(f"unknown kind '{kind}:'", where=text, mend=nearest(kind, _KINDS))
     if not rest:
         raise InputError(f"nothing follows '{kind}:'", where=text, mend=_EXAMPLES[kind])
     if kind == "minari":
-        return open_minari(rest, keys, download=download)
+        return open_minari(rest, keys, download=download, finite=finite)
     path = Path(rest).expanduser()
-    return open_d4rl(path, keys) if kind == "d4rl" else open_ogbench(path, keys)
+    open_kind = open_d4rl if kind == "d4rl" else open_ogbench
+    return open_kind(path, keys, finite=finite)
 
 
 _EXAMPLES = {

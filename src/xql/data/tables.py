@@ -1,7 +1,7 @@
 """Columns out of a file: npz, hdf5 or parquet, each column by its path, nothing interpreted."""
 
+import os
 import re
-import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,11 @@ def read_columns(path: Path, wanted: Collection[str] | None = None) -> dict[str,
     Raises:
         InputError: the file is missing, truncated, or not what its name says.
     """
-    if not path.exists():
+    try:
+        found = path.exists()
+    except OSError as error:
+        raise unreadable(path, error) or error from None
+    if not found:
         siblings = [file.name for file in path.parent.glob("*") if file.suffix in SUFFIXES]
         mend = nearest(path.name, siblings) if siblings else "check the path"
         raise InputError("there is no such file", where=str(path), mend=mend)
@@ -44,7 +48,19 @@ def _is_wanted(name: str, wanted: Collection[str] | None) -> bool:
     return any(name == want or name.startswith((f"{want}/", f"{want}.")) for want in wanted)
 
 
+def unreadable(path: Path, error: Exception) -> InputError | None:
+    """What to say of an error of the operating system's (no permission, a bad disk), else None."""
+    # A part of the data that is not there is damage, and not the operating system's doing.
+    if not isinstance(error, OSError) or not error.errno or isinstance(error, FileNotFoundError):
+        return None
+    what = f"it cannot be read ({os.strerror(error.errno)})"
+    return InputError(what, where=str(path), mend="see to its permissions or its disk")
+
+
 def _broken(path: Path, reader: str, error: Exception) -> InputError:
+    barred = unreadable(path, error)
+    if barred is not None:
+        return barred
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return InputError(
         f"truncated, or not what its name says: {reader} could not read it ({reason[:80]})",
@@ -56,11 +72,15 @@ def _broken(path: Path, reader: str, error: Exception) -> InputError:
 def _read_npz(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
     try:
         # Opened here, because numpy leaves a truncated file open when it gives up on it.
-        with path.open("rb") as stream, np.load(stream) as file:
-            return {
-                name: file[name] if _is_wanted(name, wanted) else _UNREAD for name in file.files
-            }
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        with path.open("rb") as stream:
+            file = np.load(stream)
+            if isinstance(file, np.ndarray):
+                raise ValueError("it holds a single array, as .npy files do")
+            with file:
+                return {
+                    name: file[name] if _is_wanted(name, wanted) else _UNREAD for name in file.files
+                }
+    except Exception as error:  # a damaged file raises whatever the part that trips over it does
         raise _broken(path, "numpy", error) from None
 
 
@@ -76,7 +96,7 @@ def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarr
             file.visititems(visit)
             if DESCRIPTION in file.attrs:
                 columns[DESCRIPTION] = np.asarray(file.attrs[DESCRIPTION])
-    except (OSError, RuntimeError, KeyError) as error:
+    except Exception as error:  # as above
         raise _broken(path, "h5py", error) from None
     return columns
 
@@ -107,7 +127,7 @@ def _read_parquet(path: Path, wanted: Collection[str] | None) -> dict[str, np.nd
         columns[name] = np.stack([parts[index] for index in range(len(parts))], axis=1)
     text = (schema.metadata or {}).get(DESCRIPTION.encode())
     if text is not None:
-        columns[DESCRIPTION] = np.asarray(text.decode())
+        columns[DESCRIPTION] = np.asarray(text.decode(errors="replace"))
     return columns
 
 

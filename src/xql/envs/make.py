@@ -83,8 +83,9 @@ def make_environment(
 
     Raises:
         InputError: an unknown or retired id, unreadable JSON, an argument that the environment does
-            not take, discrete actions, or an observation that is not made of Boxes.
-        MissingExtra: the simulator is not installed.
+            not take, a module that is not installed, discrete actions, an observation that is not
+            made of Boxes, or no time limit (an episode of an evaluation might never end).
+        MissingExtra: the environment needs this package's extra `mujoco`, which is not installed.
     """
     _choose_renderer()
     if spec.lstrip().startswith("{"):
@@ -102,6 +103,14 @@ def make_environment(
             f"its actions are {env.action_space}",
             where=name,
             mend="xql learns continuous actions: choose an environment with a Box action space",
+        )
+    # dm_control's tasks end their episodes themselves, and register without a limit.
+    if not (name.startswith("dm_control/") or _has_time_limit(env)):
+        env.close()
+        raise InputError(
+            "it has no time limit, so that an episode might never end",
+            where=name,
+            mend="give the environment a max_episode_steps",
         )
     return FlatObservation(env, keys, name)
 
@@ -126,18 +135,6 @@ def check_fits(
         where=where,
         mend="give the environment that the data came from with --env",
     )
-
-
-def action_bounds(
-    env: gymnasium.Env[Any, Any],
-) -> tuple[Float32[np.ndarray, " action"], Float32[np.ndarray, " action"]]:
-    """The lowest and highest action, in the environment's own units.
-
-    Policies act in the units of the data; clip what they say to these before stepping.
-    """
-    space = env.action_space
-    assert isinstance(space, gymnasium.spaces.Box)
-    return space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel()
 
 
 def register_robotics() -> None:
@@ -224,9 +221,22 @@ def _gymnasium_make(
                 where="environment",
                 mend=_instead(name),
             ) from None
-        raise MissingExtra(
-            f"{name} needs a simulator that is not installed ({error}); "
-            "run: pip install 'xql[mujoco]'"
+        if re.search("mujoco|gymnasium_robotics", str(described.entry_point)):
+            raise MissingExtra(
+                f"{name} needs a simulator that is not installed ({error}); "
+                "run: pip install 'xql[mujoco]'"
+            ) from None
+        # Gymnasium's own error is raised from the import that failed, which names the module.
+        first = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+        module = getattr(first, "name", None) or str(error)
+        raise InputError(
+            f"it needs the module {module}, which is not installed", where=name, mend="install it"
+        ) from None
+    except (AssertionError, gymnasium.error.Error) as error:
+        raise InputError(
+            f"the environment cannot be made ({str(error) or type(error).__name__})",
+            where=name,
+            mend="check its id and its arguments",
         ) from None
     except TypeError as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
@@ -235,6 +245,14 @@ def _gymnasium_make(
         raise InputError(
             f"it takes no argument '{unknown.group(1)}'", where=name, mend="leave it out"
         ) from None
+
+
+def _has_time_limit(env: gymnasium.Env[Any, Any]) -> bool:
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            return True
+        env = env.env
+    return False
 
 
 def _flat_size(space: Any, where: str) -> int:

@@ -34,7 +34,7 @@ class EpisodeResult(NamedTuple):
     """Undiscounted, summed in float64; nan where the policy gave an action that is not finite."""
     length: int
     success: bool | None
-    """Whether any step reported success; None where the environment reports none."""
+    """Whether any step reported success; None where no step reported either way."""
 
 
 @dataclass(eq=False)
@@ -69,7 +69,6 @@ class _Slot:
     def fail(self) -> None:
         """End the episode for an action that is not finite: a simulator's answer would be noise."""
         self.rewards.append(float("nan"))
-        self.success = False
 
     def result(self, seed: int) -> EpisodeResult:
         assert self.episode is not None

@@ -136,7 +136,7 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     Attributes:
         coef_: (features,), the linear model's slopes.
         intercept_: the linear model's constant.
-        mean_exp_: E[e^z] on the training data: 1 at the optimum.
+        mean_exp_: E[e^z] on the training data: 1 at the optimum, if there is an intercept.
         loss_: the Gumbel loss on the training data, without the penalty.
         n_iter_: iterations used.
         n_features_in_, feature_names_in_: as in every scikit-learn estimator.
@@ -172,10 +172,11 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             sample_weight: >= 0, (samples,); weight 2 is the same as giving a sample twice.
 
         Raises:
-            ValueError: beta <= 0, alpha < 0, an unknown model, or data that cannot be used.
+            ValueError: beta <= 0 or infinite, alpha < 0, an unknown model, or data that cannot be
+                used.
         """
-        if not self.beta > 0:
-            raise ValueError(f"beta must be positive, not {self.beta}")
+        if not 0 < self.beta < np.inf:
+            raise ValueError(f"beta must be positive and finite, not {self.beta}")
         if not self.alpha >= 0:
             raise ValueError(f"alpha must be 0 or more, not {self.alpha}")
         if self.model not in ("linear", "mlp"):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from xql.errors import InputError, require
+from xql.errors import InputError, require, require_seed
 
 DENSITY_BETAS = (0.75, 1.0, 1.5, 2.0)
 LOSS_BETAS = (0.5, 1.0, 2.0)
@@ -22,6 +22,8 @@ NOISE = 0.2
 _CLIP = 2.0
 _COLORS = ("#0b3c5d", "#2a7f9e", "#e08e45", "#b23a48")
 _THREE = (_COLORS[0], _COLORS[1], _COLORS[3])  # so that β = 2 is red in every panel
+
+_TABLES = ("densities", "losses", "samples", "regression")
 
 Column = Float64[np.ndarray, "_"]
 
@@ -80,24 +82,31 @@ def figure2(out: Path, seed: int = 0) -> Path:
     """Draw the three panels as `figure2.png`, and write every curve as CSV beside it.
 
     Args:
-        out: a folder, made if need be; `figure2.png` in it must not exist yet.
-        seed: of the samples and of the regression.
+        out: a folder, made if need be; none of the five files may exist in it yet.
+        seed: of the samples and of the regression; 0 to 2³² − 1.
 
     Returns:
         The path of the picture.
 
     Raises:
-        InputError: the picture exists, or out is a file.
+        InputError: one of the files exists, the folder cannot be made, or the seed is no seed.
     """
     require("matplotlib", "report")
     from matplotlib.figure import Figure
 
+    require_seed(seed)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"this is no folder and cannot be made one ({error.strerror})",
+            where=str(out),
+            mend="name another",
+        ) from None
     path = out / "figure2.png"
-    if out.is_file():
-        raise InputError("this is a file", where=str(out), mend="name a folder")
-    if path.exists():
-        raise InputError("the figure exists", where=str(path), mend="name another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    for name in (path.name, *(_table(name) for name in _TABLES)):
+        if (out / name).exists():
+            raise InputError("the file exists", where=str(out / name), mend="name another folder")
     density, loss = densities(), losses()
     samples, curves = regression(seed)
     figure = Figure(figsize=(13.0, 4.0), layout="constrained")
@@ -111,19 +120,18 @@ def figure2(out: Path, seed: int = 0) -> Path:
         axes.set_axisbelow(True)
         axes.title.set_fontsize(11)
         axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=160)
-    tables = (
-        ("densities", density),
-        ("losses", loss),
-        ("samples", samples),
-        ("regression", curves),
-    )
-    for name, columns in tables:
-        with (out / f"figure2_{name}.csv").open("w", newline="", encoding="utf-8") as stream:
+    with path.open("xb") as picture:
+        figure.savefig(picture, dpi=160, format="png")
+    for name, columns in zip(_TABLES, (density, loss, samples, curves), strict=True):
+        with (out / _table(name)).open("x", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(columns)
             writer.writerows(np.column_stack(list(columns.values())).round(6).tolist())
     return path
+
+
+def _table(name: str) -> str:
+    return f"figure2_{name}.csv"
 
 
 def _draw_densities(axes: Any, columns: dict[str, Column]) -> None:

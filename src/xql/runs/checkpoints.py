@@ -83,20 +83,25 @@ def load_checkpoint(folder: Path, step: int | str | None, template: PyTree) -> P
         )
     wanted = _arrays(template)
     arrays = {key: array for key, array in wanted.items() if array.size}
-    damaged = InputError(
-        "this checkpoint is damaged", where=str(path), mend="delete it and load an earlier one"
-    )
     with _orbax() as checkpointer:
-        try:
-            saved = checkpointer.metadata(path).item_metadata.tree
-            shapes = {key: (tuple(one.shape), np.dtype(one.dtype)) for key, one in saved.items()}
-        except Exception as error:
-            raise damaged from error
-        _check_leaves(shapes, arrays, path)
+        # Orbax says None of a description that it cannot read.
+        saved = checkpointer.metadata(path).item_metadata
+        if saved is None:
+            raise _unreadable(path, "its description is missing or damaged")
+        _check_leaves(
+            {key: (tuple(one.shape), np.dtype(one.dtype)) for key, one in saved.tree.items()},
+            arrays,
+            path,
+        )
         try:
             arrays = checkpointer.restore(path, arrays)
         except Exception as error:
-            raise damaged from error
+            # Orbax wraps whatever stopped the reading of an array into a bare Exception.
+            reason = error.__cause__ if type(error) is Exception else error
+            # Of these are missing, cut or changed files; a lack of memory, say, is another matter.
+            if not isinstance(reason, ValueError | KeyError | OSError):
+                raise
+            raise _unreadable(path, str(reason)) from error
     leaves, structure = jax.tree.flatten(template)
     restored = [arrays.get(key, array) for key, array in wanted.items()]
     return jax.tree.unflatten(structure, map(_like, leaves, restored))
@@ -113,6 +118,16 @@ def _steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+
+
+def _unreadable(path: Path, reason: str) -> InputError:
+    # TensorStore's reasons go on for lines, with its whole configuration behind the first sentence.
+    short = " ".join(reason.split())[:200]
+    return InputError(
+        f"this checkpoint cannot be read ({short})",
+        where=str(path),
+        mend="load an earlier one with step=…",
+    )
 
 
 def _is_key(leaf: Any) -> bool:

@@ -27,6 +27,18 @@ from xql.evaluation.scores import Reference, normalised_score
 COLUMNS = ("step", "member", "seed", "beta", "episode", "return", "length", "score", "success")
 """The columns of evaluations.csv."""
 
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "agent": str,
+    "settings": dict,
+    "steps": int,
+    "members": list,
+    "data": dict,
+    "recipe": dict,
+    "evaluation": dict,
+    "environment": (str, type(None)),
+}
+"""What config.yaml must hold for a run to be loaded, evaluated or drawn."""
+
 
 class Evaluation(NamedTuple):
     """One row of evaluations.csv: one episode of one member, at one training step."""
@@ -53,6 +65,15 @@ class Metrics(NamedTuple):
     step: int
     values: dict[str, list[float]]
     """Per name, one number for each member."""
+
+
+def free_folder(name: str) -> Path:
+    """runs/NAME-N with the first N that is free; what a path cannot hold becomes a dash."""
+    stem = "-".join(name.replace("/", " ").split())
+    number = 1
+    while (path := Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return path
 
 
 def evaluation_rows(
@@ -94,15 +115,19 @@ class RunFolder:
         """Start a new run: make the folder and write its config.yaml.
 
         Raises:
-            InputError: something already lies at `path` (an empty folder is fine).
+            InputError: something already lies at `path` (an empty folder is fine), or nothing can
+                be written there.
         """
         path = Path(path)
         cls.require_free(path)
         plain = _plain(config)
-        path.mkdir(parents=True, exist_ok=True)
-        _write(path / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-        _write(path / "evaluations.csv", ",".join(COLUMNS) + "\n")
-        _write(path / "metrics.jsonl", "")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _write(path / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+            _write(path / "evaluations.csv", ",".join(COLUMNS) + "\n")
+            _write(path / "metrics.jsonl", "")
+        except OSError as error:
+            raise _unwritable(path, str(error)) from None
         return cls(path, plain)
 
     @staticmethod
@@ -110,21 +135,31 @@ class RunFolder:
         """Check that a run may be written to `path`: nothing is there, or an empty folder.
 
         Raises:
-            InputError: something lies there.
+            InputError: something lies there, or nothing can be written there.
         """
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        try:
+            free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+            above = next(one for one in (path, *path.absolute().parents) if one.exists())
+        except OSError as error:
+            raise _unwritable(path, str(error)) from None
+        if not free:
             raise InputError(
                 "there is already something here",
                 where=str(path),
                 mend="choose another --out; nothing is written over",
             )
+        if not above.is_dir():
+            raise _unwritable(path, f"{above} is a file")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise _unwritable(path, f"{above} is not writable")
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """Come back to a run.
 
         Raises:
-            InputError: no folder there, or a file of it is missing or unreadable.
+            InputError: no folder there, a file of it is missing or unreadable, or its config.yaml
+                lacks what every run has.
         """
         path = Path(path)
         if not path.is_dir():
@@ -142,9 +177,9 @@ class RunFolder:
                 where=str(path / "config.yaml"),
                 mend="restore the file as the run wrote it",
             ) from None
-        if not isinstance(config, dict):
+        if fault := _fault(config):
             raise InputError(
-                "it holds no settings",
+                fault,
                 where=str(path / "config.yaml"),
                 mend="restore the file as the run wrote it",
             )
@@ -224,17 +259,6 @@ class RunFolder:
                 ) from None
         return rows
 
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after `step`: a run resumed there will log it again."""
-        path = self.path / "metrics.jsonl"
-        logged = zip(self.read_metrics(), _complete_lines(path), strict=True)
-        _write(path, "".join(line + "\n" for metrics, line in logged if metrics.step <= step))
-        path = self.path / "evaluations.csv"
-        played = self.read_evaluations()
-        header, *rows = _complete_lines(path)
-        kept = [row for row, one in zip(rows, played, strict=True) if one.step <= step]
-        _write(path, "".join(line + "\n" for line in (header, *kept)))
-
     def tensorboard(self, step: int, scalars: Mapping[str, float]) -> str | None:
         """Write TensorBoard events, where tensorboardX is installed.
 
@@ -260,6 +284,24 @@ class RunFolder:
         if self._events is not None:
             self._events.close()
             self._events = None
+
+
+def _fault(config: Any) -> str:
+    """The first thing that a configuration lacks of `_NEEDED`; empty where it lacks nothing."""
+    if not isinstance(config, dict):
+        return "it holds no settings"
+    for key, kind in _NEEDED.items():
+        if key not in config:
+            return f"'{key}' is missing"
+        if not isinstance(config[key], kind):
+            return f"'{key}' is {config[key]!r:.60}"
+    return ""
+
+
+def _unwritable(path: Path, reason: str) -> InputError:
+    return InputError(
+        f"no run can be written here ({reason})", where=str(path), mend="choose another --out"
+    )
 
 
 def _plain(value: Any) -> Any:

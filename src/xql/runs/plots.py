@@ -9,8 +9,8 @@ from jaxtyping import Float64
 
 from xql.errors import InputError, require
 from xql.evaluation.statistics import episode_means, step_intervals
-from xql.runs.folder import Evaluation, RunFolder
-from xql.runs.summary import Quantity, quantity_of, value_of
+from xql.runs.folder import RunFolder
+from xql.runs.summary import Quantity, by_beta, quantity_of, value_of
 
 AXES: dict[Quantity, str] = {
     "success": "Success rate (%)",
@@ -55,12 +55,8 @@ def curves_from_run(
             mend="train it with --env, or run: xql evaluate RUN",
         )
     quantity = quantity or quantity_of(rows)
-    groups: dict[float | None, list[Evaluation]] = {}
-    for row in rows:
-        groups.setdefault(row.beta, []).append(row)
     curves = []
-    for beta in sorted(groups, key=lambda beta: (beta is not None, beta)):
-        group = groups[beta]
+    for beta, group in by_beta(rows).items():
         steps, _, scores = episode_means(
             [row.step for row in group],
             [row.seed for row in group],

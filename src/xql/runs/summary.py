@@ -1,5 +1,6 @@
 """What a run's evaluations come to: one number per member, one line per β, last and best apart."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -25,18 +26,24 @@ class Result(NamedTuple):
 
 def quantity_of(rows: Sequence[Evaluation]) -> Quantity:
     """The number that matters most: success where every episode reports it, else the normalised
-    score where every episode has one, else the return."""
+    score where every episode has one, else the return.
+
+    Episodes that diverged have no say: they can end before the environment reported anything.
+    """
+    rows = [row for row in rows if not math.isnan(row.episode_return)]
     if rows and all(row.success is not None for row in rows):
         return "success"
     return "score" if rows and all(row.score is not None for row in rows) else "return"
 
 
 def value_of(row: Evaluation, quantity: Quantity) -> float:
-    """One episode's quantity; success in per cent.
+    """One episode's quantity; success in per cent. A diverged episode has nan of each.
 
     Raises:
         InputError: the episode does not have it.
     """
+    if math.isnan(row.episode_return):
+        return math.nan
     value = {"return": row.episode_return, "score": row.score, "success": row.success}[quantity]
     if value is None:
         raise InputError(
@@ -54,6 +61,12 @@ def member_means(rows: Sequence[Evaluation], quantity: Quantity) -> dict[int, fl
     }
 
 
+def by_beta(rows: Sequence[Evaluation]) -> dict[float | None, list[Evaluation]]:
+    """The rows of each β, None first, then in order of β."""
+    betas = sorted({row.beta for row in rows}, key=lambda one: (one is not None, one))
+    return {beta: [row for row in rows if row.beta == beta] for beta in betas}
+
+
 def results(rows: Sequence[Evaluation], quantity: Quantity | None = None) -> list[Result]:
     """Per β the interquartile mean over seeds, at the last step and at each seed's best.
 
@@ -63,8 +76,7 @@ def results(rows: Sequence[Evaluation], quantity: Quantity | None = None) -> lis
     """
     quantity = quantity or quantity_of(rows)
     found = []
-    for beta in sorted({row.beta for row in rows}, key=lambda one: (one is not None, one)):
-        own = [row for row in rows if row.beta == beta]
+    for beta, own in by_beta(rows).items():
         columns = (
             [row.step for row in own],
             [row.seed for row in own],
@@ -72,3 +84,13 @@ def results(rows: Sequence[Evaluation], quantity: Quantity | None = None) -> lis
         )
         found.append(Result(beta, quantity, last_summary(*columns), best_summary(*columns)))
     return found
+
+
+def in_brief(rows: Sequence[Evaluation]) -> str:
+    """One evaluation in a few words: the interquartile mean over seeds, for each β."""
+    found = results(rows)
+    unit = UNITS[found[0].quantity]
+    if len(found) == 1:
+        return f"{found[0].last.interval.estimate:.1f} {unit}"
+    each = (f"{one.last.interval.estimate:.1f} (β {one.beta:g})" for one in found)
+    return f"{', '.join(each)} {unit}"

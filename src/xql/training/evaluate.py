@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from xql.agents import Act, TrainState
 from xql.data.recipes import Recipe
 from xql.envs.make import check_fits, make_environment
-from xql.errors import InputError
+from xql.errors import InputError, require_seed
 from xql.evaluation.rollout import Evaluator
 from xql.evaluation.scores import Reference
 from xql.runs.folder import Evaluation, RunFolder, evaluation_rows
@@ -85,6 +85,7 @@ def evaluate_run(
         InputError: no run, no checkpoint, or no environment.
     """
     folder = RunFolder.open(Path(run))
+    require_seed(seed)
     if episodes < 1:
         raise InputError(f"--episodes {episodes} is too small", mend="give at least 1")
     config = folder.config | ({"environment": env} if env else {})

@@ -20,12 +20,11 @@ from xql.data.check import require_sound
 from xql.data.dataset import Dataset, DeviceData
 from xql.data.recipes import Recipe, apply_recipe, fit_recipe
 from xql.data.sources import open_dataset
-from xql.errors import InputError
+from xql.errors import InputError, require_seed
 from xql.evaluation.scores import reference_score
-from xql.evaluation.statistics import iqm
 from xql.runs.checkpoints import save_checkpoint
-from xql.runs.folder import RunFolder
-from xql.runs.summary import UNITS, member_means, quantity_of
+from xql.runs.folder import RunFolder, free_folder
+from xql.runs.summary import in_brief, member_means, quantity_of
 from xql.training.evaluate import Judge
 from xql.training.population import Member, initial_population, replicated, train_chunk
 from xql.training.progress import Line
@@ -83,11 +82,13 @@ def train_offline(
     dataset = open_dataset(data)
     chosen = settings(agent, preset, dataset.name, options, needs_beta=beta is None)
     members = _members(agent, chosen.config, seeds, beta)
-    require_sound(dataset)
+    findings = require_sound(dataset)
     recipe = fit_recipe(dataset, chosen.rewards, chosen.observations)
     spec = _spec(dataset)
     learner = AGENTS[agent].make(chosen.config, steps)
     at_success = suite(dataset.name) == "antmaze" if stop_at_success is None else stop_at_success
+    if beta is not None:
+        chosen.sources["beta"] = "given: each member's own, see members"
     about = _describe(dataset, agent, preset, steps, members, chosen, recipe, spec) | {
         "environment": env or dataset.evaluation_environment or dataset.environment,
         "evaluation": {
@@ -101,14 +102,19 @@ def train_offline(
     with contextlib.ExitStack() as stack:
         if judge is not None:
             stack.callback(judge.close)
-        path = _free_folder(dataset.name, agent) if out is None else Path(out)
+        path = free_folder(f"{dataset.name}-{agent}") if out is None else Path(out)
         folder = RunFolder.create(path, about)
         stack.callback(folder.close)
         line = stack.enter_context(Line(steps, len(members), enabled=progress))
         line.say(
             f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes"
         )
+        of_suite = suite(dataset.name)
+        line.say(f"settings: preset {preset}" + (f", suite {of_suite}" if of_suite else ""))
         line.say(recipe.describe())
+        for finding in findings:
+            if finding.severity == "warning":
+                line.warn_once(f"{finding.what} ({finding.where}); {finding.mend}")
         if judge is None:
             line.say("no environment: nothing is evaluated (give --env)")
         population = initial_population(learner, spec, members)
@@ -141,9 +147,9 @@ def _loop(
         if judge is not None and episodes > 0:
             rows = judge.evaluate(population, step, episodes)
             folder.log_evaluations(step, rows)
+            line.scored(step, in_brief(rows))
             quantity = quantity_of(rows)
             means = member_means(rows, quantity)
-            line.scored(step, f"{iqm(np.array(list(means.values()))):.1f} {UNITS[quantity]}")
             folder.tensorboard(step, {f"{quantity}/{m}": mean for m, mean in means.items()})
         save_checkpoint(folder.checkpoints, step, population)
     members = len(folder.config["members"])
@@ -167,11 +173,11 @@ def _log(
     missing = folder.tensorboard(step, scalars)
     if missing:
         line.say(missing)
-    wrong = sorted({index for v in metrics.values() for index in np.flatnonzero(~np.isfinite(v))})
-    if wrong:
+    for index in sorted(
+        {int(i) for v in metrics.values() for i in np.flatnonzero(~np.isfinite(v))}
+    ):
         line.warn_once(
-            f"member {', '.join(map(str, wrong))} diverged by step {step:,} (see metrics.jsonl); "
-            "try a larger β or loss=linear"
+            f"member {index} has diverged: metrics.jsonl says which number is not finite"
         )
 
 
@@ -191,8 +197,12 @@ def _members(
 ) -> list[Member]:
     """Seeds × β, β outermost."""
     which = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not which or len(set(which)) < len(which):
-        raise InputError(f"--seeds {seeds} is no list of seeds", mend="give at least one, no twice")
+    if not which:
+        raise InputError("there is no seed to train", mend="give --seeds 1 or more")
+    if len(set(which)) < len(which):
+        raise InputError(f"a seed is given twice in {which}", mend="give each one once")
+    for seed in which:
+        require_seed(seed)
     if beta is None:
         return [Member(seed, {}) for seed in which]
     if not hasattr(config, "beta"):
@@ -218,15 +228,6 @@ def _spec(dataset: Dataset) -> Spec:
     # A dimension that never moves has no range to scale by.
     high = np.maximum(high, low + 1e-3)
     return Spec(dataset.observation_size, tuple(map(float, low)), tuple(map(float, high)))
-
-
-def _free_folder(name: str, agent: str) -> Path:
-    """runs/DATA-AGENT-N with the first N that is free."""
-    stem = name.replace("/", "-").replace(" ", "-")
-    number = 1
-    while (path := Path("runs") / f"{stem}-{agent}-{number}").exists():
-        number += 1
-    return path
 
 
 def _describe(

@@ -24,7 +24,8 @@ class Line:
             disable=not self._live,
         )
         self._task = self._bar.add_task("", total=steps, speed="compiling", rest="")
-        self._score, self._warned = "", False
+        self._score = ""
+        self._warned: set[str] = set()
         self._began: float | None = None
         self._first_step = 0
 
@@ -46,9 +47,9 @@ class Line:
             self._bar.console.print(text)
 
     def warn_once(self, text: str) -> None:
-        """One line, the first time only."""
-        if not self._warned:
-            self._warned = True
+        """One line, the first time that it is said."""
+        if text not in self._warned:
+            self._warned.add(text)
             self._bar.console.print(f"warning: {text}", style="yellow")
 
     def advance(self, step: int) -> None:

@@ -71,4 +71,4 @@ class Run:
                 score = f"{format_interval(summary.interval)} {UNITS[result.quantity]}"
                 count = f"{summary.interval.seeds} seeds × {summary.episodes} episodes"
                 lines.append(f"{beta}{score}, {summary.label}, {count}")
-        return "\n".join(lines) or "not evaluated: no environment"
+        return "\n".join(lines) or "not evaluated"
