@@ -175,25 +175,6 @@ def test_observation_that_is_no_box_is_refused():
         FlatObservation(Odd(), None, "toy")
 
 
-def toy_specification(name, **fields):
-    return json.dumps({"id": name, "entry_point": f"{__name__}:Toy", **fields})
-
-
-def test_an_environment_without_a_time_limit_is_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, __name__, sys.modules[Toy.__module__])
-    with pytest.raises(InputError) as error:
-        make_environment(toy_specification("Toy-v0"))
-    assert str(error.value) == (
-        "Toy-v0: it has no time limit, so that an episode might never end; "
-        "give the environment a max_episode_steps"
-    )
-    # Each mend works, and dm_control's tasks, which end by themselves, need none.
-    make_environment(toy_specification("Toy-v0", max_episode_steps=5)).close()
-    make_environment(toy_specification("Toy-v0"), max_episode_steps=5).close()
-    make_environment(toy_specification("dm_control/toy-v0")).close()
-    make_environment("Pendulum-v1").close()
-
-
 def test_the_extra_is_named_only_where_it_is_what_is_missing(monkeypatch):
     text = json.dumps({"id": "Toy-v0", "entry_point": "no_such_simulator.envs:Toy"})
     with pytest.raises(InputError) as error:

@@ -214,3 +214,19 @@ def test_a_jitted_policy_compiles_once_for_all_evaluations() -> None:
         assert len(results) == 2 * episodes
     evaluator.close()
     assert traced == [(2, 3, 2)]
+
+
+def test_an_environment_that_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(gymnasium.Env[np.ndarray, np.ndarray]):
+        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+        def reset(self, *, seed: int | None = None, options: object = None) -> tuple:  # type: ignore[type-arg]
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action: np.ndarray) -> tuple:  # type: ignore[type-arg]
+            return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    monkeypatch.setattr("xql.evaluation.rollout.LONGEST_EPISODE", 50)
+    with pytest.raises(InputError, match="has not ended after 50 steps; give the environment a"):
+        rollout(Endless, lambda obs: obs[..., :1], members=1, episodes=1)

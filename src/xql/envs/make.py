@@ -84,7 +84,7 @@ def make_environment(
     Raises:
         InputError: an unknown or retired id, unreadable JSON, an argument that the environment does
             not take, a module that is not installed, discrete actions, an observation that is not
-            made of Boxes, or no time limit (an episode of an evaluation might never end).
+            made of Boxes.
         MissingExtra: the environment needs this package's extra `mujoco`, which is not installed.
     """
     _choose_renderer()
@@ -103,14 +103,6 @@ def make_environment(
             f"its actions are {env.action_space}",
             where=name,
             mend="xql learns continuous actions: choose an environment with a Box action space",
-        )
-    # dm_control's tasks end their episodes themselves, and register without a limit.
-    if not (name.startswith("dm_control/") or _has_time_limit(env)):
-        env.close()
-        raise InputError(
-            "it has no time limit, so that an episode might never end",
-            where=name,
-            mend="give the environment a max_episode_steps",
         )
     return FlatObservation(env, keys, name)
 
@@ -245,14 +237,6 @@ def _gymnasium_make(
         raise InputError(
             f"it takes no argument '{unknown.group(1)}'", where=name, mend="leave it out"
         ) from None
-
-
-def _has_time_limit(env: gymnasium.Env[Any, Any]) -> bool:
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, gymnasium.wrappers.TimeLimit):
-            return True
-        env = env.env
-    return False
 
 
 def _flat_size(space: Any, where: str) -> int:

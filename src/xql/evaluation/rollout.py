@@ -23,6 +23,10 @@ Act = Callable[
 """A population's policies: one observation per member and parallel environment, one action each."""
 
 
+LONGEST_EPISODE = 100_000
+"""Steps after which an episode is taken to be one that never ends: a hundred times the usual."""
+
+
 class EpisodeResult(NamedTuple):
     """One episode that one member played."""
 
@@ -64,6 +68,12 @@ class _Slot:
             self.success = bool(reported) or bool(self.success)
         if terminated or truncated or (stop_at_success and self.success):
             return None
+        if len(self.rewards) >= LONGEST_EPISODE:
+            raise InputError(
+                f"an episode has not ended after {LONGEST_EPISODE:,} steps",
+                where="evaluation",
+                mend="give the environment a max_episode_steps",
+            )
         return np.asarray(observation, np.float32)
 
     def fail(self) -> None:
