@@ -60,7 +60,6 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
             steps=steps,
             seeds=seeds,
             evaluations=10,
-            options={"hidden": [128, 128]},
             out=home / agent,
         )
         last = run.results[0].last
