@@ -139,12 +139,13 @@ def _advance(
         state, total = jax.lax.fori_loop(0, updates, body, (state, zero))
         return state, jax.tree.map(lambda summed: summed / updates, total)
 
+    result: tuple[TrainState, MemberMetrics]
     if size(members) == 1:
         # Not under vmap: XLA multiplies a batch of one matrix slower than the matrix.
         alone = run(jax.tree.map(lambda leaf: leaf[0], members))
-        result: tuple[TrainState, MemberMetrics] = jax.tree.map(lambda leaf: leaf[None], alone)
-        return result
-    result = jax.vmap(run)(members)
+        result = jax.tree.map(lambda leaf: leaf[None], alone)
+    else:
+        result = jax.vmap(run)(members)
     return result
 
 
