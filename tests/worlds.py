@@ -1,6 +1,6 @@
 """Small worlds whose answers are known: tabular MDPs, and an environment of one line."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -185,3 +185,22 @@ def _bits(leaf: Any) -> np.ndarray:
         leaf = jax.random.key_data(leaf)
     array = np.ascontiguousarray(leaf)
     return array.view(np.uint8) if array.ndim else array
+
+
+def random_mdp(
+    seed: int = 0, states: int = 5, actions: int = 3
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Transition probabilities, rewards, and a reference policy."""
+    rng = np.random.default_rng(seed)
+    transitions = rng.dirichlet(np.ones(states), (states, actions))
+    return transitions, rng.normal(size=(states, actions)), rng.dirichlet(np.ones(actions), states)
+
+
+def iterate(
+    backup: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], steps: int = 600
+) -> np.ndarray:
+    """The fixed point of a contraction, from zero."""
+    q = np.zeros(shape)
+    for _ in range(steps):
+        q = backup(q)
+    return q

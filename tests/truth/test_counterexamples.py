@@ -11,6 +11,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logsumexp
 from scipy.stats import gumbel_l, norm, skew
 
+from worlds import iterate, random_mdp
 from xql.gumbel.losses import gumbel_loss
 from xql.gumbel.operators import log_mean_exp, log_sum_exp, soft_policy, soft_value
 
@@ -19,19 +20,6 @@ EULER = np.euler_gamma
 
 def kl(a, b):
     return float(np.sum(a * np.log(a / b)))
-
-
-def mdp(seed=0, states=5, actions=3):
-    rng = np.random.default_rng(seed)
-    transitions = rng.dirichlet(np.ones(states), (states, actions))
-    return transitions, rng.normal(size=(states, actions)), rng.dirichlet(np.ones(actions), states)
-
-
-def iterate(backup, shape, steps=600):
-    q = np.zeros(shape)
-    for _ in range(steps):
-        q = backup(q)
-    return q
 
 
 def test_wrong_that_the_sum_form_tends_to_the_mean():
@@ -69,7 +57,7 @@ def test_wrong_constant_and_sign_of_the_printed_dual_divergence():
 
 def test_wrong_that_gumbel_noise_without_a_zero_mean_leaves_the_value():
     beta, gamma = 0.5, 0.8
-    transitions, rewards, _ = mdp()
+    transitions, rewards, _ = random_mdp()
 
     def backup(q, shift):
         return rewards + gamma * transitions @ (beta * logsumexp(q / beta, axis=1) + shift)

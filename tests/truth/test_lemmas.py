@@ -15,6 +15,7 @@ from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import logsumexp
 from scipy.stats import gumbel_l, gumbel_r, norm
 
+from worlds import iterate, random_mdp
 from xql.gumbel.losses import gumbel_loss, maclaurin
 from xql.gumbel.operators import (
     dual_temperature,
@@ -160,22 +161,9 @@ def test_08_the_maximum_of_perturbed_values_is_gumbel():
     assert many.mean() == pytest.approx(1.0 + beta * np.log(20) + EULER * beta, abs=0.015)
 
 
-def mdp(seed=0, states=5, actions=3):
-    rng = np.random.default_rng(seed)
-    transitions = rng.dirichlet(np.ones(states), (states, actions))
-    return transitions, rng.normal(size=(states, actions)), rng.dirichlet(np.ones(actions), states)
-
-
-def iterate(backup, shape, steps=600):
-    q = np.zeros(shape)
-    for _ in range(steps):
-        q = backup(q)
-    return q
-
-
 @pytest.mark.parametrize("beta", [0.3, 1.0])
 def test_09_zero_mean_gumbel_noise_makes_the_hard_backup_the_soft_one(beta):
-    transitions, rewards, _ = mdp()
+    transitions, rewards, _ = random_mdp()
     gamma = 0.8
     rng = np.random.default_rng(1)
     noise = rng.gumbel(-EULER * beta, beta, (50_000, *rewards.shape))
@@ -218,7 +206,7 @@ def test_10_homogeneity(seed, beta, scale):
 @lemma
 @given(seed=seeds, beta=st.sampled_from([0.3, 1.0, 5.0]))
 def test_11_the_soft_bellman_operator_contracts_and_its_value_is_attained(seed, beta):
-    transitions, rewards, mu = mdp(seed)
+    transitions, rewards, mu = random_mdp(seed)
     rng = np.random.default_rng(seed)
 
     def backup(q):

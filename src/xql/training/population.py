@@ -93,10 +93,10 @@ def train_chunk(
         agent: the population's.
     """
     mesh = _mesh(population)
-    # Eigen splits each matrix product over all cores. Where every core has a member of its own to
-    # work on, the splitting only costs: 361 against 291 updates/s for 4 members on 2 cores.
-    alone = mesh.devices.flat[0].platform != "cpu" or 2 * mesh.size <= cores()
-    chunk = _chunk_on_shared_cores() if alone else _chunk_on_own_cores
+    # Eigen splits each matrix product over all cores. Where the cores have members of their own to
+    # work on, the splitting only costs (results/speed.md).
+    share = mesh.devices.flat[0].platform != "cpu" or 2 * mesh.size <= cores()
+    chunk = _chunk_on_shared_cores() if share else _chunk_on_own_cores
     result: tuple[TrainState, MemberMetrics] = chunk(
         population, data, jnp.int32(updates), agent=agent, mesh=mesh
     )
@@ -159,9 +159,9 @@ _chunk_on_own_cores = _compile(_chunk, compiler_options={"xla_cpu_multi_thread_e
 def _chunk_on_shared_cores() -> Callable[..., tuple[TrainState, MemberMetrics]]:
     """The chunk for a population that has the cores to itself.
 
-    XLA's newer matrix products (YNNPACK) keep to one core at these sizes; Eigen's do not: 246
-    against 207 updates/s for one member on 2 cores. The option that turns them off is experimental,
-    so it is tried first, and left out where this release of XLA does not know it.
+    XLA's newer matrix products (YNNPACK) keep to one core at these sizes, Eigen's do not
+    (results/speed.md). The option that turns them off is experimental, so it is tried first, and
+    left out where this release of XLA does not know it.
     """
     options = {"xla_cpu_experimental_ynn_fusion_type": ""}
     try:
