@@ -10,7 +10,8 @@ import scipy.stats
 from jaxtyping import Array
 
 from xql.agents import steps
-from xql.agents.networks import MLP, Critic, GaussianPolicy, LayerNorm, Linear, Value
+from xql.agents.networks import MLP, Critic, LayerNorm, Linear, Value
+from xql.agents.policies import GaussianPolicy
 
 # Compiled whole: step by step, every operation would be compiled by itself.
 fit_value = jax.jit(steps.fit_value_gumbel, static_argnames=("kind", "order", "max_gradient_norm"))

@@ -25,6 +25,7 @@ from xql.agents import (
     steps,
     xql,
 )
+from xql.agents.presets import configure
 from xql.training.population import Member
 
 SPEC = Spec(3, (-1.0, -2.0), (1.0, 2.0))
@@ -257,8 +258,9 @@ def test_the_key_and_the_step_move_on() -> None:
 
 @pytest.mark.parametrize("name", sorted(AGENTS))
 def test_every_leaf_of_every_network_is_a_float32_array(name: str) -> None:
-    config, make = AGENTS[name]
-    state = start(make(config(hidden=(8, 8), batch_size=4), 10), 0)
+    algorithm = AGENTS[name]
+    settings = configure(name, {"hidden": (8, 8), "batch_size": 4})
+    state = start(algorithm.make(settings, 10), 0)
     for part in (state.policy, state.value, state.critic):
         for leaf in jax.tree.leaves(None if part is None else part.network):
             assert isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32

@@ -57,6 +57,12 @@ class TrainState(NamedTuple):
     value: Trainable | None = None
     critic: Trainable | None = None
     target_critic: PyTree = None
+    target_policy: PyTree = None
+    target_value: PyTree = None
+    temperature: Trainable | None = None
+    """The log of the entropy's weight, where an agent learns it."""
+    multiplier: Trainable | None = None
+    """The log of a constraint's Lagrange multiplier, where an agent learns it."""
 
 
 Init = Callable[[PRNGKeyArray, Spec, Any], TrainState]

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from xql.agents import steps
 from xql.agents.agent import Agent, Batch, Metrics, Spec, TrainState
-from xql.agents.networks import GaussianPolicy
+from xql.agents.policies import GaussianPolicy
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-# The standard deviation of the policy stays within [e^-5, e^2], as in the published XQL code.
-LOG_STD_RANGE = (-5.0, 2.0)
-
 
 class Linear(eqx.Module):
     """x ↦ xW + b."""
@@ -145,70 +142,3 @@ class Critic(eqx.Module):
     ) -> Float[Array, "members *batch"]:
         inputs = jnp.concatenate([observations, actions], axis=-1)
         return jnp.stack([mlp(inputs)[..., 0] for mlp in self.mlps])
-
-
-class GaussianPolicy(eqx.Module):
-    """π(a|s) = N(bounded mean(s), e^{2·log_std}), the standard deviation shared by all states.
-
-    The mean is a tanh scaled to the action bounds; the density is not squashed, so that actions on
-    a bound keep a finite likelihood.
-    """
-
-    mlp: MLP
-    log_std: Float[Array, "*ensemble action"]
-    low: tuple[float, ...] = eqx.field(static=True)
-    high: tuple[float, ...] = eqx.field(static=True)
-
-    @classmethod
-    def create(
-        cls,
-        key: PRNGKeyArray,
-        observation_size: int,
-        low: tuple[float, ...],
-        high: tuple[float, ...],
-        hidden: Sequence[int],
-    ) -> "GaussianPolicy":
-        """Standard deviation 1 in units of half the action range."""
-        mlp = MLP.create(key, (observation_size, *hidden, len(low)))
-        return cls(mlp, jnp.zeros(len(low)), low, high)
-
-    def mean(
-        self, observations: Float[Array, "*batch observation"]
-    ) -> Float[Array, "*batch action"]:
-        """The mode of the policy, in the data's action units."""
-        centre, half_range = self._bounds()
-        return centre + half_range * jnp.tanh(self.mlp(observations))
-
-    def log_prob(
-        self,
-        observations: Float[Array, "*batch observation"],
-        actions: Float[Array, "*batch action"],
-    ) -> Float[Array, "*batch"]:
-        """log π(a|s) in actions rescaled to [-1, 1], in nats, summed over dimensions."""
-        centre, half_range = self._bounds()
-        z = ((actions - centre) / half_range - jnp.tanh(self.mlp(observations))) * jnp.exp(
-            -self.log_std
-        )
-        return -(0.5 * jnp.square(z) + self.log_std + 0.5 * jnp.log(2 * jnp.pi)).sum(-1)
-
-    def sample(
-        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
-    ) -> Float[Array, "*batch action"]:
-        """A draw, clipped to the bounds."""
-        mean = self.mean(observations)
-        _, half_range = self._bounds()
-        noise = jax.random.normal(key, mean.shape) * jnp.exp(self.log_std) * half_range
-        return jnp.clip(mean + noise, jnp.array(self.low), jnp.array(self.high))
-
-    def projected(self) -> "GaussianPolicy":
-        """The same policy with its standard deviation within its range.
-
-        For use after a step of the optimizer: clipping where it is used would leave a standard
-        deviation outside the range without a gradient, and so without a way back.
-        """
-        log_std = jnp.clip(self.log_std, *LOG_STD_RANGE)
-        return GaussianPolicy(self.mlp, log_std, self.low, self.high)
-
-    def _bounds(self) -> tuple[Float[Array, " action"], Float[Array, " action"]]:
-        low, high = jnp.array(self.low), jnp.array(self.high)
-        return (high + low) / 2, (high - low) / 2

@@ -14,7 +14,8 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from xql.agents.agent import Metrics, Trainable
-from xql.agents.networks import Critic, GaussianPolicy, Value
+from xql.agents.networks import Critic, Value
+from xql.agents.policies import GaussianPolicy
 from xql.gumbel.losses import Kind, gumbel_loss
 
 Scalar = Float[Array, ""]

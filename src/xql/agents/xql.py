@@ -43,7 +43,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from xql.agents import steps
 from xql.agents.agent import Agent, Batch, Metrics, Spec, TrainState
-from xql.agents.networks import Critic, GaussianPolicy, Value
+from xql.agents.networks import Critic, Value
+from xql.agents.policies import GaussianPolicy
 from xql.gumbel.losses import Kind
 
 

@@ -20,6 +20,7 @@ SUITES = {
     "kitchen": ("kitchen",),
     "adroit": ("pen", "door", "hammer", "relocate"),
     "mujoco": ("halfcheetah", "hopper", "walker2d"),
+    "dm_control": (),
 }
 """The words by which a dataset's name is known to belong to a suite."""
 
@@ -48,8 +49,11 @@ class Settings(NamedTuple):
 def suite(name: str) -> str | None:
     """The benchmark suite that a dataset's name belongs to, or None.
 
-    Benchmark datasets carry a version ("door-human-v0"); anyone's own door.npz does not.
+    Benchmark datasets carry a version ("door-human-v0"); anyone's own door.npz does not. DeepMind
+    Control's tasks have none; their names begin with the suite's.
     """
+    if name.startswith("dm_control/"):
+        return "dm_control"
     if re.search(r"-v\d+$", name) is None:
         return None
     words = re.split(r"[^a-z0-9]+", name.lower())
@@ -131,7 +135,7 @@ def configure(agent: str, values: Mapping[str, Any]) -> Any:
             )
         checked[key] = _coerce(key, value, fields[key])
         _check_range(key, checked[key])
-    return kind(**checked)
+    return kind(**{**AGENTS[agent].defaults, **checked})
 
 
 def _check_range(key: str, value: Any) -> None:

@@ -1,0 +1,215 @@
+"""The policies: what turns an observation into an action within the bounds.
+
+Every policy has `mean` (its mode, for evaluation) and `sample` (a draw, for acting), both
+in the environment's own action units. Densities are those of actions rescaled to [-1, 1], so that a
+temperature or a target entropy means the same whatever the bounds are.
+"""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from xql.agents.networks import MLP
+
+Bounds = tuple[float, ...]
+
+# Standard deviations stay within [e^-5, e^2], as in the published XQL code.
+LOG_STD_RANGE = (-5.0, 2.0)
+
+
+def _range(low: Bounds, high: Bounds) -> tuple[Float[Array, " action"], Float[Array, " action"]]:
+    """The centre and half the width of the action bounds."""
+    lowest, highest = jnp.array(low), jnp.array(high)
+    return (highest + lowest) / 2, (highest - lowest) / 2
+
+
+class GaussianPolicy(eqx.Module):
+    """π(a|s) = N(bounded mean(s), e^{2·log_std}), the standard deviation shared by all states.
+
+    The mean is a tanh scaled to the action bounds; the density is not squashed, so that actions on
+    a bound keep a finite likelihood.
+    """
+
+    mlp: MLP
+    log_std: Float[Array, "*ensemble action"]
+    low: Bounds = eqx.field(static=True)
+    high: Bounds = eqx.field(static=True)
+
+    @classmethod
+    def create(
+        cls,
+        key: PRNGKeyArray,
+        observation_size: int,
+        low: Bounds,
+        high: Bounds,
+        hidden: Sequence[int],
+    ) -> "GaussianPolicy":
+        """Standard deviation 1 in units of half the action range."""
+        mlp = MLP.create(key, (observation_size, *hidden, len(low)))
+        return cls(mlp, jnp.zeros(len(low)), low, high)
+
+    def mean(
+        self, observations: Float[Array, "*batch observation"]
+    ) -> Float[Array, "*batch action"]:
+        """The mode of the policy, in the data's action units."""
+        centre, half_range = _range(self.low, self.high)
+        return centre + half_range * jnp.tanh(self.mlp(observations))
+
+    def log_prob(
+        self,
+        observations: Float[Array, "*batch observation"],
+        actions: Float[Array, "*batch action"],
+    ) -> Float[Array, "*batch"]:
+        """log π(a|s) in actions rescaled to [-1, 1], in nats, summed over dimensions."""
+        centre, half_range = _range(self.low, self.high)
+        z = ((actions - centre) / half_range - jnp.tanh(self.mlp(observations))) * jnp.exp(
+            -self.log_std
+        )
+        return -(0.5 * jnp.square(z) + self.log_std + 0.5 * jnp.log(2 * jnp.pi)).sum(-1)
+
+    def sample(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
+    ) -> Float[Array, "*batch action"]:
+        """A draw, clipped to the bounds."""
+        mean = self.mean(observations)
+        _, half_range = _range(self.low, self.high)
+        noise = jax.random.normal(key, mean.shape) * jnp.exp(self.log_std) * half_range
+        return jnp.clip(mean + noise, jnp.array(self.low), jnp.array(self.high))
+
+    def projected(self) -> "GaussianPolicy":
+        """The same policy with its standard deviation within its range.
+
+        For use after a step of the optimizer: clipping where it is used would leave a standard
+        deviation outside the range without a gradient, and so without a way back.
+        """
+        log_std = jnp.clip(self.log_std, *LOG_STD_RANGE)
+        return GaussianPolicy(self.mlp, log_std, self.low, self.high)
+
+
+class DeterministicPolicy(eqx.Module):
+    """a = π(s): a tanh scaled to the action bounds."""
+
+    mlp: MLP
+    low: Bounds = eqx.field(static=True)
+    high: Bounds = eqx.field(static=True)
+
+    @classmethod
+    def create(
+        cls,
+        key: PRNGKeyArray,
+        observation_size: int,
+        low: Bounds,
+        high: Bounds,
+        hidden: Sequence[int],
+        *,
+        layer_norm: bool = False,
+    ) -> "DeterministicPolicy":
+        """An MLP from the observation to one number per action dimension."""
+        sizes = (observation_size, *hidden, len(low))
+        return cls(MLP.create(key, sizes, layer_norm=layer_norm), low, high)
+
+    def mean(
+        self, observations: Float[Array, "*batch observation"]
+    ) -> Float[Array, "*batch action"]:
+        """The action, in the environment's own units."""
+        centre, half_range = _range(self.low, self.high)
+        return centre + half_range * jnp.tanh(self.mlp(observations))
+
+    def sample(
+        self,
+        observations: Float[Array, "*batch observation"],
+        key: PRNGKeyArray,
+        deviation: float = 0.0,
+        limit: float | None = None,
+    ) -> Float[Array, "*batch action"]:
+        """The action plus Gaussian noise, clipped to the bounds.
+
+        Args:
+            observations: one per row.
+            key: of the noise.
+            deviation: the noise's standard deviation, in units of half the action range.
+            limit: where the noise itself is cut off, in the same units; nowhere without it.
+        """
+        mean = self.mean(observations)
+        _, half_range = _range(self.low, self.high)
+        noise = deviation * jax.random.normal(key, mean.shape)
+        noise = noise if limit is None else jnp.clip(noise, -limit, limit)
+        return jnp.clip(mean + half_range * noise, jnp.array(self.low), jnp.array(self.high))
+
+
+class SquashedGaussianPolicy(eqx.Module):
+    """A Gaussian with its own mean and deviation in every state, squashed by tanh into the bounds.
+
+    As in SAC (Haarnoja et al. 2018). The log standard deviation comes through a tanh too, so that
+    it stays within its range without ever losing its gradient.
+    """
+
+    mlp: MLP
+    low: Bounds = eqx.field(static=True)
+    high: Bounds = eqx.field(static=True)
+
+    @classmethod
+    def create(
+        cls,
+        key: PRNGKeyArray,
+        observation_size: int,
+        low: Bounds,
+        high: Bounds,
+        hidden: Sequence[int],
+    ) -> "SquashedGaussianPolicy":
+        """An MLP from the observation to a mean and a log deviation per action dimension."""
+        return cls(MLP.create(key, (observation_size, *hidden, 2 * len(low))), low, high)
+
+    def mean(
+        self, observations: Float[Array, "*batch observation"]
+    ) -> Float[Array, "*batch action"]:
+        """The squashed mean: the median action, which is what SAC is evaluated by."""
+        centre, half_range = _range(self.low, self.high)
+        return centre + half_range * jnp.tanh(self._gaussian(observations)[0])
+
+    def sample(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
+    ) -> Float[Array, "*batch action"]:
+        """A draw."""
+        return self.sample_with_log_prob(observations, key)[0]
+
+    def sample_with_log_prob(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch"]]:
+        """A draw and its log-density in nats; both differentiable in the policy's parameters."""
+        centre, half_range = _range(self.low, self.high)
+        mean, log_std = self._gaussian(observations)
+        noise = jax.random.normal(key, mean.shape)
+        u = mean + jnp.exp(log_std) * noise
+        log_prob = self._log_density(u, noise, log_std)
+        return centre + half_range * jnp.tanh(u), log_prob
+
+    def log_prob(
+        self,
+        observations: Float[Array, "*batch observation"],
+        actions: Float[Array, "*batch action"],
+    ) -> Float[Array, "*batch"]:
+        """log π(a|s) of actions rescaled to [-1, 1], in nats, summed over dimensions.
+
+        An action on its bound, where the density is infinite, is moved 1e-5 of the range inwards.
+        """
+        centre, half_range = _range(self.low, self.high)
+        mean, log_std = self._gaussian(observations)
+        within = jnp.clip((actions - centre) / half_range, -1 + 1e-5, 1 - 1e-5)
+        u = jnp.arctanh(within)
+        return self._log_density(u, (u - mean) * jnp.exp(-log_std), log_std)
+
+    def _gaussian(self, observations: Array) -> tuple[Array, Array]:
+        mean, raw = jnp.split(self.mlp(observations), 2, axis=-1)
+        low, high = LOG_STD_RANGE
+        return mean, low + (high - low) * (jnp.tanh(raw) + 1) / 2
+
+    @staticmethod
+    def _log_density(u: Array, z: Array, log_std: Array) -> Array:
+        """log N(u) − log |d tanh u / du|, the latter as 2 (log 2 − u − softplus(−2u))."""
+        normal = -(0.5 * jnp.square(z) + log_std + 0.5 * jnp.log(2 * jnp.pi))
+        squash = 2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u))
+        return (normal - squash).sum(-1)
