@@ -1,10 +1,9 @@
-"""One way to get a simulator: any Gymnasium environment, with flat float32 observations."""
+"""One way to get a simulator: Gymnasium's, Gymnasium-Robotics' and DeepMind Control's, with flat
+float32 observations."""
 
 import contextlib
-import ctypes.util
 import io
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from jaxtyping import Float32
 
 from xql.data.flatten import flatten_observation, leaves, select_keys
+from xql.envs.control import PREFIX, control_spec
+from xql.envs.render import aim_camera, choose_renderer, drawing
 from xql.errors import InputError, MissingExtra, nearest, require
 
 # D4RL's names for its tasks, which people type from habit, and the simulator of each today.
@@ -65,16 +66,20 @@ def make_environment(
     *,
     keys: tuple[str, ...] | None = None,
     max_episode_steps: int | None = None,
+    picture: tuple[int, int] | None = None,
     **kwargs: Any,
 ) -> gymnasium.Env[Any, Any]:
     """Make an environment whose observation is one flat float32 vector.
 
     Args:
-        spec: a Gymnasium id with its version ("AdroitHandDoor-v1", "PointMaze_Medium-v3"), or the
-            JSON of an `EnvSpec`, which Minari datasets and `Dataset.environment` carry.
+        spec: a Gymnasium id with its version ("AdroitHandDoor-v1", "PointMaze_Medium-v3"), a task
+            of DeepMind Control ("dm_control/hopper-hop"), or the JSON of an `EnvSpec`, which Minari
+            datasets and `Dataset.environment` carry.
         keys: the keys of a dictionary observation to keep ("observation", "desired_goal/kettle");
             all without it.
         max_episode_steps: the time limit in steps; the environment's own without it.
+        picture: (width, height) in pixels for an environment that `render.draw` will draw, from a
+            camera that shows the robot.
         **kwargs: passed on to the environment (such as `render_mode`, `maze_map`).
 
     Returns:
@@ -87,7 +92,7 @@ def make_environment(
             made of Boxes.
         MissingExtra: the environment needs this package's extra `mujoco`, which is not installed.
     """
-    _choose_renderer()
+    choose_renderer()
     if spec.lstrip().startswith("{"):
         described = _read_spec(spec)
         name = described.id
@@ -95,8 +100,12 @@ def make_environment(
         described, name = _find_spec(spec), spec
     if max_episode_steps is not None:
         kwargs["max_episode_steps"] = max_episode_steps
+    if picture is not None:
+        kwargs = drawing(described, picture) | kwargs
     with _quiet():
         env = _gymnasium_make(described, name, kwargs)
+    if picture is not None:
+        aim_camera(env)
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         env.close()
         raise InputError(
@@ -135,14 +144,17 @@ def register_robotics() -> None:
     Raises:
         MissingExtra: it is not installed.
     """
-    _choose_renderer()
+    choose_renderer()
     with _quiet():
         robotics = require("gymnasium_robotics", "mujoco")
         gymnasium.register_envs(robotics)
 
 
 def _find_spec(name: str) -> EnvSpec:
-    """The registered environment of this exact id."""
+    """The registered environment of this exact id, or a task of DeepMind Control."""
+    if name.startswith(PREFIX):
+        with _quiet():
+            return control_spec(name)
     if name not in gymnasium.registry:
         try:
             register_robotics()
@@ -231,11 +243,19 @@ def _gymnasium_make(
             mend="check its id and its arguments",
         ) from None
     except TypeError as error:
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        refusal = r"unexpected keyword argument '(\w+)'|takes no arguments"
+        unknown = re.search(refusal, str(error))
         if unknown is None:
             raise
+        argument = unknown.group(1) or next(iter(kwargs))
+        if argument == "render_mode":
+            raise InputError(
+                "it cannot be drawn",
+                where=name,
+                mend="choose an environment with the render mode rgb_array",
+            ) from None
         raise InputError(
-            f"it takes no argument '{unknown.group(1)}'", where=name, mend="leave it out"
+            f"it takes no argument '{argument}'", where=name, mend="leave it out"
         ) from None
 
 
@@ -250,19 +270,6 @@ def _flat_size(space: Any, where: str) -> int:
             )
         size += int(np.prod(leaf.shape))
     return size
-
-
-def _choose_renderer() -> None:
-    """Let MuJoCo render without a display where a library for that is installed.
-
-    MuJoCo reads the choice once, at its import, and fails there if the library is missing.
-    """
-    if "MUJOCO_GL" in os.environ:
-        return
-    for library, choice in (("EGL", "egl"), ("OSMesa", "osmesa")):
-        if ctypes.util.find_library(library):
-            os.environ["MUJOCO_GL"] = choice
-            return
 
 
 @contextlib.contextmanager

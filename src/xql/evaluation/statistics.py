@@ -1,7 +1,9 @@
-"""What the scores of a few seeds allow one to say: an interquartile mean and its interval.
+"""What the scores of a few seeds allow one to say: an interquartile mean and its interval, how
+probable it is that one method beats another, and how many of a method's runs pass a score.
 
-Source of the method: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the
-Statistical Precipice" (interquartile mean, bootstrap stratified by task).
+Source of the methods: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the
+Statistical Precipice" (interquartile mean, bootstrap stratified by task, probability of
+improvement, performance profile).
 """
 
 from collections import defaultdict
@@ -28,6 +30,15 @@ class Interval(NamedTuple):
     seeds: int
 
 
+class Profile(NamedTuple):
+    """The share of runs that score above each threshold, with a pointwise bootstrap band."""
+
+    thresholds: Float64[np.ndarray, " thresholds"]
+    share: Float64[np.ndarray, " thresholds"]
+    low: Float64[np.ndarray, " thresholds"]
+    high: Float64[np.ndarray, " thresholds"]
+
+
 class Summary(NamedTuple):
     """What to print of a run: the number, its interval and which step it speaks of."""
 
@@ -50,6 +61,11 @@ def iqm(values: Float[np.ndarray, "..."], axis: int = -1) -> Float64[np.ndarray,
     cut = count // 4
     kept = np.take(ordered, np.arange(cut, count - cut), axis=axis)
     return np.asarray(np.where(np.isnan(ordered).any(axis=axis), np.nan, kept.mean(axis=axis)))
+
+
+def mean(values: Float[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    """The mean over the last axis, as a statistic for `stratified_bootstrap`; nan where one is."""
+    return np.asarray(np.asarray(values, np.float64).mean(axis=-1))
 
 
 def stratified_bootstrap(
@@ -82,6 +98,99 @@ def stratified_bootstrap(
     outside = (1.0 - confidence) / 2.0
     low, high = np.quantile(statistic(resampled), [outside, 1.0 - outside])
     return Interval(estimate, float(low), float(high), seeds)
+
+
+def probability_of_improvement(
+    first: Sequence[Float[np.ndarray, " _"]],
+    second: Sequence[Float[np.ndarray, " _"]],
+    repetitions: int = REPETITIONS,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """P(X > Y) + ½ P(X = Y) for a run X of the first method and Y of the second, mean over tasks.
+
+    Within a task it is the Mann–Whitney statistic over the number of pairs. It asks how often one
+    is better, not by how much. A run whose score is nan loses to every number.
+
+    Args:
+        first, second: for each task, in the same order, one score per seed; the two methods may
+            have different numbers of seeds.
+        repetitions, confidence, seed: as `stratified_bootstrap` takes them; both methods' seeds are
+            drawn anew within each task.
+
+    Returns:
+        The probability and its interval, whose bounds are nan where a method has one seed in some
+        task; `seeds` is the smallest number of them.
+    """
+    tasks = list(zip(first, second, strict=True))
+    estimate = float(np.mean([_wins(x, y) for x, y in tasks]))
+    fewest = min(len(scores) for scores in (*first, *second))
+    if fewest == 1:
+        return Interval(estimate, float("nan"), float("nan"), fewest)
+    random = np.random.default_rng(seed)
+    drawn = [
+        _wins(_redraw(random, x, repetitions), _redraw(random, y, repetitions)) for x, y in tasks
+    ]
+    outside = (1.0 - confidence) / 2.0
+    low, high = np.quantile(np.mean(drawn, axis=0), [outside, 1.0 - outside])
+    return Interval(estimate, float(low), float(high), fewest)
+
+
+def performance_profile(
+    scores: Sequence[Float[np.ndarray, " _"]],
+    thresholds: Float[np.ndarray, " thresholds"],
+    repetitions: int = REPETITIONS,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Profile:
+    """The share of runs that score above τ, for each τ: within each task, then mean over tasks.
+
+    A run whose score is nan is above nothing.
+
+    Args:
+        scores: for each task, one score per seed, all in one unit.
+        thresholds: τ, in the unit of the scores.
+        repetitions, confidence, seed: as `stratified_bootstrap` takes them.
+
+    Returns:
+        The shares, 0 to 1, and their band, nan where a task has one seed.
+    """
+    thresholds = np.asarray(thresholds, np.float64)
+    share = np.mean([_above(one, thresholds) for one in scores], axis=0)
+    if min(len(one) for one in scores) == 1:
+        unknown = np.full(len(thresholds), np.nan)
+        return Profile(thresholds, share, unknown, unknown)
+    random = np.random.default_rng(seed)
+    drawn = [_above(_redraw(random, one, repetitions), thresholds) for one in scores]
+    outside = (1.0 - confidence) / 2.0
+    low, high = np.quantile(np.mean(drawn, axis=0), [outside, 1.0 - outside], axis=0)
+    return Profile(thresholds, share, low, high)
+
+
+def _redraw(
+    random: np.random.Generator, scores: Float[np.ndarray, " seeds"], repetitions: int
+) -> Float64[np.ndarray, "repetitions seeds"]:
+    """As many seeds again, with replacement, `repetitions` times."""
+    scores = np.asarray(scores, np.float64)
+    return scores[random.integers(len(scores), size=(repetitions, len(scores)))]
+
+
+def _wins(
+    first: Float[np.ndarray, "*draws n"], second: Float[np.ndarray, "*draws m"]
+) -> Float64[np.ndarray, "*draws"]:
+    """The share of pairs in which the first is larger, ties counting half."""
+    x, y = (np.where(np.isnan(one), -np.inf, one) for one in (first, second))
+    larger = x[..., :, None] > y[..., None, :]
+    equal = x[..., :, None] == y[..., None, :]
+    return np.asarray(larger.mean(axis=(-2, -1)) + 0.5 * equal.mean(axis=(-2, -1)))
+
+
+def _above(
+    scores: Float[np.ndarray, "*draws seeds"], thresholds: Float64[np.ndarray, " thresholds"]
+) -> Float64[np.ndarray, "*draws thresholds"]:
+    """The share of seeds above each threshold."""
+    shares = [(scores > threshold).mean(axis=-1) for threshold in thresholds]
+    return np.stack(shares, axis=-1)
 
 
 def format_interval(interval: Interval, digits: int = 1) -> str:

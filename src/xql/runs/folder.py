@@ -3,7 +3,9 @@
 config.yaml        everything that the run was told
 metrics.jsonl      one line per log step: {"step": …, name: [one number per member], …}
 evaluations.csv    one row per step, member and episode
+frozen.csv         the members that diverged, where there are any: the step at which each one stands
 checkpoints/       see `checkpoints.py`
+policies/          likewise, the policies of every evaluation, where the run keeps them
 tensorboard/       events, where tensorboardX is installed
 """
 
@@ -44,7 +46,7 @@ class Evaluation(NamedTuple):
     """One row of evaluations.csv: one episode of one member, at one training step."""
 
     step: int
-    """Gradient updates done when the episode was played."""
+    """Gradient updates done when the episode was played; online, environment steps."""
     member: int
     seed: int
     """The member's own (training) seed."""
@@ -190,6 +192,11 @@ class RunFolder:
         """Where `checkpoints.py` keeps this run's checkpoints."""
         return self.path / "checkpoints"
 
+    @property
+    def policies(self) -> Path:
+        """Where the policies of every evaluation lie, in a run that was told to keep them."""
+        return self.path / "policies"
+
     def log_metrics(self, step: int, metrics: Mapping[str, ArrayLike | Sequence[float]]) -> None:
         """Append one line to metrics.jsonl.
 
@@ -258,6 +265,19 @@ class RunFolder:
                     f"line {number} is damaged", where=str(path), mend="remove that line"
                 ) from None
         return rows
+
+    def log_frozen(self, member: int, step: int, noticed: int) -> None:
+        """Write to frozen.csv that a member diverged and stands as it was at `step`."""
+        path = self.path / "frozen.csv"
+        if not path.exists():
+            _write(path, "member,step,noticed\n")
+        _append(path, f"{member},{step},{noticed}\n")
+
+    def read_frozen(self) -> dict[int, int]:
+        """The members that diverged, and the step at which each is frozen; mostly none."""
+        path = self.path / "frozen.csv"
+        lines = _complete_lines(path)[1:] if path.exists() else []
+        return {int(cells[0]): int(cells[1]) for cells in csv.reader(lines)}
 
     def tensorboard(self, step: int, scalars: Mapping[str, float]) -> str | None:
         """Write TensorBoard events, where tensorboardX is installed.

@@ -1,4 +1,4 @@
-"""Learning curves: the interquartile mean over seeds, its interval, and every seed behind it."""
+"""Figures: learning curves with every seed behind them, and a comparison of methods."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from xql.errors import InputError, require
-from xql.evaluation.statistics import episode_means, step_intervals
+from xql.evaluation.statistics import Interval, episode_means, step_intervals
+from xql.runs.comparison import Comparison, Row
 from xql.runs.folder import RunFolder
 from xql.runs.summary import Quantity, by_beta, quantity_of, value_of
 
@@ -29,7 +30,7 @@ class Curve(NamedTuple):
 
     label: str
     steps: list[int]
-    """Gradient updates."""
+    """Gradient updates; of an online run, environment steps."""
     scores: Float64[np.ndarray, "seeds steps"]
     """Each seed's mean over its episodes; nan where it was not evaluated or diverged."""
 
@@ -73,6 +74,7 @@ def plot_learning_curves(
     *,
     quantity: Quantity = "score",
     title: str = "",
+    steps: str = "Gradient updates",
     data_figure: float | None = None,
     data_label: str = "the data",
 ) -> Path:
@@ -84,6 +86,7 @@ def plot_learning_curves(
         path: the file to write; its folder is made.
         quantity: names the y axis; success also fixes it to 0…100.
         title: stands above the panel.
+        steps: names the x axis.
         data_figure: what the behaviour in the data itself reaches; a dashed line.
         data_label: its name in the legend.
 
@@ -105,7 +108,7 @@ def plot_learning_curves(
         _draw(axes, curve, COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % 4])
     if data_figure is not None:
         axes.axhline(data_figure, color="#555555", lw=1.2, ls=(0, (5, 3)), label=data_label)
-    axes.set_xlabel("Gradient updates")
+    axes.set_xlabel(steps)
     axes.set_ylabel(AXES[quantity])
     axes.xaxis.set_major_formatter(lambda step, _: _short(step))
     if quantity == "success":
@@ -124,6 +127,149 @@ def plot_learning_curves(
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
+
+
+def plot_comparison(comparison: Comparison, path: Path) -> Path:
+    """Draw a comparison and write it to `path` (.png, .svg or .pdf): per task the interquartile
+    means, last filled and best hollow; performance profiles; probabilities of improvement.
+
+    Args:
+        comparison: what `xql.compare` returns.
+        path: the file to write; its folder is made.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    require("matplotlib", "report")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = len(comparison.rows) + 2 * len(comparison.tasks)
+    pairs = _decisive_pairs(comparison)
+    height = max(3.4, 0.24 * lines + 0.7, 2.6 * bool(comparison.profiles) + 0.24 * len(pairs) + 1)
+    figure = Figure(figsize=(12.4, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1.0))
+    left, right = halves
+    _draw_scores(left, comparison)
+    kinds = [kind for kind, there in (("profile", comparison.profiles), ("pairs", pairs)) if there]
+    if kinds:
+        heights = [max(2.6, height - 0.24 * len(pairs) - 1), 0.24 * len(pairs) + 1.0]
+        panels = right.subplots(
+            len(kinds), 1, squeeze=False, height_ratios=heights if len(kinds) == 2 else None
+        )
+        for axes, kind in zip(panels[:, 0], kinds, strict=True):
+            if kind == "profile":
+                _draw_profiles(axes, comparison)
+            else:
+                _draw_pairs(axes, pairs)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def _colour(comparison: Comparison, method: str) -> str:
+    return COLOURS[comparison.methods.index(method) % len(COLOURS)]
+
+
+def _draw_scores(figure: Any, comparison: Comparison) -> None:
+    """One panel per task; a line per method: last filled with its interval, best hollow."""
+    groups = [[row for row in comparison.rows if row.task == task] for task in comparison.tasks]
+    panels = figure.subplots(
+        len(groups), 1, squeeze=False, height_ratios=[len(group) + 1.2 for group in groups]
+    )[:, 0]
+    for axes, group in zip(panels, groups, strict=True):
+        for place, row in enumerate(group):
+            _draw_row(axes, row, place, _colour(comparison, row.method))
+        axes.set_yticks(range(len(group)), [row.method for row in group], fontsize=8.5)
+        axes.set_ylim(len(group) - 0.4, -0.6)
+        axes.set_title(group[0].task, loc="left", fontsize=9.5, fontweight="bold")
+        axes.set_xlabel(AXES[group[0].quantity], fontsize=8)
+        axes.tick_params(axis="x", labelsize=8)
+        if group[0].quantity == "success":
+            axes.set_xlim(-3, 103)
+        _plain(axes, "x")
+    handles = [
+        panels[0].plot([], [], color="#555555", marker="o", ls="-", lw=2.4)[0],
+        panels[0].plot([], [], color="black", marker="|", ms=7, mew=0.8, ls="none")[0],
+        panels[0].plot([], [], color="#555555", marker="o", mfc="white", ms=10, ls="none")[0],
+    ]
+    figure.legend(
+        handles,
+        ["last step: IQM, 95 % interval", "its seeds", "each seed's best: IQM, biased upwards"],
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+    )
+
+
+def _draw_row(axes: Any, row: Row, place: int, colour: str) -> None:
+    interval: Interval = row.last.iqm
+    axes.plot([interval.low, interval.high], [place, place], color=colour, lw=2.4, zorder=2)
+    axes.plot(
+        row.last.values, [place] * len(row.seeds), "|", color="black", ms=7, mew=0.8, zorder=5
+    )
+    # A ring, so that it shows around a last that is as good.
+    axes.plot(row.best.iqm.estimate, place, "o", mec=colour, mfc="white", ms=10, mew=1.3, zorder=1)
+    axes.plot(interval.estimate, place, "o", color=colour, ms=6, zorder=4)
+
+
+def _draw_profiles(axes: Any, comparison: Comparison) -> None:
+    """The share of runs above each score, a line and its band per method."""
+    for place, (method, profile) in enumerate(comparison.profiles.items()):
+        colour, style = _colour(comparison, method), STYLES[place // len(COLOURS) % 4]
+        axes.fill_between(
+            profile.thresholds,
+            profile.low,
+            profile.high,
+            step="post",
+            color=colour,
+            alpha=0.14,
+            lw=0,
+        )
+        axes.step(
+            profile.thresholds, profile.share, where="post", color=colour, ls=style, label=method
+        )
+    over = f", {len(comparison.profiled)} tasks" if len(comparison.profiled) > 1 else ""
+    title = f"Performance profile, last step{over}"
+    axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
+    axes.set_xlabel(f"τ: {AXES[comparison.profile_quantity or 'return'].lower()}", fontsize=8)
+    axes.set_ylabel("Share of runs above τ", fontsize=8)
+    axes.set_ylim(-0.03, 1.03)
+    axes.tick_params(labelsize=8)
+    axes.legend(frameon=False, fontsize=8)
+    _plain(axes, "both")
+
+
+def _decisive_pairs(comparison: Comparison) -> list[tuple[str, Interval]]:
+    """The pairs to draw: over all the tasks that two methods share, else in their one task."""
+    found: dict[tuple[str, str], Interval] = {}
+    for pair in comparison.pairs:  # those over several tasks come last, and replace the others
+        found[(pair.first, pair.second)] = pair.probability
+    return [(f"{first} > {second}", probability) for (first, second), probability in found.items()]
+
+
+def _draw_pairs(axes: Any, pairs: Sequence[tuple[str, Interval]]) -> None:
+    for place, (_, probability) in enumerate(pairs):
+        axes.plot([probability.low, probability.high], [place, place], color="#333333", lw=2.4)
+        axes.plot(probability.estimate, place, "o", color="#333333", ms=6)
+    axes.axvline(0.5, color="#999999", lw=1.0, ls=(0, (4, 3)), zorder=0)
+    axes.set_yticks(range(len(pairs)), [name for name, _ in pairs], fontsize=8.5)
+    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_title(
+        "Probability that a run beats a run, last step", loc="left", fontsize=9.5, fontweight="bold"
+    )
+    axes.tick_params(axis="x", labelsize=8)
+    _plain(axes, "x")
+
+
+def _plain(axes: Any, grid: str) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#dddddd", lw=0.7)
+    axes.set_axisbelow(True)
 
 
 def _draw(axes: Any, curve: Curve, colour: str, style: str) -> None:

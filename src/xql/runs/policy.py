@@ -110,7 +110,8 @@ def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Pol
     Args:
         run: the run's folder.
         index: which member, in the order of config.yaml.
-        step: which checkpoint; the latest where None.
+        step: which checkpoint, or which of the evaluations whose policies the run kept; the latest
+            checkpoint where None.
 
     Raises:
         InputError: no run, no checkpoint or no such member.
@@ -121,6 +122,11 @@ def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Pol
         raise InputError(
             f"there is no member {index}", where=str(run), mend=f"choose 0 to {members - 1}"
         )
-    agent, population = load_population(folder, step)
-    network = member(population.policy.network, index)
-    return Policy(network, agent.act, Recipe.from_dict(folder.config["recipe"]))
+    if step is not None and (folder.policies / str(step)).is_dir():
+        agent, spec = agent_of(folder.config)
+        empty = template(agent, spec, members).policy.network
+        networks = load_checkpoint(folder.policies, step, empty)
+    else:
+        agent, population = load_population(folder, step)
+        networks = population.policy.network
+    return Policy(member(networks, index), agent.act, Recipe.from_dict(folder.config["recipe"]))
