@@ -203,19 +203,22 @@ def test_without_out_the_folder_is_the_next_free_one(
     assert paths == [Path("runs/line-xql-1"), Path("runs/line-xql-2")]
 
 
-def test_divergence_is_reported_and_does_not_crash(
+def test_a_member_that_diverges_is_frozen_and_the_run_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Q soon stands far above V, and e^z overflows.
     wild: dict[str, Any] = {"loss": "plain", "max_gradient_norm": None, "rewards": "scale:-1e6"}
     wild["critic_learning_rate"] = 0.1
     run = learn(tmp_path / "run", env=register_line(), beta=1e-6, options=SMALL | wild)
-    assert "warning: member 0 has diverged" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "warning: member 0 has diverged by step 20 and is frozen as it was at step 0" in said
     last = run.folder.read_metrics()[-1]
     assert not np.isfinite(last.values["value_loss"][0])
-    assert all(np.isnan(row.episode_return) for row in run.evaluations)
-    assert same_bits(xql.Run.open(run.path).population.step, run.population.step)
-    run.describe()
+    assert run.folder.read_frozen() == {0: 0}
+    assert run.population.step.tolist() == [0]
+    assert all(np.isfinite(row.episode_return) for row in run.evaluations)
+    assert same_bits(xql.Run.open(run.path).population, run.population)
+    assert "member 0 diverged: it is judged as it was at step 0" in run.describe()
 
 
 def test_a_beta_given_stands_in_for_one_that_the_preset_lacks(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from xql.agents import Act, TrainState
+from xql.agents import Act, TrainState, beta_of
+from xql.agents.presets import configure
 from xql.data.recipes import Recipe
 from xql.envs.make import check_fits, make_environment
 from xql.errors import InputError, require_seed
@@ -40,7 +41,8 @@ class Judge:
             check_fits(probe, data["observation_size"], len(data["action_low"]), data["name"])
         finally:
             probe.close()
-        members, beta = config["members"], config["settings"].get("beta")
+        members = config["members"]
+        beta = beta_of(configure(str(config["agent"]), config["settings"]))
         self._act, self._recipe = act, Recipe.from_dict(config["recipe"])
         self._seeds = [one["seed"] for one in members]
         self._betas = [one["changes"].get("beta", beta) for one in members]

@@ -5,7 +5,6 @@ chunks metrics, evaluations and checkpoints into the run's folder.
 """
 
 import contextlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,17 +13,23 @@ from typing import Any
 import numpy as np
 
 import xql
-from xql.agents import AGENTS, Agent, Spec, TrainState
+from xql.agents import OFFLINE, ONLINE, Agent, Spec, TrainState
 from xql.agents.presets import Settings, settings, suite
 from xql.data.check import require_sound
 from xql.data.dataset import Dataset, DeviceData
 from xql.data.recipes import Recipe, apply_recipe, fit_recipe
+from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
-from xql.errors import InputError, require_seed
+from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
-from xql.runs.checkpoints import save_checkpoint
 from xql.runs.folder import RunFolder, free_folder
-from xql.runs.summary import in_brief, member_means, quantity_of
+from xql.training.book import (
+    Book,
+    check_counts,
+    choose_members,
+    describe_members,
+    milestones,
+)
 from xql.training.evaluate import Judge
 from xql.training.population import Member, initial_population, replicated, train_chunk
 from xql.training.progress import Line
@@ -55,7 +60,7 @@ def train_offline(
 
     Args:
         data: anything that `open_dataset` takes.
-        agent: "xql" or "bc".
+        agent: "xql", "iql", "cql", "td3-bc", "awac", "rebrac" or "bc".
         preset: named settings; see docs/presets.md.
         steps: updates per member.
         seeds: how many seeds (0, 1, ...), or which.
@@ -64,7 +69,8 @@ def train_offline(
             and without one nothing is evaluated.
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
         options: settings by name that override the preset's: the fields of the agent's
-            configuration, and `rewards` and `observations` for the recipe.
+            configuration, `rewards` and `observations` for the recipe, and `episodes` for the
+            choice of episodes.
         evaluations: how many times to evaluate on the way, evenly spaced, the last step included.
         episodes: episodes per member at each of these but the last.
         last_episodes: episodes per member at the last step, whose score is the run's result.
@@ -76,16 +82,19 @@ def train_offline(
         InputError: anything among these that cannot be used, or data that is not sound. Nothing is
             written then.
     """
-    _check_counts(steps, evaluations, episodes, last_episodes)
+    check_counts(steps, evaluations, episodes, last_episodes)
     if out is not None:
         RunFolder.require_free(Path(out))
+    _require_offline(agent)
     dataset = open_dataset(data)
     chosen = settings(agent, preset, dataset.name, options, needs_beta=beta is None)
-    members = _members(agent, chosen.config, seeds, beta)
+    members = choose_members(agent, chosen.config, seeds, beta)
     findings = require_sound(dataset)
+    of_all = len(dataset)
+    dataset = select_episodes(dataset, chosen.episodes)
     recipe = fit_recipe(dataset, chosen.rewards, chosen.observations)
     spec = _spec(dataset)
-    learner = AGENTS[agent].make(chosen.config, steps)
+    learner = OFFLINE[agent].make(chosen.config, steps)
     at_success = suite(dataset.name) == "antmaze" if stop_at_success is None else stop_at_success
     if beta is not None:
         chosen.sources["beta"] = "given: each member's own, see members"
@@ -112,6 +121,8 @@ def train_offline(
         of_suite = suite(dataset.name)
         line.say(f"settings: preset {preset}" + (f", suite {of_suite}" if of_suite else ""))
         line.say(recipe.describe())
+        if chosen.episodes != "all":
+            line.say(f"episodes {chosen.episodes}: {len(dataset):,} of {of_all:,} kept")
         for finding in findings:
             if finding.severity == "warning":
                 line.warn_once(f"{finding.what} ({finding.where}); {finding.mend}")
@@ -123,6 +134,16 @@ def train_offline(
     return Run(folder, population)
 
 
+def _require_offline(agent: str) -> None:
+    if agent in ONLINE:
+        raise InputError(
+            f"agent {agent} learns from a simulator, not from logged data",
+            mend=f"use xql train online, or choose from {', '.join(OFFLINE)}",
+        )
+    if agent not in OFFLINE:
+        raise InputError(f"unknown agent '{agent}'", mend=nearest(agent, OFFLINE))
+
+
 def _loop(
     population: TrainState,
     data: DeviceData,
@@ -131,89 +152,19 @@ def _loop(
     folder: RunFolder,
     line: Line,
 ) -> TrainState:
-    """Compiled chunks, and between them metrics, evaluations and checkpoints."""
-    steps, told = folder.config["steps"], folder.config["evaluation"]
-    count = told["evaluations"]
-    step, began = 0, time.perf_counter()
-    for target in sorted({-(-steps * i // count) for i in range(1, count + 1)}):
+    """Compiled chunks, and between them what the book does."""
+    config = folder.config
+    book, step = Book(folder, line, judge, population), 0
+    for target in milestones(config["steps"], config["evaluation"]["evaluations"]):
         while step < target:
             updates = min(LOG_EVERY, target - step)
             population, metrics = train_chunk(population, data, updates, agent=learner)
             step += updates
             values = {name: np.asarray(value) for name, value in metrics.items()}
-            _log(folder, line, step, values, time.perf_counter() - began)
-            line.advance(step)
-        episodes = told["last_episodes"] if step == steps else told["episodes"]
-        if judge is not None and episodes > 0:
-            rows = judge.evaluate(population, step, episodes)
-            folder.log_evaluations(step, rows)
-            line.scored(step, in_brief(rows))
-            quantity = quantity_of(rows)
-            means = member_means(rows, quantity)
-            folder.tensorboard(step, {f"{quantity}/{m}": mean for m, mean in means.items()})
-        save_checkpoint(folder.checkpoints, step, population)
-    members = len(folder.config["members"])
-    line.say(f"{steps:,} updates × {members} in {time.perf_counter() - began:.0f} s")
+            population = book.metrics(step, population, values)
+        book.milestone(step, population)
+    line.say(f"{step:,} updates × {len(config['members'])} in {book.seconds:.0f} s")
     return population
-
-
-def _log(
-    folder: RunFolder,
-    line: Line,
-    step: int,
-    metrics: Mapping[str, np.ndarray],
-    seconds: float,
-) -> None:
-    folder.log_metrics(step, {**metrics, "seconds": seconds})
-    scalars = {
-        f"{name}/{index}": float(value)
-        for name, values in metrics.items()
-        for index, value in enumerate(values)
-    }
-    missing = folder.tensorboard(step, scalars)
-    if missing:
-        line.say(missing)
-    for index in sorted(
-        {int(i) for v in metrics.values() for i in np.flatnonzero(~np.isfinite(v))}
-    ):
-        line.warn_once(
-            f"member {index} has diverged: metrics.jsonl says which number is not finite"
-        )
-
-
-def _check_counts(steps: int, evaluations: int, episodes: int, last_episodes: int) -> None:
-    for name, value, least in (
-        ("steps", steps, 1),
-        ("evaluations", evaluations, 1),
-        ("episodes", episodes, 0),
-        ("last-episodes", last_episodes, 0),
-    ):
-        if value < least:
-            raise InputError(f"--{name} {value} is too small", mend=f"give at least {least}")
-
-
-def _members(
-    agent: str, config: Any, seeds: int | Sequence[int], beta: float | Sequence[float] | None
-) -> list[Member]:
-    """Seeds × β, β outermost."""
-    which = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not which:
-        raise InputError("there is no seed to train", mend="give --seeds 1 or more")
-    if len(set(which)) < len(which):
-        raise InputError(f"a seed is given twice in {which}", mend="give each one once")
-    for seed in which:
-        require_seed(seed)
-    if beta is None:
-        return [Member(seed, {}) for seed in which]
-    if not hasattr(config, "beta"):
-        raise InputError(f"agent {agent} has no β", mend="leave --beta out")
-    betas = [float(beta)] if isinstance(beta, int | float) else [float(one) for one in beta]
-    for one in betas:
-        if not (np.isfinite(one) and one > 0):
-            raise InputError(f"--beta {one:g} is no temperature", mend="give a number above 0")
-    if not betas or len(set(betas)) < len(betas):
-        raise InputError(f"--beta {beta} is no list of temperatures", mend="give each one once")
-    return [Member(seed, {"beta": one}) for one in betas for seed in which]
 
 
 def _spec(dataset: Dataset) -> Spec:
@@ -247,7 +198,7 @@ def _describe(
         "agent": agent,
         "preset": preset,
         "steps": steps,
-        "members": [{"seed": one.seed, "changes": dict(one.changes)} for one in members],
+        "members": describe_members(members),
         "settings": asdict(chosen.config),
         "settings_sources": chosen.sources,
         "recipe": recipe.to_dict(),
@@ -256,6 +207,7 @@ def _describe(
             "source": dataset.source,
             "transitions": dataset.transitions,
             "episodes": dataset.episodes,
+            "selection": chosen.episodes,
             "mean_return": float(dataset.returns.mean()),
             "observation_size": dataset.observation_size,
             "observation_keys": dataset.metadata.get("observation_keys"),

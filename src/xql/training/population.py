@@ -8,7 +8,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,27 +42,30 @@ def initial_population(agent: Agent, spec: Spec, members: Sequence[Member]) -> T
     keys = jnp.stack([jax.random.key(member.seed) for member in members])
     hypers = [agent.hyper._replace(**member.changes) for member in members]
     hyper = jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *hypers)
-    population: TrainState = jax.vmap(one)(keys, hyper)
-    return place(population)
+    population: TrainState = place(jax.vmap(one)(keys, hyper), mesh_for(len(members)))
+    return population
 
 
-def place(population: TrainState) -> TrainState:
-    """The population spread over as many devices as share its members evenly."""
+def mesh_for(members: int) -> Mesh:
+    """As many devices as share the members evenly."""
     devices = jax.devices()
-    members = size(population)
     count = max(n for n in range(1, len(devices) + 1) if members % n == 0)
-    mesh = Mesh(np.array(devices[:count]), ("members",))
+    return Mesh(np.array(devices[:count]), ("members",))
+
+
+def place(members: PyTree, mesh: Mesh) -> PyTree:
+    """A pytree whose every leaf has the member axis, spread over the mesh's devices."""
     spec = PartitionSpec("members")  # type: ignore[no-untyped-call]
-    placed: TrainState = jax.device_put(population, NamedSharding(mesh, spec))
-    return placed
+    return jax.device_put(members, NamedSharding(mesh, spec))
 
 
 def replicated(population: TrainState) -> NamedSharding:
     """Where the data must lie: whole, on each of the population's devices."""
-    return NamedSharding(_mesh(population), PartitionSpec())  # type: ignore[no-untyped-call]
+    return NamedSharding(mesh_of(population), PartitionSpec())  # type: ignore[no-untyped-call]
 
 
-def _mesh(population: TrainState) -> Mesh:
+def mesh_of(population: TrainState) -> Mesh:
+    """The devices that the population is spread over."""
     sharding = population.step.sharding
     assert isinstance(sharding, NamedSharding), "not a population: place() it first"
     assert isinstance(sharding.mesh, Mesh)
@@ -71,13 +74,17 @@ def _mesh(population: TrainState) -> Mesh:
 
 def draw(data: DeviceData, key: PRNGKeyArray, size: int) -> Batch:
     """`size` transitions, uniformly with replacement."""
-    rows = data.starts[jax.random.randint(key, (size,), 0, len(data.starts))]
+    drawn = jax.random.randint(key, (size,), 0, len(data.starts))
+    rows = data.starts[drawn]
+    following = data.starts[jnp.minimum(drawn + 1, len(data.starts) - 1)]
     return Batch(
         observations=data.observations[rows],
         actions=data.actions[rows],
         rewards=data.rewards[rows],
         masks=data.masks[rows],
         next_observations=data.observations[rows + 1],
+        next_actions=data.actions[rows + 1],
+        next_acted=(following == rows + 1).astype(jnp.float32),
     )
 
 
@@ -92,13 +99,8 @@ def train_chunk(
         updates: how many; chunks of any length share one compilation.
         agent: the population's.
     """
-    mesh = _mesh(population)
-    # Eigen splits each matrix product over all cores. Where the cores have members of their own to
-    # work on, the splitting only costs (results/speed.md).
-    share = mesh.devices.flat[0].platform != "cpu" or 2 * mesh.size <= cores()
-    chunk = _chunk_on_shared_cores() if share else _chunk_on_own_cores
-    result: tuple[TrainState, MemberMetrics] = chunk(
-        population, data, jnp.int32(updates), agent=agent, mesh=mesh
+    result: tuple[TrainState, MemberMetrics] = _compiled_chunk(
+        population, data, jnp.int32(updates), agent=agent, mesh=mesh_of(population)
     )
     return result
 
@@ -139,36 +141,56 @@ def _advance(
         state, total = jax.lax.fori_loop(0, updates, body, (state, zero))
         return state, jax.tree.map(lambda summed: summed / updates, total)
 
-    result: tuple[TrainState, MemberMetrics]
-    if size(members) == 1:
-        # Not under vmap: XLA multiplies a batch of one matrix slower than the matrix.
-        alone = run(jax.tree.map(lambda leaf: leaf[0], members))
-        result = jax.tree.map(lambda leaf: leaf[None], alone)
-    else:
-        result = jax.vmap(run)(members)
+    result: tuple[TrainState, MemberMetrics] = side_by_side(run)(members)
     return result
 
 
-_compile = functools.partial(
-    jax.jit, static_argnames=("agent", "mesh"), donate_argnames=("population",)
-)
-_chunk_on_own_cores = _compile(_chunk, compiler_options={"xla_cpu_multi_thread_eigen": False})
+def side_by_side(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of one member, for the members of one device; every argument has their axis."""
+
+    def each(*args: PyTree) -> PyTree:
+        if len(jax.tree.leaves(args)[0]) > 1:
+            return jax.vmap(function)(*args)
+        # Not under vmap: XLA multiplies a batch of one matrix slower than the matrix.
+        alone = function(*jax.tree.map(lambda leaf: leaf[0], args))
+        return jax.tree.map(lambda leaf: leaf[None], alone)
+
+    return each
 
 
-@functools.cache
-def _chunk_on_shared_cores() -> Callable[..., tuple[TrainState, MemberMetrics]]:
-    """The chunk for a population that has the cores to itself.
+def by_cores(
+    function: Callable[..., Any], *, static: Sequence[str], donate: Sequence[str]
+) -> Callable[..., Any]:
+    """`function`, jitted for a population on the processor's cores or on accelerators.
 
-    XLA's newer matrix products (YNNPACK) keep to one core at these sizes, Eigen's do not
-    (results/speed.md). The option that turns them off is experimental, so it is tried first, and
-    left out where this release of XLA does not know it.
+    Eigen splits each matrix product over all cores. Where the cores have members of their own to
+    work on, the splitting only costs (results/speed.md). So there are two programs, of which a run
+    compiles one; `function` must take the population's mesh as the keyword `mesh`.
     """
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    try:
-        jax.jit(lambda: 0, compiler_options=options)()
-    except jax.errors.JaxRuntimeError:
-        return _compile(_chunk)
-    return _compile(_chunk, compiler_options=options)
+    jitted = functools.partial(jax.jit, static_argnames=(*static, "mesh"), donate_argnames=donate)
+    on_own_cores = jitted(function, compiler_options={"xla_cpu_multi_thread_eigen": False})
+
+    @functools.cache
+    def on_shared_cores() -> Callable[..., Any]:
+        # XLA's newer matrix products (YNNPACK) keep to one core at these sizes, Eigen's do not
+        # (results/speed.md). The option that turns them off is experimental, so it is tried
+        # first, and left out where this release of XLA does not know it.
+        options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+        try:
+            jax.jit(lambda: 0, compiler_options=options)()
+        except jax.errors.JaxRuntimeError:
+            return jitted(function)
+        return jitted(function, compiler_options=options)
+
+    def call(*args: Any, mesh: Mesh, **kwargs: Any) -> Any:
+        share = mesh.devices.flat[0].platform != "cpu" or 2 * mesh.size <= cores()
+        chosen = on_shared_cores() if share else on_own_cores
+        return chosen(*args, mesh=mesh, **kwargs)
+
+    return call
+
+
+_compiled_chunk = by_cores(_chunk, static=("agent",), donate=("population",))
 
 
 def cores() -> int:

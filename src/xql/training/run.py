@@ -71,4 +71,6 @@ class Run:
                 score = f"{format_interval(summary.interval)} {UNITS[result.quantity]}"
                 count = f"{summary.interval.seeds} seeds × {summary.episodes} episodes"
                 lines.append(f"{beta}{score}, {summary.label}, {count}")
+        for index, step in self.folder.read_frozen().items():
+            lines.append(f"member {index} diverged: it is judged as it was at step {step:,}")
         return "\n".join(lines) or "not evaluated"

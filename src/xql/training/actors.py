@@ -1,0 +1,149 @@
+"""The simulators that a population learns in: some copies for each member, stepped in turn.
+
+A plain loop and not Gymnasium's vector environments: with an update for every step the simulator
+is a few per cent of the time (results/online-speed.md), and here the end of an episode is plain to
+see. A copy that ends is reset at once, and what is reported as the transition's next observation is
+the one that the episode really ended in.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from jaxtyping import Float, Float32
+
+from xql.agents import Spec
+from xql.errors import InputError
+from xql.training.replay import Rows
+
+
+class Episode(NamedTuple):
+    """An episode that ended while its member explored."""
+
+    member: int
+    episode_return: float
+    length: int
+
+
+class Actors:
+    """`environments` copies of one simulator for each member.
+
+    Attributes:
+        observations: where every copy stands, [members, environments, observation].
+        finished: the episodes that ended, in order.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], gymnasium.Env[Any, Any]],
+        seeds: Sequence[int],
+        environments: int,
+    ) -> None:
+        """Make and reset the copies.
+
+        Args:
+            make: a fresh environment with flat float32 observations.
+            seeds: each member's own seed, which decides its copies' first states and all later
+                ones, whatever other members there are.
+            environments: copies for each member.
+        """
+        self.finished: list[Episode] = []
+        self._copies: list[list[gymnasium.Env[Any, Any]]] = []
+        try:
+            for _ in seeds:
+                self._copies.append([])
+                for _ in range(environments):
+                    self._copies[-1].append(make())
+            self._low, self._high = _bounds(self._copies[0][0])
+            starts = [
+                [copy.reset(seed=_seed(seed, place))[0] for place, copy in enumerate(own)]
+                for seed, own in zip(seeds, self._copies, strict=True)
+            ]
+        except BaseException:
+            self.close()
+            raise
+        self.observations = np.asarray(starts, np.float32)
+        self._returns = np.zeros(self.observations.shape[:2])
+        self._lengths = np.zeros(self.observations.shape[:2], np.int64)
+        self._random = [np.random.default_rng([seed, 1]) for seed in seeds]
+
+    @property
+    def spec(self) -> Spec:
+        """The sizes and bounds for the networks."""
+        low, high = tuple(map(float, self._low)), tuple(map(float, self._high))
+        return Spec(self.observations.shape[-1], low, high)
+
+    def random_actions(self) -> Float32[np.ndarray, "members environments action"]:
+        """Uniform within the bounds, from each member's own stream."""
+        shape = (self.observations.shape[1], len(self._low))
+        drawn = [one.uniform(self._low, self._high, shape) for one in self._random]
+        return np.asarray(drawn, np.float32)
+
+    def step(self, actions: Float[np.ndarray, "members environments action"]) -> Rows:
+        """One step of every copy: the transitions, as arrays [members, environments, ...]."""
+        before = self.observations
+        # A diverged member is found out by its metrics; until then its simulator gets no nan.
+        actions = np.clip(np.nan_to_num(actions), self._low, self._high)
+        after, following = np.empty_like(before), np.empty_like(before)
+        rewards = np.empty(before.shape[:2], np.float32)
+        masks = np.ones_like(rewards)
+        for member, own in enumerate(self._copies):
+            for place, copy in enumerate(own):
+                at = (member, place)
+                observation, reward, terminated, truncated, _ = copy.step(actions[at])
+                after[at], rewards[at] = observation, reward
+                # A time limit is no termination: the value of what would have come still counts.
+                masks[at] = 0.0 if terminated else 1.0
+                self._returns[at] += float(reward)
+                self._lengths[at] += 1
+                if terminated or truncated:
+                    self._finish(at)
+                    observation = copy.reset()[0]
+                following[at] = observation
+        self.observations = following
+        return Rows(before, np.asarray(actions, np.float32), rewards, masks, after)
+
+    def _finish(self, at: tuple[int, int]) -> None:
+        ended = Episode(at[0], float(self._returns[at]), int(self._lengths[at]))
+        self.finished.append(ended)
+        self._returns[at], self._lengths[at] = 0.0, 0
+
+    def recent_returns(self) -> dict[str, Float[np.ndarray, " members"]]:
+        """Each member's mean over its last ten finished episodes, once every member has some."""
+        members = len(self._copies)
+        recent = [
+            [one.episode_return for one in self.finished if one.member == member][-10:]
+            for member in range(members)
+        ]
+        if not all(recent):
+            return {}
+        return {"training_return": np.array([np.mean(returns) for returns in recent])}
+
+    def close(self) -> None:
+        """Close every copy."""
+        for own in self._copies:
+            for copy in own:
+                copy.close()
+        self._copies = []
+
+
+def _seed(seed: int, place: int) -> int:
+    """A copy's own seed, far from the small numbers that evaluations use."""
+    return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+
+
+def _bounds(
+    env: gymnasium.Env[Any, Any],
+) -> tuple[Float32[np.ndarray, " action"], Float32[np.ndarray, " action"]]:
+    box = env.action_space
+    assert isinstance(box, gymnasium.spaces.Box)
+    low, high = box.low.astype(np.float32), box.high.astype(np.float32)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        name = env.spec.id if env.spec is not None else "the environment"
+        raise InputError(
+            "its actions have no bounds",
+            where=name,
+            mend="wrap it in gymnasium.wrappers.RescaleAction, which needs to be told the range",
+        )
+    return low, high

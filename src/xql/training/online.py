@@ -1,0 +1,423 @@
+"""Train a policy in a simulator: act, remember, learn; a whole population at once.
+
+One step of the loop: every member acts in its own copies of the environment, the transitions go to
+its ring buffer on the device, and one compiled program writes them there and makes the updates.
+While it runs the simulators take the next step, with actions chosen just before it: the policy that
+acts is one update behind the one that learns.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
+
+import xql
+from xql.agents import ONLINE, Agent, Metrics, Spec, TrainState, beta_of
+from xql.agents.presets import settings, suite
+from xql.data.recipes import Recipe
+from xql.envs.make import make_environment
+from xql.errors import InputError, nearest
+from xql.evaluation.scores import reference_score
+from xql.runs.folder import RunFolder, free_folder
+from xql.training.actors import Actors
+from xql.training.book import (
+    Book,
+    check_counts,
+    choose_members,
+    describe_members,
+    milestones,
+)
+from xql.training.evaluate import Judge
+from xql.training.population import (
+    MemberMetrics,
+    by_cores,
+    initial_population,
+    mesh_of,
+    place,
+    side_by_side,
+)
+from xql.training.progress import Line
+from xql.training.replay import (
+    Replay,
+    empty_replay,
+    insert,
+    pack,
+    ring_capacity,
+    sample,
+)
+from xql.training.run import Run
+
+LOG_EVERY = 1000
+"""Environment steps of each member between two lines of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How acting and learning take turns. Steps are those of one member's environments together."""
+
+    environments: int = 1
+    """Copies of the simulator for each member, stepped in turn."""
+    warmup: int = 5_000
+    """Steps of uniformly random actions before the first update."""
+    update_to_data: float = 1.0
+    """Updates for each step after the warm-up."""
+    buffer: int = 1_000_000
+    """The transitions that each member remembers."""
+
+
+def loop_for(steps: int) -> Loop:
+    """The usual loop; a run shorter than 100,000 steps warms up for a twentieth of them."""
+    return Loop(warmup=max(1, min(Loop.warmup, steps // 20)))
+
+
+class Learner(NamedTuple):
+    """All that lives on the devices; every leaf has a leading member axis."""
+
+    population: TrainState
+    replay: Replay
+    keys: Key[Array, " members"]
+    """Of the exploration."""
+    totals: MemberMetrics
+    """Sums over the updates since they were last logged."""
+
+
+Observe = Callable[[int, TrainState, Replay, int], None]
+"""What `train_online` may be given to look at a run while it learns."""
+
+
+def train_online(
+    env: str,
+    *,
+    agent: str = "x-td3",
+    preset: str = "default",
+    steps: int = 1_000_000,
+    seeds: int | Sequence[int] = 1,
+    beta: float | Sequence[float] | None = None,
+    out: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    loop: Loop | None = None,
+    evaluations: int = 20,
+    episodes: int = 10,
+    last_episodes: int = 100,
+    keep_replay: bool = False,
+    keep_policies: bool = False,
+    observe: Observe | None = None,
+    progress: bool = True,
+) -> Run:
+    """Learn a policy in a simulator.
+
+    Args:
+        env: "dm_control/hopper-hop" and its like, or a Gymnasium id.
+        agent: sac, td3, ddpg, x-sac or x-td3.
+        preset: named settings; see docs/online-agents.md.
+        steps: environment steps of each member, the warm-up included.
+        seeds: how many seeds (0, 1, ...), or which.
+        beta: one temperature or several; the population is seeds × β. The preset's where None.
+        out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N.
+        options: settings by name that override the preset's.
+        loop: how acting and learning take turns; `loop_for(steps)` where None.
+        evaluations: how many times to evaluate on the way, evenly spaced, the last step included.
+        episodes: episodes per member at each of these but the last.
+        last_episodes: episodes per member at the last step, whose score is the run's result.
+        keep_replay: write the buffers to replay.npz at the end.
+        keep_policies: keep the policies of every evaluation; `load_policy(run, step=…)`.
+        observe: called whenever metrics are logged, every 1000 steps and at each evaluation, with
+            the step, the population, its replay buffers and how many rows of them are filled.
+        progress: show a live line on standard error.
+
+    Raises:
+        InputError: anything among these that cannot be used. Nothing is written then.
+    """
+    check_counts(steps, evaluations, episodes, last_episodes)
+    loop = loop_for(steps) if loop is None else loop
+    _check_loop(loop, steps)
+    if out is not None:
+        RunFolder.require_free(Path(out))
+    if agent not in ONLINE:
+        raise InputError(f"agent '{agent}' does not learn online", mend=nearest(agent, ONLINE))
+    chosen = settings(agent, preset, env, options, needs_beta=beta is None)
+    members = choose_members(agent, chosen.config, seeds, beta)
+    learner = ONLINE[agent].make(chosen.config, steps)
+    if beta is not None:
+        chosen.sources["beta"] = "given: each member's own, see members"
+    with contextlib.ExitStack() as stack:
+        actors = Actors(
+            lambda: make_environment(env), [one.seed for one in members], loop.environments
+        )
+        stack.callback(actors.close)
+        about = {
+            "xql": xql.__version__,
+            "kind": "online",
+            "agent": agent,
+            "preset": preset,
+            "steps": steps,
+            "loop": asdict(loop),
+            "keep_policies": keep_policies,
+            "members": describe_members(members),
+            "settings": _settings_of(chosen.config),
+            "settings_sources": chosen.sources,
+            **_describe_simulator(env, actors.spec),
+            "evaluation": {
+                "evaluations": evaluations,
+                "episodes": episodes,
+                "last_episodes": last_episodes,
+                "stop_at_success": False,
+            },
+        }
+        judge = Judge(about, learner.act)
+        stack.callback(judge.close)
+        path = free_folder(f"{env}-{agent}") if out is None else Path(out)
+        folder = RunFolder.create(path, about)
+        stack.callback(folder.close)
+        line = stack.enter_context(Line(steps, len(members), enabled=progress))
+        of_suite = suite(env)
+        line.say(f"settings: preset {preset}" + (f", suite {of_suite}" if of_suite else ""))
+        population = initial_population(learner, actors.spec, members)
+        book = Book(folder, line, judge, population)
+        population, replay = _run(population, actors, learner, loop, book, folder.config, observe)
+        if keep_replay:
+            _save_replay(path / "replay.npz", replay, actors, len(members))
+        line.say(f"{steps:,} steps × {len(members)} in {book.seconds:.0f} s")
+    return Run(folder, population)
+
+
+def _run(
+    population: TrainState,
+    actors: Actors,
+    agent: Agent,
+    loop: Loop,
+    book: Book,
+    config: Mapping[str, Any],
+    observe: Observe | None,
+) -> tuple[TrainState, Replay]:
+    """Act, remember, learn, until the steps are done."""
+    steps, each, mesh = config["steps"], loop.environments, mesh_of(population)
+    capacity = ring_capacity(loop.buffer, steps, each)
+    seeds = [one["seed"] for one in config["members"]]
+    learner = _fresh_learner(population, agent, actors.spec, capacity, seeds)
+    updates = round(loop.update_to_data * each)
+    targets = set(milestones(steps, config["evaluation"]["evaluations"], each))
+    actions: np.ndarray | Array = actors.random_actions()
+    step, logged = 0, 0
+    while step < steps:
+        rows = actors.step(np.asarray(actions))
+        step += each
+        filled = min(step, capacity)
+        if step < loop.warmup:
+            actions = actors.random_actions()
+        else:
+            # Before the update is dispatched, so that the simulators need not wait for it.
+            networks = learner.population.policy.network
+            keys, actions = _explore(
+                networks, learner.keys, actors.observations, agent=agent, mesh=mesh
+            )
+            learner = learner._replace(keys=keys)
+        position = jnp.int32((step - each) % capacity)
+        learner = learner._replace(
+            replay=_remember(learner.replay, pack(rows), position, mesh=mesh)
+        )
+        if step > loop.warmup:
+            population, totals = _learn(
+                learner.population,
+                learner.totals,
+                learner.replay,
+                jnp.int32(filled),
+                jnp.int32(updates),
+                agent=agent,
+                mesh=mesh,
+            )
+            learner = learner._replace(population=population, totals=totals)
+        if step - logged >= LOG_EVERY or step in targets:
+            done = max(0, step - max(logged, loop.warmup)) // each * updates
+            learner = _log(book, learner, actors, step, done)
+            logged = step
+            if observe is not None:
+                observe(step, learner.population, learner.replay, filled)
+        if step in targets:
+            book.milestone(step, learner.population)
+    return learner.population, learner.replay
+
+
+def _fresh_learner(
+    population: TrainState, agent: Agent, spec: Spec, capacity: int, seeds: Sequence[int]
+) -> Learner:
+    """Empty buffers, the exploration's keys and zero sums, spread as the population is."""
+
+    def metrics_of(state: TrainState) -> Metrics:
+        batch = sample(empty, state.key, jnp.int32(1), agent.transitions)
+        return agent.update(state, batch)[1]
+
+    empty = empty_replay(1, 1, spec)
+    empty = jax.tree.map(lambda column: column[0], empty)
+    shapes = jax.eval_shape(jax.vmap(metrics_of), population)
+    totals = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    # Not the keys that the members' states begin with: those are split for other uses.
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds])
+    replay = empty_replay(len(seeds), capacity, spec)
+    return Learner(population, *place((replay, keys, totals), mesh_of(population)))
+
+
+def _explore_on_devices(
+    networks: PyTree,
+    keys: Key[Array, " members"],
+    observations: Float[Array, "members environments observation"],
+    *,
+    agent: Agent,
+    mesh: Mesh,
+) -> tuple[Key[Array, " members"], Float[Array, "members environments action"]]:
+    """A draw from every member's policy, and the keys of the next one."""
+
+    def one(network: PyTree, key: PRNGKeyArray, rows: Array) -> tuple[PRNGKeyArray, Array]:
+        key, draw_key = jax.random.split(key)
+        return key, agent.act(network, rows, draw_key)
+
+    members = PartitionSpec("members")  # type: ignore[no-untyped-call]
+    drawn: tuple[Array, Array] = jax.shard_map(
+        side_by_side(one),
+        mesh=mesh,
+        in_specs=(members, members, members),
+        out_specs=members,
+        check_vma=False,
+    )(networks, keys, observations)
+    return drawn
+
+
+def _remember_on_devices(
+    replay: Replay,
+    packed: Float[Array, "members rows packed"],
+    position: Int[Array, ""],
+    *,
+    mesh: Mesh,
+) -> Replay:
+    """Write the new transitions at `position`, in place."""
+
+    def of_device(replay: Replay, packed: Array) -> Replay:
+        return insert(replay, packed, position)
+
+    members = PartitionSpec("members")  # type: ignore[no-untyped-call]
+    written: Replay = jax.shard_map(
+        of_device, mesh=mesh, in_specs=(members, members), out_specs=members, check_vma=False
+    )(replay, packed)
+    return written
+
+
+def _learn_on_devices(
+    population: TrainState,
+    totals: MemberMetrics,
+    replay: Replay,
+    filled: Int[Array, ""],
+    updates: Int[Array, ""],
+    *,
+    agent: Agent,
+    mesh: Mesh,
+) -> tuple[TrainState, MemberMetrics]:
+    """`updates` updates of every member from the first `filled` rows of its buffer."""
+
+    def one(state: TrainState, totals: Metrics, memory: Replay) -> tuple[TrainState, Metrics]:
+        def body(
+            _: Int[Array, ""], carry: tuple[TrainState, Metrics]
+        ) -> tuple[TrainState, Metrics]:
+            key, batch_key = jax.random.split(carry[0].key)
+            batch = sample(memory, batch_key, filled, agent.transitions)
+            state, metrics = agent.update(carry[0]._replace(key=key), batch)
+            return state, jax.tree.map(jnp.add, carry[1], metrics)
+
+        learned: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, updates, body, (state, totals))
+        return learned
+
+    members = PartitionSpec("members")  # type: ignore[no-untyped-call]
+    learned: tuple[TrainState, MemberMetrics] = jax.shard_map(
+        side_by_side(one),
+        mesh=mesh,
+        in_specs=(members, members, members),
+        out_specs=members,
+        check_vma=False,
+    )(population, totals, replay)
+    return learned
+
+
+_explore = by_cores(_explore_on_devices, static=("agent",), donate=("keys",))
+# Apart from learning: a program that both writes a buffer and reads it in a loop copies it whole.
+_remember = by_cores(_remember_on_devices, static=(), donate=("replay",))
+_learn = by_cores(_learn_on_devices, static=("agent",), donate=("population", "totals"))
+
+
+def _log(book: Book, learner: Learner, actors: Actors, step: int, updates: int) -> Learner:
+    """The mean of each metric over `updates` updates; the sums begin anew."""
+    means = {name: np.asarray(total) / updates for name, total in learner.totals.items() if updates}
+    population = book.metrics(step, learner.population, means, **actors.recent_returns())
+    return learner._replace(
+        population=population, totals=jax.tree.map(jnp.zeros_like, learner.totals)
+    )
+
+
+def _check_loop(loop: Loop, steps: int) -> None:
+    """Refuse a loop that cannot be run as it is told.
+
+    Raises:
+        InputError: says which number, and what it can be.
+    """
+    each, updates = loop.environments, loop.update_to_data * loop.environments
+    if each < 1:
+        raise InputError(f"--environments {each} is too small", mend="give at least 1")
+    if updates < 1 or updates != round(updates):
+        raise InputError(
+            f"--update-to-data {loop.update_to_data:g} with {each} environments is {updates:g} "
+            "updates at a time",
+            mend="their product must be a whole number, at least 1",
+        )
+    ring_capacity(loop.buffer, steps, each)
+    if steps % each:
+        raise InputError(
+            f"--steps {steps} cannot be shared by {each} environments", mend="give a multiple"
+        )
+    if not 1 <= loop.warmup < steps:
+        raise InputError(
+            f"--warmup {loop.warmup} leaves nothing to learn in of --steps {steps}",
+            mend=f"give 1 to {steps - 1}",
+        )
+
+
+def _settings_of(config: Any) -> dict[str, Any]:
+    """An agent's settings for config.yaml, without the β of one that has no use for it."""
+    told = asdict(config)
+    if beta_of(config) is None:
+        told.pop("beta", None)
+    return told
+
+
+def _describe_simulator(env: str, spec: Spec) -> dict[str, Any]:
+    """What config.yaml says where an offline run tells of its data."""
+    reference = reference_score(env)
+    zeros = np.zeros(spec.observation_size, np.float32)
+    return {
+        "environment": env,
+        "recipe": Recipe("raw", "raw", 1.0, 0.0, zeros, zeros + 1).to_dict(),
+        "data": {
+            "name": env,
+            "source": "online",
+            "observation_size": spec.observation_size,
+            "observation_keys": None,
+            "action_low": spec.action_low,
+            "action_high": spec.action_high,
+            "reference": None if reference is None else reference._asdict(),
+        },
+    }
+
+
+def _save_replay(path: Path, replay: Replay, actors: Actors, members: int) -> None:
+    """Everything that each member remembers, oldest first, and how long its episodes were."""
+    lengths = {
+        f"episode_lengths_{member}": [one.length for one in actors.finished if one.member == member]
+        for member in range(members)
+    }
+    columns = {name: np.asarray(column) for name, column in replay._asdict().items()}
+    arrays: dict[str, Any] = {**columns, **lengths}
+    np.savez(path, **arrays)

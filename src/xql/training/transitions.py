@@ -1,0 +1,153 @@
+"""The Bellman errors of a finished run, on transitions like those that it learned from."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from xql.agents import Batch, member
+from xql.data.dataset import Dataset
+from xql.data.recipes import Recipe, apply_recipe
+from xql.data.selection import select_episodes
+from xql.data.sources import open_dataset
+from xql.envs.make import make_environment
+from xql.errors import InputError, require_seed
+from xql.evaluation.bellman import errors_of_member
+from xql.runs.folder import RunFolder
+from xql.runs.policy import Policy, load_population
+from xql.training.actors import Actors
+from xql.training.replay import Replay
+
+
+class RunErrors(NamedTuple):
+    """Bellman errors, and what they are."""
+
+    errors: Float[np.ndarray, " transitions"]
+    """In units of the run's scaled return."""
+    formula: str
+    """Of the backup that they are of."""
+    origin: str
+    """Of the transitions."""
+
+
+def run_errors(
+    run: Path | str, *, index: int = 0, transitions: int = 5_000, seed: int = 0
+) -> RunErrors:
+    """The errors of one member of a run, at its latest checkpoint.
+
+    The transitions are drawn from the run's replay.npz where it has kept one. Else an online run
+    plays as many steps with its exploring policy, and an offline run opens its data again.
+
+    Args:
+        run: the run's folder.
+        index: which member, in the order of config.yaml.
+        transitions: how many; all where there are fewer.
+        seed: of the draw, of the play and of the policy's actions.
+
+    Raises:
+        InputError: no run, no checkpoint, no such member, an agent without a critic, or data that
+            is not there any more or has changed.
+    """
+    require_seed(seed)
+    if transitions < 2:
+        raise InputError(f"--transitions {transitions} is too small", mend="give at least 2")
+    folder = RunFolder.open(Path(run))
+    members = len(folder.config["members"])
+    if not 0 <= index < members:
+        raise InputError(
+            f"there is no member {index}", where=str(run), mend=f"choose 0 to {members - 1}"
+        )
+    agent, population = load_population(folder)
+    state = member(population, index)
+    if state.critic is None:
+        raise InputError(
+            f"agent {folder.config['agent']} has no critic, and so no Bellman errors",
+            where=str(run),
+            mend="take another agent's run",
+        )
+    recipe = Recipe.from_dict(folder.config["recipe"])
+    random = np.random.default_rng(seed)
+    if (folder.path / "replay.npz").is_file():
+        batch, origin = _remembered(folder.path / "replay.npz", index, transitions, random)
+    elif folder.config.get("kind") == "online":
+        policy = Policy(state.policy.network, agent.act, recipe)
+        batch = _played(str(folder.config["environment"]), policy, transitions, seed)
+        origin = f"{transitions:,} steps that its exploring policy played"
+    else:
+        batch, origin = _logged(apply_recipe(_data_of(folder), recipe), transitions, random)
+    on_device = jax.tree.map(jnp.asarray, batch)
+    errors = np.asarray(errors_of_member(state, on_device, jax.random.key(seed)))
+    following = "Q₁(s', a')" if state.value is None else "V(s')"
+    return RunErrors(errors, f"r + γ · mask · {following} − Q₁(s, a)", origin)
+
+
+def _remembered(
+    path: Path, index: int, count: int, random: np.random.Generator
+) -> tuple[Batch, str]:
+    """Transitions of a member's replay buffer, none twice."""
+    with np.load(path) as kept:
+        columns = {name: kept[name][index] for name in Replay._fields}
+    filled = len(columns["rewards"])
+    rows = random.choice(filled, min(count, filled), replace=False)
+    batch = Batch(**{name: column[rows] for name, column in columns.items()})
+    return batch, f"{len(rows):,} of {filled:,} transitions in its replay.npz"
+
+
+def _played(environment: str, policy: Policy, steps: int, seed: int) -> Batch:
+    """What one copy of the simulator tells while the policy explores in it."""
+    actors = Actors(lambda: make_environment(environment), [seed], 1)
+    try:
+        keys = jax.random.split(jax.random.key(seed), steps)
+        played = [actors.step(policy(actors.observations, key)) for key in keys]
+    finally:
+        actors.close()
+    return Batch(*(np.concatenate(column, axis=1)[0] for column in zip(*played, strict=True)))
+
+
+def _logged(scaled: Dataset, count: int, random: np.random.Generator) -> tuple[Batch, str]:
+    """Transitions of a dataset, none twice."""
+    starts = scaled.starts
+    rows = random.choice(starts, min(count, len(starts)), replace=False)
+    batch = Batch(
+        observations=scaled.observations[rows],
+        actions=scaled.actions[rows],
+        rewards=scaled.rewards[rows],
+        masks=scaled.masks[rows],
+        next_observations=scaled.observations[rows + 1],
+    )
+    return batch, f"{len(rows):,} of {len(starts):,} transitions of {scaled.name}"
+
+
+def _data_of(folder: RunFolder) -> Dataset:
+    """The episodes that an offline run learned from.
+
+    Raises:
+        InputError: they are not there any more, or not as many.
+    """
+    told = folder.config["data"]
+    source = str(told["source"])
+    if source == "arrays":
+        raise InputError(
+            "its data was given as arrays, which no run keeps",
+            where=str(folder.path),
+            mend="train it from a file",
+        )
+    try:
+        dataset = open_dataset(source, download=False)
+    except InputError as error:
+        raise InputError(
+            f"its data cannot be opened any more ({error.what})",
+            where=f"{folder.path}, {source}",
+            mend="put it back; a relative path starts in the current folder",
+        ) from None
+    dataset = select_episodes(dataset, str(told.get("selection", "all")))
+    if dataset.transitions != told["transitions"]:
+        raise InputError(
+            f"its data had {told['transitions']:,} transitions and has {dataset.transitions:,} now",
+            where=f"{folder.path}, {source}",
+            mend="put back what the run learned from",
+        )
+    return dataset

@@ -1,0 +1,120 @@
+"""The simulators of an online run: ends, time limits, resets and seeds."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from xql.errors import InputError
+from xql.training.actors import Actors
+
+
+class Count(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Observes (episode, step). Odd episodes terminate at step 3, even ones time out at step 2."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(np.float32([-1.0, 0.0]), np.float32([1.0, 4.0]))
+
+    def __init__(self) -> None:
+        self.episode, self.steps, self.seeds = 0, 0, []
+        self.taken: list[np.ndarray] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self.seeds.append(seed)
+        self.episode, self.steps = self.episode + 1, 0
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.taken.append(action)
+        self.steps += 1
+        odd = self.episode % 2 == 1
+        return self._observe(), 1.0, odd and self.steps == 3, not odd and self.steps == 2, {}
+
+    def _observe(self) -> np.ndarray:
+        return np.array([self.episode, self.steps], np.float32)
+
+
+def test_no_transition_crosses_the_end_of_an_episode() -> None:
+    actors = Actors(Count, [0], 1)
+    steps = [actors.step(np.zeros((1, 1, 2), np.float32)) for _ in range(7)]
+    seen = [
+        (*step.observations[0, 0], *step.next_observations[0, 0], step.masks[0, 0])
+        for step in steps
+    ]
+    assert seen == [
+        (1, 0, 1, 1, 1),
+        (1, 1, 1, 2, 1),
+        (1, 2, 1, 3, 0),  # terminated
+        (2, 0, 2, 1, 1),
+        (2, 1, 2, 2, 1),  # a time limit: the value of what would have come still counts
+        (3, 0, 3, 1, 1),
+        (3, 1, 3, 2, 1),
+    ]
+    assert [(one.member, one.episode_return, one.length) for one in actors.finished] == [
+        (0, 3.0, 3),
+        (0, 2.0, 2),
+    ]
+    assert actors.observations.tolist() == [[[3.0, 2.0]]]
+
+
+def test_what_was_returned_is_not_changed_by_later_steps() -> None:
+    # A device may read an array in place after the call that was given it has returned.
+    actors = Actors(Count, [0], 1)
+    first = actors.step(np.zeros((1, 1, 2), np.float32))
+    kept = [column.copy() for column in first]
+    actors.step(np.ones((1, 1, 2), np.float32))
+    for before, after in zip(kept, first, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_every_copy_has_a_seed_of_its_own_whatever_members_there_are() -> None:
+    made: list[Count] = []
+
+    def make() -> Count:
+        made.append(Count())
+        return made[-1]
+
+    Actors(make, [5, 6], 2)
+    seeds = [one.seeds[0] for one in made]
+    assert len(set(seeds)) == 4
+    made.clear()
+    Actors(make, [6], 2)
+    assert [one.seeds[0] for one in made] == seeds[2:]
+
+
+def test_actions_are_within_the_bounds_and_the_buffer_holds_what_was_done() -> None:
+    made: list[Count] = []
+
+    def make() -> Count:
+        made.append(Count())
+        return made[-1]
+
+    actors = Actors(make, [0], 1)
+    rows = actors.step(np.array([[[np.nan, 9.0]]], np.float32))
+    assert made[0].taken[0].tolist() == [0.0, 4.0]
+    assert rows.actions.tolist() == [[[0.0, 4.0]]]
+    drawn = np.stack([actors.random_actions()[0, 0] for _ in range(500)])
+    assert (drawn >= [-1, 0]).all() and (drawn <= [1, 4]).all()
+    np.testing.assert_allclose(drawn.mean(0), [0.0, 2.0], atol=0.3)
+    np.testing.assert_allclose(drawn.std(0), [2 / 12**0.5, 4 / 12**0.5], rtol=0.1)
+
+
+def test_recent_returns_wait_until_every_member_has_finished_an_episode() -> None:
+    actors = Actors(Count, [0, 1], 1)
+    for _ in range(2):
+        actors.step(np.zeros((2, 1, 2), np.float32))
+    assert actors.recent_returns() == {}
+    for _ in range(3):
+        actors.step(np.zeros((2, 1, 2), np.float32))
+    assert actors.recent_returns()["training_return"].tolist() == [2.5, 2.5]
+
+
+def test_unbounded_actions_are_refused() -> None:
+    class Unbounded(Count):
+        action_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    with pytest.raises(InputError, match="its actions have no bounds"):
+        Actors(Unbounded, [0], 1)

@@ -1,0 +1,183 @@
+"""`train_online` from simulator to run folder: counts, learning, the same bits, refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import xql
+from worlds import register_line, same_bits
+from xql.agents import ONLINE, TrainState, member
+from xql.errors import InputError
+from xql.training.online import Loop
+from xql.training.replay import Replay
+from xql.training.run import Run
+
+SMALL = {"hidden": [16], "batch_size": 16}
+
+
+def learn(folder: Path, **changes: Any) -> Run:
+    asked: dict[str, Any] = {
+        "agent": "td3",
+        "steps": 60,
+        "out": folder,
+        "options": SMALL,
+        "loop": Loop(warmup=20),
+        "evaluations": 3,
+        "episodes": 1,
+        "last_episodes": 2,
+        "progress": False,
+    }
+    return xql.train_online(register_line(), **(asked | changes))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return learn(tmp_path_factory.mktemp("runs") / "line", seeds=[4, 2], keep_replay=True)
+
+
+def test_the_run_is_like_any_other(run: Run) -> None:
+    assert run.folder.config["kind"] == "online"
+    assert run.folder.config["loop"] == {
+        "environments": 1,
+        "warmup": 20,
+        "update_to_data": 1.0,
+        "buffer": 1_000_000,
+    }
+    steps = [line.step for line in run.folder.read_metrics()]
+    assert steps == [20, 40, 60]
+    counts = dict.fromkeys(steps, 0)
+    for row in run.evaluations:
+        counts[row.step] += 1
+    assert counts == {20: 2, 40: 2, 60: 4}
+    assert len(run.policies) == 2
+    assert -1 <= run.policy(np.zeros(2, np.float32))[0] <= 1
+    again = Run.open(run.path)
+    assert same_bits(again.population, run.population)
+
+
+def test_updates_begin_after_the_warm_up_and_are_as_many_as_asked(run: Run, tmp_path: Path) -> None:
+    assert run.population.step.tolist() == [40, 40]
+    twice = learn(tmp_path / "twice", loop=Loop(environments=2, warmup=20, update_to_data=1.5))
+    assert twice.population.step.tolist() == [60]
+    first = run.folder.read_metrics()[0].values
+    assert "critic_loss" not in first and "seconds" in first
+    assert np.isfinite(run.folder.read_metrics()[1].values["critic_loss"]).all()
+
+
+def test_the_replay_holds_the_run_in_order(run: Run) -> None:
+    kept = np.load(run.path / "replay.npz")
+    assert kept["observations"].shape == (2, 60, 2)
+    assert kept["episode_lengths_0"].tolist() == [10] * 6
+    inside = np.arange(60) % 10 != 9
+    np.testing.assert_array_equal(
+        kept["observations"][:, 1:][:, inside[:-1]], kept["next_observations"][:, inside]
+    )
+    # The world's own rule: x moves by a fifth of the action, and the reward is −|x|.
+    moved = kept["observations"][..., 0] + 0.2 * kept["actions"][..., 0]
+    np.testing.assert_allclose(kept["next_observations"][..., 0], moved, atol=1e-6)
+    np.testing.assert_allclose(kept["rewards"], -np.abs(moved), atol=1e-6)
+    assert (kept["masks"] == 1).all()  # it only ever times out
+
+
+def test_one_seed_gives_the_same_bits_twice(run: Run, tmp_path: Path) -> None:
+    again = learn(tmp_path / "again", seeds=[4, 2])
+    assert same_bits(again.population, run.population)
+    assert [row[:-1] for row in again.evaluations] == [row[:-1] for row in run.evaluations]
+
+
+def test_a_member_is_the_same_run_alone(run: Run, tmp_path: Path) -> None:
+    alone = learn(tmp_path / "alone", seeds=[2])
+    for ours, theirs in zip(
+        jax.tree.leaves(member(run.population, 1).critic.network),
+        jax.tree.leaves(member(alone.population, 0).critic.network),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_the_loop_compiles_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with jax.log_compiles():
+        learn(tmp_path / "run", options=SMALL | {"hidden": [12]}, seeds=2, steps=130)
+    for name in ("_learn_on_devices", "_explore_on_devices", "act_members"):
+        text = f"Finished XLA compilation of jit({name})"
+        assert sum(text in one for one in caplog.messages) == 1, name
+
+
+@pytest.mark.parametrize("agent", list(ONLINE))
+def test_every_agent_learns_the_line(agent: str, tmp_path: Path) -> None:
+    # To stand still never comes closer to 0; the best policy gets there in at most five steps.
+    run = learn(
+        tmp_path / "run",
+        agent=agent,
+        steps=1500,
+        loop=Loop(warmup=300),
+        options={
+            "hidden": [32],
+            "batch_size": 64,
+            "critic_learning_rate": 3e-3,
+            "policy_learning_rate": 3e-3,
+        },
+        evaluations=1,
+        last_episodes=20,
+    )
+    assert np.mean([row.episode_return for row in run.evaluations]) > -2.5
+
+
+def test_an_observer_sees_the_replay_as_far_as_it_is_filled(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def observe(step: int, population: TrainState, replay: Replay, filled: int) -> None:
+        assert np.asarray(replay.masks)[0, :filled].all()
+        assert not np.asarray(replay.masks)[0, filled:].any()
+        seen.append((step, filled))
+
+    learn(tmp_path / "run", observe=observe, loop=Loop(warmup=20, buffer=50))
+    assert seen == [(20, 20), (40, 40), (60, 50)]
+
+
+def test_a_diverging_member_is_frozen_and_the_other_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A β this small overflows the plain loss at once.
+    wild = {"loss": "plain", "max_gradient_norm": None}
+    run = learn(tmp_path / "run", agent="x-td3", beta=[1e-7, 10.0], options=SMALL | wild)
+    assert "member 0 has diverged by step 40 and is frozen as it was at step 20" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert run.folder.read_frozen() == {0: 20}
+    assert run.population.step.tolist() == [0, 40]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.population.policy.network))
+    assert all(np.isfinite(row.episode_return) for row in run.evaluations)
+    assert "member 0 diverged: it is judged as it was at step 20" in run.describe()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"agent": "xql"}, "does not learn online"),
+        ({"agent": "xtd3"}, "x-td3"),
+        ({"loop": Loop(warmup=60)}, "--warmup 60 leaves nothing to learn in of --steps 60"),
+        ({"loop": Loop(environments=0)}, "--environments 0"),
+        ({"loop": Loop(environments=7, warmup=20)}, "cannot be shared by 7 environments"),
+        ({"loop": Loop(update_to_data=0.5, warmup=20)}, "must be a whole number"),
+        ({"loop": Loop(environments=2, warmup=20, buffer=1)}, "--buffer at least 2"),
+        ({"options": {"hiden": [3]}}, "did you mean 'hidden'"),
+        ({"beta": 2.0}, "no β"),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        learn(tmp_path / "run", **changes)
+    assert message in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_simulator_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no environment 'Hoper-v9'"):
+        xql.train_online("Hoper-v9", out=tmp_path / "run", steps=60, loop=Loop(warmup=20))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,146 @@
+"""`run_errors`: which transitions a run's Bellman errors are measured on."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import xql
+from worlds import line_data, register_line
+from xql.agents import Batch, member
+from xql.cli import gumbel
+from xql.data.files import save_dataset
+from xql.errors import InputError
+from xql.evaluation.bellman import bellman_errors
+from xql.runs.policy import load_population
+from xql.training.online import Loop
+from xql.training.run import Run
+from xql.training.transitions import run_errors
+
+SMALL = {"hidden": [8], "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def online(home: Path) -> Run:
+    return xql.train_online(
+        register_line(),
+        agent="td3",
+        steps=40,
+        seeds=2,
+        out=home / "online",
+        options=SMALL,
+        loop=Loop(warmup=20),
+        evaluations=1,
+        episodes=0,
+        last_episodes=1,
+        keep_replay=True,
+        progress=False,
+    )
+
+
+def offline(home: Path, data: Any, agent: str = "xql", **options: Any) -> Run:
+    return xql.train_offline(
+        data,
+        agent=agent,
+        steps=5,
+        out=home / f"{agent}-{len(list(home.iterdir()))}",
+        options=SMALL | options,
+        evaluations=1,
+        progress=False,
+    )
+
+
+def test_the_replay_buffer_is_used_where_it_was_kept(online: Run) -> None:
+    found = run_errors(online.path, index=1, transitions=1_000)
+    assert found.origin == "40 of 40 transitions in its replay.npz"
+    assert found.formula == "r + γ · mask · Q₁(s', a') − Q₁(s, a)"
+    # TD3 draws nothing, and all 40 are taken: only their order is left open.
+    kept = np.load(online.path / "replay.npz")
+    batch = Batch(*(jnp.asarray(kept[name][1]) for name in Batch._fields[:5]))
+    state = member(online.population, 1)
+    expected = bellman_errors(state, batch, jax.random.key(0))
+    np.testing.assert_allclose(np.sort(found.errors), np.sort(expected), 1e-4, 1e-5)
+
+
+def test_without_it_an_online_run_plays(
+    online: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in online.path.iterdir():
+        if path.name != "replay.npz":
+            (bare / path.name).symlink_to(path)
+    seen: list[Batch] = []
+
+    def listen(state: Any, batch: Batch, key: Any) -> Any:
+        seen.append(batch)
+        return bellman_errors(state, batch, key)
+
+    monkeypatch.setattr("xql.training.transitions.errors_of_member", listen)
+    found = run_errors(bare, transitions=25, seed=3)
+    assert found.errors.shape == (25,)
+    assert "25 steps that its exploring policy played" in found.origin
+    # The world's own rule, and the policy's own action but for its exploring noise.
+    x, actions, after = (np.asarray(seen[0][i])[:, 0] for i in (0, 1, 4))
+    np.testing.assert_allclose(after, x + 0.2 * actions, atol=1e-6)
+    np.testing.assert_allclose(seen[0].rewards, -np.abs(after), atol=1e-6)
+    away = np.asarray(actions - online.policies[0](np.asarray(seen[0].observations))[:, 0])
+    assert 0.01 < np.abs(away).mean() < 0.3
+    np.testing.assert_array_equal(run_errors(bare, transitions=25, seed=3).errors, found.errors)
+
+
+def test_an_offline_run_opens_its_data_again_scaled_as_it_learned(home: Path) -> None:
+    path = save_dataset(line_data(), home / "line.npz")
+    run = offline(home, path, rewards="affine:10,-5", observations="standardised")
+    found = run_errors(run.path, transitions=1_000)
+    assert found.origin == "200 of 200 transitions of line"
+    assert found.formula == "r + γ · mask · V(s') − Q₁(s, a)"
+    data, recipe = line_data(), run.folder.config["recipe"]
+    rows = data.starts
+    scaled = (data.observations - np.float32(recipe["observation_shift"])) * np.float32(
+        recipe["observation_scale"]
+    )
+    state = member(load_population(run.folder)[1], 0)
+    v = state.value.network(jnp.asarray(scaled[rows + 1]))
+    q = state.critic.network(jnp.asarray(scaled[rows]), jnp.asarray(data.actions[rows]))[0]
+    expected = 10 * data.rewards[rows] - 5 + 0.99 * np.asarray(v) - np.asarray(q)
+    np.testing.assert_allclose(np.sort(found.errors), np.sort(expected), 1e-4, 1e-4)
+    assert len(run_errors(run.path, transitions=30).errors) == 30
+
+    save_dataset(line_data(episodes=3), home / "fewer.npz")
+    path.unlink()
+    with pytest.raises(InputError, match="its data cannot be opened any more"):
+        run_errors(run.path)
+    (home / "fewer.npz").rename(path)
+    with pytest.raises(InputError, match="had 200 transitions and has 30 now"):
+        run_errors(run.path)
+
+
+def test_what_has_no_errors_says_so(home: Path, online: Run) -> None:
+    with pytest.raises(InputError, match="agent bc has no critic"):
+        run_errors(offline(home, line_data(), "bc").path)
+    with pytest.raises(InputError, match="given as arrays"):
+        run_errors(offline(home, line_data()).path)
+    with pytest.raises(InputError, match=r"there is no member 2; choose 0 to 1"):
+        run_errors(online.path, index=2)
+    with pytest.raises(InputError, match="--transitions 1 is too small"):
+        run_errors(online.path, transitions=1)
+    with pytest.raises(InputError, match="no complete run folder"):
+        run_errors(home)
+
+
+def test_the_command_takes_a_run(online: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    gumbel.errors(online.path, member=1)
+    told = capsys.readouterr().out
+    assert "Q₁(s', a') − Q₁(s, a), member 1, 40 of 40 transitions in its replay.npz" in told
+    assert "40 errors, best fit first" in told
+    for law in ("gumbel, right-skewed", "gumbel, left-skewed", "normal", "logistic"):
+        assert law in told

@@ -1,0 +1,61 @@
+"""A member that diverges is put back to where it was sound; nobody else notices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from worlds import line_data, same_bits, trained
+from xql.agents import Spec, TrainState, XQLConfig, member, xql
+from xql.training.population import Member
+from xql.training.watch import Watch
+
+SPEC = Spec(2, (-1.0,), (1.0,))
+AGENT = xql(XQLConfig(hidden=(8,), batch_size=8), 100)
+FINE = {"loss": np.zeros(3)}
+
+
+def three(updates: int) -> TrainState:
+    return trained(AGENT, SPEC, [Member(seed, {}) for seed in range(3)], line_data(), updates)
+
+
+def poisoned(population: TrainState, index: int) -> TrainState:
+    log_std = population.policy.network.log_std
+    network = population.policy.network.__class__(
+        population.policy.network.mlp,
+        log_std.at[index].set(jnp.nan),
+        population.policy.network.low,
+        population.policy.network.high,
+    )
+    return population._replace(policy=population.policy._replace(network=network))
+
+
+def test_parameters_that_are_not_finite_freeze_their_member_alone() -> None:
+    start, later = three(1), three(5)
+    watch = Watch(start, step=1)
+    mended, newly = watch.check(poisoned(later, 1), FINE, 5)
+    assert newly == [1] and watch.frozen == {1: 1}
+    assert same_bits(member(mended, 1), member(three(1), 1))
+    for other in (0, 2):
+        assert same_bits(member(mended, other), member(three(5), other))
+
+
+def test_a_metric_that_is_not_finite_freezes_too_and_for_good() -> None:
+    watch = Watch(three(1), step=1)
+    population, newly = watch.check(three(2), FINE, 2)
+    assert newly == [] and watch.frozen == {}
+    assert same_bits(population, three(2))
+    population, newly = watch.check(three(3), {"loss": np.array([0.0, 1.0, np.inf])}, 3)
+    assert newly == [2]
+    # Later checks find it sound again, since it was put back; it stays frozen all the same.
+    population, newly = watch.check(three(9), FINE, 9)
+    assert newly == [] and watch.frozen == {2: 2}
+    assert same_bits(member(population, 2), member(three(2), 2))
+    assert same_bits(member(population, 0), member(three(9), 0))
+
+
+def test_the_watch_keeps_its_own_copy() -> None:
+    population = three(1)
+    watch = Watch(population, step=1)
+    jax.tree.map(lambda leaf: leaf.delete(), population)
+    mended, _ = watch.check(poisoned(three(4), 0), FINE, 4)
+    assert same_bits(member(mended, 0), member(three(1), 0))
