@@ -1,13 +1,16 @@
 """Small worlds whose answers are known: tabular MDPs, and an environment of one line."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from xql.agents import Agent, Spec, TrainState
+from xql.agents import Agent, Batch, Metrics, Spec, TrainState
 from xql.data.dataset import Dataset
 from xql.training.population import Member, initial_population, replicated, train_chunk
 
@@ -123,6 +126,63 @@ def trained(
     return population
 
 
+@functools.partial(jax.jit, static_argnames=("agent", "spec"))
+def first_state(agent: Agent, spec: Spec, seed: int = 0) -> TrainState:
+    """One member's fresh state."""
+    return agent.init(jax.random.key(seed), spec, jax.tree.map(jnp.float32, agent.hyper))
+
+
+@functools.partial(jax.jit, static_argnames="agent")
+def one_update(agent: Agent, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update of one member, compiled."""
+    return agent.update(state, batch)
+
+
+def random_batch(rows: int, spec: Spec, seed: int = 0) -> Batch:
+    """Transitions that mean nothing; every second one terminates, every third is its log's last."""
+    random = np.random.default_rng(seed)
+    low, high = np.array(spec.action_low), np.array(spec.action_high)
+    columns = (
+        random.normal(size=(rows, spec.observation_size)),
+        random.uniform(low, high, (rows, spec.action_size)),
+        random.normal(size=rows),
+        np.arange(rows) % 2,
+        random.normal(size=(rows, spec.observation_size)),
+        random.uniform(low, high, (rows, spec.action_size)),
+        np.arange(rows) % 3 > 0,
+    )
+    return Batch(*(jnp.array(column, jnp.float32) for column in columns))
+
+
+def constant(network: Any, *numbers: float) -> Any:
+    """The network with its output fixed: a number for each member of a critic, else for each unit.
+
+    The layers before the last keep their weights, to which no gradient comes.
+    """
+
+    def fixed(mlp: Any, values: Sequence[float]) -> Any:
+        last = mlp.layers[-1]
+        bias = jnp.broadcast_to(jnp.array(values, jnp.float32), last.bias.shape)
+        where = lambda one: (one.layers[-1].weight, one.layers[-1].bias)  # noqa: E731
+        return eqx.tree_at(where, mlp, (jnp.zeros_like(last.weight), bias))
+
+    if hasattr(network, "mlps"):
+        each = tuple(fixed(mlp, [n]) for mlp, n in zip(network.mlps, numbers, strict=True))
+        return eqx.tree_at(lambda one: one.mlps, network, each)
+    return eqx.tree_at(lambda one: one.mlp, network, fixed(network.mlp, numbers))
+
+
+def in_place(state: TrainState, **networks: Any) -> TrainState:
+    """The state with some networks replaced; the optimizers stay."""
+    changes = {
+        name: network
+        if name.startswith("target")
+        else getattr(state, name)._replace(network=network)
+        for name, network in networks.items()
+    }
+    return state._replace(**changes)
+
+
 class Line(gymnasium.Env[np.ndarray, np.ndarray]):
     """A point at x moves by 0.2 a; the reward is −|x|. Starts anywhere in [-1, 1]."""
 
@@ -151,6 +211,26 @@ def register_line() -> str:
     if "XQLTestLine-v0" not in gymnasium.registry:
         gymnasium.register("XQLTestLine-v0", entry_point=Line)
     return "XQLTestLine-v0"
+
+
+class Drawn(Line):
+    """`Line`, drawn as one grey that says the step: 20 times its number."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    size = (40, 64)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def render(self) -> np.ndarray:
+        return np.full((*self.size, 3), 20 * self._steps, np.uint8)
+
+
+def register_drawn() -> str:
+    """Make `Drawn` known to Gymnasium, and return its id."""
+    if "XQLTestDrawn-v0" not in gymnasium.registry:
+        gymnasium.register("XQLTestDrawn-v0", entry_point=Drawn)
+    return "XQLTestDrawn-v0"
 
 
 def line_data(episodes: int = 20, seed: int = 0, **describe: Any) -> Dataset:

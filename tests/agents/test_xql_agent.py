@@ -130,7 +130,7 @@ def test_v_and_the_weights_look_at_the_smaller_target_critic() -> None:
 def test_an_update_is_its_four_steps_in_the_stated_order(order: str) -> None:
     agent = xql(dataclasses.replace(SMALL, update_order=order), 10)
     state, batch = with_hyper(small()[1], value_learning_rate=0.05), batch_of(4)
-    s, a, r, mask, after = batch
+    s, a, r, mask, after, *_ = batch
 
     @jax.jit
     def by_hand(state: TrainState) -> tuple[steps.Trainable, ...]:
@@ -208,7 +208,7 @@ def test_each_v_update_sees_a_fresh_block_and_the_rest_sees_the_last() -> None:
     state, batch = with_hyper(state, value_learning_rate=0.01), batch_of(12)
 
     def block(index: int) -> Batch:
-        return Batch(*(column[4 * index : 4 * index + 4] for column in batch))
+        return jax.tree.map(lambda column: column[4 * index : 4 * index + 4], batch)
 
     several, _ = update(agent, state, batch)
     step_by_step = state

@@ -28,6 +28,7 @@ def data():
         ("return_range", [250, 500, 1750]),  # 1000 / (7 - 3) = 250
         ("scale:0.5", [0.5, 1, 3.5]),
         ("shift:-2", [-1, 0, 5]),
+        ("affine:10,-5", [5, 15, 65]),
     ],
 )
 def test_golden_rewards(data, name, steps):
@@ -102,6 +103,9 @@ def test_bad_input_is_told_in_one_line(data):
         fit_recipe(data, "scale:x")
     with pytest.raises(InputError, match=r"number in reward recipe 'scale:0'"):
         fit_recipe(data, "scale:0")
+    for wrong in ("affine:10", "affine:10,5,1", "affine:0,1", "affine:1,inf", "scale:1,2"):
+        with pytest.raises(InputError, match=rf"number in reward recipe '{wrong}'; write it as"):
+            fit_recipe(data, wrong)
     one = Dataset.from_episodes([data.episode(0)])
     with pytest.raises(InputError, match=r"^unnamed: reward recipe 'return_range' needs returns"):
         fit_recipe(one, "return_range")

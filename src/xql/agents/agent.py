@@ -21,6 +21,10 @@ class Batch(NamedTuple):
     rewards: Float32[Array, " batch"]
     masks: Float32[Array, " batch"]
     next_observations: Float32[Array, "batch observation"]
+    next_actions: Float32[Array, "batch action"] | None = None
+    """What was done at s', where `next_acted` is 1; logged data has it, a replay buffer has not."""
+    next_acted: Float32[Array, " batch"] | None = None
+    """0 where the log ends at s', or the episode does."""
 
 
 class Spec(NamedTuple):

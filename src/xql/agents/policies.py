@@ -139,6 +139,13 @@ class DeterministicPolicy(eqx.Module):
         noise = noise if limit is None else jnp.clip(noise, -limit, limit)
         return jnp.clip(mean + half_range * noise, jnp.array(self.low), jnp.array(self.high))
 
+    def distance(
+        self, chosen: Float[Array, "*batch action"], actions: Float[Array, "*batch action"]
+    ) -> Float[Array, "*batch"]:
+        """‖a − b‖² in actions rescaled to [-1, 1], summed over dimensions."""
+        _, half_range = _range(self.low, self.high)
+        return jnp.square((chosen - actions) / half_range).sum(-1)
+
 
 class SquashedGaussianPolicy(eqx.Module):
     """A Gaussian with its own mean and deviation in every state, squashed by tanh into the bounds.

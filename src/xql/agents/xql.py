@@ -34,6 +34,7 @@ What it scores is in results/, with the commands.
 """
 
 import functools
+import operator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -156,7 +157,7 @@ def update(
     value = state.value
     for block, value_key in enumerate(value_keys):
         rows = slice(block * config.batch_size, (block + 1) * config.batch_size)
-        data = Batch(*(column[rows] for column in batch))
+        data: Batch = jax.tree.map(operator.itemgetter(rows), batch)
         q = state.target_critic(data.observations, data.actions).min(0)
         value, metrics = steps.fit_value_gumbel(
             value,

@@ -13,6 +13,7 @@ a β belongs to a recipe. Rewards:
     return_range   r · 1000 / (largest − smallest episode return) (MuJoCo, as IQL and XQL)
     scale:X        r · X
     shift:X        r + X
+    affine:X,Y     r · X + Y
 
 Observations:
 
@@ -29,8 +30,11 @@ from jaxtyping import Float32, Float64
 from xql.data.dataset import Dataset, empty
 from xql.errors import InputError, nearest
 
-REWARDS = ("raw", "minus_one", "return_range", "scale:X", "shift:X")
+REWARDS = ("raw", "minus_one", "return_range", "scale:X", "shift:X", "affine:X,Y")
 OBSERVATIONS = ("raw", "standardised")
+
+_NUMBERS = {"scale": "0.1", "shift": "0.1", "affine": "10,-5"}
+"""The recipes that take numbers, with an example."""
 
 SMALLEST_DEVIATION = 1e-3  # the floor that TD3+BC adds: a column that hardly moves is no signal
 _BLOCK = 65536  # rows at a time, so that no float64 copy of the data is ever made
@@ -116,15 +120,19 @@ def fit_recipe(dataset: Dataset, rewards: str = "raw", observations: str = "raw"
 
 def _fit_rewards(dataset: Dataset, rewards: str) -> tuple[float, float]:
     name, colon, text = rewards.partition(":")
-    if colon and name in ("scale", "shift"):
+    if colon and name in _NUMBERS:
+        words = text.split(",")
         try:
-            number = float(text)
+            numbers = [float(word) for word in words]
         except ValueError:
-            number = np.nan
-        if not np.isfinite(number) or (name == "scale" and number == 0.0):
-            mend = f"write it as {name}:0.1"
+            numbers = []
+        scale = numbers[0] if numbers and name != "shift" else 1.0
+        shift = numbers[-1] if numbers and name != "scale" else 0.0
+        right = len(numbers) == (2 if name == "affine" else 1)
+        if not right or not np.isfinite(numbers).all() or scale == 0.0:
+            mend = f"write it as {name}:{_NUMBERS[name]}"
             raise InputError(f"cannot read the number in reward recipe '{rewards}'", mend=mend)
-        return (number, 0.0) if name == "scale" else (1.0, number)
+        return scale, shift
     if rewards == "raw":
         return 1.0, 0.0
     if rewards == "minus_one":

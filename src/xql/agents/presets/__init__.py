@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from xql.agents import AGENTS
+from xql.agents import AGENTS, beta_of
 from xql.errors import InputError, nearest
 
 SUITES = {
@@ -19,19 +19,21 @@ SUITES = {
     "antmaze": ("antmaze",),
     "kitchen": ("kitchen",),
     "adroit": ("pen", "door", "hammer", "relocate"),
-    "mujoco": ("halfcheetah", "hopper", "walker2d"),
+    "mujoco": ("halfcheetah", "hopper", "walker2d", "ant"),
     "dm_control": (),
 }
 """The words by which a dataset's name is known to belong to a suite."""
 
-RECIPE = {"rewards": "raw", "observations": "raw"}
-"""The settings that name a data recipe rather than a field of the agent, with their defaults."""
+RECIPE = {"rewards": "raw", "observations": "raw", "episodes": "all"}
+"""The settings that name what is done to the data rather than a field of the agent, with their
+defaults."""
 
 POSITIVE = frozenset(
     {"beta", "clip", "weight_cap", "polyak", "hidden", "critics", "batch_size", "v_updates"}
-    | {"huber_delta", "max_gradient_norm"}
+    | {"huber_delta", "max_gradient_norm", "policy_delay", "initial_temperature"}
+    | {"expectile", "temperature", "samples", "critic_hidden"}
 )
-AT_MOST_ONE = frozenset({"discount", "polyak"})
+AT_MOST_ONE = frozenset({"discount", "polyak", "expectile"})
 """The numbers that must be above 0, and those that are shares; every other is at least 0."""
 
 
@@ -44,6 +46,7 @@ class Settings(NamedTuple):
     observations: str
     sources: dict[str, str]
     """Where each value comes from; what is not named here is the library's default."""
+    episodes: str = "all"
 
 
 def suite(name: str) -> str | None:
@@ -77,7 +80,7 @@ def settings(
         agent: a name in `AGENTS`.
         preset: a name in the agent's YAML file.
         dataset: the dataset's name, by which the preset's suite and row are found.
-        options: field names of the agent's configuration, or `rewards` and `observations`.
+        options: field names of the agent's configuration, or of `RECIPE`.
         needs_beta: whether a preset without a β for this dataset is an error; not where the
             population brings its own.
 
@@ -110,12 +113,12 @@ def settings(
         values[key], sources[key] = value, "given"
     recipe = {key: str(values.pop(key, default)) for key, default in RECIPE.items()}
     config = configure(agent, values)
-    if needs_beta and "beta" in config.__dataclass_fields__ and "beta" not in sources:
+    if needs_beta and beta_of(config) is not None and "beta" not in sources:
         raise InputError(
             f"preset '{preset}' has no β for '{dataset}'",
             mend=f"give --beta, or use --preset default; it knows {', '.join(_known(sections))}",
         )
-    return Settings(config, recipe["rewards"], recipe["observations"], sources)
+    return Settings(config, sources=sources, **recipe)
 
 
 def configure(agent: str, values: Mapping[str, Any]) -> Any:

@@ -1,0 +1,50 @@
+"""Named choices among the episodes of a dataset, made before anything is learned from it.
+
+    all      every episode
+    top:X    the best share X of the episodes by undiscounted return, at least one
+
+Episodes of equal return rank by length, the shorter first, then as they are stored: where reaching
+the goal is all that is paid, `top` keeps the quickest. The kept ones stay in stored order.
+"""
+
+from dataclasses import fields
+
+import numpy as np
+
+from xql.data.dataset import Dataset
+from xql.errors import InputError, nearest
+
+EPISODES = ("all", "top:X")
+
+
+def select_episodes(dataset: Dataset, episodes: str = "all") -> Dataset:
+    """The episodes that the name asks for; the dataset itself where that is all of them.
+
+    Raises:
+        InputError: an unknown name, or a share that is not above 0 and at most 1.
+    """
+    if episodes == "all":
+        return dataset
+    name, _, text = episodes.partition(":")
+    if name != "top":
+        raise InputError(f"unknown choice of episodes '{episodes}'", mend=nearest(name, EPISODES))
+    try:
+        share = float(text)
+    except ValueError:
+        share = np.nan
+    if not 0 < share <= 1:
+        raise InputError(
+            f"'{episodes}' is no share of the episodes", mend="write it as top:0.1, at most top:1"
+        )
+    # Rounded down after a hair is added: 0.29 · 100 is 28.999… in floating point.
+    count = max(1, int(share * len(dataset) + 1e-9))
+    best = np.lexsort((dataset.lengths, -dataset.returns))[:count]
+    laid = {"observations", "actions", "rewards", "lengths", "terminated", "truncated"}
+    return Dataset.from_episodes(
+        [dataset.episode(int(index)) for index in np.sort(best)],
+        **{
+            field.name: getattr(dataset, field.name)
+            for field in fields(dataset)
+            if field.name not in laid
+        },
+    )

@@ -1,0 +1,141 @@
+"""10 % behaviour cloning: which episodes are kept, and that nothing else is learned from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worlds import line_data
+from xql import train_offline
+from xql.data.dataset import Dataset, Episode
+from xql.data.selection import select_episodes
+from xql.errors import InputError
+
+
+def episodes_of(*returns_and_lengths: tuple[float, int]) -> Dataset:
+    """Episode i sees the number i and acts by it; its whole return comes at its last step."""
+    episodes = []
+    for index, (total, length) in enumerate(returns_and_lengths):
+        rewards = np.zeros(length, np.float32)
+        rewards[-1] = total
+        seen = np.full((length + 1, 1), index, np.float32)
+        taken = np.full((length, 1), index / 10, np.float32)
+        episodes.append(Episode(seen, taken, rewards, index % 2 == 0, index % 2 == 1))
+    describe = {"name": "ten", "source": "here", "metadata": {"author": "nobody"}}
+    return Dataset.from_episodes(episodes, **describe)
+
+
+TEN = episodes_of(
+    (3.0, 2),
+    (9.0, 4),
+    (1.0, 2),
+    (9.0, 3),
+    (0.0, 1),
+    (9.0, 4),
+    (-5.0, 2),
+    (7.0, 2),
+    (2.0, 1),
+    (8.0, 9),
+)
+
+
+def kept(dataset: Dataset) -> list[int]:
+    return [int(number) for number in dataset.observations[dataset.firsts, 0]]
+
+
+@pytest.mark.parametrize(
+    ("episodes", "numbers"),
+    [
+        # Of the three that return 9 the shortest comes first, then the one that is stored first.
+        ("top:0.1", [3]),
+        ("top:0.2", [1, 3]),
+        ("top:0.3", [1, 3, 5]),
+        ("top:0.49", [1, 3, 5, 9]),
+        ("top:0.01", [3]),  # never none
+        ("top:1", list(range(10))),
+        ("all", list(range(10))),
+    ],
+)
+def test_the_best_by_return_are_kept_in_stored_order(episodes: str, numbers: list[int]) -> None:
+    assert kept(select_episodes(TEN, episodes)) == numbers
+
+
+def test_a_share_is_not_lost_to_rounding() -> None:
+    hundred = episodes_of(*((float(i), 1) for i in range(100)))
+    assert len(select_episodes(hundred, "top:0.29")) == 29  # 0.29 · 100 = 28.999999999999996
+
+
+def test_a_kept_episode_is_whole_and_the_rest_of_the_dataset_is_told_on() -> None:
+    best = select_episodes(TEN, "top:0.2")
+    assert best.lengths.tolist() == [4, 3]
+    assert best.returns.tolist() == [9.0, 9.0]
+    assert best.terminated.tolist() == [False, False] and best.truncated.tolist() == [True, True]
+    assert (best.name, best.source, best.metadata) == ("ten", "here", {"author": "nobody"})
+    np.testing.assert_array_equal(best.episode(1).actions, TEN.episode(3).actions)
+    assert select_episodes(TEN) is TEN
+
+
+@pytest.mark.parametrize(
+    ("episodes", "line"),
+    [
+        ("best:0.1", "unknown choice of episodes 'best:0.1'; choose from all, top:X"),
+        ("top", "'top' is no share of the episodes; write it as top:0.1"),
+        ("top:ten", "'top:ten' is no share"),
+        ("top:0", "'top:0' is no share"),
+        ("top:10", "'top:10' is no share of the episodes; write it as top:0.1, at most top:1"),
+        ("top:nan", "'top:nan' is no share"),
+    ],
+)
+def test_what_is_no_choice_is_refused_in_one_line(episodes: str, line: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        select_episodes(TEN, episodes)
+    assert line in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def learn(folder: Path, data: Dataset, **changes: Any) -> Any:
+    asked: dict[str, Any] = {
+        "agent": "bc",
+        "steps": 300,
+        "out": folder / "run",
+        "options": {"hidden": [16], "batch_size": 32, "policy_learning_rate": 0.01},
+        "evaluations": 1,
+        "progress": False,
+    }
+    return train_offline(data, **(asked | changes))
+
+
+def test_cloning_the_best_tenth_learns_from_nothing_else(tmp_path: Path) -> None:
+    # One state, ten actions from 0 to .9, returned for what they are: the best tenth takes .9.
+    numbers = np.repeat(np.arange(10, dtype=np.float32), 4)
+    columns = np.ones((40, 1), np.float32), numbers[:, None] / 10, numbers
+    data = Dataset.from_arrays(*columns, np.ones(40, bool), name="ten")
+    small = {"hidden": [16], "batch_size": 32, "policy_learning_rate": 0.01}
+    run = learn(tmp_path, data, options=small | {"episodes": "top:0.1"})
+    assert run.policy(np.ones(1, np.float32))[0] == pytest.approx(0.9, abs=0.02)
+    told = run.folder.config
+    assert told["data"]["selection"] == "top:0.1"
+    assert (told["data"]["episodes"], told["data"]["mean_return"]) == (4, 9.0)
+    assert told["settings_sources"]["episodes"] == "given"
+
+
+def test_a_run_on_all_episodes_says_so(tmp_path: Path) -> None:
+    run = learn(tmp_path, line_data(episodes=3), steps=5)
+    assert run.folder.config["data"]["selection"] == "all"
+
+
+@pytest.mark.parametrize(
+    ("agent", "line"),
+    [
+        ("sac", "agent sac learns from a simulator, not from logged data; use xql train online"),
+        ("x-td3", "agent x-td3 learns from a simulator"),
+        ("ilq", "unknown agent 'ilq'; did you mean 'iql'?"),
+        ("td3bc", "unknown agent 'td3bc'; did you mean 'td3-bc'?"),
+        ("zzz", "choose from awac, bc, cql, iql, rebrac, td3-bc, xql"),
+    ],
+)
+def test_only_offline_agents_learn_from_logged_data(agent: str, line: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refusal:
+        learn(tmp_path, line_data(episodes=2), agent=agent)
+    assert line in str(refusal.value) and "\n" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
