@@ -9,9 +9,7 @@ and every episode that was played. The table and the figure are drawn from those
 """
 
 import csv
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import tyro
 import xql
 from xql.errors import InputError, nearest
 from xql.evaluation.statistics import format_interval
+from xql.paper.cells import keep_run
 from xql.runs.folder import RunFolder
 from xql.runs.plots import curves_from_run, plot_learning_curves
 from xql.runs.summary import UNITS, Quantity, quantity_of, results
@@ -78,22 +77,15 @@ def measure(cell: Cell, folder: Path) -> None:
 
         maze: Any = cell.data.removeprefix("minari:pointmaze/").split("-")[0]
         ensure_pointmaze(maze)
-    with tempfile.TemporaryDirectory() as work:
-        run = xql.train_offline(
-            cell.data,
-            agent=cell.agent,
-            preset=cell.preset,
-            steps=cell.steps,
-            seeds=cell.seeds,
-            env=cell.env,
-            out=Path(work) / "run",
-        )
-        draft = folder.with_name(folder.name + ".part")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        for name in ("config.yaml", "evaluations.csv", "metrics.jsonl"):
-            shutil.copy(run.path / name, draft / name)
-        draft.replace(folder)
+    settings = {
+        "data": cell.data,
+        "agent": cell.agent,
+        "preset": cell.preset,
+        "steps": cell.steps,
+        "seeds": cell.seeds,
+        "env": cell.env,
+    }
+    keep_run(folder, xql.train_offline, settings)
 
 
 def rows_of(run: RunFolder) -> Iterator[dict[str, Any]]:

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from xql.data.dataset import Dataset
     from xql.data.sources import open_dataset
     from xql.errors import InputError, MissingExtra
+    from xql.runs.compare import compare
     from xql.runs.policy import load_policy
     from xql.training.offline import train_offline
+    from xql.training.online import train_online
     from xql.training.run import Run
 
 # Loaded on first use: `import xql` alone takes milliseconds, jax takes a second.
@@ -31,9 +33,11 @@ _HOMES = {
     "MissingExtra": "xql.errors",
     "Run": "xql.training.run",
     "check_dataset": "xql.data.check",
+    "compare": "xql.runs.compare",
     "load_policy": "xql.runs.policy",
     "open_dataset": "xql.data.sources",
     "train_offline": "xql.training.offline",
+    "train_online": "xql.training.online",
 }
 
 __all__ = [
@@ -42,9 +46,11 @@ __all__ = [
     "MissingExtra",
     "Run",
     "check_dataset",
+    "compare",
     "load_policy",
     "open_dataset",
     "train_offline",
+    "train_online",
 ]
 
 

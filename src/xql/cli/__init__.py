@@ -19,8 +19,9 @@ Command = Callable[..., Any]
 # was typed is imported, so that every other line of help comes at once.
 COMMANDS: dict[str, Any] = {
     "demo": "demo:demo",
-    "train": {"offline": "train:offline"},
+    "train": {"offline": "train:offline", "online": "train:online"},
     "evaluate": "evaluate:evaluate",
+    "compare": "compare:compare",
     "data": {
         "list": "data:list_",
         "info": "data:info",
@@ -29,7 +30,16 @@ COMMANDS: dict[str, Any] = {
         "convert": "data:convert",
     },
     "gumbel": {"demo": "gumbel:demo", "fit": "gumbel:fit", "errors": "gumbel:errors"},
-    "paper": {"list": "paper:list_", "figure2": "paper:figure2"},
+    "paper": {
+        "list": "paper:list_",
+        "figure1": "paper:figure1",
+        "figure2": "paper:figure2",
+        "figure3": "paper:figure3",
+        "videos": "paper:videos",
+        "table1": "tables:table1",
+        "table2": "tables:table2",
+        "table3": "tables:table3",
+    },
 }
 
 

@@ -155,3 +155,4 @@ def list_() -> None:
     print("Made here from a simulator, with 'xql data make NAME':")
     for maze in get_args(Maze):
         print(f"  pointmaze-{maze}")
+    print("  mujoco --env hopper --kind medium, and the like (docs/data.md)")

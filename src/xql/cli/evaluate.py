@@ -10,14 +10,22 @@ def evaluate(
     episodes: int = 100,
     seed: int = 10_000,
     env: str | None = None,
+    video: bool = False,
+    video_out: Path | None = None,
+    video_episodes: int = 1,
+    member: int = 0,
 ) -> None:
-    """Play every policy of a run in its simulator and print the scores.
+    """Play every policy of a run in its simulator and print the scores; or film one of them too.
 
     Args:
         run: the run's folder.
         episodes: episodes for each member.
         seed: the first episode's seed; training evaluates from the default one.
         env: another simulator than the run's.
+        video: film the first of these episodes, before the scores.
+        video_out: the mp4; video-STEP.mp4 in the run's folder without it.
+        video_episodes: how many to film, one after another.
+        member: whose policy to film.
     """
     import numpy as np
     from rich.console import Console
@@ -27,6 +35,13 @@ def evaluate(
     from xql.runs.summary import UNITS, quantity_of, results, value_of
     from xql.training.evaluate import evaluate_run
 
+    if video or video_out is not None:
+        from xql.runs.film import film_run
+
+        path, played = film_run(
+            run, video_out, index=member, episodes=video_episodes, seed=seed, env=env
+        )
+        print(f"{path}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")
     rows = evaluate_run(run, episodes=episodes, seed=seed, env=env)
     quantity = quantity_of(rows)
     table = Table("member", "seed", "β", "return", UNITS[quantity], "length", box=None)

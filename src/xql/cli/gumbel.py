@@ -3,7 +3,7 @@
 import csv
 import os
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tyro
@@ -11,6 +11,9 @@ from jaxtyping import Float64
 
 from xql import errors as user_errors
 from xql.errors import InputError
+
+if TYPE_CHECKING:
+    from xql.gumbel import ErrorFits
 
 _FIGURES = (".png", ".svg", ".pdf")
 
@@ -151,18 +154,25 @@ def _fit_table(
 
 
 def errors(
-    file: tyro.conf.Positional[Path], column: str = "error", plot: Path | None = None
+    source: tyro.conf.Positional[Path],
+    column: str = "error",
+    plot: Path | None = None,
+    member: int = 0,
+    transitions: int = 5_000,
+    seed: int = 0,
 ) -> None:
-    """Fit Gumbel (either skew), normal and logistic to one CSV column, best first.
+    """Fit Gumbel (either skew), normal and logistic to errors, best first.
 
     Args:
-        file: a CSV file whose first line names the columns.
-        column: the one that holds the errors.
+        source: a CSV file whose first line names the columns; or a run's folder, for the Bellman
+            errors of its latest checkpoint.
+        column: of a file: the one that holds the errors.
         plot: draw histogram and densities to this new file (.png, .svg or .pdf).
+        member: of a run: which one.
+        transitions: of a run: how many, from its replay.npz, else played anew or from its data.
+        seed: of a run: of their draw.
     """
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     from xql.gumbel import fit_errors, plot_fits
 
@@ -175,13 +185,29 @@ def errors(
                 mend=f"end its name in {', '.join(_FIGURES)}",
             )
         user_errors.require("matplotlib", "report")
-    values = _read_columns(file, [column])[:, 0]
+    if source.is_dir():
+        from xql.training.transitions import run_errors
+
+        found = run_errors(source, index=member, transitions=transitions, seed=seed)
+        values, where = found.errors, str(source)
+        print(f"{found.formula}, member {member}, {found.origin}")
+    else:
+        values, where = _read_columns(source, [column])[:, 0], f"{source}, column {column}"
     try:
         fits = fit_errors(values)
     except ValueError as error:
-        raise InputError(str(error), where=f"{file}, column {column}") from None
-    # Seven columns must fit 80 characters, which is what a pipe gets.
-    title = f"{len(values)} errors, best fit first"
+        raise InputError(str(error), where=where) from None
+    Console(highlight=False).print(_fits_table(fits, len(values)))
+    if plot is not None:
+        print(f"plot: {plot_fits(values, fits, plot)}")
+
+
+def _fits_table(fits: "ErrorFits", count: int) -> object:
+    """The families, best first. Seven columns must fit 80 characters, which is what a pipe gets."""
+    from rich import box
+    from rich.table import Table
+
+    title = f"{count} errors, best fit first"
     table = Table(title=title, box=box.SIMPLE, collapse_padding=True)
     table.add_column("family", no_wrap=True)
     for heading in ("location", "scale", "log L", "AIC", "KS", "p (KS)"):
@@ -196,9 +222,7 @@ def errors(
             f"{found.ks_statistic:.4f}",
             f"{found.ks_pvalue:.2g}",
         )
-    Console(highlight=False).print(table)
-    if plot is not None:
-        print(f"plot: {plot_fits(values, fits, plot)}")
+    return table
 
 
 def _require_new(path: Path) -> None:

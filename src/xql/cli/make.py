@@ -2,72 +2,202 @@
 
 import sys
 import time
-from typing import Annotated, get_args
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args
 
 import tyro
 
 from xql.errors import InputError, nearest
 
 
+class Kind(NamedTuple):
+    """One name that can be made."""
+
+    make: Callable[..., str]
+    """Takes `what`, the policy's file where `policy` says so, and the keywords `transitions`,
+    `seed`, `noise`, `dataset_id` and `progress`; returns the dataset's id."""
+    what: str
+    transitions: int
+    """Where the user names no number."""
+    noise: float
+    """Where the user names none."""
+    policy: str = ""
+    """What the file given with --policy must hold; none is taken where this is empty."""
+
+
+def kinds() -> dict[str, Kind]:
+    """All that can be made, by name."""
+    from xql.collect import adroit, antmaze, pointmaze
+
+    found = {
+        f"pointmaze-{maze}": Kind(pointmaze.make_pointmaze, maze, 200_000, pointmaze.NOISE)
+        for maze in get_args(pointmaze.Maze)
+    }
+    ant, hand = "a goal-reaching ant", "a policy for this task"
+    for task in get_args(antmaze.Task):
+        kind = Kind(antmaze.make_antmaze, task, 1_000_000, antmaze.NOISE, ant)
+        found[f"antmaze-{task}"] = kind
+    for task in get_args(adroit.Task):
+        kind = Kind(adroit.make_adroit, task, 1_000_000, adroit.NOISE, hand)
+        found[f"adroit-{task}-expert"] = kind
+    return found
+
+
 def make(
     name: tyro.conf.Positional[str],
-    transitions: int = 200_000,
+    policy: Path | None = None,
+    transitions: int | None = None,
     seed: int = 0,
     noise: float | None = None,
     out_id: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None,
+    env: str | None = None,
+    kind: str | None = None,
+    steps: int | None = None,
+    run: Path | None = None,
 ) -> None:
     """Make a benchmark dataset with a simulator and write it among Minari's datasets.
 
     Args:
-        name: pointmaze-umaze, pointmaze-medium or pointmaze-large.
-        transitions: how many transitions to make.
+        name: pointmaze-{umaze,medium,large}, antmaze-{umaze,umaze-diverse}, adroit-{pen,door,
+            relocate}-expert, antmaze-{medium,large}-{play,diverse}, or mujoco.
+        policy: for antmaze and adroit, the .npz file of the policy that acts (docs/data.md).
+        transitions: how many transitions to make; 200,000 of pointmaze and 1,000,000 of the others
+            without it.
         seed: the same seed gives the same bytes.
-        noise: standard deviation of the noise on each action, whose bounds are ±1; 0.5 without it.
+        noise: standard deviation of the noise on each action, whose bounds are ±1 (pointmaze 0.5
+            and antmaze 0.2 without it); for adroit a factor on the policy's own deviation (1).
         out_id: Minari's name for the dataset, such as pointmaze/medium-play-v0.
+        env: for mujoco, halfcheetah, hopper, walker2d, ant or a Gymnasium id; the run's without it.
+        kind: for mujoco, random, medium, medium-replay, medium-expert or expert (docs/data.md).
+        steps: for mujoco, how long SAC learns; 1,000,000 without it.
+        run: for mujoco, a finished online run to take the policies from; nothing is trained then.
 
     Raises:
-        InputError: an unknown name, a number out of range, an id that exists.
+        InputError: an unknown name, a number out of range, an id that exists, a file that holds no
+            such policy.
         MissingExtra: Minari or the simulator is not installed.
     """
+    began = time.perf_counter()
+    if name == "mujoco":
+        _refuse(name, policy=policy, noise=noise)
+        dataset_id = _mujoco(env, kind, steps, transitions, seed, run, out_id)
+        _report(dataset_id, time.perf_counter() - began)
+        return
+    known = kinds()
+    if name not in known:
+        raise InputError(
+            f"nothing called '{name}' can be made", mend=nearest(name, [*known, "mujoco"])
+        )
+    _refuse(name, env=env, kind=kind, steps=steps, run=run)
+    found = known[name]
+    if policy is None and found.policy:
+        raise InputError(
+            f"it needs {found.policy}", where=name, mend="give its .npz file with --policy"
+        )
+    if policy is not None and not found.policy:
+        raise InputError("it takes no policy", where=name, mend="leave --policy out")
+    dataset_id = _with_bar(
+        name, found, [] if policy is None else [policy], transitions, seed, noise, out_id
+    )
+    _report(dataset_id, time.perf_counter() - began)
+
+
+def _with_bar(
+    name: str,
+    kind: Kind,
+    policy: list[Path],
+    transitions: int | None,
+    seed: int,
+    noise: float | None,
+    out_id: str | None,
+) -> str:
+    total = kind.transitions if transitions is None else transitions
+    with _bar() as bar:
+        task = bar.add_task(name, total=total)
+        return kind.make(
+            kind.what,
+            *policy,
+            transitions=total,
+            seed=seed,
+            noise=kind.noise if noise is None else noise,
+            dataset_id=out_id,
+            progress=lambda made, wanted: bar.update(task, completed=made, total=wanted),
+        )
+
+
+def _mujoco(
+    env: str | None,
+    kind: str | None,
+    steps: int | None,
+    transitions: int | None,
+    seed: int,
+    run: Path | None,
+    out_id: str | None,
+) -> str:
+    from xql.collect.mujoco import KINDS, STEPS, make_mujoco
+    from xql.training.population import use_all_cores
+
+    if kind is None:
+        raise InputError(
+            "it needs a kind", where="mujoco", mend=f"give --kind {{{','.join(KINDS)}}}"
+        )
+    if run is not None:
+        _refuse("mujoco --run", steps=steps)
+    use_all_cores()
+    bar = _bar()
+    task = bar.add_task(kind, total=transitions)
+
+    def progress(made: int, wanted: int) -> None:
+        # Not before: while it trains, the run has a live line of its own.
+        bar.start()
+        bar.update(task, completed=made, total=wanted)
+
+    try:
+        return make_mujoco(
+            env,
+            kind,
+            steps=STEPS if steps is None else steps,
+            transitions=transitions,
+            seed=seed,
+            run=run,
+            dataset_id=out_id,
+            progress=progress,
+        )
+    finally:
+        bar.stop()
+
+
+def _refuse(name: str, **given: Any) -> None:
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(f"it takes no --{option}", where=name, mend="leave it out")
+
+
+def _bar() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from xql.collect.pointmaze import NOISE, Maze, make_pointmaze
-
-    mazes: dict[str, Maze] = {f"pointmaze-{maze}": maze for maze in get_args(Maze)}
-    if name not in mazes:
-        raise InputError(f"nothing called '{name}' can be made", mend=nearest(name, mazes))
-    began = time.perf_counter()
-    episodes = 0
-    with Progress(
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f} transitions"),
         TimeRemainingColumn(),
         console=Console(file=sys.stderr),
         transient=True,
-    ) as bar:
-        task = bar.add_task(name, total=transitions)
+    )
 
-        def progress(made: int, wanted: int) -> None:
-            nonlocal episodes
-            episodes += 1
-            bar.update(task, completed=made, total=wanted)
 
-        dataset_id = make_pointmaze(
-            mazes[name],
-            transitions=transitions,
-            seed=seed,
-            noise=NOISE if noise is None else noise,
-            dataset_id=out_id,
-            progress=progress,
-        )
-    seconds = time.perf_counter() - began
-    from minari.storage.datasets_root_dir import get_dataset_path
+def _report(dataset_id: str, seconds: float) -> None:
+    from xql.collect.writing import dataset_folder, read_metadata
 
+    metadata: dict[str, Any] = read_metadata(dataset_id)
+    transitions, episodes = metadata["total_steps"], metadata["total_episodes"]
     print(
         f"made {dataset_id}: {transitions:,} transitions in {episodes:,} episodes, "
-        f"{seconds:.1f} s, {transitions / seconds:,.0f} transitions/s\n"
-        f"it lies in {get_dataset_path(dataset_id)}\n"
-        f"next: xql train offline --data minari:{dataset_id}"
+        f"{seconds:.1f} s, {transitions / seconds:,.0f} transitions/s"
     )
+    if "outcome" in metadata["made_by"]:
+        print(metadata["made_by"]["outcome"])
+    print(f"it lies in {dataset_folder(dataset_id)}")
+    print(f"next: xql train offline --data minari:{dataset_id}")

@@ -1,14 +1,68 @@
-"""`xql paper …`: the paper's figures, one command each."""
+"""`xql paper …`: the paper's figures and tables, one command each."""
 
+import sys
 from pathlib import Path
+from typing import Annotated
 
-FIGURES = {"figure2": "Gumbel densities, the Gumbel loss, and a regression at three temperatures"}
+import tyro
+
+FIGURES = {
+    "figure1": "the Bellman errors of SAC, and which law they follow",
+    "figure2": "Gumbel densities, the Gumbel loss, and a regression at three temperatures",
+    "figure3": "SAC, TD3 and their extreme variants on DeepMind Control, over the paper's curves",
+    "videos": "X-TD3 beside TD3, or any two runs of one task, returns in the frame",
+    "table1": "offline learning on MuJoCo, AntMaze and Kitchen, ours beside theirs",
+    "table2": "fine-tuning on AntMaze, theirs",
+    "table3": "offline learning on Adroit, ours beside theirs",
+}
 
 
 def list_() -> None:
-    """Say which figures can be drawn."""
+    """Say which figures and tables can be made."""
     for name, about in FIGURES.items():
         print(f"xql paper {name:8} {about}")
+
+
+def figure1(
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ENV...")] = (),
+    steps: int = 100_000,
+    every: int = 5_000,
+    seeds: int = 1,
+    jobs: int = 1,
+    out: Path = Path("figure1"),
+) -> None:
+    """Figure 1: fit Gumbel, normal and logistic to the Bellman errors of SAC, and say which wins.
+
+    Trains every task that is not there already: after Ctrl-C the same command goes on with those
+    that are missing.
+
+    Args:
+        tasks: environments; without it cheetah-run, walker-run and hopper-hop of DeepMind Control,
+            and HalfCheetah-v5.
+        steps: environment steps of each seed.
+        every: steps between two looks at the errors.
+        seeds: how many for each task.
+        jobs: how many tasks to train at a time.
+        out: the folder for the figure, its table as CSV, the verdicts as Markdown, and its cells.
+    """
+    from xql.paper.figure1 import TASKS
+    from xql.paper.figure1 import figure1 as study
+    from xql.training.population import use_all_cores
+
+    use_all_cores()
+    print(
+        study(
+            out,
+            tasks or TASKS,
+            steps=steps,
+            every=every,
+            seeds=seeds,
+            jobs=jobs,
+            say=lambda line: print(line, file=sys.stderr),
+        ),
+        end="",
+    )
+    print(f"{out / 'figure1.png'}, figure1.csv, figure1.md", file=sys.stderr)
 
 
 def figure2(out: Path = Path("figure2"), seed: int = 0) -> None:
@@ -21,3 +75,72 @@ def figure2(out: Path = Path("figure2"), seed: int = 0) -> None:
     from xql.paper.figure2 import figure2 as draw
 
     print(draw(out, seed))
+
+
+def figure3(
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...")] = (),
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD...")] = (),
+    steps: int = 2_000_000,
+    seeds: int = 4,
+    jobs: int = 1,
+    train: bool = True,
+    out: Path = Path("figure3"),
+) -> None:
+    """Figure 3: SAC, TD3 and their extreme variants on DeepMind Control, over the paper's curves.
+
+    Trains a cell for every task and method that is not there already: after Ctrl-C the same command
+    goes on with those that are missing.
+
+    Args:
+        tasks: cheetah-run, walker-run, hopper-hop, quadruped-run; all of them without it.
+        methods: sac, x-sac, td3, x-td3, td3-dq, x-td3-dq, and sac-256 and x-sac-256, which a laptop
+            can train; without it the paper's six.
+        steps: environment steps of each seed.
+        seeds: how many of each method on each task.
+        jobs: how many cells to train at a time, each on its share of the cores.
+        train: train what is missing; without, only draw what is there.
+        out: the folder for the figure, its numbers as CSV and Markdown, and its cells.
+    """
+    from xql.paper.figure3 import METHODS, TASKS
+    from xql.paper.figure3 import figure3 as draw
+    from xql.training.population import use_all_cores
+
+    use_all_cores()
+    print(
+        draw(
+            out,
+            tasks or TASKS,
+            methods or tuple(METHODS)[:6],
+            steps=steps,
+            seeds=seeds,
+            jobs=jobs,
+            train_missing=train,
+            say=lambda line: print(line, file=sys.stderr),
+        ),
+        end="",
+    )
+    print(f"{out / 'figure3.png'}, figure3.csv, figure3.md", file=sys.stderr)
+
+
+def videos(
+    left: Path, right: Path, out: Path, member: int = 0, episodes: int = 1, seed: int = 10_000
+) -> None:
+    """Film two runs of one task beside each other, as the paper's page shows X-TD3 beside TD3.
+
+    Args:
+        left: a run's folder, such as X-TD3's on dm_control/hopper-hop.
+        right: another run's, of the same environment.
+        out: the mp4.
+        member: which member of each run.
+        episodes: how many, one after another, from the same starts.
+        seed: the first one's.
+    """
+    from xql.paper.videos import videos as film
+
+    for run, played in zip(
+        (left, right),
+        film(left, right, out, member=member, episodes=episodes, seed=seed),
+        strict=True,
+    ):
+        print(f"{run}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")
+    print(out)

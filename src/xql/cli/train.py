@@ -30,8 +30,9 @@ def offline(
 
     Args:
         data: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
-        agent: xql or bc.
-        preset: named settings: default, consistent, tuned or official (docs/presets.md).
+        agent: xql, iql, cql, td3-bc, awac, rebrac or bc (docs/agents.md).
+        preset: named settings, default for any data; xql has consistent, tuned and official too,
+            rebrac tuned, bc top-10 (docs/presets.md).
         steps: updates of each member of the population.
         seeds: how many seeds.
         first_seed: the first of them.
@@ -64,6 +65,84 @@ def offline(
         last_episodes=last_episodes,
         stop_at_success=stop_at_success,
     )
+    finish(run, plot)
+
+
+def online(
+    env: str,
+    agent: str = "x-td3",
+    preset: str = "default",
+    steps: int = 1_000_000,
+    seeds: int = 1,
+    first_seed: int = 0,
+    beta: tuple[float, ...] = (),
+    out: Path | None = None,
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = (),
+    environments: int = 1,
+    warmup: int | None = None,
+    update_to_data: float = 1.0,
+    buffer: int = 1_000_000,
+    evaluations: int = 20,
+    episodes: int = 10,
+    last_episodes: int = 100,
+    keep_replay: bool = False,
+    keep_policies: bool = False,
+    plot: bool = True,
+) -> None:
+    """Learn a policy in a simulator.
+
+    Args:
+        env: dm_control/hopper-hop and its like, or a Gymnasium id such as HalfCheetah-v5.
+        agent: sac, td3, ddpg, x-sac or x-td3.
+        preset: named settings: default or paper (docs/online-agents.md).
+        steps: environment steps of each member of the population, the warm-up included.
+        seeds: how many seeds.
+        first_seed: the first of them.
+        beta: temperatures of the Gumbel loss; the population is seeds × β. The preset's without it.
+        out: the run's folder, which must not exist; runs/ENV-AGENT-N without it.
+        set: settings that override the preset's, such as batch_size=1024 hidden=[128,128].
+        environments: copies of the simulator for each member, stepped in turn.
+        warmup: steps of random actions before the first update; 5000 without it, or a twentieth of
+            a shorter run.
+        update_to_data: updates for each step.
+        buffer: the transitions that each member remembers.
+        evaluations: how many times to evaluate, evenly spaced, the last step included.
+        episodes: episodes per member at each of these but the last.
+        last_episodes: episodes per member at the last step.
+        keep_replay: write what the members remember to replay.npz at the end.
+        keep_policies: keep the policies of every evaluation, as `xql data make mujoco` wants them.
+        plot: draw learning-curves.png into the run's folder.
+    """
+    from xql.training.online import Loop, loop_for, train_online
+    from xql.training.population import use_all_cores
+
+    use_all_cores()
+    run = train_online(
+        env,
+        agent=agent,
+        preset=preset,
+        steps=steps,
+        seeds=range(first_seed, first_seed + max(seeds, 0)),
+        beta=list(beta) or None,
+        out=out,
+        options=parse_settings(set),
+        loop=Loop(
+            environments,
+            loop_for(steps).warmup if warmup is None else warmup,
+            update_to_data,
+            buffer,
+        ),
+        evaluations=evaluations,
+        episodes=episodes,
+        last_episodes=last_episodes,
+        keep_replay=keep_replay,
+        keep_policies=keep_policies,
+    )
+    finish(run, plot)
+
+
+def finish(run: Any, plot: bool) -> None:
+    """Say what a run came to and where it lies; draw its curves."""
     print(run.describe())
     if plot and run.results:
         draw(run.path)
@@ -109,12 +188,14 @@ def draw(run: Path) -> None:
     from xql.runs.summary import quantity_of
 
     folder = RunFolder.open(run)
+    online = folder.config.get("kind") == "online"
     try:
         plot_learning_curves(
             curves_from_run(folder, label=str(folder.config["agent"])),
             run / "learning-curves.png",
             quantity=quantity_of(folder.read_evaluations()),
             title=str(folder.config["data"]["name"]),
+            steps="Environment steps" if online else "Gradient updates",
         )
     except MissingExtra as missing:
         print(f"no figure: {missing}")

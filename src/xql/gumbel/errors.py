@@ -57,6 +57,10 @@ class ErrorFits(NamedTuple):
         """The family of the largest likelihood."""
         return self.fits[0]
 
+    def named(self, name: str) -> Fit:
+        """The fit of one family, a name of `LAWS`."""
+        return next(fit for fit in self.fits if fit.name == name)
+
 
 def fit_errors(errors: Float[np.ndarray, "..."]) -> ErrorFits:
     """Fit every family to the errors.
@@ -98,6 +102,44 @@ def fit_errors(errors: Float[np.ndarray, "..."]) -> ErrorFits:
     return ErrorFits(tuple(sorted(fits, key=lambda fit: -fit.log_likelihood)))
 
 
+SHOWN = 0.99
+"""The middle share of the errors that is drawn: a few far ones would squeeze all others."""
+_COLORS = {
+    "gumbel, right-skewed": "#b23a48",
+    "gumbel, left-skewed": "#e08e45",
+    "normal": "#0b3c5d",
+    "logistic": "#2a9d8f",
+}
+LAWS = tuple(_COLORS)
+"""The names of the families, in the order in which they are drawn."""
+
+
+def draw_fits(axes: Any, errors: Float[np.ndarray, "..."], fits: ErrorFits) -> None:
+    """Draw the histogram of the errors' middle 99 % and every fitted density on matplotlib axes.
+
+    Args:
+        axes: where to.
+        errors: as given to `fit_errors`. The histogram's heights count all of them, so that it
+            compares to the densities.
+        fits: what it returned.
+    """
+    errors = np.asarray(errors, dtype=np.float64).ravel()
+    low, high = np.quantile(errors, [(1 - SHOWN) / 2, (1 + SHOWN) / 2])
+    if low == high:
+        low, high = errors.min(), errors.max()
+    heights, edges = np.histogram(errors, bins=60, range=(low, high))
+    axes.stairs(heights / (errors.size * np.diff(edges)), edges, fill=True, color="0.85")
+    grid = np.linspace(low, high, 400)
+    families = _families()
+    for name, color in _COLORS.items():
+        fit = fits.named(name)
+        density = families[name].pdf(grid, fit.location, fit.scale)
+        axes.plot(grid, density, color=color, lw=1.6, label=name)
+    axes.set(xlabel="error", ylabel="density", xlim=(low, high), ylim=(0, None))
+    axes.locator_params(axis="x", nbins=6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def plot_fits(errors: Float[np.ndarray, "..."], fits: ErrorFits, path: Path) -> Path:
     """Draw the histogram of the errors and every fitted density, and save it.
 
@@ -113,17 +155,10 @@ def plot_fits(errors: Float[np.ndarray, "..."], fits: ErrorFits, path: Path) -> 
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise ImportError("matplotlib is not installed; run: pip install 'xql[report]'") from None
-    errors = np.asarray(errors, dtype=np.float64).ravel()
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.hist(errors, bins="fd", density=True, color="0.85", label=f"{errors.size} errors")
-    grid = np.linspace(errors.min(), errors.max(), 400)
-    families = _families()
-    for fit in fits.fits:
-        density = families[fit.name].pdf(grid, fit.location, fit.scale)
-        axes.plot(grid, density, label=f"{fit.name} (AIC {fit.aic:.0f})")
-    axes.set(xlabel="error", ylabel="density", title=f"best: {fits.best.name}")
-    axes.spines[["top", "right"]].set_visible(False)
+    draw_fits(axes, errors, fits)
+    axes.set_title(f"{np.size(errors)} errors, their middle {SHOWN:.0%}; best: {fits.best.name}")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
     return path

@@ -1,0 +1,56 @@
+"""`xql compare`: any set of runs as one table and one figure."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+def compare(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")],
+    out: Path | None = None,
+    format: Literal["markdown", "csv", "latex"] = "markdown",
+    quantity: Literal["success", "score", "return"] | None = None,
+    seed: int = 0,
+) -> None:
+    """Compare runs: mean, IQM and interval over seeds, probability of improvement, profiles.
+
+    Args:
+        runs: run folders, or folders of run folders. Runs of one method on the same data with other
+            seeds are more seeds of it.
+        out: a folder for the tables, as Markdown, CSV and LaTeX, and the figure; only prints
+            without it.
+        format: of what is printed.
+        quantity: what to compare; without it the success rate where every episode of a task
+            reports it, else the normalised score, else the return.
+        seed: of the bootstrap.
+    """
+    from xql.errors import MissingExtra, require_seed
+    from xql.runs.compare import compare as compare_runs
+    from xql.runs.folder import RunFolder
+    from xql.runs.plots import plot_comparison
+
+    require_seed(seed)
+    if out is not None:
+        RunFolder.require_free(out)
+    found = compare_runs(runs, quantity=quantity, seed=seed)
+    print({"markdown": found.markdown, "csv": found.csv, "latex": found.latex}[format](), end="")
+    if out is None:
+        print("--out DIR keeps the tables and draws the figure", file=sys.stderr)
+        return
+    files = {
+        "comparison.md": found.markdown(),
+        "comparison.tex": found.latex(),
+        "comparison.csv": found.csv(),
+        "improvement.csv": found.pairs_csv(),
+        "profiles.csv": found.profiles_csv(),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (out / name).write_text(text, encoding="utf-8")
+    try:
+        plot_comparison(found, out / "comparison.png")
+    except MissingExtra as missing:
+        print(f"no figure: {missing}", file=sys.stderr)
+    print(f"tables and figure: {out}", file=sys.stderr)

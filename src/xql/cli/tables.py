@@ -1,0 +1,135 @@
+"""`xql paper table1|table2|table3`: the paper's tables, ours beside theirs."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from xql.paper.published import Benchmark
+    from xql.paper.tables import Place, Training
+
+Words = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to train for a table, and how."""
+
+    rows: Words = ()
+    """Datasets, such as hopper-medium-v2 or 'antmaze-*'; all of the table without it."""
+    methods: Words = ("xql:consistent",)
+    """AGENT or AGENT:PRESET, such as xql:tuned or iql."""
+    seeds: int = 4
+    """How many."""
+    steps: int = 1_000_000
+    """Updates of each seed."""
+    d4rl_dir: Path | None = None
+    """The folder with D4RL's files. Minari's datasets and those made here are found by name."""
+    jobs: int = 1
+    """How many cells to train at a time."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE...")] = ()
+    """Settings over the preset's, such as batch_size=1024."""
+    evaluations: int = 20
+    """How many times to evaluate, evenly spaced, the last step included."""
+    episodes: int = 10
+    """Episodes per seed at each of these but the last."""
+    last_episodes: int = 100
+    """Episodes per seed at the last step."""
+    train: bool = True
+    """Train what is missing; without, only write the table of what is there."""
+
+
+Flags = Annotated[Options, tyro.conf.arg(name="")]
+
+
+def table1(options: Flags = Options(), out: Path = Path("table1")) -> None:
+    """Table 1, offline learning on MuJoCo, AntMaze and Kitchen, ours beside theirs.
+
+    Trains a cell for every method and every dataset that is on this machine, unless it is there
+    already: after Ctrl-C the same command goes on with those that are missing.
+
+    Args:
+        options: what to train, and how.
+        out: the folder for the table, as Markdown and CSV, and for its cells.
+    """
+    _offline("table1", options, out)
+
+
+def table2(rows: Words = (), out: Path = Path("table2")) -> None:
+    """Table 2, fine-tuning on AntMaze: the published numbers alone, as nothing here fine-tunes.
+
+    Args:
+        rows: datasets, such as antmaze-umaze-v0; all of the table without it.
+        out: the folder for the table, as Markdown and CSV.
+    """
+    from xql.paper.tables import Training, choose_rows
+
+    _write("table2", choose_rows("table2", rows), [], Training(), out)
+
+
+def table3(options: Flags = Options(), out: Path = Path("table3")) -> None:
+    """Table 3, offline learning on Adroit, ours beside theirs.
+
+    Trains as `xql paper table1` does.
+
+    Args:
+        options: what to train, and how.
+        out: the folder for the table, as Markdown and CSV, and for its cells.
+    """
+    _offline("table3", options, out)
+
+
+def _offline(table: str, options: Options, out: Path) -> None:
+    from xql.cli.train import parse_settings
+    from xql.paper.tables import Training, choose_methods, choose_rows, fill
+    from xql.training.population import use_all_cores
+
+    use_all_cores()
+    rows, methods = choose_rows(table, options.rows), choose_methods(options.methods)
+    training = Training(
+        steps=options.steps,
+        seeds=options.seeds,
+        evaluations=options.evaluations,
+        episodes=options.episodes,
+        last_episodes=options.last_episodes,
+        options=parse_settings(options.set),
+    )
+    places = fill(
+        rows,
+        methods,
+        training,
+        out / "cells",
+        d4rl_dir=options.d4rl_dir,
+        jobs=options.jobs,
+        train=options.train,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    _write(table, rows, places, training, out)
+
+
+def _write(
+    table: str,
+    rows: "Sequence[Benchmark]",
+    places: "Sequence[Place]",
+    training: "Training",
+    out: Path,
+) -> None:
+    """Write the table anew from what there is; only its cells are never written over."""
+    from xql.errors import InputError
+    from xql.paper.table_text import csv_lines, markdown
+
+    text = markdown(table, rows, places, training)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{table}.md").write_text(text, encoding="utf-8")
+        (out / f"{table}.csv").write_text(csv_lines(table, rows, places), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"no table can be written here ({error.strerror})", where=str(out), mend="name --out"
+        ) from None
+    print(text, end="")
+    print(f"{out / table}.md, {table}.csv", file=sys.stderr)
