@@ -11,11 +11,12 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test install clean
+.PHONY: help demo test nightly install clean
 
 help:
 	@echo "make demo     learn a policy from data made here, and compare it (ARGS=... goes to xql demo)"
 	@echo "make test     style, types, the import contract, and every test with coverage"
+	@echo "make nightly  the tests that train for minutes"
 	@echo "make install  only make .venv, with everything in it"
 	@echo "make clean    remove .venv and every cache; runs stay"
 
@@ -28,6 +29,9 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --cov --cov-report=term
+
+nightly: $(INSTALLED)
+	$(BIN)/pytest -m nightly
 
 install: $(INSTALLED)
 

@@ -106,13 +106,15 @@ def learn(folder: Path, data: Dataset, **changes: Any) -> Any:
 
 
 def test_cloning_the_best_tenth_learns_from_nothing_else(tmp_path: Path) -> None:
-    # One state, ten actions from 0 to .9, returned for what they are: the best tenth takes .9.
+    # Ten actions from 0 to .9 in two states, paid for what they are: the best tenth takes .9.
     numbers = np.repeat(np.arange(10, dtype=np.float32), 4)
-    columns = np.ones((40, 1), np.float32), numbers[:, None] / 10, numbers
+    states = np.arange(40, dtype=np.float32)[:, None] % 2
+    columns = states, numbers[:, None] / 10, numbers
     data = Dataset.from_arrays(*columns, np.ones(40, bool), name="ten")
     small = {"hidden": [16], "batch_size": 32, "policy_learning_rate": 0.01}
     run = learn(tmp_path, data, options=small | {"episodes": "top:0.1"})
-    assert run.policy(np.ones(1, np.float32))[0] == pytest.approx(0.9, abs=0.02)
+    actions = run.policy(np.array([[0.0], [1.0]], np.float32))
+    np.testing.assert_allclose(actions, 0.9, atol=0.02)
     told = run.folder.config
     assert told["data"]["selection"] == "top:0.1"
     assert (told["data"]["episodes"], told["data"]["mean_return"]) == (4, 9.0)

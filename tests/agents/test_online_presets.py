@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xql.agents import ONLINE
+from xql.agents import ONLINE, beta_of
 from xql.agents.presets import preset_names, settings
 from xql.errors import InputError
 
@@ -120,7 +120,9 @@ def test_every_value_names_its_source(agent: str) -> None:
 @pytest.mark.parametrize("agent", ONLINE)
 def test_the_default_preset_has_settings_for_any_environment(agent: str) -> None:
     for environment in ("anything", "HalfCheetah-v5", "dm_control/cartpole-swingup"):
-        assert "beta" in settings(agent, "default", environment).sources
+        chosen = settings(agent, "default", environment)
+        assert ("beta" in chosen.sources) == (agent in ("x-sac", "x-td3"))
+        assert (beta_of(chosen.config) is None) == (agent not in ("x-sac", "x-td3"))
 
 
 def test_what_the_paper_s_presets_do_not_know_they_say() -> None:

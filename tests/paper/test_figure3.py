@@ -56,6 +56,15 @@ def test_a_cell_s_folder_tells_its_configuration() -> None:
     assert one.folder.startswith("hopper-hop-td3-")
 
 
+def test_another_beta_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    [one] = cells(["hopper-hop"], ["x-td3-dq"], steps=1000, seeds=2)
+    assert one.configuration is not None and one.configuration["settings"]["beta"] == 3.0
+    changed = METHODS["x-td3-dq"]._replace(betas={"hopper-hop": 3.5})
+    monkeypatch.setitem(METHODS, "x-td3-dq", changed)
+    [other] = cells(["hopper-hop"], ["x-td3-dq"], steps=1000, seeds=2)
+    assert one.folder != other.folder
+
+
 def test_ours_stands_beside_theirs_at_the_same_step(tmp_path: Path) -> None:
     kept_cell(tmp_path, "td3", {130_000: [10.0, 20.0], 260_000: [30.0, 50.0]})
     text = figure3(
@@ -83,6 +92,10 @@ def test_what_the_figure_does_not_have_is_refused(tmp_path: Path) -> None:
         figure3(tmp_path, ["hoper-hop"])
     with pytest.raises(InputError, match="figure 3 has no 'xtd3'; did you mean 'x-td3'"):
         figure3(tmp_path, ["hopper-hop"], ["xtd3"])
+    with pytest.raises(InputError, match="one is named twice in td3 td3"):
+        figure3(tmp_path, ["hopper-hop"], ["td3", "td3"])
+    with pytest.raises(InputError, match="--seeds 0 is too small"):
+        figure3(tmp_path, seeds=0)
     with pytest.raises(InputError, match="there is no cell to draw"):
         figure3(tmp_path, train_missing=False)
     assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,9 @@ import xql
 from worlds import register_line, same_bits
 from xql.agents import ONLINE, TrainState, member
 from xql.errors import InputError
+from xql.runs.policy import agent_of
+from xql.training.evaluate import evaluate_run
+from xql.training.learner import fresh_learner
 from xql.training.online import Loop
 from xql.training.replay import Replay
 from xql.training.run import Run
@@ -80,6 +83,49 @@ def test_the_replay_holds_the_run_in_order(run: Run) -> None:
     np.testing.assert_allclose(kept["next_observations"][..., 0], moved, atol=1e-6)
     np.testing.assert_allclose(kept["rewards"], -np.abs(moved), atol=1e-6)
     assert (kept["masks"] == 1).all()  # it only ever times out
+
+
+def test_a_replay_that_wrapped_around_is_kept_oldest_first(run: Run, tmp_path: Path) -> None:
+    # More rows than it holds: without updates two runs of one seed see the same.
+    still = SMALL | {"policy_learning_rate": 0.0, "critic_learning_rate": 0.0}
+    for name, buffer in (("whole", 60), ("short", 50)):
+        loop = Loop(warmup=20, buffer=buffer)
+        learn(tmp_path / name, options=still, loop=loop, keep_replay=True)
+    whole, short = (np.load(tmp_path / name / "replay.npz") for name in ("whole", "short"))
+    for column in ("observations", "actions", "rewards", "masks", "next_observations"):
+        np.testing.assert_array_equal(short[column], whole[column][:, 10:])
+
+
+def test_after_the_warm_up_the_policy_acts_with_fresh_noise_at_every_step(tmp_path: Path) -> None:
+    still = SMALL | {"policy_learning_rate": 0.0, "critic_learning_rate": 0.0}
+    run = learn(tmp_path / "run", options=still, steps=400, keep_replay=True)
+    kept = np.load(tmp_path / "run" / "replay.npz")
+    noise = (kept["actions"] - run.policy(kept["observations"]))[0, :, 0]
+    warm, cold = noise[:20], noise[20:]
+    assert warm.std() > 0.4  # uniform
+    np.testing.assert_allclose(cold.std(), 0.1, rtol=0.15)
+    assert len(np.unique(cold)) == len(cold)
+    assert abs(np.corrcoef(cold[1:], cold[:-1])[0, 1]) < 0.2
+
+
+def test_exploration_has_keys_of_its_own(run: Run) -> None:
+    agent, spec = agent_of(run.folder.config)
+    keys = fresh_learner(run.population, agent, spec, 8, [4, 2]).keys
+    own = jax.random.key_data(keys)[0].tolist()
+    for count in range(1, 40):
+        splits = jax.random.key_data(jax.random.split(jax.random.key(4), count)).tolist()
+        assert own not in splits
+
+
+def test_evaluating_again_tells_the_environment_step(run: Run) -> None:
+    assert {row.step for row in evaluate_run(run.path, episodes=1)} == {60}
+
+
+def test_every_update_is_counted_whatever_the_block(tmp_path: Path) -> None:
+    run = learn(tmp_path / "run", steps=44, loop=Loop(environments=2, warmup=21), evaluations=2)
+    assert run.population.step.tolist() == [22 + 2]
+    # The first log falls on the first updates.
+    assert all("critic_loss" in line.values for line in run.folder.read_metrics())
 
 
 def test_one_seed_gives_the_same_bits_twice(run: Run, tmp_path: Path) -> None:
@@ -163,6 +209,9 @@ def test_a_diverging_member_is_frozen_and_the_other_goes_on(
         ({"loop": Loop(environments=0)}, "--environments 0"),
         ({"loop": Loop(environments=7, warmup=20)}, "cannot be shared by 7 environments"),
         ({"loop": Loop(update_to_data=0.5, warmup=20)}, "must be a whole number"),
+        ({"loop": Loop(update_to_data=float("nan"), warmup=20)}, "must be a whole number"),
+        ({"loop": Loop(update_to_data=float("inf"), warmup=20)}, "must be a whole number"),
+        ({"loop": Loop(environments=90, warmup=20)}, "cannot be shared by 90 environments"),
         ({"loop": Loop(environments=2, warmup=20, buffer=1)}, "--buffer at least 2"),
         ({"options": {"hiden": [3]}}, "did you mean 'hidden'"),
         ({"beta": 2.0}, "no β"),

@@ -3,6 +3,12 @@
     policy  maximises  E[log π(a|s)]
 
 with the same Gaussian policy, optimizer and schedule as `xql.py`, and nothing else.
+
+10%-BC clones the best tenth of the episodes by return alone. A batch knows nothing of returns, so
+that this is a choice of data, made before training: `episodes="top:0.1"` (`data/selection.py`),
+which any other agent takes as well.
+
+What it scores is in results/, with the commands.
 """
 
 import functools

@@ -18,8 +18,8 @@ importance-sampled log ∫ e^{Q(s, b)} db, up to the constant log 3n. `lagrange=
 
 `max_backup=True` takes the best of the n actions at s' in the backup, as for AntMaze.
 
-One update asks each critic about (3n + 1) actions per state, with a gradient: at n = 10 it costs
-some 15 times one of `xql.py`. Fewer `samples` are a cheaper and noisier penalty.
+One update asks each critic about 3n + 1 actions per state, with a gradient: at n = 10 that is 23
+times the arithmetic of one of `xql.py`. Fewer `samples` are a cheaper and noisier penalty.
 
 Deviations from the published code, each with its switch in `CQLConfig` where it has one:
 

@@ -8,17 +8,20 @@ last good state, and counts.
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from xql.agents.presets import settings
 from xql.errors import InputError, nearest, require
-from xql.evaluation.statistics import Interval, format_interval, last_summary, step_intervals
+from xql.evaluation.statistics import Interval, format_interval, mean, stratified_bootstrap
 from xql.paper.cells import Cell, train_cells
 from xql.paper.published import Published, curves
 from xql.runs.folder import RunFolder
 from xql.runs.plots import COLOURS, Curve, curves_from_run
+from xql.training.book import check_counts
 from xql.training.online import loop_for, train_online
 
 TASKS = ("cheetah-run", "walker-run", "hopper-hop", "quadruped-run")
@@ -52,6 +55,7 @@ METHODS = {
     "sac-256": Method("sac", "SAC, 256-256, batch 256", _SMALL),
     "x-sac-256": Method("x-sac", "X-SAC, 256-256, batch 256", _SMALL),
 }
+PRESET = "paper"
 EVALUATE_EVERY = 10_000
 """Environment steps; a longer run keeps to 100 evaluations."""
 COLUMNS = (
@@ -71,21 +75,29 @@ def train(
     progress: bool = True,
 ) -> None:
     """Train one cell: a method on a task, every seed of it, at the paper's settings."""
-    chosen = METHODS[method]
     train_online(
         f"dm_control/{task}",
-        agent=chosen.agent,
-        preset="paper",
+        agent=METHODS[method].agent,
+        preset=PRESET,
         steps=steps,
         seeds=seeds,
-        options={**chosen.options, **({"beta": chosen.betas[task]} if chosen.betas else {})},
+        options=_options(task, method),
         loop=loop_for(steps),
-        evaluations=min(100, max(1, steps // EVALUATE_EVERY)),
+        evaluations=_evaluations(steps),
         episodes=episodes,
         last_episodes=last_episodes,
         out=out,
         progress=progress,
     )
+
+
+def _options(task: str, method: str) -> dict[str, Any]:
+    chosen = METHODS[method]
+    return {**chosen.options, **({"beta": chosen.betas[task]} if chosen.betas else {})}
+
+
+def _evaluations(steps: int) -> int:
+    return min(100, max(1, steps // EVALUATE_EVERY))
 
 
 def cells(
@@ -100,28 +112,32 @@ def cells(
     """The cells of a part of the figure.
 
     Raises:
-        InputError: an unknown task or method.
+        InputError: an unknown task or method, one named twice, or counts that cannot be used.
     """
+    check_counts(steps, 1, episodes, last_episodes)
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds} is too small", mend="give at least 1")
     for wanted, known in ((tasks, TASKS), (methods, METHODS)):
         for name in wanted:
             if name not in known:
                 raise InputError(f"figure 3 has no '{name}'", mend=nearest(name, known))
-    return [
-        Cell(
-            f"{task}-{method}",
-            train,
-            {
-                "task": task,
-                "method": method,
-                "steps": steps,
-                "seeds": list(range(seeds)),
-                "episodes": episodes,
-                "last_episodes": last_episodes,
-            },
-        )
-        for task in tasks
-        for method in methods
-    ]
+        if len(set(wanted)) < len(wanted):
+            raise InputError(f"one is named twice in {' '.join(wanted)}", mend="name each once")
+    counts = {"steps": steps, "seeds": list(range(seeds))}
+    counts |= {"episodes": episodes, "last_episodes": last_episodes}
+    return [_cell(task, method, counts) for task in tasks for method in methods]
+
+
+def _cell(task: str, method: str, counts: Mapping[str, Any]) -> Cell:
+    """A cell whose folder knows every setting: another β, say, is another cell."""
+    asked = {"task": task, "method": method, **counts}
+    chosen = settings(METHODS[method].agent, PRESET, f"dm_control/{task}", _options(task, method))
+    known = {
+        "loop": asdict(loop_for(counts["steps"])),
+        "evaluations": _evaluations(counts["steps"]),
+        "settings": asdict(chosen.config),
+    }
+    return Cell(f"{task}-{method}", train, asked, {**asked, **known})
 
 
 class Line(NamedTuple):
@@ -132,7 +148,7 @@ class Line(NamedTuple):
     folder: RunFolder
     curve: Curve
     last: Interval
-    """Over seeds, at the last step."""
+    """The mean over seeds at the last step, as the paper's curves are means."""
     episodes: int
     """Of each seed at the last step."""
     published: Published | None
@@ -198,13 +214,10 @@ def _line(cell: Cell, folder: RunFolder) -> Line:
     task, method = str(cell.settings["task"]), str(cell.settings["method"])
     rows = folder.read_evaluations()
     curve = curves_from_run(folder, "return", METHODS[method].label)[0]
-    last = last_summary(
-        [row.step for row in rows],
-        [row.seed for row in rows],
-        [row.episode_return for row in rows],
-    )
+    last = stratified_bootstrap(curve.scores[:, -1:], mean)
+    episodes = sum(row.step == curve.steps[-1] and row.member == 0 for row in rows)
     published = curves().get((task, method.removesuffix("-256")))
-    return Line(task, method, folder, curve, last.interval, last.episodes, published)
+    return Line(task, method, folder, curve, last, episodes, published)
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
@@ -245,10 +258,9 @@ def draw(lines: Sequence[Line], path: Path) -> None:
 def _draw_line(axes: Any, line: Line, colour: str) -> None:
     for scores in line.curve.scores:
         axes.plot(line.curve.steps, scores, color=colour, lw=0.6, alpha=0.45)
-    middle = [one.estimate for one in step_intervals(line.curve.scores)]
-    seeds = len(line.curve.scores)
-    name = METHODS[line.method].label
-    axes.plot(line.curve.steps, middle, color=colour, lw=2, label=f"{name}, {seeds} seeds")
+    name, seeds = METHODS[line.method].label, len(line.curve.scores)
+    mean_curve = line.curve.scores.mean(axis=0)
+    axes.plot(line.curve.steps, mean_curve, color=colour, lw=2, label=f"{name}, {seeds} seeds")
     if line.published is not None:
         theirs = line.published
         shown = theirs.steps <= line.steps
@@ -285,7 +297,7 @@ def _write_csv(lines: Sequence[Line], path: Path) -> None:
 
 def _table(lines: Sequence[Line]) -> str:
     text = [
-        "| task | method | steps | ours: last, IQM over seeds [95 %] | seeds × episodes "
+        "| task | method | steps | ours: last, mean over seeds [95 %] | seeds × episodes "
         "| diverged | the paper's curve there (± half its band) |",
         "|---|---|---|---|---|---|---|",
     ]

@@ -1,7 +1,7 @@
 """The simulators that a population learns in: some copies for each member, stepped in turn.
 
 A plain loop and not Gymnasium's vector environments: with an update for every step the simulator
-is a few per cent of the time (results/online-speed.md), and here the end of an episode is plain to
+is a small part of the time (results/online-speed.md), and here the end of an episode is plain to
 see. A copy that ends is reset at once, and what is reported as the transition's next observation is
 the one that the episode really ended in.
 """
@@ -91,7 +91,9 @@ class Actors:
         for member, own in enumerate(self._copies):
             for place, copy in enumerate(own):
                 at = (member, place)
-                observation, reward, terminated, truncated, _ = copy.step(actions[at])
+                observation, reward, terminated, truncated, told = copy.step(actions[at])
+                # A simulation that broke down has no next state to bootstrap from.
+                terminated = terminated or "physics_error" in told
                 after[at], rewards[at] = observation, reward
                 # A time limit is no termination: the value of what would have come still counts.
                 masks[at] = 0.0 if terminated else 1.0
@@ -138,6 +140,9 @@ def _bounds(
 ) -> tuple[Float32[np.ndarray, " action"], Float32[np.ndarray, " action"]]:
     box = env.action_space
     assert isinstance(box, gymnasium.spaces.Box)
+    if len(box.shape) != 1:
+        name = env.spec.id if env.spec is not None else "the environment"
+        raise InputError(f"its actions are {box}", where=name, mend="one flat Box is needed")
     low, high = box.low.astype(np.float32), box.high.astype(np.float32)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         name = env.spec.id if env.spec is not None else "the environment"

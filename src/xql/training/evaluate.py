@@ -14,6 +14,7 @@ from xql.envs.make import check_fits, make_environment
 from xql.errors import InputError, require_seed
 from xql.evaluation.rollout import Evaluator
 from xql.evaluation.scores import Reference
+from xql.runs.checkpoints import latest_step
 from xql.runs.folder import Evaluation, RunFolder, evaluation_rows
 from xql.runs.policy import act_members, load_population, scale
 
@@ -94,8 +95,10 @@ def evaluate_run(
     if config["environment"] is None:
         raise InputError("this run has no environment", where=str(run), mend="give one with --env")
     agent, population = load_population(folder)
+    step = latest_step(folder.checkpoints)
+    assert step is not None, "a population was loaded from it"
     judge = Judge(config, agent.act)
     try:
-        return judge.evaluate(population, int(population.step[0]), episodes, seed)
+        return judge.evaluate(population, step, episodes, seed)
     finally:
         judge.close()

@@ -3,23 +3,23 @@
 One step of the loop: every member acts in its own copies of the environment, the transitions go to
 its ring buffer on the device, and one compiled program writes them there and makes the updates.
 While it runs the simulators take the next step, with actions chosen just before it: the policy that
-acts is one update behind the one that learns.
+acts is behind the one that learns by one step's updates.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array
 
 import xql
-from xql.agents import ONLINE, Agent, Metrics, Spec, TrainState, beta_of
+from xql.agents import ONLINE, Agent, Spec, TrainState, beta_of
 from xql.agents.presets import settings, suite
 from xql.data.recipes import Recipe
 from xql.envs.make import make_environment
@@ -35,23 +35,10 @@ from xql.training.book import (
     milestones,
 )
 from xql.training.evaluate import Judge
-from xql.training.population import (
-    MemberMetrics,
-    by_cores,
-    initial_population,
-    mesh_of,
-    place,
-    side_by_side,
-)
+from xql.training.learner import Learner, explore, fresh_learner, learn, remember
+from xql.training.population import initial_population
 from xql.training.progress import Line
-from xql.training.replay import (
-    Replay,
-    empty_replay,
-    insert,
-    pack,
-    ring_capacity,
-    sample,
-)
+from xql.training.replay import Replay, ring_capacity
 from xql.training.run import Run
 
 LOG_EVERY = 1000
@@ -75,17 +62,6 @@ class Loop:
 def loop_for(steps: int) -> Loop:
     """The usual loop; a run shorter than 100,000 steps warms up for a twentieth of them."""
     return Loop(warmup=max(1, min(Loop.warmup, steps // 20)))
-
-
-class Learner(NamedTuple):
-    """All that lives on the devices; every leaf has a leading member axis."""
-
-    population: TrainState
-    replay: Replay
-    keys: Key[Array, " members"]
-    """Of the exploration."""
-    totals: MemberMetrics
-    """Sums over the updates since they were last logged."""
 
 
 Observe = Callable[[int, TrainState, Replay, int], None]
@@ -129,7 +105,8 @@ def train_online(
         keep_replay: write the buffers to replay.npz at the end.
         keep_policies: keep the policies of every evaluation; `load_policy(run, step=…)`.
         observe: called whenever metrics are logged, every 1000 steps and at each evaluation, with
-            the step, the population, its replay buffers and how many rows of them are filled.
+            the step, the population, its replay buffers and how many rows of them are filled. The
+            arrays are the run's own: look at them, or copy them, before it returns.
         progress: show a live line on standard error.
 
     Raises:
@@ -176,14 +153,16 @@ def train_online(
         path = free_folder(f"{env}-{agent}") if out is None else Path(out)
         folder = RunFolder.create(path, about)
         stack.callback(folder.close)
-        line = stack.enter_context(Line(steps, len(members), enabled=progress))
+        line = stack.enter_context(
+            Line(steps, len(members), unit="steps", skip=loop.warmup, enabled=progress)
+        )
         of_suite = suite(env)
         line.say(f"settings: preset {preset}" + (f", suite {of_suite}" if of_suite else ""))
         population = initial_population(learner, actors.spec, members)
         book = Book(folder, line, judge, population)
         population, replay = _run(population, actors, learner, loop, book, folder.config, observe)
         if keep_replay:
-            _save_replay(path / "replay.npz", replay, actors, len(members))
+            _save_replay(path / "replay.npz", replay, steps, actors, len(members))
         line.say(f"{steps:,} steps × {len(members)} in {book.seconds:.0f} s")
     return Run(folder, population)
 
@@ -198,14 +177,14 @@ def _run(
     observe: Observe | None,
 ) -> tuple[TrainState, Replay]:
     """Act, remember, learn, until the steps are done."""
-    steps, each, mesh = config["steps"], loop.environments, mesh_of(population)
+    steps, each = config["steps"], loop.environments
     capacity = ring_capacity(loop.buffer, steps, each)
     seeds = [one["seed"] for one in config["members"]]
-    learner = _fresh_learner(population, agent, actors.spec, capacity, seeds)
+    learner = fresh_learner(population, agent, actors.spec, capacity, seeds)
     updates = round(loop.update_to_data * each)
     targets = set(milestones(steps, config["evaluation"]["evaluations"], each))
     actions: np.ndarray | Array = actors.random_actions()
-    step, logged = 0, 0
+    step = logged = done = 0
     while step < steps:
         rows = actors.step(np.asarray(actions))
         step += each
@@ -214,139 +193,19 @@ def _run(
             actions = actors.random_actions()
         else:
             # Before the update is dispatched, so that the simulators need not wait for it.
-            networks = learner.population.policy.network
-            keys, actions = _explore(
-                networks, learner.keys, actors.observations, agent=agent, mesh=mesh
-            )
-            learner = learner._replace(keys=keys)
-        position = jnp.int32((step - each) % capacity)
-        learner = learner._replace(
-            replay=_remember(learner.replay, pack(rows), position, mesh=mesh)
-        )
+            learner, actions = explore(learner, actors.observations, agent)
+        learner = remember(learner, rows, (step - each) % capacity)
         if step > loop.warmup:
-            population, totals = _learn(
-                learner.population,
-                learner.totals,
-                learner.replay,
-                jnp.int32(filled),
-                jnp.int32(updates),
-                agent=agent,
-                mesh=mesh,
-            )
-            learner = learner._replace(population=population, totals=totals)
+            learner = learn(learner, filled, updates, agent)
+            done += updates
         if step - logged >= LOG_EVERY or step in targets:
-            done = max(0, step - max(logged, loop.warmup)) // each * updates
             learner = _log(book, learner, actors, step, done)
-            logged = step
+            logged, done = step, 0
             if observe is not None:
                 observe(step, learner.population, learner.replay, filled)
         if step in targets:
             book.milestone(step, learner.population)
     return learner.population, learner.replay
-
-
-def _fresh_learner(
-    population: TrainState, agent: Agent, spec: Spec, capacity: int, seeds: Sequence[int]
-) -> Learner:
-    """Empty buffers, the exploration's keys and zero sums, spread as the population is."""
-
-    def metrics_of(state: TrainState) -> Metrics:
-        batch = sample(empty, state.key, jnp.int32(1), agent.transitions)
-        return agent.update(state, batch)[1]
-
-    empty = empty_replay(1, 1, spec)
-    empty = jax.tree.map(lambda column: column[0], empty)
-    shapes = jax.eval_shape(jax.vmap(metrics_of), population)
-    totals = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-    # Not the keys that the members' states begin with: those are split for other uses.
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds])
-    replay = empty_replay(len(seeds), capacity, spec)
-    return Learner(population, *place((replay, keys, totals), mesh_of(population)))
-
-
-def _explore_on_devices(
-    networks: PyTree,
-    keys: Key[Array, " members"],
-    observations: Float[Array, "members environments observation"],
-    *,
-    agent: Agent,
-    mesh: Mesh,
-) -> tuple[Key[Array, " members"], Float[Array, "members environments action"]]:
-    """A draw from every member's policy, and the keys of the next one."""
-
-    def one(network: PyTree, key: PRNGKeyArray, rows: Array) -> tuple[PRNGKeyArray, Array]:
-        key, draw_key = jax.random.split(key)
-        return key, agent.act(network, rows, draw_key)
-
-    members = PartitionSpec("members")  # type: ignore[no-untyped-call]
-    drawn: tuple[Array, Array] = jax.shard_map(
-        side_by_side(one),
-        mesh=mesh,
-        in_specs=(members, members, members),
-        out_specs=members,
-        check_vma=False,
-    )(networks, keys, observations)
-    return drawn
-
-
-def _remember_on_devices(
-    replay: Replay,
-    packed: Float[Array, "members rows packed"],
-    position: Int[Array, ""],
-    *,
-    mesh: Mesh,
-) -> Replay:
-    """Write the new transitions at `position`, in place."""
-
-    def of_device(replay: Replay, packed: Array) -> Replay:
-        return insert(replay, packed, position)
-
-    members = PartitionSpec("members")  # type: ignore[no-untyped-call]
-    written: Replay = jax.shard_map(
-        of_device, mesh=mesh, in_specs=(members, members), out_specs=members, check_vma=False
-    )(replay, packed)
-    return written
-
-
-def _learn_on_devices(
-    population: TrainState,
-    totals: MemberMetrics,
-    replay: Replay,
-    filled: Int[Array, ""],
-    updates: Int[Array, ""],
-    *,
-    agent: Agent,
-    mesh: Mesh,
-) -> tuple[TrainState, MemberMetrics]:
-    """`updates` updates of every member from the first `filled` rows of its buffer."""
-
-    def one(state: TrainState, totals: Metrics, memory: Replay) -> tuple[TrainState, Metrics]:
-        def body(
-            _: Int[Array, ""], carry: tuple[TrainState, Metrics]
-        ) -> tuple[TrainState, Metrics]:
-            key, batch_key = jax.random.split(carry[0].key)
-            batch = sample(memory, batch_key, filled, agent.transitions)
-            state, metrics = agent.update(carry[0]._replace(key=key), batch)
-            return state, jax.tree.map(jnp.add, carry[1], metrics)
-
-        learned: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, updates, body, (state, totals))
-        return learned
-
-    members = PartitionSpec("members")  # type: ignore[no-untyped-call]
-    learned: tuple[TrainState, MemberMetrics] = jax.shard_map(
-        side_by_side(one),
-        mesh=mesh,
-        in_specs=(members, members, members),
-        out_specs=members,
-        check_vma=False,
-    )(population, totals, replay)
-    return learned
-
-
-_explore = by_cores(_explore_on_devices, static=("agent",), donate=("keys",))
-# Apart from learning: a program that both writes a buffer and reads it in a loop copies it whole.
-_remember = by_cores(_remember_on_devices, static=(), donate=("replay",))
-_learn = by_cores(_learn_on_devices, static=("agent",), donate=("population", "totals"))
 
 
 def _log(book: Book, learner: Learner, actors: Actors, step: int, updates: int) -> Learner:
@@ -367,21 +226,21 @@ def _check_loop(loop: Loop, steps: int) -> None:
     each, updates = loop.environments, loop.update_to_data * loop.environments
     if each < 1:
         raise InputError(f"--environments {each} is too small", mend="give at least 1")
-    if updates < 1 or updates != round(updates):
+    if not (math.isfinite(updates) and updates > 0.5 and abs(updates - round(updates)) < 1e-6):
         raise InputError(
             f"--update-to-data {loop.update_to_data:g} with {each} environments is {updates:g} "
             "updates at a time",
             mend="their product must be a whole number, at least 1",
         )
-    ring_capacity(loop.buffer, steps, each)
     if steps % each:
         raise InputError(
             f"--steps {steps} cannot be shared by {each} environments", mend="give a multiple"
         )
+    ring_capacity(loop.buffer, steps, each)
     if not 1 <= loop.warmup < steps:
         raise InputError(
             f"--warmup {loop.warmup} leaves nothing to learn in of --steps {steps}",
-            mend=f"give 1 to {steps - 1}",
+            mend="give fewer, at least 1, or more --steps",
         )
 
 
@@ -412,12 +271,19 @@ def _describe_simulator(env: str, spec: Spec) -> dict[str, Any]:
     }
 
 
-def _save_replay(path: Path, replay: Replay, actors: Actors, members: int) -> None:
-    """Everything that each member remembers, oldest first, and how long its episodes were."""
+def _save_replay(path: Path, replay: Replay, steps: int, actors: Actors, members: int) -> None:
+    """Everything that each member remembers, oldest first, and how long its episodes were.
+
+    The lengths are of all the run's finished episodes, also those that the buffer has forgotten.
+    """
     lengths = {
         f"episode_lengths_{member}": [one.length for one in actors.finished if one.member == member]
         for member in range(members)
     }
-    columns = {name: np.asarray(column) for name, column in replay._asdict().items()}
+    oldest = steps % replay.capacity
+    columns = {
+        name: np.roll(np.asarray(column), -oldest, axis=1)
+        for name, column in replay._asdict().items()
+    }
     arrays: dict[str, Any] = {**columns, **lengths}
     np.savez(path, **arrays)

@@ -11,8 +11,20 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 class Line:
     """A progress bar on a terminal, and plain lines now and then where standard error is a file."""
 
-    def __init__(self, steps: int, members: int, *, enabled: bool) -> None:
+    def __init__(
+        self, steps: int, members: int, *, unit: str = "updates", skip: int = 0, enabled: bool
+    ) -> None:
+        """Make a line for `steps` of each of `members`.
+
+        Args:
+            steps: what `advance` counts to.
+            members: how many do as much side by side.
+            unit: of the speed that is shown.
+            skip: steps that come faster than the rest, and are no measure of its speed.
+            enabled: whether anything is shown, warnings aside.
+        """
         self._steps, self._members, self._enabled = steps, members, enabled
+        self._unit, self._skip = unit, skip
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._live = enabled and self._console.is_terminal
         self._bar = Progress(
@@ -53,7 +65,10 @@ class Line:
             self._bar.console.print(f"warning: {text}", style="yellow")
 
     def advance(self, step: int) -> None:
-        """`step` updates are done."""
+        """`step` steps are done."""
+        if step <= self._skip:
+            self._bar.update(self._task, completed=step)
+            return
         if self._began is None:
             # The first chunk holds the compilation, which is no measure of the speed to come.
             self._began, self._first_step = time.perf_counter(), step
@@ -63,7 +78,7 @@ class Line:
         self._bar.update(
             self._task,
             completed=step,
-            speed=f"{speed * self._members:,.0f} updates/s",
+            speed=f"{speed * self._members:,.0f} {self._unit}/s",
             rest=" · ".join(part for part in (f"{_clock(left)} left", self._score) if part),
         )
 

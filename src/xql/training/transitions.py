@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PRNGKeyArray
 
 from xql.agents import Batch, member
 from xql.data.dataset import Dataset
@@ -70,16 +70,17 @@ def run_errors(
         )
     recipe = Recipe.from_dict(folder.config["recipe"])
     random = np.random.default_rng(seed)
+    play_key, error_key = jax.random.split(jax.random.key(seed))
     if (folder.path / "replay.npz").is_file():
         batch, origin = _remembered(folder.path / "replay.npz", index, transitions, random)
     elif folder.config.get("kind") == "online":
         policy = Policy(state.policy.network, agent.act, recipe)
-        batch = _played(str(folder.config["environment"]), policy, transitions, seed)
+        batch = _played(str(folder.config["environment"]), policy, transitions, seed, play_key)
         origin = f"{transitions:,} steps that its exploring policy played"
     else:
         batch, origin = _logged(apply_recipe(_data_of(folder), recipe), transitions, random)
     on_device = jax.tree.map(jnp.asarray, batch)
-    errors = np.asarray(errors_of_member(state, on_device, jax.random.key(seed)))
+    errors = np.asarray(errors_of_member(state, on_device, error_key))
     following = "Q₁(s', a')" if state.value is None else "V(s')"
     return RunErrors(errors, f"r + γ · mask · {following} − Q₁(s, a)", origin)
 
@@ -96,11 +97,13 @@ def _remembered(
     return batch, f"{len(rows):,} of {filled:,} transitions in its replay.npz"
 
 
-def _played(environment: str, policy: Policy, steps: int, seed: int) -> Batch:
+def _played(
+    environment: str, policy: Policy, steps: int, seed: int, play_key: PRNGKeyArray
+) -> Batch:
     """What one copy of the simulator tells while the policy explores in it."""
     actors = Actors(lambda: make_environment(environment), [seed], 1)
     try:
-        keys = jax.random.split(jax.random.key(seed), steps)
+        keys = jax.random.split(play_key, steps)
         played = [actors.step(policy(actors.observations, key)) for key in keys]
     finally:
         actors.close()

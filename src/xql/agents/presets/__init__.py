@@ -55,7 +55,7 @@ def suite(name: str) -> str | None:
     Benchmark datasets carry a version ("door-human-v0"); anyone's own door.npz does not. DeepMind
     Control's tasks have none; their names begin with the suite's.
     """
-    if name.startswith("dm_control/"):
+    if _plain_name(name).startswith("dm-control/"):
         return "dm_control"
     if re.search(r"-v\d+$", name) is None:
         return None
@@ -193,12 +193,19 @@ def _presets(agent: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _row(dataset: str, sections: Mapping[str, Any]) -> str | None:
-    """The section of this very dataset; a version more or less is the same data set's row."""
-    stem = re.sub(r"-v\d+$", "", dataset)
+    """The section of this very dataset, however its name is spelled.
+
+    A version more or less is the same data set's row, and DeepMind Control's tasks may be written
+    with underscores.
+    """
     for section in sections:
-        if re.sub(r"-v\d+$", "", section) == stem:
+        if _plain_name(section) == _plain_name(dataset):
             return section
     return None
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"-v\d+$", "", name).lower().replace("_", "-")
 
 
 def _known(sections: Mapping[str, Any]) -> list[str]:
