@@ -1,7 +1,11 @@
 """Offline results, cell by cell: `python -m benchmarks.offline TABLE`.
 
     pointmaze     XQL against BC on PointMaze-Medium and -Large, 256-256, 4 seeds × 100k updates
+    peers         every offline agent on PointMaze-Medium, 4 seeds × 50k updates
+    antmaze       XQL, IQL, ReBRAC and BC on AntMaze-UMaze made here, 2 seeds × 200k updates
     door-human    XQL on D4RL's door-human-v0, preset consistent, 4 seeds × 200k updates
+    door-peers    XQL, IQL and BC on door-human-v0, 4 seeds × 100k updates
+    beta          XQL over β on PointMaze-Medium, 2 seeds × 50k updates, one population
 
 A cell is one agent on one dataset; it is trained only if `results/TABLE` does not hold it yet, so
 that a table can grow over days. What a cell leaves there is what the run wrote: its configuration
@@ -10,14 +14,15 @@ and every episode that was played. The table and the figure are drawn from those
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 
 import xql
+from xql.agents import OFFLINE
 from xql.errors import InputError, nearest
 from xql.evaluation.statistics import format_interval
 from xql.paper.cells import keep_run
@@ -41,6 +46,17 @@ class Cell:
     seeds: int = 4
     preset: str = "default"
     env: str | None = None
+    beta: tuple[float, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Table(NamedTuple):
+    """Cells that stand together."""
+
+    cells: Callable[[str | None], list[Cell]]
+    """Of the file that --data gives, where one is needed."""
+    note: str
+    needs_file: bool = False
 
 
 def pointmaze(_: str | None) -> list[Cell]:
@@ -51,22 +67,51 @@ def pointmaze(_: str | None) -> list[Cell]:
     ]
 
 
+def peers(_: str | None) -> list[Cell]:
+    data = "minari:pointmaze/medium-play-v0"
+    cells = [Cell(agent, data, agent, 50_000) for agent in OFFLINE]
+    return [*cells, Cell("bc-top-10", data, "bc", 50_000, options={"episodes": "top:0.1"})]
+
+
+def antmaze(_: str | None) -> list[Cell]:
+    agents = ("xql", "iql", "rebrac", "bc")
+    return [Cell(agent, "minari:antmaze/umaze-v0", agent, 200_000, 2) for agent in agents]
+
+
 def door_human(data: str | None) -> list[Cell]:
-    source = f"d4rl:{data or 'door-human-v0.hdf5'}"
-    return [Cell("xql-consistent", source, "xql", 200_000, 4, "consistent", "AdroitHandDoor-v1")]
+    return [Cell("xql-consistent", _door(data), "xql", 200_000, 4, "consistent", DOOR)]
 
 
-TABLES = {"pointmaze": pointmaze, "door-human": door_human}
-COMMANDS = {
-    "pointmaze": "python -m benchmarks.offline pointmaze",
-    "door-human": "python -m benchmarks.offline door-human --data FILE",
-}
-NOTES = {
-    "pointmaze": "From the farthest cell to the farthest cell; the data is undirected play.",
-    "door-human": (
-        "The environment is AdroitHandDoor-v1 of gymnasium-robotics, whose reward changed in "
-        "release 1.2.1: success compares with D4RL's, returns and normalised scores do not."
+def door_peers(data: str | None) -> list[Cell]:
+    return [Cell(agent, _door(data), agent, 100_000, env=DOOR) for agent in ("xql", "iql", "bc")]
+
+
+def beta(_: str | None) -> list[Cell]:
+    betas = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
+    return [Cell("xql", "minari:pointmaze/medium-play-v0", "xql", 50_000, 2, beta=betas)]
+
+
+def _door(data: str | None) -> str:
+    return f"d4rl:{data or 'door-human-v0.hdf5'}"
+
+
+DOOR = "AdroitHandDoor-v1"
+_PLAY = "From the farthest cell to the farthest cell; the data is undirected play."
+_DOOR = (
+    f"The environment is {DOOR} of gymnasium-robotics, whose reward changed in release 1.2.1: "
+    "success compares with D4RL's, returns and normalised scores do not."
+)
+TABLES = {
+    "pointmaze": Table(pointmaze, _PLAY),
+    "peers": Table(peers, _PLAY),
+    "antmaze": Table(
+        antmaze,
+        "The data was made here, with `xql data make antmaze-umaze`; it is not D4RL's. An episode "
+        "ends at its first success.",
     ),
+    "door-human": Table(door_human, _DOOR, needs_file=True),
+    "door-peers": Table(door_peers, _DOOR, needs_file=True),
+    "beta": Table(beta, _PLAY),
 }
 
 
@@ -84,6 +129,8 @@ def measure(cell: Cell, folder: Path) -> None:
         "steps": cell.steps,
         "seeds": cell.seeds,
         "env": cell.env,
+        "beta": cell.beta,
+        "options": cell.options,
     }
     keep_run(folder, xql.train_offline, settings)
 
@@ -128,12 +175,13 @@ def tabulate(table: str) -> None:
         writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    file = " --data FILE" if TABLES[table].needs_file else ""
     lines = [
         f"# {table}",
         "",
-        f"`{COMMANDS[table]}`",
+        f"`python -m benchmarks.offline {table}{file}`",
         "",
-        NOTES[table],
+        TABLES[table].note,
         "Interquartile mean over seeds with its 95 % bootstrap interval over seeds. *Last* is the",
         "result; *best* takes each seed's best evaluation and is biased upwards. The seconds are",
         "those of all seeds together, evaluations included, on 2 cores that did other work too.",
@@ -177,7 +225,7 @@ def main(
     if table not in TABLES:
         raise InputError(f"no table '{table}'", mend=nearest(table, TABLES))
     use_all_cores()
-    for cell in chosen(TABLES[table](data), only):
+    for cell in chosen(TABLES[table].cells(data), only):
         folder = RESULTS / table / cell.name
         if folder.exists():
             print(f"{cell.name}: there already")
