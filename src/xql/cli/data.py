@@ -2,7 +2,6 @@
 
 import textwrap
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import tyro
@@ -144,7 +143,7 @@ def convert(source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path]) 
 
 def list_() -> None:
     """The datasets on this machine, and those that can be made here."""
-    from xql.collect.pointmaze import Maze
+    from xql.cli.make import kinds
 
     names = local_names()
     print(f"Minari datasets in {local_root()}:")
@@ -153,6 +152,6 @@ def list_() -> None:
     if not names:
         print("  none; fetch one with 'minari download NAME'")
     print("Made here from a simulator, with 'xql data make NAME':")
-    for maze in get_args(Maze):
-        print(f"  pointmaze-{maze}")
+    for name, kind in kinds().items():
+        print(f"  {name}{' --policy FILE' if kind.policy else ''}")
     print("  mujoco --env hopper --kind medium, and the like (docs/data.md)")

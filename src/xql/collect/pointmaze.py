@@ -9,21 +9,25 @@ The evaluation environment itself is stepped, so each stored transition is what 
 and the start carry its own uniform noise of a quarter cell.
 """
 
-import json
-import shutil
-import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import gymnasium
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Float32, Float64
 
-from xql import __version__
 from xql.collect.planner import Planner, evaluation_map
+from xql.collect.writing import (
+    Description,
+    Log,
+    check_numbers,
+    dataset_folder,
+    read_metadata,
+    refuse_existing,
+    write_dataset,
+)
 from xql.envs.make import register_robotics
-from xql.errors import InputError, nearest, require
+from xql.errors import InputError, nearest
 
 Maze = Literal["umaze", "medium", "large"]
 
@@ -42,8 +46,6 @@ _STIFFNESS, _DAMPING = 10.0, 1.0
 _ARRIVAL = 0.3
 # As many normal deviates are drawn at once; the file depends on it through the random stream.
 _BLOCK = 4096
-# The bytes of a dataset depend on the releases of these; they are written beside it.
-_SIMULATORS = ("gymnasium_robotics", "mujoco", "numpy")
 
 
 class Walk(NamedTuple):
@@ -217,17 +219,27 @@ def make_pointmaze(
     """
     if maze not in get_args(Maze):
         raise InputError(f"no maze '{maze}'", where="pointmaze", mend=nearest(maze, _IDS))
-    where = f"pointmaze-{maze}"
-    for name, value, least in (("transitions", transitions, 1), ("seed", seed, 0)):
-        if value < least:
-            raise InputError(f"{name} is {value}", where=where, mend=f"give {least} or more")
-    if not 0 <= noise < np.inf:
-        raise InputError(f"noise is {noise}", where=where, mend="give 0 or more")
+    check_numbers(f"pointmaze-{maze}", transitions=transitions, seed=seed, noise=noise)
     dataset_id = dataset_id or f"pointmaze/{maze}-play-v0"
-    _refuse_existing(dataset_id)
-    walks = list(collect(maze, transitions, seed, noise, progress))
-    command = _command(maze, transitions, seed, noise, dataset_id)
-    _write(maze, dataset_id, walks, {"command": command, "seed": seed, "noise": noise})
+    refuse_existing(dataset_id)
+    logs = [_log(walk) for walk in collect(maze, transitions, seed, noise, progress)]
+    description = Description(
+        algorithm="waypoint planner with action noise, random goals (play)",
+        about=f"Play in PointMaze {maze}: random start to random goals, judged by "
+        "one sparse evaluation task between the two farthest cells.",
+        made={
+            "command": _command(maze, transitions, seed, noise, dataset_id),
+            "seed": seed,
+            "noise": noise,
+            "planner": {"stiffness": _STIFFNESS, "damping": _DAMPING, "arrival": _ARRIVAL},
+        },
+        reference=(0.0, 1.0),
+    )
+    env = evaluation_environment(maze)
+    try:
+        write_dataset(dataset_id, logs, description, env)
+    finally:
+        env.close()
     return dataset_id
 
 
@@ -253,7 +265,7 @@ def ensure_pointmaze(
         MissingExtra: Minari or Gymnasium-Robotics is not installed.
     """
     dataset_id = dataset_id or f"pointmaze/{maze}-play-v0"
-    if not _folder(dataset_id).exists():
+    if not dataset_folder(dataset_id).exists():
         make_pointmaze(
             maze,
             transitions=transitions,
@@ -264,8 +276,7 @@ def ensure_pointmaze(
         )
         return dataset_id, True
     try:
-        text = (_folder(dataset_id) / "data" / "metadata.json").read_text(encoding="utf-8")
-        found = json.loads(text)["made_by"]["command"]
+        found = read_metadata(dataset_id)["made_by"]["command"]
     except (OSError, ValueError, KeyError, TypeError):
         found = "something else"
     wanted = _command(maze, transitions, seed, noise, dataset_id)
@@ -285,97 +296,10 @@ def _command(maze: Maze, transitions: int, seed: int, noise: float, dataset_id: 
     )
 
 
-def _refuse_existing(dataset_id: str) -> None:
-    minari = require("minari", "minari")
-    try:
-        _, _, version = minari.dataset.minari_dataset.parse_dataset_id(dataset_id)
-    except (ValueError, TypeError):
-        version = None
-    if version is None:
-        raise InputError(
-            f"'{dataset_id}' is no dataset id",
-            where="out id",
-            mend="write it as 'folder/name-v0'",
-        )
-    if _folder(dataset_id).exists():
-        raise InputError(
-            f"a dataset '{dataset_id}' exists",
-            where="Minari's folder",
-            mend=f"choose another id with --out-id, or remove that one: minari delete {dataset_id}",
-        )
-
-
-def _folder(dataset_id: str) -> Any:
-    require("minari", "minari")
-    from minari.storage.datasets_root_dir import get_dataset_path
-
-    return get_dataset_path(dataset_id)
-
-
-def _write(maze: Maze, dataset_id: str, walks: list[Walk], made: dict[str, Any]) -> None:
-    """Write through Minari; a write that does not finish leaves nothing behind.
-
-    It is written under a name of its own and renamed when whole: nobody opens half a dataset, and
-    one that another process made of the same id in the meantime stays.
-    """
-    _refuse_existing(dataset_id)
-    minari = require("minari", "minari")
-    from minari.data_collector import EpisodeBuffer
-
-    stem, _, version = dataset_id.rpartition("-v")
-    draft = f"{stem}-draft-{uuid.uuid4().hex}-v{version}"
-    buffers = [
-        EpisodeBuffer(
-            observations=walk.observations,
-            actions=walk.actions,
-            rewards=cast(Any, walk.rewards),
-            terminations=cast(Any, _last(len(walk.actions), walk.terminated)),
-            truncations=cast(Any, _last(len(walk.actions), not walk.terminated)),
-        )
-        for walk in walks
-    ]
-    env = evaluation_environment(maze)
-    try:
-        with warnings.catch_warnings():
-            # Minari warns of each piece of metadata left out, such as a web address of the code.
-            warnings.simplefilter("ignore")
-            minari.create_dataset_from_buffers(
-                draft,
-                buffers,
-                env=env,
-                algorithm_name="waypoint planner with action noise, random goals (play)",
-                author="xql",
-                ref_min_score=0.0,
-                ref_max_score=1.0,
-                description=f"Play in PointMaze {maze}: random start to random goals, judged by "
-                "one sparse evaluation task between the two farthest cells.",
-                requirements=["gymnasium-robotics>=1.4"],
-            )
-        # No date and no path stands here: the same command shall give the same bytes.
-        planner = {"stiffness": _STIFFNESS, "damping": _DAMPING, "arrival": _ARRIVAL}
-        versions = {name: require(name, "mujoco").__version__ for name in _SIMULATORS}
-        described = _folder(draft) / "data" / "metadata.json"
-        metadata = json.loads(described.read_text(encoding="utf-8")) | {
-            "dataset_id": dataset_id,
-            "made_by": {**made, "planner": planner, "xql": __version__, **versions},
-        }
-        described.write_text(json.dumps(metadata), encoding="utf-8")
-        try:
-            _folder(draft).rename(_folder(dataset_id))
-        except OSError:
-            _refuse_existing(dataset_id)
-            raise
-    except BaseException:
-        shutil.rmtree(_folder(draft), ignore_errors=True)
-        raise
-    finally:
-        env.close()
-
-
-def _last(steps: int, value: bool) -> Bool[np.ndarray, " steps"]:
-    flags = np.zeros(steps, bool)
-    flags[-1] = value
-    return flags
+def _log(walk: Walk) -> Log:
+    terminations = np.zeros(len(walk.actions), bool)
+    terminations[-1] = walk.terminated
+    return Log(walk.observations, walk.actions, walk.rewards, terminations)
 
 
 def _clip(value: float) -> float:
