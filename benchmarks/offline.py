@@ -175,11 +175,11 @@ def tabulate(table: str) -> None:
         writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    file = " --data FILE" if TABLES[table].needs_file else ""
+    needed = " --data FILE" if TABLES[table].needs_file else ""
     lines = [
         f"# {table}",
         "",
-        f"`python -m benchmarks.offline {table}{file}`",
+        f"`python -m benchmarks.offline {table}{needed}`",
         "",
         TABLES[table].note,
         "Interquartile mean over seeds with its 95 % bootstrap interval over seeds. *Last* is the",
