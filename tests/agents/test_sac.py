@@ -268,6 +268,7 @@ def test_the_temperature_starts_where_it_is_told() -> None:
     assert float(jnp.exp(state.temperature.network)) == pytest.approx(0.1)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("value", KINDS)
 def test_a_population_is_its_members(value: str) -> None:
     agent = sac(SACConfig(hidden=(8,), batch_size=2, value=value), 10)

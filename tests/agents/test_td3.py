@@ -270,6 +270,7 @@ def test_the_policy_finds_the_best_action_of_a_bandit() -> None:
     np.testing.assert_allclose(policy.mean(column(-0.5, 0.0, 0.5))[:, 0], [0.5, 1, 1.5], atol=0.25)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["td3", "x-td3"])
 def test_a_population_is_its_members(name: str) -> None:
     # Members at odd and even steps side by side: one moves its policy, the other rests.

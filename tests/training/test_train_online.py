@@ -152,7 +152,13 @@ def test_the_loop_compiles_once(tmp_path: Path, caplog: pytest.LogCaptureFixture
         assert sum(text in one for one in caplog.messages) == 1, name
 
 
-@pytest.mark.parametrize("agent", list(ONLINE))
+@pytest.mark.parametrize(
+    "agent",
+    [
+        agent if agent in ("x-td3", "sac") else pytest.param(agent, marks=pytest.mark.nightly)
+        for agent in ONLINE
+    ],
+)
 def test_every_agent_learns_the_line(agent: str, tmp_path: Path) -> None:
     # To stand still never comes closer to 0; the best policy gets there in at most five steps.
     run = learn(

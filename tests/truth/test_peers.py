@@ -120,6 +120,7 @@ def small(agent: str) -> Agent:
     return OFFLINE[agent].make(configure(agent, shared), 100)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("agent", [agent for agent in OWN if agent != "xql"])
 def test_a_member_is_the_same_run_alone(agent: str) -> None:
     # Four members on two devices are two on each, side by side under vmap.
