@@ -269,3 +269,21 @@ def test_critics_of_an_ensemble_differ_and_see_the_action() -> None:
     q = np.asarray(critic(s, a))
     assert q.shape == (3, 4)
     assert len(np.unique(q)) == 12
+
+
+def test_a_population_makes_a_delayed_update_only_when_it_is_due() -> None:
+    def one(value: Array, step: Array) -> Array:
+        changed, _ = steps.every(2, step, lambda: (value + 1, {}), value)
+        return jnp.asarray(changed)
+
+    values, lockstep = jnp.arange(3.0), jnp.full(3, 7)
+    # A choice that is left to each member would be a selection, with the update made every time.
+    program = str(jax.make_jaxpr(jax.vmap(one))(values, lockstep))
+    assert "cond[" in program
+    assert jax.vmap(one)(values, lockstep).tolist() == [0.0, 1.0, 2.0]
+    assert jax.vmap(one)(values, lockstep + 1).tolist() == [1.0, 2.0, 3.0]
+    # A frozen member has stayed behind at a step of the other parity: it has no say.
+    frozen = jnp.array([8, 5, 8])
+    assert jax.vmap(one)(values, frozen)[jnp.array([0, 2])].tolist() == [1.0, 3.0]
+    frozen = jnp.array([7, 4, 7])
+    assert jax.vmap(one)(values, frozen)[jnp.array([0, 2])].tolist() == [0.0, 2.0]

@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from xql.agents.agent import Metrics, Trainable
 from xql.agents.networks import Critic, Value
@@ -317,8 +317,31 @@ def every(
         shapes = jax.eval_shape(update)[1]
         return unchanged, {name: jnp.zeros(one.shape, one.dtype) for name, one in shapes.items()}
 
-    result: tuple[PyTree, Metrics] = jax.lax.cond(step % delay == 0, make, wait)
+    result: tuple[PyTree, Metrics] = jax.lax.cond(_due(step, delay), make, wait)
     return result
+
+
+def _due(step: Int[Array, ""], delay: int) -> Bool[Array, ""]:
+    """Whether `step` is a multiple of `delay`: one answer for a whole population.
+
+    Its members count their steps together, but for frozen ones, which have stayed behind. Were each
+    asked by itself, `vmap` would turn the choice into a selection, and make at every step the
+    update that is only due at some.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def due(step: Int[Array, ""]) -> Bool[Array, ""]:
+        return step % delay == 0
+
+    @due.def_vmap
+    def due_for_all(
+        size: int, batched: list[bool], steps: Int[Array, " members"]
+    ) -> tuple[Bool[Array, ""], bool]:
+        del size, batched
+        return steps.max() % delay == 0, False
+
+    answer: Bool[Array, ""] = due(step)
+    return answer
 
 
 def act(
