@@ -118,3 +118,33 @@ def test_unbounded_actions_are_refused() -> None:
 
     with pytest.raises(InputError, match="its actions have no bounds"):
         Actors(Unbounded, [0], 1)
+
+
+class Breaks(Count):
+    """As Count, but whatever is at step 2 of an episode is no number."""
+
+    def __init__(self, broken: str) -> None:
+        super().__init__()
+        self.broken = broken
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, *rest = super().step(action)
+        if self.steps == 2 and self.broken == "observation":
+            observation[1] = np.nan
+        if self.steps == 2 and self.broken == "reward":
+            reward = np.inf
+        return (observation, reward, *rest)
+
+
+@pytest.mark.parametrize("broken", ["observation", "reward"])
+def test_what_is_no_number_ends_the_episode_and_never_enters_the_buffer(broken: str) -> None:
+    actors = Actors(lambda: Breaks(broken), [0], 1)
+    steps = [actors.step(np.zeros((1, 1, 2), np.float32)) for _ in range(3)]
+    seen = [
+        (*step.observations[0, 0], *step.next_observations[0, 0], *step.rewards[0], *step.masks[0])
+        for step in steps
+    ]
+    # What was seen before the breakdown stands for what came after it, and counts for nothing.
+    assert seen == [(1, 0, 1, 1, 1, 1), (1, 1, 1, 1, 0, 0), (2, 0, 2, 1, 1, 1)]
+    assert [(one.episode_return, one.length) for one in actors.finished] == [(1.0, 2)]
+    assert actors.breakdowns.tolist() == [1]

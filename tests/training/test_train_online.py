@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import xql
-from worlds import register_line, same_bits
+from worlds import Line, register_line, same_bits
 from xql.agents import ONLINE, TrainState, member
 from xql.errors import InputError
 from xql.runs.policy import agent_of
@@ -204,6 +204,23 @@ def test_a_diverging_member_is_frozen_and_the_other_goes_on(
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.population.policy.network))
     assert all(np.isfinite(row.episode_return) for row in run.evaluations)
     assert "member 0 diverged: it is judged as it was at step 20" in run.describe()
+
+
+def test_a_simulator_that_breaks_down_ends_its_episode_and_not_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Line.step
+
+    def breaks_at_five(self: Line, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Any]:
+        observation, *rest = step(self, action)
+        return (observation * (np.nan if self._steps == 5 else 1.0), *rest)
+
+    monkeypatch.setattr(Line, "step", breaks_at_five)
+    run = learn(tmp_path / "run", evaluations=1, episodes=0, last_episodes=0)
+    # Of 60 steps every fifth.
+    assert "gave no finite number, by member: 12" in " ".join(capsys.readouterr().err.split())
+    assert [line.values.get("breakdowns") for line in run.folder.read_metrics()] == [[12.0]]
+    assert run.folder.read_frozen() == {}
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ class Actors:
     Attributes:
         observations: where every copy stands, [members, environments, observation].
         finished: the episodes that ended, in order.
+        breakdowns: of each member's simulators: steps that gave no finite number. The episode ends
+            there, with the observation before it and no reward.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Actors:
             environments: copies for each member.
         """
         self.finished: list[Episode] = []
+        self.breakdowns = np.zeros(len(seeds), np.int64)
         self._copies: list[list[gymnasium.Env[Any, Any]]] = []
         try:
             for _ in seeds:
@@ -92,8 +95,13 @@ class Actors:
             for place, copy in enumerate(own):
                 at = (member, place)
                 observation, reward, terminated, truncated, told = copy.step(actions[at])
-                # A simulation that broke down has no next state to bootstrap from.
-                terminated = terminated or "physics_error" in told
+                if not (np.isfinite(observation).all() and np.isfinite(reward)):
+                    # One nan in the buffer would sooner or later be in every parameter.
+                    observation, reward, told = before[at], 0.0, {"physics_error": "not finite"}
+                if "physics_error" in told:
+                    # A simulation that broke down has no next state to bootstrap from.
+                    terminated = True
+                    self.breakdowns[member] += 1
                 after[at], rewards[at] = observation, reward
                 # A time limit is no termination: the value of what would have come still counts.
                 masks[at] = 0.0 if terminated else 1.0

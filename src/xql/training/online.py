@@ -163,6 +163,9 @@ def train_online(
         population, replay = _run(population, actors, learner, loop, book, folder.config, observe)
         if keep_replay:
             _save_replay(path / "replay.npz", replay, steps, actors, len(members))
+        if actors.breakdowns.any():
+            each = ", ".join(map(str, actors.breakdowns))
+            line.warn_once(f"steps at which a simulator gave no finite number, by member: {each}")
         line.say(f"{steps:,} steps × {len(members)} in {book.seconds:.0f} s")
     return Run(folder, population)
 
@@ -211,7 +214,10 @@ def _run(
 def _log(book: Book, learner: Learner, actors: Actors, step: int, updates: int) -> Learner:
     """The mean of each metric over `updates` updates; the sums begin anew."""
     means = {name: np.asarray(total) / updates for name, total in learner.totals.items() if updates}
-    population = book.metrics(step, learner.population, means, **actors.recent_returns())
+    told = actors.recent_returns()
+    if actors.breakdowns.any():
+        told["breakdowns"] = actors.breakdowns.astype(np.float64)
+    population = book.metrics(step, learner.population, means, **told)
     return learner._replace(
         population=population, totals=jax.tree.map(jnp.zeros_like, learner.totals)
     )
