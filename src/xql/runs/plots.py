@@ -21,7 +21,7 @@ AXES: dict[Quantity, str] = {
 
 # Okabe and Ito's palette, told apart under every common colour blindness; its yellow is left out,
 # being too faint for a line on white. Line styles take over where the colours repeat.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 STYLES = ("-", "--", ":", "-.")
 
 

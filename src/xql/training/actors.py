@@ -95,7 +95,7 @@ class Actors:
             for place, copy in enumerate(own):
                 at = (member, place)
                 observation, reward, terminated, truncated, told = copy.step(actions[at])
-                if not (np.isfinite(observation).all() and np.isfinite(reward)):
+                if not (np.isfinite(observation).all() and np.isfinite(float(reward))):
                     # One nan in the buffer would sooner or later be in every parameter.
                     observation, reward, told = before[at], 0.0, {"physics_error": "not finite"}
                 if "physics_error" in told:
