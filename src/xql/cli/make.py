@@ -24,6 +24,8 @@ class Kind(NamedTuple):
     """Where the user names none."""
     policy: str = ""
     """What the file given with --policy must hold; none is taken where this is empty."""
+    needs_policy: bool = True
+    """Whether the user must give that file; else `make` has one of its own."""
 
 
 def kinds() -> dict[str, Kind]:
@@ -36,7 +38,7 @@ def kinds() -> dict[str, Kind]:
     }
     ant, hand = "a goal-reaching ant", "a policy for this task"
     for task in get_args(antmaze.Task):
-        kind = Kind(antmaze.make_antmaze, task, 1_000_000, antmaze.NOISE, ant)
+        kind = Kind(antmaze.make_antmaze, task, 1_000_000, antmaze.NOISE, ant, False)
         found[f"antmaze-{task}"] = kind
     for task in get_args(adroit.Task):
         kind = Kind(adroit.make_adroit, task, 1_000_000, adroit.NOISE, hand)
@@ -55,13 +57,17 @@ def make(
     kind: str | None = None,
     steps: int | None = None,
     run: Path | None = None,
+    out: Path | None = None,
 ) -> None:
     """Make a benchmark dataset with a simulator and write it among Minari's datasets.
 
+    `ant-policy` makes no dataset but the policy file that antmaze walks with.
+
     Args:
         name: pointmaze-{umaze,medium,large}, antmaze-{umaze,umaze-diverse}, adroit-{pen,door,
-            relocate}-expert, antmaze-{medium,large}-{play,diverse}, or mujoco.
-        policy: for antmaze and adroit, the .npz file of the policy that acts (docs/data.md).
+            relocate}-expert, antmaze-{medium,large}-{play,diverse}, mujoco, or ant-policy.
+        policy: for adroit, and if wished antmaze, the .npz file of the policy that acts
+            (docs/data.md).
         transitions: how many transitions to make; 200,000 of pointmaze and 1,000,000 of the others
             without it.
         seed: the same seed gives the same bytes.
@@ -70,8 +76,10 @@ def make(
         out_id: Minari's name for the dataset, such as pointmaze/medium-play-v0.
         env: for mujoco, halfcheetah, hopper, walker2d, ant or a Gymnasium id; the run's without it.
         kind: for mujoco, random, medium, medium-replay, medium-expert or expert (docs/data.md).
-        steps: for mujoco, how long SAC learns; 1,000,000 without it.
-        run: for mujoco, a finished online run to take the policies from; nothing is trained then.
+        steps: for mujoco and ant-policy, how long SAC learns; 1,000,000 and 500,000 without it.
+        run: for mujoco and ant-policy, a finished online run to take the policies from; nothing is
+            trained then.
+        out: for ant-policy, the .npz file to write.
 
     Raises:
         InputError: an unknown name, a number out of range, an id that exists, a file that holds no
@@ -79,6 +87,12 @@ def make(
         MissingExtra: Minari or the simulator is not installed.
     """
     began = time.perf_counter()
+    if name == "ant-policy":
+        given = {"policy": policy, "transitions": transitions, "noise": noise, "out-id": out_id}
+        _refuse(name, **given, env=env, kind=kind)
+        _ant_policy(out, run, steps, seed)
+        return
+    _refuse(name, out=out)
     if name == "mujoco":
         _refuse(name, policy=policy, noise=noise)
         dataset_id = _mujoco(env, kind, steps, transitions, seed, run, out_id)
@@ -87,11 +101,12 @@ def make(
     known = kinds()
     if name not in known:
         raise InputError(
-            f"nothing called '{name}' can be made", mend=nearest(name, [*known, "mujoco"])
+            f"nothing called '{name}' can be made",
+            mend=nearest(name, [*known, "mujoco", "ant-policy"]),
         )
     _refuse(name, env=env, kind=kind, steps=steps, run=run)
     found = known[name]
-    if policy is None and found.policy:
+    if policy is None and found.policy and found.needs_policy:
         raise InputError(
             f"it needs {found.policy}", where=name, mend="give its .npz file with --policy"
         )
@@ -166,6 +181,21 @@ def _mujoco(
         )
     finally:
         bar.stop()
+
+
+def _ant_policy(out: Path | None, run: Path | None, steps: int | None, seed: int) -> None:
+    from xql.collect.antmaze import controller_success
+    from xql.collect.goal_ant import STEPS, make_ant_policy
+    from xql.collect.policies import load_goal_policy
+
+    if out is None:
+        raise InputError("it needs a file", where="ant-policy", mend="name it with --out")
+    if run is not None:
+        _refuse("ant-policy --run", steps=steps)
+    made = make_ant_policy(out, steps=STEPS if steps is None else steps, seed=seed, run=run)
+    success = controller_success("umaze", load_goal_policy(out), seed=seed)
+    print(f"made {out} from {made}: the ant arrives in {100 * success:.0f} % of UMaze's trials")
+    print(f"next: xql data make antmaze-umaze --policy {out}")
 
 
 def _refuse(name: str, **given: Any) -> None:

@@ -31,11 +31,13 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from jaxtyping import Float, Float32
 
+from xql.collect.goal_ant import SHIPPED
 from xql.collect.planner import Cell, MazeMap, Planner
 from xql.collect.policies import FilePolicy, load_goal_policy
 from xql.collect.rollouts import COPIES, Played, play, rounds
 from xql.collect.writing import Description, check_numbers, refuse_existing, write_dataset
 from xql.envs.antmaze import one_goal_spec
+from xql.envs.goal_ant import GOAL_LENGTH
 from xql.envs.make import register_robotics
 from xql.errors import InputError, nearest
 
@@ -77,8 +79,6 @@ _TURN = 1.0
 _JITTER = 0.5
 # Half the side in metres of the square around a cell's centre that a goal is drawn from.
 _GOAL_SPREAD = 1.0
-# The length that the relative goal is rescaled to, for which the policy was trained.
-_GOAL_LENGTH = 10.0
 # The first number that the random streams of data and of trials are seeded with, after the seed.
 _DATA, _TRIAL = 0, 1
 
@@ -224,7 +224,7 @@ class _Controller:
             jitter = errand.jitter[t]
             target = (centre[0] + jitter[0], centre[1] + jitter[1])
         gap_x, gap_y = target[0] - x, target[1] - y
-        scale = _GOAL_LENGTH / max(np.hypot(gap_x, gap_y), 1e-6)
+        scale = GOAL_LENGTH / max(np.hypot(gap_x, gap_y), 1e-6)
         return gap_x * scale, gap_y * scale
 
     def close(self) -> None:
@@ -281,7 +281,7 @@ def collect(
 
 def make_antmaze(
     task: Task,
-    policy: Path,
+    policy: Path = SHIPPED,
     *,
     transitions: int = 1_000_000,
     seed: int = 0,
@@ -297,7 +297,7 @@ def make_antmaze(
 
     Args:
         task: which maze, and where the ant is sent (see the head of this file).
-        policy: the file of a goal-reaching ant.
+        policy: the file of a goal-reaching ant; ours where it is left out.
         transitions: how many (s, a, r, s') to make, exactly.
         seed: of starts, goals, the policy's draws and the noise.
         noise: standard deviation of the noise on each action (bounds ±1).
@@ -333,8 +333,8 @@ def make_antmaze(
     logs = [one.log for one in played]
     reached = sum(bool(log.rewards.any()) for log in logs)
     command = (
-        f"xql data make {where} --policy {walker.file} --transitions {transitions} --seed {seed}"
-        f" --noise {float(noise)} --out-id {dataset_id}"
+        f"xql data make {where}{'' if policy == SHIPPED else f' --policy {walker.file}'}"
+        f" --transitions {transitions} --seed {seed} --noise {float(noise)} --out-id {dataset_id}"
     )
     description = Description(
         algorithm="waypoint controller over a goal-reaching ant, with action noise",

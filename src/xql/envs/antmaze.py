@@ -18,9 +18,11 @@ from xql.errors import require
 TORQUE = 30.0
 """Newton metres of an action of 1: the range of D4RL's motors."""
 
-_V4_TORQUE = 150.0
-# D4RL steps 5 times 0.02 s at a time; the model of v4 steps by 0.01 s.
-_FRAME_SKIP = 10
+V4_TORQUE = 150.0
+"""Newton metres of an action of 1 in Gymnasium's ant."""
+
+FRAME_SKIP = 10
+"""D4RL steps 5 times 0.02 s at a time; the model of v4 steps by 0.01 s."""
 
 Observation = Float32[np.ndarray, "29"]
 
@@ -56,7 +58,7 @@ class OneGoalAntMaze(gymnasium.Env[Observation, np.ndarray]):
             maze_map=maze_map, continuing_task=False, reset_target=False, **kwargs
         )
         self.maze, self.ant_env = self._inner.maze, self._inner.ant_env
-        self.ant_env.frame_skip = _FRAME_SKIP
+        self.ant_env.frame_skip = FRAME_SKIP
         self.goal: Float[np.ndarray, "2"] = self.maze.unique_goal_locations[0].copy()
         self.render_mode = self._inner.render_mode
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float32)
@@ -75,7 +77,7 @@ class OneGoalAntMaze(gymnasium.Env[Observation, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """0.1 s of simulation with these torques, which are cut off at ±1."""
-        share = np.clip(action, -1.0, 1.0) * (TORQUE / _V4_TORQUE)
+        share = np.clip(action, -1.0, 1.0) * (TORQUE / V4_TORQUE)
         observation, reward, terminated, truncated, info = self._inner.step(share)
         return _flat(observation), float(reward), terminated, truncated, info
 

@@ -16,6 +16,7 @@ from jaxtyping import Float32
 
 from xql.data.flatten import flatten_observation, leaves, select_keys
 from xql.envs.control import PREFIX, control_spec
+from xql.envs.goal_ant import GOAL_ANT, goal_ant_spec
 from xql.envs.render import aim_camera, choose_renderer, drawing
 from xql.errors import InputError, MissingExtra, nearest, require
 
@@ -155,6 +156,8 @@ def _find_spec(name: str) -> EnvSpec:
     if name.startswith(PREFIX):
         with _quiet():
             return control_spec(name)
+    if name == GOAL_ANT:
+        return goal_ant_spec()
     if name not in gymnasium.registry:
         try:
             register_robotics()

@@ -1,0 +1,124 @@
+"""Our own goal-reaching ant: SAC on an open plane, written as a policy file.
+
+`SHIPPED` is what AntMaze's data is made with where the user names no file. `docs/data.md` has the
+command that made it and how well it walks.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+import xql
+from xql.agents.policies import SquashedGaussianPolicy
+from xql.envs.goal_ant import GOAL_ANT
+from xql.errors import InputError
+from xql.runs.folder import RunFolder
+from xql.runs.policy import load_policy
+from xql.training.online import Loop, train_online
+
+SHIPPED = Path(__file__).parent / "goal_ant.npz"
+STEPS = 500_000
+
+_EVALUATE_EVERY = 25_000
+
+
+def make_ant_policy(
+    out: Path,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    run: Path | None = None,
+    step: int | None = None,
+    home: Path | str = "runs",
+    progress: bool = True,
+) -> Path:
+    """Train SAC on `GoalAnt`, and write its mean action as a policy file for AntMaze.
+
+    Args:
+        out: the .npz file, which must not exist.
+        steps: environment steps, of two copies of the ant together.
+        seed: of everything.
+        run: a run on `GoalAnt` to take the policy from, and nothing is trained.
+        step: of the run's policies, which one; the last where None.
+        home: where the run that is trained here is kept, as ant-policy-sac-STEPS-SEED.
+        progress: show a live line on standard error while SAC is trained.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        InputError: a file that exists or cannot be written, a run of something else, or numbers
+            that cannot be used.
+        MissingExtra: MuJoCo is not installed.
+    """
+    _check_out(out)
+    if run is None:
+        run = Path(home) / f"ant-policy-sac-{steps}-{seed}"
+        if not run.exists():
+            train_online(
+                GOAL_ANT,
+                agent="sac",
+                steps=steps,
+                seeds=[seed],
+                out=run,
+                # An update for every other step: the simulator is cheap beside one.
+                loop=Loop(
+                    environments=2,
+                    update_to_data=0.5,
+                    warmup=max(2, min(5_000, steps // 20)),
+                    buffer=steps,
+                ),
+                evaluations=max(1, steps // _EVALUATE_EVERY),
+                episodes=5,
+                last_episodes=20,
+                keep_policies=True,
+                progress=progress,
+            )
+    write_ant_policy(run, out, step)
+    return run
+
+
+def write_ant_policy(run: Path, out: Path, step: int | None = None) -> None:
+    """Write the mean action of a run's policy in the layout of `docs/data.md`.
+
+    Raises:
+        InputError: the file exists or cannot be written, or the run is not SAC's on `GoalAnt`.
+    """
+    _check_out(out)
+    config = RunFolder.open(run).config
+    network = load_policy(run, step=step).network
+    if config["environment"] != GOAL_ANT or not isinstance(network, SquashedGaussianPolicy):
+        raise InputError(
+            f"this is a run of {config['agent']} on {config['environment']}",
+            where=str(run),
+            mend=f"give one that xql train online --env {GOAL_ANT} --agent sac has made",
+        )
+    *hidden, last = network.mlp.layers
+    actions = len(network.low)
+    arrays: dict[str, np.ndarray] = {}
+    for number, layer in enumerate(hidden):
+        arrays[f"fc{number}.weight"] = np.asarray(layer.weight).T
+        arrays[f"fc{number}.bias"] = np.asarray(layer.bias)
+    # Behind the means come the deviations: data is noisy by a noise of its own.
+    arrays["last_fc.weight"] = np.asarray(last.weight)[:, :actions].T
+    arrays["last_fc.bias"] = np.asarray(last.bias)[:actions]
+    made = {
+        "environment": GOAL_ANT,
+        "agent": "sac",
+        "seed": config["members"][0]["seed"],
+        "steps": config["steps"] if step is None else step,
+        "loop": config["loop"],
+        "xql": xql.__version__,
+    }
+    with out.open("xb") as file:
+        np.savez_compressed(file, made_by=np.array(json.dumps(made)), allow_pickle=False, **arrays)
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix != ".npz":
+        raise InputError("a policy file ends in .npz", where=str(out), mend="name it so")
+    if out.exists():
+        raise InputError("it exists", where=str(out), mend="give another name with --out")
+    if not out.absolute().parent.is_dir():
+        raise InputError("there is no such folder", where=str(out.parent), mend="make it first")
