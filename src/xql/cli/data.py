@@ -153,5 +153,5 @@ def list_() -> None:
         print("  none; fetch one with 'minari download NAME'")
     print("Made here from a simulator, with 'xql data make NAME':")
     for name, kind in kinds().items():
-        print(f"  {name}{' --policy FILE' if kind.policy else ''}")
+        print(f"  {name}{' --policy FILE' if kind.policy and kind.needs_policy else ''}")
     print("  mujoco --env hopper --kind medium, and the like (docs/data.md)")

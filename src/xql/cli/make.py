@@ -76,7 +76,7 @@ def make(
         out_id: Minari's name for the dataset, such as pointmaze/medium-play-v0.
         env: for mujoco, halfcheetah, hopper, walker2d, ant or a Gymnasium id; the run's without it.
         kind: for mujoco, random, medium, medium-replay, medium-expert or expert (docs/data.md).
-        steps: for mujoco and ant-policy, how long SAC learns; 1,000,000 and 500,000 without it.
+        steps: for mujoco and ant-policy, how long SAC learns; 1,000,000 and 250,000 without it.
         run: for mujoco and ant-policy, a finished online run to take the policies from; nothing is
             trained then.
         out: for ant-policy, the .npz file to write.

@@ -18,7 +18,7 @@ from xql.runs.policy import load_policy
 from xql.training.online import Loop, train_online
 
 SHIPPED = Path(__file__).parent / "goal_ant.npz"
-STEPS = 500_000
+STEPS = 250_000
 
 _EVALUATE_EVERY = 25_000
 
