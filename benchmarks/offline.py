@@ -5,7 +5,8 @@
     antmaze       XQL, IQL, ReBRAC and BC on AntMaze-UMaze made here, 2 seeds × 200k updates
     door-human    XQL on D4RL's door-human-v0, preset consistent, 4 seeds × 200k updates
     door-peers    XQL, IQL and BC on door-human-v0, 4 seeds × 100k updates
-    beta          XQL over β on PointMaze-Medium, 2 seeds × 50k updates, one population
+    beta          XQL over β, one population each of 2 seeds: PointMaze-Medium, 50k updates, and
+                  AntMaze-UMaze made here, 200k
 
 A cell is one agent on one dataset; it is trained only if `results/TABLE` does not hold it yet, so
 that a table can grow over days. What a cell leaves there is what the run wrote: its configuration
@@ -88,7 +89,10 @@ def door_peers(data: str | None) -> list[Cell]:
 
 def beta(_: str | None) -> list[Cell]:
     betas = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
-    return [Cell("xql", "minari:pointmaze/medium-play-v0", "xql", 50_000, 2, beta=betas)]
+    return [
+        Cell("pointmaze-medium", "minari:pointmaze/medium-play-v0", "xql", 50_000, 2, beta=betas),
+        Cell("antmaze-umaze", "minari:antmaze/umaze-v0", "xql", 200_000, 2, beta=betas),
+    ]
 
 
 def _door(data: str | None) -> str:
@@ -97,6 +101,10 @@ def _door(data: str | None) -> str:
 
 DOOR = "AdroitHandDoor-v1"
 _PLAY = "From the farthest cell to the farthest cell; the data is undirected play."
+_ANT = (
+    "The data was made here, with `xql data make antmaze-umaze`; it is not D4RL's. An episode "
+    "ends at its first success."
+)
 _DOOR = (
     f"The environment is {DOOR} of gymnasium-robotics, whose reward changed in release 1.2.1: "
     "success compares with D4RL's, returns and normalised scores do not."
@@ -104,24 +112,32 @@ _DOOR = (
 TABLES = {
     "pointmaze": Table(pointmaze, _PLAY),
     "peers": Table(peers, _PLAY),
-    "antmaze": Table(
-        antmaze,
-        "The data was made here, with `xql data make antmaze-umaze`; it is not D4RL's. An episode "
-        "ends at its first success.",
-    ),
+    "antmaze": Table(antmaze, _ANT),
     "door-human": Table(door_human, _DOOR, needs_file=True),
     "door-peers": Table(door_peers, _DOOR, needs_file=True),
-    "beta": Table(beta, _PLAY),
+    "beta": Table(beta, f"PointMaze: {_PLAY} AntMaze: {_ANT}"),
 }
+
+
+def make_data(source: str) -> None:
+    """Make the maze datasets that this machine does not hold."""
+    name = source.removeprefix("minari:")
+    maze: Any = name.partition("/")[2].split("-")[0]
+    if name.startswith("pointmaze/"):
+        from xql.collect.pointmaze import ensure_pointmaze
+
+        ensure_pointmaze(maze)
+    elif name.startswith("antmaze/"):
+        from xql.collect.antmaze import make_antmaze
+        from xql.collect.writing import dataset_folder
+
+        if not dataset_folder(name).exists():
+            make_antmaze(maze)
 
 
 def measure(cell: Cell, folder: Path) -> None:
     """Train one cell and keep what its run wrote."""
-    if cell.data.startswith("minari:pointmaze/"):
-        from xql.collect.pointmaze import ensure_pointmaze
-
-        maze: Any = cell.data.removeprefix("minari:pointmaze/").split("-")[0]
-        ensure_pointmaze(maze)
+    make_data(cell.data)
     settings = {
         "data": cell.data,
         "agent": cell.agent,
@@ -218,8 +234,8 @@ def main(
     """Train the cells of a table that results/ does not hold, then draw the table.
 
     Args:
-        table: pointmaze or door-human.
-        data: the file of door-human, as D4RL publishes it.
+        table: one of those that the head of this file lists.
+        data: the file of door-human and door-peers, as D4RL publishes it.
         only: names of cells; all without it.
     """
     if table not in TABLES:
