@@ -28,7 +28,7 @@ from xql.errors import InputError, nearest
 from xql.evaluation.statistics import format_interval
 from xql.paper.cells import keep_run
 from xql.runs.folder import RunFolder
-from xql.runs.plots import curves_from_run, plot_learning_curves
+from xql.runs.plots import curves_from_run, plot_against_beta, plot_learning_curves
 from xql.runs.summary import UNITS, Quantity, quantity_of, results
 from xql.training.population import use_all_cores
 
@@ -180,7 +180,7 @@ def rows_of(run: RunFolder) -> Iterator[dict[str, Any]]:
 
 
 def tabulate(table: str) -> None:
-    """Write table.csv, table.md and curves.png from the cells that are there."""
+    """Write table.csv, table.md and curves.png (of β, beta.png too) from the cells there."""
     home = RESULTS / table
     runs = [RunFolder.open(path.parent) for path in sorted(home.glob("*/config.yaml"))]
     rows = [row for run in runs for row in rows_of(run)]
@@ -208,6 +208,8 @@ def tabulate(table: str) -> None:
         "",
     ]
     (home / "table.md").write_text("\n".join(lines), encoding="utf-8")
+    if table == "beta":
+        plot_against_beta(runs, home / "beta.png")
     curves = [curve for run in runs for curve in curves_from_run(run, label=run.path.name)]
     quantity = quantity_of(runs[0].read_evaluations())
     plot_learning_curves(curves, home / "curves.png", title=table, quantity=quantity)

@@ -7,7 +7,13 @@ import pytest
 
 from xql.errors import InputError
 from xql.runs.folder import Evaluation, RunFolder
-from xql.runs.plots import Curve, curves_from_run, plot_learning_curves
+from xql.runs.plots import (
+    Curve,
+    _last_by_beta,
+    curves_from_run,
+    plot_against_beta,
+    plot_learning_curves,
+)
 from xql.runs.summary import quantity_of
 
 
@@ -81,6 +87,26 @@ def test_one_seed_one_step_and_a_diverged_seed_are_drawn_without_complaint(tmp_p
     diverged = Curve("diverged", [100, 200], np.array([[1.0, np.nan], [2.0, 3.0]]))
     path = plot_learning_curves([lone, diverged], tmp_path / "figure.png")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_last_step_is_drawn_against_beta(run: RunFolder, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = plot_against_beta([run, run], tmp_path / "new" / "beta.svg", "return")
+    text = path.read_text(encoding="utf-8")
+    for comment in ("0.5", "2", "β, in units of return", "Return", "run"):
+        assert f"<!-- {comment} -->" in text
+    # Members 0, 1 have β .5 and 2, 3 have β 2; each seed's mean of two episodes.
+    assert _last_by_beta(run, "return") == {0.5: [0.5, 10.5], 2.0: [20.5, 30.5]}
+    with pytest.raises(InputError, match="there is no run to draw"):
+        plot_against_beta([], path)
+
+
+def test_a_run_without_beta_cannot_be_drawn_against_it(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = RunFolder.create(tmp_path / "bc", {})
+    folder.log_evaluations(5, [Evaluation(5, 0, 0, None, 0, 1.0, 3, None, None)])
+    with pytest.raises(InputError, match="bc: this run has no β; leave it out"):
+        plot_against_beta([folder], tmp_path / "beta.png")
 
 
 def test_importing_the_module_does_not_import_matplotlib() -> None:

@@ -129,6 +129,62 @@ def plot_learning_curves(
     return path
 
 
+def plot_against_beta(
+    folders: Sequence[RunFolder], path: Path, quantity: Quantity | None = None
+) -> Path:
+    """Draw what each run came to at its last step against β: the mean line, every seed a dot.
+
+    Args:
+        folders: runs of several β each, a panel for each, titled by the folder's name.
+        path: the file to write (.png, .svg or .pdf); its folder is made.
+        quantity: what to draw; None for each run's `quantity_of`.
+
+    Raises:
+        InputError: there is no run, or one without β or without evaluations.
+        MissingExtra: matplotlib is not installed.
+    """
+    require("matplotlib", "report")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points = [_last_by_beta(folder, quantity) for folder in folders]
+    if not points:
+        raise InputError("there is no run to draw", mend="give at least one")
+    figure = Figure(figsize=(1.0 + 4.0 * len(points), 3.6), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(points), squeeze=False)[0]
+    for axes, folder, by in zip(panels, folders, points, strict=True):
+        shown = quantity or quantity_of(folder.read_evaluations())
+        for beta, seeds in by.items():
+            axes.plot([beta] * len(seeds), seeds, "o", color=COLOURS[0], alpha=0.45, ms=5)
+        axes.plot(list(by), [np.mean(seeds) for seeds in by.values()], color=COLOURS[0], lw=2)
+        axes.set_xscale("log")
+        axes.set_xticks(list(by), [f"{beta:g}" for beta in by], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("β, in units of return")
+        axes.set_ylabel(AXES[shown])
+        if shown == "success":
+            axes.set_ylim(-3, 103)
+        axes.set_title(folder.path.name, loc="left", fontsize=11, fontweight="bold")
+        _plain(axes, "y")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def _last_by_beta(folder: RunFolder, quantity: Quantity | None) -> dict[float, list[float]]:
+    """Each seed's mean at the last step, by β."""
+    found: dict[float, list[float]] = {}
+    for curve, beta in zip(
+        curves_from_run(folder, quantity), by_beta(folder.read_evaluations()), strict=True
+    ):
+        if beta is None:
+            raise InputError("this run has no β", where=str(folder.path), mend="leave it out")
+        found[beta] = curve.scores[:, -1].tolist()
+    return found
+
+
 def plot_comparison(comparison: Comparison, path: Path) -> Path:
     """Draw a comparison and write it to `path` (.png, .svg or .pdf): per task the interquartile
     means, last filled and best hollow; performance profiles; probabilities of improvement.
