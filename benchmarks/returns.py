@@ -153,14 +153,19 @@ def draw(found: list[Curve]) -> None:
     """A panel for each agent, a line for each seed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, agent in zip(figure.subplots(1, len(AGENTS), sharey=True), AGENTS, strict=True):
+    agents = [agent for agent in AGENTS if any(one.agent == agent for one in found)]
+    if not agents:
+        return
+    figure = Figure(figsize=(4.8 * len(agents), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(agents), sharey=True, squeeze=False)[0]
+    for axes, agent in zip(panels, agents, strict=True):
         for colour, library in zip(COLOURS, LIBRARIES, strict=False):
             of = [one for one in found if (one.agent, one.library) == (agent, library)]
             for number, one in enumerate(of):
                 label = None if number else library
                 axes.plot(one.steps, one.returns, color=colour, label=label, lw=1.5)
         axes.set(title=f"{agent.upper()}, {ENV}", xlabel="environment steps")
+        axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.axes[0].set_ylabel("return, one line a seed")
