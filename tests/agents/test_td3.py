@@ -271,11 +271,11 @@ def test_the_policy_finds_the_best_action_of_a_bandit() -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("step", [0, 1])  # the policy rests; the policy moves
 @pytest.mark.parametrize("name", ["td3", "x-td3"])
-def test_a_population_is_its_members(name: str) -> None:
-    # Members at odd and even steps side by side: one moves its policy, the other rests.
+def test_a_population_is_its_members(name: str, step: int) -> None:
     agent = ONLINE[name].make(configure(name, {"hidden": (8,), "batch_size": 2}), 10)
-    states = [start(agent, seed)._replace(step=jnp.int32(seed)) for seed in range(3)]
+    states = [start(agent, seed)._replace(step=jnp.int32(step)) for seed in range(3)]
     keys = jnp.stack([state.key for state in states])
     rest = [state._replace(key=None) for state in states]
     population = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rest)._replace(key=keys)

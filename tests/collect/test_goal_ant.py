@@ -1,6 +1,7 @@
 """A trained goal-reaching ant as a policy file."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,24 @@ def test_what_cannot_be_written_is_refused(made: tuple[Path, Path], tmp_path: Pa
     ):
         with pytest.raises(InputError, match=message):
             write_ant_policy(run, name)
+
+
+def test_an_unfinished_and_a_diverged_run_are_refused(
+    made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made[1], run)
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    longer = config.replace("\nsteps: 20\n", "\nsteps: 30\n")
+    assert longer != config
+    (run / "config.yaml").write_text(longer, encoding="utf-8")
+    with pytest.raises(InputError, match="its training stopped at step 20 of 30"):
+        write_ant_policy(run, tmp_path / "ant.npz")
+    (run / "config.yaml").write_text(config, encoding="utf-8")
+    RunFolder.open(run).log_frozen(0, 10, 20)
+    with pytest.raises(InputError, match="its training diverged"):
+        write_ant_policy(run, tmp_path / "ant.npz")
+    assert not (tmp_path / "ant.npz").exists()
 
 
 def test_a_run_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -157,6 +157,26 @@ def test_success_is_none_where_the_environment_reports_none() -> None:
     assert [one.success for one in results] == [None, None]
 
 
+@pytest.mark.parametrize("broken", ["observation", "reward"])
+def test_a_simulator_that_breaks_down_ends_its_episode(broken: str) -> None:
+    class Breaks(Hold):
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Any]:
+            observation, reward, *rest = super().step(action)
+            if self.time == 4:
+                observation, reward = (
+                    (observation * np.nan, reward)
+                    if broken == "observation"
+                    else (observation, np.inf)
+                )
+            return (observation, reward, *rest)
+
+    results = rollout(Breaks, push(0.0), members=1, episodes=2)
+    # Three rewards of 1 before it, and the success of the second step.
+    assert [(one.episode_return, one.length, one.success) for one in results] == [
+        (3.0, 4, True)
+    ] * 2
+
+
 def test_a_diverged_member_gets_nan_and_harms_no_other() -> None:
     def act(observations: np.ndarray) -> np.ndarray:
         actions = push(0.3)(observations)

@@ -101,6 +101,21 @@ def test_what_the_figure_does_not_have_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_why_a_cell_could_not_be_trained_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise InputError("no simulator", mend="install one")
+
+    monkeypatch.setattr("xql.paper.figure3.train", refuse)
+    with pytest.raises(InputError, match=r"no cell to draw \(no simulator"):
+        figure3(tmp_path, ["hopper-hop"], ["x-td3"], steps=260_000, seeds=2)
+    kept_cell(tmp_path, "td3", {10_000: [0.0, 0.0], 260_000: [30.0, 50.0]})
+    text = figure3(tmp_path, ["hopper-hop"], ["td3", "x-td3"], steps=260_000, seeds=2)
+    assert "hopper-hop-x-td3 is not shown: no simulator; install one" in text
+    assert text == (tmp_path / "figure3.md").read_text(encoding="utf-8")
+
+
 def test_a_cell_trains_and_is_found_again(tmp_path: Path) -> None:
     said: list[str] = []
     for _ in range(2):

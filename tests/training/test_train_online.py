@@ -238,6 +238,7 @@ def test_a_simulator_that_breaks_down_ends_its_episode_and_not_the_run(
         ({"loop": Loop(environments=2, warmup=20, buffer=1)}, "--buffer at least 2"),
         ({"options": {"hiden": [3]}}, "did you mean 'hidden'"),
         ({"beta": 2.0}, "no β"),
+        ({"options": SMALL | {"beta": 2.0}}, "agent td3 has no β; leave --set beta out"),
     ],
 )
 def test_what_cannot_be_used_is_said_before_anything_is_written(

@@ -26,6 +26,7 @@ Deviations from the papers, each with its switch in `SACConfig` where it has one
  6. log α, not α, weighs the temperature's loss, so that it moves as readily near α = 0.
  7. Log-probabilities are those of actions rescaled to [-1, 1], so that H does not depend on units.
  8. The policy's log standard deviation goes through a tanh into [−5, 2]; its papers cut it off.
+ 9. Networks start orthogonal with gain √2, last layers too, as everywhere in this library.
 """
 
 import functools

@@ -13,6 +13,7 @@ import xql
 from xql.agents.policies import SquashedGaussianPolicy
 from xql.envs.goal_ant import GOAL_ANT
 from xql.errors import InputError
+from xql.runs.checkpoints import latest_step
 from xql.runs.folder import RunFolder
 from xql.runs.policy import load_policy
 from xql.training.online import Loop, train_online
@@ -83,10 +84,20 @@ def write_ant_policy(run: Path, out: Path, step: int | None = None) -> None:
     """Write the mean action of a run's policy in the layout of `docs/data.md`.
 
     Raises:
-        InputError: the file exists or cannot be written, or the run is not SAC's on `GoalAnt`.
+        InputError: the file exists or cannot be written, or the run is unfinished, diverged, or not
+            SAC's on `GoalAnt`.
     """
     _check_out(out)
-    config = RunFolder.open(run).config
+    folder = RunFolder.open(run)
+    config, done = folder.config, latest_step(folder.checkpoints) or 0
+    if step is None and done < config["steps"]:
+        raise InputError(
+            f"its training stopped at step {done:,} of {config['steps']:,}",
+            where=str(run),
+            mend="remove this folder and train it again",
+        )
+    if folder.read_frozen():
+        raise InputError("its training diverged", where=str(run), mend="take another run or seed")
     network = load_policy(run, step=step).network
     if config["environment"] != GOAL_ANT or not isinstance(network, SquashedGaussianPolicy):
         raise InputError(

@@ -62,6 +62,10 @@ class _Slot:
     ) -> Float32[np.ndarray, " observation"] | None:
         """The next observation, or None where the episode has ended."""
         observation, reward, terminated, truncated, info = self.environment.step(action)
+        if not (np.isfinite(observation).all() and np.isfinite(float(reward))):
+            # The simulator broke down, not the policy: what was earned until then counts.
+            self.rewards.append(0.0)
+            return None
         self.rewards.append(float(reward))
         reported = info.get("success", info.get("is_success"))
         if reported is not None:

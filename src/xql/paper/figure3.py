@@ -197,15 +197,19 @@ def figure3(
         tasks, methods, steps=steps, seeds=seeds, episodes=episodes, last_episodes=last_episodes
     )
     home = out / "cells"
-    if train_missing:
-        train_cells(wanted, home, jobs=jobs, say=say)
+    outcomes = train_cells(wanted, home, jobs=jobs, say=say) if train_missing else {}
     there = [cell for cell in wanted if (home / cell.folder).is_dir()]
+    problems = [
+        f"{name} is not shown: {one.problem}" for name, one in outcomes.items() if one.problem
+    ]
     if not there:
-        raise InputError("there is no cell to draw", where=str(home), mend="let it train")
+        reasons = "; ".join(one.problem for one in outcomes.values() if one.problem)
+        why = f"there is no cell to draw ({reasons})" if reasons else "there is no cell to draw"
+        raise InputError(why, where=str(home), mend="mend that" if reasons else "let it train")
     lines = [_line(cell, RunFolder.open(home / cell.folder)) for cell in there]
     _write_csv(lines, out / "figure3.csv")
     draw(lines, out / "figure3.png")
-    text = _table(lines)
+    text = _table(lines) + "".join(f"\n{problem}\n" for problem in problems)
     (out / "figure3.md").write_text(text, encoding="utf-8")
     return text
 

@@ -113,10 +113,13 @@ def settings(
         values[key], sources[key] = value, "given"
     recipe = {key: str(values.pop(key, default)) for key, default in RECIPE.items()}
     config = configure(agent, values)
+    if "beta" in (options or {}) and beta_of(config) is None:
+        raise InputError(f"agent {agent} has no β", mend="leave --set beta out")
     if needs_beta and beta_of(config) is not None and "beta" not in sources:
+        other = f", or use --preset default; it knows {', '.join(_known(sections))}"
         raise InputError(
             f"preset '{preset}' has no β for '{dataset}'",
-            mend=f"give --beta, or use --preset default; it knows {', '.join(_known(sections))}",
+            mend=f"give --beta{'' if preset == 'default' else other}",
         )
     return Settings(config, sources=sources, **recipe)
 
