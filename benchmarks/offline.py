@@ -122,17 +122,17 @@ TABLES = {
 def make_data(source: str) -> None:
     """Make the maze datasets that this machine does not hold."""
     name = source.removeprefix("minari:")
-    maze: Any = name.partition("/")[2].split("-")[0]
+    task: Any = name.partition("/")[2].removesuffix("-v0")
     if name.startswith("pointmaze/"):
         from xql.collect.pointmaze import ensure_pointmaze
 
-        ensure_pointmaze(maze)
+        ensure_pointmaze(task.removesuffix("-play"))
     elif name.startswith("antmaze/"):
         from xql.collect.antmaze import make_antmaze
         from xql.collect.writing import dataset_folder
 
         if not dataset_folder(name).exists():
-            make_antmaze(maze)
+            make_antmaze(task)
 
 
 def measure(cell: Cell, folder: Path) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worlds import line_data
+from worlds import line_data, register_line
 from xql import train_offline
 from xql.data.dataset import Dataset, Episode
 from xql.data.selection import select_episodes
 from xql.errors import InputError
+from xql.runs.compare import compare
 
 
 def episodes_of(*returns_and_lengths: tuple[float, int]) -> Dataset:
@@ -119,6 +120,19 @@ def test_cloning_the_best_tenth_learns_from_nothing_else(tmp_path: Path) -> None
     assert told["data"]["selection"] == "top:0.1"
     assert (told["data"]["episodes"], told["data"]["mean_return"]) == (4, 9.0)
     assert told["settings_sources"]["episodes"] == "given"
+
+
+def test_it_is_compared_with_cloning_all_of_the_same_data(tmp_path: Path) -> None:
+    data = line_data(episodes=20)
+    few = {"steps": 4, "env": register_line(), "last_episodes": 3, "seeds": 2}
+    small = {"hidden": [4], "batch_size": 4}
+    runs = [
+        learn(tmp_path / name, data, options=small | chosen, **few).path
+        for name, chosen in (("all", {}), ("top", {"episodes": "top:0.1"}))
+    ]
+    names = compare(runs).methods
+    assert len(set(names)) == 2
+    assert any("top:0.1" in name for name in names)
 
 
 def test_a_run_on_all_episodes_says_so(tmp_path: Path) -> None:

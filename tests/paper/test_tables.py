@@ -241,8 +241,9 @@ def test_a_cell_s_folder_follows_its_settings_and_data_and_not_where_it_lies(
         folder(one, Method("xql", "default"), TINY),
         folder(one, consistent, Training()),
         folder(one, consistent, Training(**{**vars(TINY), "options": {"hidden": [8]}})),
+        folder(one, consistent, Training(**{**vars(TINY), "options": {"episodes": "top:0.5"}})),
     ]
-    assert len({base, *changed}) == 5
+    assert len({base, *changed}) == 6
 
 
 def test_what_cannot_be_run_says_why(tmp_path: Path) -> None:

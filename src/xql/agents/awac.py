@@ -26,6 +26,7 @@ Deviations from the paper, each with its switch in `AWACConfig` where it has one
  4. Q's error is half the square, so that it shares learning rates with `xql.py`; Adam does not see
     the difference.
  5. No weight decay on the policy.
+ 6. Networks start orthogonal, as everywhere in this library.
 
 What it scores is in results/, with the commands.
 """

@@ -33,6 +33,7 @@ Deviations from the published code, each with its switch in `CQLConfig` where it
  6. `schedule="cosine"` lets the learning rates of Q and the policy fall to zero; constant is the
     default and theirs.
  7. Networks start orthogonal, as everywhere in this library.
+ 8. The policy climbs Q after Q's step of the same update; CORL takes its gradient before it.
 
 What it scores is in results/, with the commands.
 """

@@ -212,7 +212,7 @@ def cell_of(
             **told,
             "data": [data.source, data.name, data.fingerprint],
             "settings": asdict(chosen.config),
-            "recipe": [chosen.rewards, chosen.observations],
+            "recipe": [chosen.rewards, chosen.observations, chosen.episodes],
         },
     )
 

@@ -76,6 +76,8 @@ def conditions_of(
     config = folder.config
     data, recipe = config["data"], config["recipe"]
     kind = str(data.get("source", "")).partition(":")[0]
+    # Learning from the best episodes alone is a method; the data is the same.
+    whole = data.get("whole", data)
     members = len(config["members"])
     schedule: dict[int, int] = defaultdict(int)
     for row in rows:
@@ -83,10 +85,10 @@ def conditions_of(
     conditions: dict[str, Any] = {
         "environment": _environment(config["environment"]),
         "data.source": kind if kind in ("minari", "d4rl", "ogbench") else "a file",
-        "data.transitions": data.get("transitions"),
-        "data.episodes": data.get("episodes"),
+        "data.transitions": whole.get("transitions"),
+        "data.episodes": whole.get("episodes"),
         # Sums of the same numbers may differ in their last bits from one machine to the next.
-        "data.mean_return": _rounded(data.get("mean_return")),
+        "data.mean_return": _rounded(whole.get("mean_return")),
         "data.observation_keys": data.get("observation_keys"),
         "steps": config["steps"],
         "evaluation": config["evaluation"],

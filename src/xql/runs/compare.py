@@ -140,6 +140,7 @@ def _members(folder: RunFolder, rows: Sequence[Evaluation]) -> list[_Member]:
                 **config["settings"],
                 **config.get("loop", {}),
                 **recipe,
+                "episodes": config["data"].get("selection", "all"),
                 **one.get("changes", {}),
             },
             given=given,

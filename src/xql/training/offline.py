@@ -90,7 +90,7 @@ def train_offline(
     chosen = settings(agent, preset, dataset.name, options, needs_beta=beta is None)
     members = choose_members(agent, chosen.config, seeds, beta)
     findings = require_sound(dataset)
-    of_all = len(dataset)
+    whole = dataset
     dataset = select_episodes(dataset, chosen.episodes)
     recipe = fit_recipe(dataset, chosen.rewards, chosen.observations)
     spec = _spec(dataset)
@@ -107,6 +107,8 @@ def train_offline(
             "stop_at_success": at_success,
         },
     }
+    if chosen.episodes != "all":
+        about["data"]["whole"] = _extent(whole)
     judge = None if about["environment"] is None else Judge(about, learner.act)
     with contextlib.ExitStack() as stack:
         if judge is not None:
@@ -122,7 +124,7 @@ def train_offline(
         line.say(f"settings: preset {preset}" + (f", suite {of_suite}" if of_suite else ""))
         line.say(recipe.describe())
         if chosen.episodes != "all":
-            line.say(f"episodes {chosen.episodes}: {len(dataset):,} of {of_all:,} kept")
+            line.say(f"episodes {chosen.episodes}: {len(dataset):,} of {len(whole):,} kept")
         for finding in findings:
             if finding.severity == "warning":
                 line.warn_once(f"{finding.what} ({finding.where}); {finding.mend}")
@@ -181,6 +183,15 @@ def _spec(dataset: Dataset) -> Spec:
     return Spec(dataset.observation_size, tuple(map(float, low)), tuple(map(float, high)))
 
 
+def _extent(dataset: Dataset) -> dict[str, Any]:
+    """How much data there is, for config.yaml."""
+    return {
+        "transitions": dataset.transitions,
+        "episodes": dataset.episodes,
+        "mean_return": float(dataset.returns.mean()),
+    }
+
+
 def _describe(
     dataset: Dataset,
     agent: str,
@@ -205,10 +216,8 @@ def _describe(
         "data": {
             "name": dataset.name,
             "source": dataset.source,
-            "transitions": dataset.transitions,
-            "episodes": dataset.episodes,
+            **_extent(dataset),
             "selection": chosen.episodes,
-            "mean_return": float(dataset.returns.mean()),
             "observation_size": dataset.observation_size,
             "observation_keys": dataset.metadata.get("observation_keys"),
             "action_low": spec.action_low,
