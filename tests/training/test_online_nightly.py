@@ -18,7 +18,7 @@ def test_pendulum_swings_up(agent: str, tmp_path: Path) -> None:
     run = xql.train_online(
         "Pendulum-v1",
         agent=agent,
-        steps=15_000,
+        steps=20_000,
         seeds=[0],
         options={"hidden": [64, 64], "critic_learning_rate": 1e-3, "policy_learning_rate": 1e-3}
         # Returns here are discounted sums of rewards of up to 16: a temperature to their scale.
