@@ -23,7 +23,7 @@ _LIMIT = 300
 _SECONDS = 0.1
 # Metres: a new goal is drawn within this square's half side, and reached within this distance.
 _SPREAD, _ARRIVAL = 10.0, 1.0
-# Metres per second that are rewarded at most: faster ants trip over walls.
+# Metres per second that are rewarded at most: D4RL's ant walks at 1.7 to 2.2.
 _FASTEST = 2.0
 # The reward of a step on its feet, which makes a fall, the end of the episode, a loss from the
 # start; and the cost of the squared actions.
