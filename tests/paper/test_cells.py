@@ -24,7 +24,8 @@ def train(out: Path, name: str = "a", fail: str = "") -> None:
         raise KeyboardInterrupt
     for file in ("evaluations.csv", "metrics.jsonl", "notes.txt"):
         (out / file).write_text(name)
-    (out / "checkpoints").mkdir()
+    (out / "checkpoints" / "60").mkdir(parents=True)
+    (out / "checkpoints" / "60" / "array").write_text(name)
 
 
 def cell(name: str = "a", **settings: Any) -> Cell:
@@ -36,14 +37,15 @@ def forget() -> None:
     trained.clear()
 
 
-def test_a_finished_cell_is_trained_once_and_kept_without_its_checkpoints(tmp_path: Path) -> None:
+def test_a_finished_cell_is_trained_once_and_kept_with_its_checkpoints(tmp_path: Path) -> None:
     said: list[str] = []
     first = train_cells([cell("a"), cell("b")], tmp_path, say=said.append)
     again = train_cells([cell("a"), cell("b"), cell("c")], tmp_path, say=said.append)
     assert trained == ["a", "b", "c"]
     assert again["a"] == first["a"] and first["a"].folder is not None
     kept = {path.name for path in first["a"].folder.iterdir()}
-    assert kept == {"config.yaml", "evaluations.csv", "metrics.jsonl"}
+    assert kept == {"config.yaml", "evaluations.csv", "metrics.jsonl", "checkpoints"}
+    assert (first["a"].folder / "checkpoints" / "60" / "array").read_text() == "a"
     assert said == [
         "a: trained (1 of 2)",
         "b: trained (2 of 2)",

@@ -3,7 +3,8 @@
 A cell is a name and a function of keyword arguments that writes a run folder (`train_offline`, or
 `train_online`). Its folder's name carries a hash of its configuration, so that a table under other
 settings never shows a cell of these. What is kept of a run is what tables and figures are drawn
-from; a cell that was interrupted leaves nothing, and is trained again.
+from, and its checkpoints, so that a cell can be filmed and evaluated like any run; a cell that was
+interrupted leaves nothing, and is trained again.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 from xql.errors import InputError, MissingExtra
 
 KEPT = ("config.yaml", "evaluations.csv", "metrics.jsonl", "frozen.csv", "errors.npz")
-"""What a cell keeps of its run, where the run wrote it; `errors.npz` is figure 1's."""
+"""The files that a cell keeps of its run, where the run wrote them; `errors.npz` is figure 1's."""
 
 Train = Callable[..., object]
 """Writes a run folder at its keyword argument `out`; importable by name, so that another process
@@ -111,6 +112,8 @@ def keep_run(folder: Path, train: Train, settings: Mapping[str, Any]) -> None:
             for name in KEPT:
                 if (run / name).exists():
                     shutil.copy(run / name, draft / name)
+            if (run / "checkpoints").is_dir():
+                shutil.copytree(run / "checkpoints", draft / "checkpoints")
             draft.chmod(0o755)  # mkdtemp makes folders that only their owner can read
             draft.rename(folder)
         except OSError:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from xql.agents import Agent, Metrics, Spec, TrainState
@@ -21,14 +22,39 @@ _EXPLORATION = 2**31 - 1
 
 
 class Learner(NamedTuple):
-    """All that lives on the devices; every leaf has a leading member axis."""
+    """All that lives on the devices; every array has a leading member axis.
 
-    population: TrainState
+    The population is kept as its arrays and the tree that they make: to take a tree of Equinox
+    modules apart and put it together again at every step takes a twentieth of the step
+    (results/online-speed.md).
+    """
+
+    arrays: list[Array]
+    """The population's."""
+    tree: PyTreeDef
     replay: Replay
     keys: Key[Array, " members"]
     """Of the exploration."""
     totals: MemberMetrics
     """Sums over the updates since they were last logged."""
+
+    @property
+    def population(self) -> TrainState:
+        """What learns."""
+        population: TrainState = jax.tree.unflatten(self.tree, self.arrays)
+        return population
+
+    def restart(self, population: TrainState) -> "Learner":
+        """The same with another population of the same shapes, and the sums at zero."""
+        totals = jax.tree.map(jnp.zeros_like, self.totals)
+        return self._replace(arrays=jax.tree.leaves(population), totals=totals)
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices."""
+        sharding = self.arrays[0].sharding
+        assert isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh)
+        return sharding.mesh
 
 
 def fresh_learner(
@@ -47,14 +73,16 @@ def fresh_learner(
     # A key that no split of the member's own key gives: splitting folds in 0, 1, 2, …
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), _EXPLORATION) for seed in seeds])
     replay = empty_replay(len(seeds), capacity, spec)
-    return Learner(population, *place((replay, keys, totals), mesh_of(population)))
+    arrays, tree = jax.tree.flatten(population)
+    return Learner(arrays, tree, *place((replay, keys, totals), mesh_of(population)))
 
 
 def _explore_on_devices(
-    networks: PyTree,
+    arrays: list[Array],
     keys: Key[Array, " members"],
     observations: Float[Array, "members environments observation"],
     *,
+    tree: PyTreeDef,
     agent: Agent,
     mesh: Mesh,
 ) -> tuple[Key[Array, " members"], Float[Array, "members environments action"]]:
@@ -64,6 +92,7 @@ def _explore_on_devices(
         key, draw_key = jax.random.split(key)
         return key, agent.act(network, rows, draw_key)
 
+    networks = jax.tree.unflatten(tree, arrays).policy.network
     members = PartitionSpec("members")  # type: ignore[no-untyped-call]
     drawn: tuple[Array, Array] = jax.shard_map(
         side_by_side(one),
@@ -95,15 +124,16 @@ def _remember_on_devices(
 
 
 def _learn_on_devices(
-    population: TrainState,
+    arrays: list[Array],
     totals: MemberMetrics,
     replay: Replay,
     filled: Int[Array, ""],
     updates: Int[Array, ""],
     *,
+    tree: PyTreeDef,
     agent: Agent,
     mesh: Mesh,
-) -> tuple[TrainState, MemberMetrics]:
+) -> tuple[list[Array], MemberMetrics]:
     """`updates` updates of every member from the first `filled` rows of its buffer."""
 
     def one(state: TrainState, totals: Metrics, memory: Replay) -> tuple[TrainState, Metrics]:
@@ -119,19 +149,20 @@ def _learn_on_devices(
         return learned
 
     members = PartitionSpec("members")  # type: ignore[no-untyped-call]
-    learned: tuple[TrainState, MemberMetrics] = jax.shard_map(
+    population, totals = jax.shard_map(
         side_by_side(one),
         mesh=mesh,
         in_specs=(members, members, members),
         out_specs=members,
         check_vma=False,
-    )(population, totals, replay)
-    return learned
+    )(jax.tree.unflatten(tree, arrays), totals, replay)
+    return jax.tree.leaves(population), totals
 
 
-_explore = by_cores(_explore_on_devices, static=("agent",), donate=("keys",))
+_explore = by_cores(_explore_on_devices, static=("tree", "agent"), donate=("keys",))
 _remember = by_cores(_remember_on_devices, static=(), donate=("replay",))
-_learn = by_cores(_learn_on_devices, static=("agent",), donate=("population", "totals"))
+_learn = by_cores(_learn_on_devices, static=("tree", "agent"), donate=("arrays", "totals"))
+# Numbers are passed as numpy's: making a JAX array of one takes 0.1 ms, a fiftieth of a step.
 
 
 def explore(
@@ -141,32 +172,32 @@ def explore(
 ) -> tuple[Learner, Float[Array, "members environments action"]]:
     """Every member's next actions, drawn; dispatched, not awaited."""
     keys, actions = _explore(
-        learner.population.policy.network,
+        learner.arrays,
         learner.keys,
         observations,
+        tree=learner.tree,
         agent=agent,
-        mesh=mesh_of(learner.population),
+        mesh=learner.mesh,
     )
     return learner._replace(keys=keys), actions
 
 
 def remember(learner: Learner, rows: Rows, position: int) -> Learner:
     """Write new transitions at `position` of every member's buffer; `learner` is given up."""
-    replay = _remember(
-        learner.replay, pack(rows), jnp.int32(position), mesh=mesh_of(learner.population)
-    )
+    replay = _remember(learner.replay, pack(rows), np.int32(position), mesh=learner.mesh)
     return learner._replace(replay=replay)
 
 
 def learn(learner: Learner, filled: int, updates: int, agent: Agent) -> Learner:
     """Make updates from the first `filled` transitions; `learner` is given up. Not awaited."""
-    population, totals = _learn(
-        learner.population,
+    arrays, totals = _learn(
+        learner.arrays,
         learner.totals,
         learner.replay,
-        jnp.int32(filled),
-        jnp.int32(updates),
+        np.int32(filled),
+        np.int32(updates),
+        tree=learner.tree,
         agent=agent,
-        mesh=mesh_of(learner.population),
+        mesh=learner.mesh,
     )
-    return learner._replace(population=population, totals=totals)
+    return learner._replace(arrays=arrays, totals=totals)

@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -217,10 +215,7 @@ def _log(book: Book, learner: Learner, actors: Actors, step: int, updates: int) 
     told = actors.recent_returns()
     if actors.breakdowns.any():
         told["breakdowns"] = actors.breakdowns.astype(np.float64)
-    population = book.metrics(step, learner.population, means, **told)
-    return learner._replace(
-        population=population, totals=jax.tree.map(jnp.zeros_like, learner.totals)
-    )
+    return learner.restart(book.metrics(step, learner.population, means, **told))
 
 
 def _check_loop(loop: Loop, steps: int) -> None:
