@@ -278,3 +278,30 @@ def test_a_configuration_survives_yaml() -> None:
 def test_preset_names() -> None:
     assert preset_names("xql") == ["default", *PUBLISHED]
     assert preset_names("bc") == ["default"]
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "known"),
+    [
+        ("mine/ant-v0", '{"id": "xql/AntMaze_UMaze-v0", "kwargs": {}}', "antmaze"),
+        ("mine/logs", '{"id":"FrankaKitchen-v1"}', "kitchen"),
+        ("play", "PointMaze_Medium-v3", "pointmaze"),
+        ("robot", "AdroitHandPen-v1", "adroit"),
+        ("legs", "Ant-v5", "mujoco"),
+        # An environment of no suite leaves it to the name.
+        ("door-human-v0", "Pendulum-v1", "adroit"),
+        ("hopper-medium-v2", '{"id": "xql/GoalAnt-v0"}', "mujoco"),
+        ("dm_control/hopper-hop", "dm_control/hopper-hop", "dm_control"),
+        ("mine/logs", "Pendulum-v1", None),
+    ],
+)
+def test_the_environment_of_the_data_decides_the_suite(
+    name: str, environment: str, known: str | None
+) -> None:
+    assert suite(name, environment) == known
+
+
+def test_antmaze_data_of_any_name_gets_antmaze_s_settings() -> None:
+    by_name = settings("xql", "default", "antmaze-umaze-v0")
+    by_task = settings("xql", "default", "mine/ant-v0", task='{"id": "xql/AntMaze_UMaze-v0"}')
+    assert by_task == by_name

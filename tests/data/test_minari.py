@@ -84,6 +84,26 @@ NESTED = gym.spaces.Dict(
 )
 
 
+GOALS = gym.spaces.Dict(observation=BOX, desired_goal=BOX)
+
+
+def test_a_goal_that_moves_cannot_be_left_out(root):
+    make("toy/moving-v0", lambda t: {"observation": flat(t), "desired_goal": flat(t // 10)}, GOALS)
+    message = (
+        r"^minari:toy/moving-v0: the keys leave out 'desired_goal', a goal that is not always the "
+        r"same; keep it: \?keys=desired_goal,observation$"
+    )
+    with pytest.raises(InputError, match=message):
+        open_dataset("minari:toy/moving-v0?keys=observation")
+    kept = open_dataset("minari:toy/moving-v0?keys=observation,desired_goal")
+    assert kept.observation_size == 4
+
+
+def test_a_goal_that_stays_can_be_left_out(root):
+    make("toy/still-v0", lambda t: {"observation": flat(t), "desired_goal": flat(t * 0)}, GOALS)
+    assert open_dataset("minari:toy/still-v0?keys=observation").observation_size == 2
+
+
 def test_nested_observations_and_selection(root):
     make("kitchen-v1", nested, NESTED)
     data = open_dataset("minari:kitchen-v1")

@@ -20,6 +20,9 @@ from xql.data.schema import check_finite
 from xql.data.tables import unreadable
 from xql.errors import InputError, nearest, require
 
+GOAL = "desired_goal"
+"""What Gymnasium calls the goal in an observation."""
+
 PROBE_SECONDS = 1.5  # minari itself retries an unreachable remote for some 20 s
 
 
@@ -32,7 +35,8 @@ def open_minari(
     fetches it from Minari's remote.
 
     Raises:
-        InputError: no such dataset, no network to fetch it over, discrete actions, or a NaN.
+        InputError: no such dataset, no network to fetch it over, discrete actions, a NaN, or `keys`
+            that leave out a goal which is not always the same.
         MissingExtra: minari is not installed.
     """
     if not re.fullmatch(r"([-\w]+/)*[-\w]+-v\d+", name):
@@ -57,6 +61,7 @@ def open_minari(
         raise InputError(f"the actions are {space}", where=f"minari:{name}", mend=mend)
     observation_space = select_keys(storage.observation_space, keys, where=f"minari:{name}")
     dataset = _read(name, folder, storage, observation_space, finite)
+    _require_goal(name, folder, storage, observation_space)
     described: dict[str, Any] = {} if keys is None else {"observation_keys": sorted(keys)}
     layout = flat_layout(observation_space)
     if layout[0][0]:
@@ -225,6 +230,26 @@ def _read(name: str, folder: Path, storage: Any, space: Any, finite: bool) -> Da
     for key in ("observations", "actions", "rewards") if finite else ():
         check_finite(getattr(dataset, key), key, where, row_name="row (as laid out)")
     return dataset
+
+
+def _require_goal(name: str, folder: Path, storage: Any, kept: Any) -> None:
+    """Refuse data whose rewards depend on a goal that the observation, as chosen, does not show."""
+    every = [path for path, _ in flat_layout(storage.observation_space)]
+    chosen = {path for path, _ in flat_layout(kept)}
+    goal = [p for p in every if p.partition("/")[0] == GOAL and p not in chosen]
+    first: list[np.ndarray] = []
+    for parts, *_ in _episodes(name, folder, storage, goal) if goal else ():
+        rows = [np.asarray(part).reshape(len(part), -1) for part in parts]
+        first = first or [part[0] for part in rows]
+        for path, part, same in zip(goal, rows, first, strict=True):
+            if not np.array_equal(part, np.broadcast_to(same, part.shape)):
+                mend = f"keep it: ?keys={','.join(sorted({GOAL, *_tops(chosen)}))}"
+                what = f"the keys leave out '{path}', a goal that is not always the same"
+                raise InputError(what, where=f"minari:{name}", mend=mend)
+
+
+def _tops(paths: Iterable[str]) -> set[str]:
+    return {path.partition("/")[0] for path in paths}
 
 
 def _check_steps(columns: tuple[Any, ...], action_size: int, where: str) -> int:

@@ -20,6 +20,7 @@ from xql.data.dataset import Dataset, DeviceData
 from xql.data.recipes import Recipe, apply_recipe, fit_recipe
 from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
+from xql.envs.kitchen import as_judged
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
 from xql.runs.folder import RunFolder, free_folder
@@ -87,7 +88,8 @@ def train_offline(
         RunFolder.require_free(Path(out))
     _require_offline(agent)
     dataset = open_dataset(data)
-    chosen = settings(agent, preset, dataset.name, options, needs_beta=beta is None)
+    task = dataset.environment
+    chosen = settings(agent, preset, dataset.name, options, needs_beta=beta is None, task=task)
     members = choose_members(agent, chosen.config, seeds, beta)
     findings = require_sound(dataset)
     whole = dataset
@@ -95,11 +97,12 @@ def train_offline(
     recipe = fit_recipe(dataset, chosen.rewards, chosen.observations)
     spec = _spec(dataset)
     learner = OFFLINE[agent].make(chosen.config, steps)
-    at_success = suite(dataset.name) == "antmaze" if stop_at_success is None else stop_at_success
+    of_suite = suite(dataset.name, task)
+    at_success = of_suite == "antmaze" if stop_at_success is None else stop_at_success
     if beta is not None:
         chosen.sources["beta"] = "given: each member's own, see members"
     about = _describe(dataset, agent, preset, steps, members, chosen, recipe, spec) | {
-        "environment": env or dataset.evaluation_environment or dataset.environment,
+        "environment": env or _judged_in(dataset),
         "evaluation": {
             "evaluations": evaluations,
             "episodes": episodes,
@@ -120,7 +123,6 @@ def train_offline(
         line.say(
             f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes"
         )
-        of_suite = suite(dataset.name)
         line.say(f"settings: preset {preset}" + (f", suite {of_suite}" if of_suite else ""))
         line.say(recipe.describe())
         if chosen.episodes != "all":
@@ -134,6 +136,12 @@ def train_offline(
         device_data = apply_recipe(dataset, recipe).to_device(replicated(population))
         population = _loop(population, device_data, learner, judge, folder, line)
     return Run(folder, population)
+
+
+def _judged_in(dataset: Dataset) -> str | None:
+    """The simulator that the data names for judging policies."""
+    named = dataset.evaluation_environment or dataset.environment
+    return None if named is None else as_judged(named)
 
 
 def _require_offline(agent: str) -> None:

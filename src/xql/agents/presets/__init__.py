@@ -49,12 +49,36 @@ class Settings(NamedTuple):
     episodes: str = "all"
 
 
-def suite(name: str) -> str | None:
-    """The benchmark suite that a dataset's name belongs to, or None.
+MADE_FOR = {
+    "PointMaze": "pointmaze",
+    "AntMaze": "antmaze",
+    "FrankaKitchen": "kitchen",
+    "AdroitHandDoor": "adroit",
+    "AdroitHandHammer": "adroit",
+    "AdroitHandPen": "adroit",
+    "AdroitHandRelocate": "adroit",
+    "HalfCheetah": "mujoco",
+    "Hopper": "mujoco",
+    "Walker2d": "mujoco",
+    "Ant": "mujoco",
+}
+"""The suite of an environment, by the first word of its id."""
+
+
+def suite(name: str, environment: str | None = None) -> str | None:
+    """The benchmark suite that a dataset belongs to, or None.
 
     Benchmark datasets carry a version ("door-human-v0"); anyone's own door.npz does not. DeepMind
     Control's tasks have none; their names begin with the suite's.
+
+    Args:
+        name: the dataset's.
+        environment: the one that it was recorded in, an id or the JSON of an `EnvSpec`. Where it is
+            of a suite, that decides, whatever the dataset is called.
     """
+    recorded = _environment_suite(environment) if environment else None
+    if recorded is not None:
+        return recorded
     if _plain_name(name).startswith("dm-control/"):
         return "dm_control"
     if re.search(r"-v\d+$", name) is None:
@@ -66,6 +90,12 @@ def suite(name: str) -> str | None:
     return None
 
 
+def _environment_suite(environment: str) -> str | None:
+    identity = re.search(r'"id": *"([^"]*)"', environment)
+    word = re.match(r"(?:xql/)?([A-Za-z0-9]*)", identity[1] if identity else environment)
+    return MADE_FOR.get(word[1]) if word else None
+
+
 def settings(
     agent: str,
     preset: str,
@@ -73,6 +103,7 @@ def settings(
     options: Mapping[str, Any] | None = None,
     *,
     needs_beta: bool = True,
+    task: str | None = None,
 ) -> Settings:
     """An agent's settings for a dataset: the preset's, overridden by the user's `options`.
 
@@ -83,6 +114,7 @@ def settings(
         options: field names of the agent's configuration, or of `RECIPE`.
         needs_beta: whether a preset without a β for this dataset is an error; not where the
             population brings its own.
+        task: the environment that the data was recorded in, where it says so; see `suite`.
 
     Raises:
         InputError: an unknown agent, preset or option (the nearest is named), a value of the wrong
@@ -99,7 +131,7 @@ def settings(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     row = _row(dataset, sections)
-    of_suite = suite(dataset)
+    of_suite = suite(dataset, task)
     if preset != "default" and row is None and (of_suite is None or of_suite not in sections):
         raise InputError(
             f"preset '{preset}' has no settings for '{dataset}'",
