@@ -5,6 +5,10 @@
     antmaze       XQL, IQL, ReBRAC and BC on AntMaze-UMaze made here, 2 seeds × 200k updates
     door-human    XQL on D4RL's door-human-v0, preset consistent, 4 seeds × 200k updates
     door-peers    XQL, IQL and BC on door-human-v0, 4 seeds × 100k updates
+    peers-large   every offline agent but CQL on PointMaze-Large, 4 seeds × 100k updates
+    antmaze-more  XQL, IQL, ReBRAC and BC on AntMaze-Medium and -Large made here, 4 seeds × 1M
+    mujoco        the offline agents on Hopper, HalfCheetah and Walker2d data of three kinds made
+                  here with `xql data make mujoco`, 4 seeds × 1M updates
     beta          XQL over β, one population each of 2 seeds: PointMaze-Medium, 50k updates, and
                   AntMaze-UMaze made here, 200k
 
@@ -79,6 +83,30 @@ def antmaze(_: str | None) -> list[Cell]:
     return [Cell(agent, "minari:antmaze/umaze-v0", agent, 200_000, 2) for agent in agents]
 
 
+def peers_large(_: str | None) -> list[Cell]:
+    data = "minari:pointmaze/large-play-v0"
+    # CQL draws 3n actions for each state, and would take longer than all the others together.
+    return [Cell(agent, data, agent, 100_000) for agent in OFFLINE if agent != "cql"]
+
+
+def antmaze_more(_: str | None) -> list[Cell]:
+    tasks = ("medium-play", "medium-diverse", "large-play", "large-diverse")
+    return [
+        Cell(f"{task}-{agent}", f"minari:antmaze/{task}-v0", agent, 1_000_000)
+        for task in tasks
+        for agent in ("xql", "iql", "rebrac", "bc")
+    ]
+
+
+def mujoco(_: str | None) -> list[Cell]:
+    return [
+        Cell(f"{env}-{kind}-{agent}", f"minari:{env}/{kind}-v0", agent, 1_000_000)
+        for env in ("hopper", "halfcheetah", "walker2d")
+        for kind in ("medium", "medium-replay", "medium-expert")
+        for agent in OFFLINE
+    ]
+
+
 def door_human(data: str | None) -> list[Cell]:
     return [Cell("xql-consistent", _door(data), "xql", 200_000, 4, "consistent", DOOR)]
 
@@ -105,6 +133,7 @@ _ANT = (
     "The data was made here, with `xql data make antmaze-umaze`; it is not D4RL's. An episode "
     "ends at its first success."
 )
+_MUJOCO = "The data was made here from runs of our own SAC, with `xql data make mujoco`; it is not D4RL's."
 _DOOR = (
     f"The environment is {DOOR} of gymnasium-robotics, whose reward changed in release 1.2.1: "
     "success compares with D4RL's, returns and normalised scores do not."
@@ -113,6 +142,9 @@ TABLES = {
     "pointmaze": Table(pointmaze, _PLAY),
     "peers": Table(peers, _PLAY),
     "antmaze": Table(antmaze, _ANT),
+    "peers-large": Table(peers_large, _PLAY),
+    "antmaze-more": Table(antmaze_more, _ANT),
+    "mujoco": Table(mujoco, _MUJOCO),
     "door-human": Table(door_human, _DOOR, needs_file=True),
     "door-peers": Table(door_peers, _DOOR, needs_file=True),
     "beta": Table(beta, f"PointMaze: {_PLAY} AntMaze: {_ANT}"),

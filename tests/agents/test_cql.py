@@ -207,6 +207,8 @@ GOLDEN = {
     "hopper-medium-v2": (10.0, False, 5.0, False, 3e-5, THREE, THREE, "raw", "standardised"),
     "antmaze-umaze-v2": (5.0, True, 0.8, True, 1e-4, THREE, FIVE, "affine:10,-5", "raw"),
     "pen-cloned-v1": (1.0, True, 5.0, False, 3e-5, THREE, THREE, "raw", "standardised"),
+    "door-human-v0": (1.0, False, 5.0, False, 1e-4, THREE, THREE, "raw", "standardised"),
+    "door-expert-v1": (1.0, False, 5.0, False, 1e-4, THREE, THREE, "raw", "standardised"),
     "kitchen-mixed-v0": (5.0, False, 5.0, False, 1e-4, WIDE, WIDE, "raw", "raw"),
     "my-data": (5.0, False, 5.0, False, 1e-4, THREE, THREE, "raw", "raw"),
 }

@@ -264,6 +264,17 @@ def test_what_cannot_be_run_says_why(tmp_path: Path) -> None:
     assert places[0].problem == "not trained yet"
 
 
+def test_a_file_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+    (row,) = choose_rows("table3", ["door-human"])
+    prints = []
+    for number, content in enumerate((b"one", b"two", b"one")):
+        files = tmp_path / str(number)
+        files.mkdir()
+        (files / "door-v0_demos_clipped.hdf5").write_bytes(content)
+        prints.append(sources_of(row, shelf(files))[0].fingerprint)
+    assert prints[0] == prints[2] != prints[1]
+
+
 def test_two_files_of_one_dataset_are_refused(tmp_path: Path) -> None:
     files = door_file(tmp_path / "d4rl")
     door_file(files, "d4rl-door-human-v0.hdf5")

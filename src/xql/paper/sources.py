@@ -84,7 +84,7 @@ def sources_of(benchmark: Benchmark, here: Shelf) -> list[Data]:
                 opened=None if path is None else f"d4rl:{path}",
                 environment=benchmark.environment or None,
                 barrier=benchmark.barrier,
-                fingerprint="" if path is None else f"{path.stat().st_size} bytes",
+                fingerprint="" if path is None else _digest(path),
             )
         )
     if benchmark.minari:
@@ -94,6 +94,11 @@ def sources_of(benchmark: Benchmark, here: Shelf) -> list[Data]:
         get = f"xql data make {benchmark.make}"
         found.append(_of_minari("here", benchmark.made_here, get, here))
     return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _of_minari(source: Source, name: str, get: str, here: Shelf) -> Data:
