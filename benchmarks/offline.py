@@ -133,7 +133,7 @@ _ANT = (
     "The data was made here, with `xql data make antmaze-umaze`; it is not D4RL's. An episode "
     "ends at its first success."
 )
-_MUJOCO = "The data was made here from runs of our own SAC, with `xql data make mujoco`; it is not D4RL's."
+_MUJOCO = "The data was made here with `xql data make mujoco`; it is not D4RL's."
 _DOOR = (
     f"The environment is {DOOR} of gymnasium-robotics, whose reward changed in release 1.2.1: "
     "success compares with D4RL's, returns and normalised scores do not."
