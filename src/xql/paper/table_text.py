@@ -25,9 +25,9 @@ NOTES = {
         _BEST,
         "D4RL's MuJoCo files are judged in version 4 of the simulators, the nearest to D4RL's own; "
         "version 5 changed rewards and friction. AntMaze's score is its success rate.",
-        "The paper's minutes, of an unnamed machine (NeurIPS 2022 submission, Table 1): X-QL, BC and "
-        "10 % BC 10; IQL, AWAC, Onestep RL and TD3+BC 20; CQL 80; DT 960. Ours are in each cell's "
-        "metrics.jsonl.",
+        "The paper's minutes, of an unnamed machine (NeurIPS 2022 submission, Table 1): X-QL, BC "
+        "and 10 % BC 10; IQL, AWAC, Onestep RL and TD3+BC 20; CQL 80; DT 960. Ours are in each "
+        "cell's metrics.jsonl.",
     ),
     "table2": ("Theirs alone. " + NO_FINE_TUNING.removeprefix("not run: ").capitalize() + ".",),
     "table3": (
