@@ -301,3 +301,20 @@ def test_a_policy_refuses_what_it_cannot_use(run: Run) -> None:
         xql.Run.open(run.path / "nothing")
     with pytest.raises(InputError, match="there is no checkpoint 55"):
         xql.Run.open(run.path, step=55)
+
+
+def test_a_critic_above_all_returns_is_told_once_a_member(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Rewards from -1.76 to 0 at γ = 0.99: no return is above 0, none below -176, and 18.6 is noise.
+    # Steps this long throw Q about, and up in some members.
+    wild = {"critic_learning_rate": 10.0, "critic_loss": "squared"}
+    run = learn(tmp_path / "run", seeds=6, options=SMALL | wild)
+    said = " ".join(capsys.readouterr().err.split())
+    critics = np.array([line.values["critic"] for line in run.folder.read_metrics()])
+    wrong = (critics > 18.6).any(0)
+    assert wrong.any() and not wrong.all()
+    for index, told in enumerate(wrong):
+        assert said.count(f"member {index}'s critic stands at") == told
+    assert "but no return can be above 0 here: do not trust its policy; a larger β" in said
+    assert run.folder.read_frozen() == {}

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from worlds import line_data, same_bits, trained
 from xql.agents import Spec, TrainState, XQLConfig, member, xql
 from xql.training.population import Member
-from xql.training.watch import Watch
+from xql.training.watch import RewardRange, Watch
 
 SPEC = Spec(2, (-1.0,), (1.0,))
 AGENT = xql(XQLConfig(hidden=(8,), batch_size=8), 100)
@@ -59,3 +60,25 @@ def test_the_watch_keeps_its_own_copy() -> None:
     jax.tree.map(lambda leaf: leaf.delete(), population)
     mended, _ = watch.check(poisoned(three(4), 0), FINE, 4)
     assert same_bits(member(mended, 0), member(three(1), 0))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "critic", "expected"),
+    [
+        # A reward of -1 a step: returns from -100 to 0, so that 10 + 1 is the most that noise does.
+        (-1.0, 0.0, [-100.0, 0.0, 10.9, 11.1, 461.0], [False, False, False, True, True]),
+        # Never arriving is a return of -100, and ending at once still one of 0.
+        (-1.0, -1.0, [10.9, 11.1], [False, True]),
+        # 0 to 1 a step, as in DeepMind Control: at most 100.
+        (0.0, 1.0, [100.0, 110.9, 111.1, 4e6], [False, False, True, True]),
+        # No reward at all: a fresh network is no alarm.
+        (0.0, 0.0, [0.9, 1.1], [False, True]),
+        # Not finite: that is divergence, which the watch itself finds.
+        (0.0, 1.0, [np.nan, -np.inf], [False, False]),
+    ],
+)
+def test_a_critic_above_every_return_is_told(
+    low: float, high: float, critic: list[float], expected: list[bool]
+) -> None:
+    found = RewardRange(low, high).overvalued(np.array(critic), discount=0.99)
+    assert found.tolist() == expected

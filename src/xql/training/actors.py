@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32
 from xql.agents import Spec
 from xql.errors import InputError
 from xql.training.replay import Rows
+from xql.training.watch import RewardRange
 
 
 class Episode(NamedTuple):
@@ -34,6 +35,8 @@ class Actors:
         finished: the episodes that ended, in order.
         breakdowns: of each member's simulators: steps that gave no finite number. The episode ends
             there, with the observation before it and no reward.
+        rewards: the lowest and highest that any of them has given, and 0 and 1 (the bounds of
+            DeepMind Control's), since a sparse task gives nothing for long.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Actors:
         """
         self.finished: list[Episode] = []
         self.breakdowns = np.zeros(len(seeds), np.int64)
+        self.rewards = RewardRange(0.0, 1.0)
         self._copies: list[list[gymnasium.Env[Any, Any]]] = []
         try:
             for _ in seeds:
@@ -112,6 +116,8 @@ class Actors:
                     observation = copy.reset()[0]
                 following[at] = observation
         self.observations = following
+        low, high = self.rewards
+        self.rewards = RewardRange(min(low, float(rewards.min())), max(high, float(rewards.max())))
         return Rows(before, np.asarray(actions, np.float32), rewards, masks, after)
 
     def _finish(self, at: tuple[int, int]) -> None:

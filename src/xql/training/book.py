@@ -14,7 +14,7 @@ from xql.runs.summary import in_brief, member_means, quantity_of
 from xql.training.evaluate import Judge
 from xql.training.population import Member
 from xql.training.progress import Line
-from xql.training.watch import Watch
+from xql.training.watch import RewardRange, Watch
 
 
 class Book:
@@ -25,6 +25,7 @@ class Book:
     ) -> None:
         self._folder, self._line, self._judge = folder, line, judge
         self._watch = Watch(population)
+        self._overvalued: set[int] = set()
         self._began = time.perf_counter()
 
     @property
@@ -33,7 +34,12 @@ class Book:
         return time.perf_counter() - self._began
 
     def metrics(
-        self, step: int, population: TrainState, metrics: Mapping[str, np.ndarray], **more: Any
+        self,
+        step: int,
+        population: TrainState,
+        metrics: Mapping[str, np.ndarray],
+        rewards: RewardRange,
+        **more: Any,
     ) -> TrainState:
         """Log a stretch of updates; freeze who diverged in it.
 
@@ -41,6 +47,7 @@ class Book:
             step: the run's, at the stretch's end.
             population: as it is then.
             metrics: per name one number for each member; what is not finite is divergence.
+            rewards: of what was learned from; a critic above all returns that they allow is told.
             **more: numbers that are no sign of divergence.
 
         Returns:
@@ -64,8 +71,24 @@ class Book:
                 f"member {index} has diverged by step {step:,} and is frozen as it was at step "
                 f"{good:,}; metrics.jsonl says which number is not finite"
             )
+        # SAC's values hold discounted entropy beside the rewards, which has no such bound.
+        if "critic" in metrics and folder.config["agent"] != "sac":
+            self._tell_overvalued(step, metrics["critic"], rewards)
         line.advance(step)
         return population
+
+    def _tell_overvalued(self, step: int, critic: np.ndarray, rewards: RewardRange) -> None:
+        """Warn, once a member, that its values are above all that is possible."""
+        told = self._folder.config["settings"]
+        high = np.flatnonzero(rewards.overvalued(critic, told["discount"]))
+        for index in sorted(set(map(int, high)) - self._overvalued):
+            self._overvalued.add(index)
+            mend = "a larger β" if "beta" in told else "a smaller learning rate"
+            most = rewards.highest_return(told["discount"])
+            self._line.warn_once(
+                f"member {index}'s critic stands at {critic[index]:,.0f} by step {step:,}, but no "
+                f"return can be above {most:,.0f} here: do not trust its policy; {mend} may mend it"
+            )
 
     def milestone(self, step: int, population: TrainState) -> None:
         """Evaluate, as the run's configuration says, and save the whole state."""

@@ -35,6 +35,7 @@ from xql.training.evaluate import Judge
 from xql.training.population import Member, initial_population, replicated, train_chunk
 from xql.training.progress import Line
 from xql.training.run import Run
+from xql.training.watch import RewardRange
 
 LOG_EVERY = 1000
 """Updates between two lines of metrics.jsonl."""
@@ -165,13 +166,14 @@ def _loop(
     """Compiled chunks, and between them what the book does."""
     config = folder.config
     book, step = Book(folder, line, judge, population), 0
+    rewards = RewardRange(float(data.rewards.min()), float(data.rewards.max()))
     for target in milestones(config["steps"], config["evaluation"]["evaluations"]):
         while step < target:
             updates = min(LOG_EVERY, target - step)
             population, metrics = train_chunk(population, data, updates, agent=learner)
             step += updates
             values = {name: np.asarray(value) for name, value in metrics.items()}
-            population = book.metrics(step, population, values)
+            population = book.metrics(step, population, values, rewards)
         book.milestone(step, population)
     line.say(f"{step:,} updates × {len(config['members'])} in {book.seconds:.0f} s")
     return population

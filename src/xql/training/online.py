@@ -215,7 +215,7 @@ def _log(book: Book, learner: Learner, actors: Actors, step: int, updates: int) 
     told = actors.recent_returns()
     if actors.breakdowns.any():
         told["breakdowns"] = actors.breakdowns.astype(np.float64)
-    return learner.restart(book.metrics(step, learner.population, means, **told))
+    return learner.restart(book.metrics(step, learner.population, means, actors.rewards, **told))
 
 
 def _check_loop(loop: Loop, steps: int) -> None:

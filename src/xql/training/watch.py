@@ -1,12 +1,16 @@
-"""A member that diverges is frozen at its last good state, and the others go on."""
+"""A member that diverges is frozen at its last good state, and the others go on.
+
+One whose critic says more than any return can be is told of: it is wrong long before it overflows.
+"""
 
 import functools
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from xql.agents import TrainState
 
@@ -15,7 +19,7 @@ class Watch:
     """Looks at a population now and then, and keeps a copy of it as it last was.
 
     Divergence is a number that is not finite: among the metrics, or among the parameters and
-    optimizer states. What exploded but is still finite is for the metrics to show.
+    optimizer states. What exploded but is still finite goes on (see `RewardRange`).
 
     Attributes:
         frozen: for each frozen member the step of the state that it was put back to.
@@ -50,6 +54,29 @@ class Watch:
             population = _put_back(jnp.asarray(mask), population, self._good)
         self._good, self._step = _copy(population), step
         return population, newly
+
+
+class RewardRange(NamedTuple):
+    """The lowest and highest reward that an agent learns from, as it sees them."""
+
+    low: float
+    high: float
+
+    def highest_return(self, discount: float) -> float:
+        """No discounted return is above this; 0 is the return of an episode that ends at once."""
+        return max(0.0, self.high) / (1 - discount)
+
+    def overvalued(
+        self, critic: Float[np.ndarray, " members"], discount: float
+    ) -> Bool[np.ndarray, " members"]:
+        """Which members' mean Q is above all that a return can be.
+
+        A tenth of the span of all possible returns is left for noise, since a mean over states and
+        actions lies well inside it wherever learning goes well; and 1 for a fresh network.
+        """
+        highest = self.highest_return(discount)
+        span = highest - min(0.0, self.low) / (1 - discount)
+        return critic > highest + 0.1 * span + 1.0
 
 
 @jax.jit
