@@ -267,10 +267,11 @@ def _draw_line(axes: Any, line: Line, colour: str) -> None:
     axes.plot(line.curve.steps, mean_curve, color=colour, lw=2, label=f"{name}, {seeds} seeds")
     if line.published is not None:
         theirs = line.published
-        shown = theirs.steps <= line.steps
+        # To our last step and not to their last point before it: the table compares them there.
+        shown = np.append(theirs.steps[theirs.steps < line.steps], line.steps)
         axes.plot(
-            theirs.steps[shown],
-            theirs.returns[shown],
+            shown,
+            np.interp(shown, theirs.steps, theirs.returns),
             color=colour,
             lw=1.3,
             ls=(0, (4, 2)),
