@@ -254,3 +254,17 @@ def test_an_unknown_simulator_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no environment 'Hoper-v9'"):
         xql.train_online("Hoper-v9", out=tmp_path / "run", steps=60, loop=Loop(warmup=20))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("agent", "told"), [("td3", True), ("x-sac", True), ("sac", False)])
+def test_a_critic_above_all_returns_is_told_but_for_sac_s_which_holds_entropy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], agent: str, told: bool
+) -> None:
+    # Steps this long throw Q about by thousands, where rewards of at most 1 allow 100.
+    wild = SMALL | {"critic_learning_rate": 1e3}
+    run = learn(tmp_path / "run", agent=agent, seeds=4, evaluations=12, options=wild)
+    critics = [max(line.values.get("critic", [0.0])) for line in run.folder.read_metrics()]
+    assert max(critics) > 1000
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("'s critic stands at" in said) == told
+    assert ("but no return can be above 100 here" in said) == told
