@@ -1,6 +1,10 @@
 """Settings that every test shares."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -9,3 +13,16 @@ import jax
 # As the command line does on 2 cores, and before any test can fix the number by using JAX:
 # populations are then spread over two devices, whichever test comes first.
 jax.config.update("jax_num_cpu_devices", 2)
+
+MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_let_go() -> Iterator[None]:
+    """A compiled program holds several memory maps, and Linux allows a process 65,530 of them.
+
+    One process that ran every test passed that and crashed inside the compiler.
+    """
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
