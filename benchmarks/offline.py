@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import tyro
 
 import xql
@@ -31,13 +32,13 @@ from xql.agents import OFFLINE
 from xql.errors import InputError, nearest
 from xql.evaluation.statistics import format_interval
 from xql.paper.cells import keep_run
-from xql.runs.folder import RunFolder
+from xql.runs.folder import Evaluation, RunFolder
 from xql.runs.plots import curves_from_run, plot_against_beta, plot_learning_curves
-from xql.runs.summary import UNITS, Quantity, quantity_of, results
+from xql.runs.summary import UNITS, Quantity, member_means, quantity_of, results, value_of
 from xql.training.population import use_all_cores
 
 RESULTS = Path(__file__).parent.parent / "results"
-SHOWN = ("cell", "β", "updates", "measure", "IQM [95 %]", "of", "seeds", "episodes", "seconds")
+SHOWN = ("cell", "β", "updates", "measure", "last", "each seed", "best", "seconds")
 
 
 @dataclass(frozen=True)
@@ -183,16 +184,33 @@ def measure(cell: Cell, folder: Path) -> None:
     keep_run(folder, xql.train_offline, settings)
 
 
+def quantities_of(evaluations: Sequence[Evaluation]) -> Iterator[Quantity]:
+    """The measure that matters most, then those that say something it does not say."""
+    first = quantity_of(evaluations)
+    values = np.array([value_of(row, first) for row in evaluations])
+    yield first
+    others: tuple[Quantity, ...] = ("score", "return")
+    for quantity in others:
+        missing = quantity == "score" and any(row.score is None for row in evaluations)
+        if missing or quantity == first:
+            continue
+        # A maze pays 1 for its success and nothing else.
+        own = np.array([value_of(row, quantity) for row in evaluations])
+        if not any(np.array_equal(scale * own, values, equal_nan=True) for scale in (1, 100)):
+            yield quantity
+
+
 def rows_of(run: RunFolder) -> Iterator[dict[str, Any]]:
-    """The table's lines for one cell, from what its run wrote."""
+    """The lines of table.csv for one cell, from what its run wrote."""
     evaluations = run.read_evaluations()
     seconds = round(run.read_metrics()[-1].values["seconds"][0])
-    quantities: list[Quantity] = list(dict.fromkeys([quantity_of(evaluations), "score", "return"]))
-    for quantity in quantities:
-        if quantity == "score" and any(row.score is None for row in evaluations):
-            continue
+    for quantity in quantities_of(evaluations):
         for result in results(evaluations, quantity):
-            for summary in (result.last, result.best):
+            own = [row for row in evaluations if row.beta == result.beta]
+            end = max(row.step for row in own)
+            means = member_means([row for row in own if row.step == end], quantity).values()
+            each = {"last": " ".join(f"{one:.4g}" for one in means)}
+            for which, summary in (("last", result.last), ("best", result.best)):
                 yield {
                     "cell": run.path.name,
                     "agent": run.config["agent"],
@@ -203,12 +221,49 @@ def rows_of(run: RunFolder) -> Iterator[dict[str, Any]]:
                     "IQM": f"{summary.interval.estimate:.2f}",
                     "low": f"{summary.interval.low:.2f}",
                     "high": f"{summary.interval.high:.2f}",
-                    "IQM [95 %]": format_interval(summary.interval),
+                    "which": which,
                     "of": summary.label,
                     "seeds": summary.interval.seeds,
+                    "each seed": each.get(which, ""),
                     "episodes": summary.episodes,
                     "seconds": seconds,
+                    "shown": format_interval(summary.interval),
                 }
+
+
+def markdown(table: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """table.md: last and best of each cell and measure side by side."""
+    lasts, bests = ([row for row in rows if row["which"] == which] for which in ("last", "best"))
+    shown = [
+        {**last, "last": last["shown"], "best": best["shown"]}
+        for last, best in zip(lasts, bests, strict=True)
+    ]
+    episodes = {
+        (last["episodes"], best["episodes"]) for last, best in zip(lasts, bests, strict=True)
+    }
+    counts = "; ".join(
+        f"{last} at the last, {best} at each other" for last, best in sorted(episodes)
+    )
+    needed = " --data FILE" if TABLES[table].needs_file else ""
+    return "\n".join(
+        [
+            f"# {table}",
+            "",
+            f"`python -m benchmarks.offline {table}{needed}`",
+            "",
+            TABLES[table].note,
+            "Interquartile mean over seeds with its 95 % bootstrap interval over seeds. *Last* is",
+            "the last step's and is the result, *each seed* its mean there; *best* takes each",
+            f"seed's best evaluation and is biased upwards. Episodes of a seed: {counts}. Seconds",
+            "are those of all seeds together, evaluations included, on one or two cores that may",
+            "have done other work too.",
+            "",
+            "| " + " | ".join(SHOWN) + " |",
+            "|" + "---|" * len(SHOWN),
+            *("| " + " | ".join(str(row[name]) for name in SHOWN) + " |" for row in shown),
+            "",
+        ]
+    )
 
 
 def tabulate(table: str) -> None:
@@ -219,27 +274,11 @@ def tabulate(table: str) -> None:
     if not rows:
         return
     with (home / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        names = [name for name in rows[0] if name != "IQM [95 %]"]
+        names = [name for name in rows[0] if name != "shown"]
         writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    needed = " --data FILE" if TABLES[table].needs_file else ""
-    lines = [
-        f"# {table}",
-        "",
-        f"`python -m benchmarks.offline {table}{needed}`",
-        "",
-        TABLES[table].note,
-        "Interquartile mean over seeds with its 95 % bootstrap interval over seeds. *Last* is the",
-        "result; *best* takes each seed's best evaluation and is biased upwards. The seconds are",
-        "those of all seeds together, evaluations included, on 2 cores that did other work too.",
-        "",
-        "| " + " | ".join(SHOWN) + " |",
-        "|" + "---|" * len(SHOWN),
-        *("| " + " | ".join(str(row[name]) for name in SHOWN) + " |" for row in rows),
-        "",
-    ]
-    (home / "table.md").write_text("\n".join(lines), encoding="utf-8")
+    (home / "table.md").write_text(markdown(table, rows), encoding="utf-8")
     if table == "beta":
         plot_against_beta(runs, home / "beta.png")
     curves = [curve for run in runs for curve in curves_from_run(run, label=run.path.name)]
