@@ -68,6 +68,10 @@ def test_bad_input_is_one_line(runs: dict[str, Path], capsys: pytest.CaptureFixt
     for words, part in (
         ((), "no run to compare"),
         (("nowhere",), "no such run folder"),
+        (
+            (str(runs["bc"] / "config.yaml"),),
+            f"this is a file; name a run folder; is it {runs['bc']}?",
+        ),
         ((str(runs["bc"]), str(runs["other"])), "evaluation.episodes is 2 here and 3 in"),
         ((str(runs["bc"]), "--quantity", "score"), "have no score"),
         ((str(runs["bc"]), "--format", "html"), "html"),

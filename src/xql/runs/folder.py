@@ -164,6 +164,10 @@ class RunFolder:
                 lacks what every run has.
         """
         path = Path(path)
+        if path.is_file():
+            raise InputError(
+                "this is a file", where=str(path), mend=f"name a run folder; is it {path.parent}?"
+            )
         if not path.is_dir():
             raise InputError("there is no such run folder", where=str(path), mend="check the path")
         for name in ("config.yaml", "metrics.jsonl", "evaluations.csv"):
