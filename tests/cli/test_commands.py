@@ -214,12 +214,16 @@ def test_the_demo_prints_its_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    # What is played, not what is learned, takes the demo's time: 228,000 steps in all.
+    for name, fewer in {"TRANSITIONS": 2000, "EVALUATIONS": 2, "EPISODES": 4}.items():
+        monkeypatch.setattr(f"xql.cli.demo.{name}", fewer)
     out = tmp_path / "demo"
     assert run("demo", "--steps", "20", "--seeds", "1", "--out", str(out)) == 0
     told = capsys.readouterr().out
     for name in ("the data's own behaviour", "behaviour cloning", "Extreme Q-Learning"):
         assert name in told
         assert name in (out / "table.md").read_text()
+    assert "1 seed × 4 episodes, last step" in (out / "table.md").read_text()
     assert (out / "learning-curves.png").stat().st_size > 5000
     assert (out / "xql" / "config.yaml").exists() and (out / "bc" / "config.yaml").exists()
     assert "choose another --out" in complaint(capsys, "demo", "--out", str(out))

@@ -9,6 +9,10 @@ from xql.errors import MissingExtra
 DATASET = "pointmaze/medium-play-v0"
 AGENTS = {"bc": "behaviour cloning", "xql": "Extreme Q-Learning"}
 TITLE = "PointMaze-Medium, from corner to corner"
+TRANSITIONS = 200_000
+EVALUATIONS = 10
+EPISODES = 100
+"""Of the data's behaviour, and of each seed at the last step."""
 
 
 class Row(NamedTuple):
@@ -41,7 +45,7 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
     _make_data()
 
     began = time.perf_counter()
-    reached = behaviour_rollouts("medium", 100, seed=10_000)
+    reached = behaviour_rollouts("medium", EPISODES, seed=10_000)
     rows = [
         Row(
             "the data's own behaviour",
@@ -51,15 +55,17 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
             f"{time.perf_counter() - began:.0f}",
         )
     ]
+    many = f"{seeds} seed{'s' * (seeds != 1)}"
     for agent, name in AGENTS.items():
-        print(f"\n{name}: {seeds} seeds × {steps:,} updates")
+        print(f"\n{name}: {many} × {steps:,} updates")
         began = time.perf_counter()
         run = train_offline(
             f"minari:{DATASET}",
             agent=agent,
             steps=steps,
             seeds=seeds,
-            evaluations=10,
+            evaluations=EVALUATIONS,
+            last_episodes=EPISODES,
             out=home / agent,
         )
         last = run.results[0].last
@@ -67,7 +73,7 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
             Row(
                 name,
                 f"{format_interval(last.interval)} %",
-                f"{seeds} seeds × {last.episodes} episodes, last step",
+                f"{many} × {last.episodes} episodes, last step",
                 f"{steps:,}",
                 f"{time.perf_counter() - began:.0f}",
             )
@@ -104,7 +110,7 @@ def _make_data() -> None:
     from xql.collect.pointmaze import ensure_pointmaze
 
     began = time.perf_counter()
-    _, made = ensure_pointmaze("medium", dataset_id=DATASET)
+    _, made = ensure_pointmaze("medium", transitions=TRANSITIONS, dataset_id=DATASET)
     how = f"made in {time.perf_counter() - began:.0f} s" if made else "here already"
     print(f"data: {DATASET}, {how}")
 
