@@ -214,7 +214,7 @@ def test_the_demo_prints_its_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    # What is played, not what is learned, takes the demo's time: 228,000 steps in all.
+    # The demo's time is the simulator's: its agents alone play 380 episodes of 600 steps.
     for name, fewer in {"TRANSITIONS": 2000, "EVALUATIONS": 2, "EPISODES": 4}.items():
         monkeypatch.setattr(f"xql.cli.demo.{name}", fewer)
     out = tmp_path / "demo"
