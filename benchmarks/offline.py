@@ -269,7 +269,7 @@ def markdown(table: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def tabulate(table: str) -> None:
-    """Write table.csv, table.md and curves.png (of β, beta.png too) from the cells there."""
+    """Write table.csv, table.md and curves.png (of β, beta.png instead) from the cells there."""
     home = RESULTS / table
     runs = [RunFolder.open(path.parent) for path in sorted(home.glob("*/config.yaml"))]
     rows = [row for run in runs for row in rows_of(run)]
@@ -282,7 +282,9 @@ def tabulate(table: str) -> None:
         writer.writerows(rows)
     (home / "table.md").write_text(markdown(table, rows), encoding="utf-8")
     if table == "beta":
+        # Twelve curves of two tasks in one figure are none to read.
         plot_against_beta(runs, home / "beta.png")
+        return
     curves = [curve for run in runs for curve in curves_from_run(run, label=run.path.name)]
     quantity = quantity_of(runs[0].read_evaluations())
     plot_learning_curves(curves, home / "curves.png", title=table, quantity=quantity)
