@@ -13,27 +13,27 @@ In five lines:
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from xql.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from xql.data.check import check_dataset
     from xql.data.dataset import Dataset
     from xql.data.sources import open_dataset
     from xql.errors import InputError, MissingExtra
-    from xql.runs.compare import compare
+    from xql.reports.compare import compare
     from xql.runs.policy import load_policy
+    from xql.runs.run import Run
     from xql.training.offline import train_offline
     from xql.training.online import train_online
-    from xql.training.run import Run
 
 # Loaded on first use: `import xql` alone takes milliseconds, jax takes a second.
 _HOMES = {
     "Dataset": "xql.data.dataset",
     "InputError": "xql.errors",
     "MissingExtra": "xql.errors",
-    "Run": "xql.training.run",
+    "Run": "xql.runs.run",
     "check_dataset": "xql.data.check",
-    "compare": "xql.runs.compare",
+    "compare": "xql.reports.compare",
     "load_policy": "xql.runs.policy",
     "open_dataset": "xql.data.sources",
     "train_offline": "xql.training.offline",

@@ -11,15 +11,15 @@ from types import ModuleType
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used: what is wrong, where, and how to mend it.
+    """Something that the user gave cannot be used: what is wrong, where, and how to hint it.
 
-    `str(error)` is one line: `where: what; mend`.
+    `str(error)` is one line: `where: what; hint`.
     """
 
-    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what, self.where, self.hint = what, where, hint
         line = f"{where}: {what}" if where else what
-        super().__init__(" ".join(f"{line}; {mend}".split()) if mend else " ".join(line.split()))
+        super().__init__(" ".join(f"{line}; {hint}".split()) if hint else " ".join(line.split()))
 
 
 class MissingExtra(ImportError):
@@ -27,7 +27,7 @@ class MissingExtra(ImportError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The mend for an unknown name: the nearest known one, else all of them."""
+    """The hint for an unknown name: the nearest known one, else all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}"
@@ -40,7 +40,7 @@ def require_seed(seed: int, name: str = "--seed") -> int:
         InputError: it is below 0 or above 2³² − 1.
     """
     if not 0 <= seed < 2**32:
-        raise InputError(f"{name} {seed} is no seed", mend="give a number from 0 to 4294967295")
+        raise InputError(f"{name} {seed} is no seed", hint="give a number from 0 to 4294967295")
     return seed
 
 

@@ -9,7 +9,7 @@ from worlds import constant, first_state, in_place, one_update, random_batch
 from xql.agents import AWACConfig, Spec, awac, steps
 from xql.agents.awac import softmax_weights
 from xql.agents.networks import MLP, Critic, Linear
-from xql.agents.presets import settings
+from xql.presets import settings
 
 SPEC = Spec(3, (-1.0, -2.0), (1.0, 2.0))
 AGENT = awac(AWACConfig(hidden=(8,), batch_size=6), 10)
@@ -94,7 +94,7 @@ def test_equal_advantages_are_behaviour_cloning(kind: str) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
-# CORL's configurations: λ and the reward recipe.
+# CORL's configurations: λ and the reward scaling.
 GOLDEN = {
     "hopper-medium-v2": (0.3333, "raw"),
     "antmaze-large-play-v2": (0.1, "minus_one"),

@@ -11,7 +11,7 @@ from xql import train_offline
 from xql.data.dataset import Dataset, Episode
 from xql.data.selection import select_episodes
 from xql.errors import InputError
-from xql.runs.compare import compare
+from xql.reports.compare import compare
 
 
 def episodes_of(*returns_and_lengths: tuple[float, int]) -> Dataset:

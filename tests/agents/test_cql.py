@@ -13,7 +13,7 @@ from xql.agents import CQLConfig, Spec, cql, steps
 from xql.agents.cql import penalty_actions
 from xql.agents.networks import MLP, Critic, Linear
 from xql.agents.policies import SquashedGaussianPolicy
-from xql.agents.presets import settings
+from xql.presets import settings
 
 SPEC = Spec(3, (-1.0, -2.0), (1.0, 2.0))
 SMALL: dict[str, Any] = {"hidden": (8,), "critic_hidden": (8,), "batch_size": 6, "samples": 4}
@@ -202,7 +202,7 @@ SHARED = {
     "batch_size": 256,
 }
 THREE, FIVE, WIDE = (256,) * 3, (256,) * 5, (512,) * 3
-# α, Lagrange, gap, best of n, policy rate, widths of policy and critic, the two recipes.
+# α, Lagrange, gap, best of n, policy rate, widths of policy and critic, the two scalings.
 GOLDEN = {
     "hopper-medium-v2": (10.0, False, 5.0, False, 3e-5, THREE, THREE, "raw", "standardised"),
     "antmaze-umaze-v2": (5.0, True, 0.8, True, 1e-4, THREE, FIVE, "affine:10,-5", "raw"),

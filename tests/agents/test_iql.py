@@ -10,7 +10,7 @@ from jaxtyping import Array
 from worlds import constant, first_state, in_place, one_update, random_batch
 from xql.agents import IQLConfig, Spec, XQLConfig, iql, steps, xql
 from xql.agents.networks import MLP, Linear, Value
-from xql.agents.presets import settings
+from xql.presets import settings
 
 SPEC = Spec(3, (-1.0, -2.0), (1.0, 2.0))
 AGENT = iql(IQLConfig(hidden=(8,), batch_size=6), 10)
@@ -128,7 +128,7 @@ def test_all_but_the_value_step_is_xql_s() -> None:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-# The published configurations: expectile, inverse temperature, reward recipe.
+# The published configurations: expectile, inverse temperature, reward scaling.
 GOLDEN = {
     "hopper-medium-v2": (0.7, 3.0, "return_range"),
     "antmaze-large-play-v0": (0.9, 10.0, "minus_one"),

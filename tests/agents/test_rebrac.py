@@ -12,7 +12,7 @@ import yaml
 
 from worlds import constant, first_state, in_place, line_data, one_update, random_batch
 from xql.agents import Batch, ReBRACConfig, Spec, TrainState, rebrac, steps
-from xql.agents.presets import settings, suite
+from xql.presets import settings, suite
 from xql.training.population import draw
 
 SPEC = Spec(3, (-1.0, -2.0), (1.0, 2.0))
@@ -142,7 +142,7 @@ GOLDEN = {
     name: (float(policy), float(critic))
     for name, policy, critic in csv.reader(PUBLISHED.split("\n")[1:-1], delimiter=" ")
 }
-# suite: γ, critic rate, policy rate, batch, reward recipe
+# suite: γ, critic rate, policy rate, batch, reward scaling
 SUITES = {
     "mujoco": (0.99, 1e-3, 1e-3, 1024, "raw"),
     "antmaze": (0.999, 5e-5, 3e-4, 256, "scale:100"),
@@ -175,7 +175,7 @@ def test_the_tuned_preset_is_the_published_configuration(dataset: str) -> None:
 
 
 def test_the_tuned_preset_has_no_row_that_is_not_published() -> None:
-    text = importlib.resources.files("xql.agents.presets").joinpath("rebrac.yaml").read_text()
+    text = importlib.resources.files("xql.presets").joinpath("rebrac.yaml").read_text()
     assert set(yaml.safe_load(text)["tuned"]) == {"any", *SUITES, *GOLDEN}
 
 

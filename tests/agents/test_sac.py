@@ -12,8 +12,8 @@ from worlds import same_bits
 from xql.agents import Agent, Batch, Metrics, SACConfig, Spec, TrainState, member, sac, steps
 from xql.agents.networks import MLP, Critic, Linear, Value
 from xql.agents.policies import LOG_STD_RANGE, SquashedGaussianPolicy
-from xql.agents.presets import configure
 from xql.agents.sac import soft_values
+from xql.presets import configure
 
 SPEC = Spec(1, (-1.0,), (3.0,))  # actions 1 ± 2
 KINDS = ["none", "soft", "gumbel"]

@@ -14,9 +14,9 @@ from worlds import same_bits
 from xql.agents import ONLINE, Agent, Batch, Metrics, Spec, TD3Config, TrainState, member, td3
 from xql.agents.networks import MLP, Critic, Linear
 from xql.agents.policies import DeterministicPolicy
-from xql.agents.presets import configure
 from xql.agents.td3 import critic_targets
 from xql.gumbel.losses import Kind
+from xql.presets import configure
 
 SPEC = Spec(1, (-1.0,), (3.0,))  # actions 1 ± 2
 LINEAR = TD3Config(hidden=(), batch_size=2, target_noise=0.0)

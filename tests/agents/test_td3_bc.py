@@ -12,7 +12,7 @@ from worlds import constant, first_state, in_place, one_update, random_batch, sa
 from xql.agents import Spec, TD3BCConfig, TrainState, steps, td3_bc
 from xql.agents.networks import MLP, Critic, Linear
 from xql.agents.policies import DeterministicPolicy
-from xql.agents.presets import settings
+from xql.presets import settings
 
 SPEC = Spec(3, (-1.0, -2.0), (1.0, 2.0))
 AGENT = td3_bc(TD3BCConfig(hidden=(8,), batch_size=6, target_noise=0.0), 10)

@@ -72,7 +72,7 @@ def test_check_names_every_row_that_is_not_finite(path, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         commands.check(str(tmp_path / "nan.npz"))
     assert caught.value.code == 1
-    assert "error    NaN in rewards (rows 1, 3); drop or mend these rows" in capsys.readouterr().out
+    assert "error    NaN in rewards (rows 1, 3); drop or hint these rows" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"NaN in rewards, row 1"):
         commands.info(str(tmp_path / "nan.npz"))
 

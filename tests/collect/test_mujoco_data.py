@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 import xql
-from xql.agents.presets import settings, suite
 from xql.cli.make import make
 from xql.collect.mujoco import make_mujoco, play
 from xql.collect.trained import medium_step, open_source, random_return, to_logs
@@ -24,10 +23,11 @@ from xql.envs.make import make_environment
 from xql.errors import InputError
 from xql.evaluation.rollout import rollout
 from xql.evaluation.scores import reference_score
+from xql.presets import settings, suite
+from xql.runs.run import Run
 from xql.training.evaluate import EVALUATION_SEED
 from xql.training.online import Loop
 from xql.training.replay import Rows
-from xql.training.run import Run
 
 pytest.importorskip("gymnasium_robotics")
 minari = pytest.importorskip("minari")

@@ -119,7 +119,7 @@ def test_actions_outside_their_bounds():
         require_sound(Dataset.from_arrays(**columns, action_low=-bound, action_high=bound))
     assert str(caught.value) == (
         "unnamed: actions outside their bounds in 1 of 295 rows (row 3; column 1); "
-        "rescale or clip the actions, or mend the bounds"
+        "rescale or clip the actions, or hint the bounds"
     )
     assert only(found(**columns)).what.endswith("the largest |action| is 1.5")
     columns["actions"][3, 1] = 1.00009  # within the roundings of the same number

@@ -135,7 +135,7 @@ def test_check_fits_names_both_sizes():
 
 
 @pytest.mark.parametrize(
-    ("name", "mend"),
+    ("name", "hint"),
     [
         ("PointMaze_Medum-v3", "did you mean 'PointMaze_Medium-v3'?"),
         ("AdroitHandDor-v1", "did you mean 'AdroitHandDoor-v1'?"),
@@ -149,10 +149,10 @@ def test_check_fits_names_both_sizes():
         ("qqqqqqqqqq", "`gymnasium.pprint_registry()` lists them"),
     ],
 )
-def test_unknown_id_names_what_to_type(name, mend):
+def test_unknown_id_names_what_to_type(name, hint):
     with pytest.raises(InputError) as error:
         make_environment(name)
-    assert str(error.value) == f"environment: no environment '{name}'; {mend}"
+    assert str(error.value) == f"environment: no environment '{name}'; {hint}"
 
 
 def test_mujoco_py_era_id_says_what_to_use():

@@ -18,7 +18,7 @@ from xql.data.dataset import Dataset
 from xql.errors import InputError
 from xql.runs.folder import COLUMNS
 from xql.runs.policy import load_policy
-from xql.training.run import Run
+from xql.runs.run import Run
 
 SMALL = {"hidden": [16], "batch_size": 32}
 
@@ -66,7 +66,7 @@ def test_config_yaml_says_all_that_the_run_was_told(run: Run) -> None:
     assert (config["agent"], config["preset"], config["steps"]) == ("xql", "default", 60)
     assert config["settings"]["hidden"] == [16]
     assert config["settings_sources"]["hidden"] == "given"
-    assert config["recipe"]["rewards"] == "scale:0.5"
+    assert config["scaling"]["rewards"] == "scale:0.5"
     assert config["environment"] == "XQLTestLine-v0"
     assert config["data"]["transitions"] == 200
     assert config["data"]["action_low"] == [-1.0]

@@ -12,11 +12,11 @@ from worlds import Line, register_line, same_bits
 from xql.agents import ONLINE, TrainState, member
 from xql.errors import InputError
 from xql.runs.policy import agent_of
+from xql.runs.run import Run
 from xql.training.evaluate import evaluate_run
-from xql.training.learner import fresh_learner
 from xql.training.online import Loop
+from xql.training.online_state import fresh_learner
 from xql.training.replay import Replay
-from xql.training.run import Run
 
 SMALL = {"hidden": [16], "batch_size": 16}
 

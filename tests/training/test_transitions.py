@@ -16,8 +16,8 @@ from xql.data.files import save_dataset
 from xql.errors import InputError
 from xql.evaluation.bellman import bellman_errors
 from xql.runs.policy import load_population
+from xql.runs.run import Run
 from xql.training.online import Loop
-from xql.training.run import Run
 from xql.training.transitions import run_errors
 
 SMALL = {"hidden": [8], "batch_size": 8}
@@ -103,10 +103,10 @@ def test_an_offline_run_opens_its_data_again_scaled_as_it_learned(home: Path) ->
     found = run_errors(run.path, transitions=1_000)
     assert found.origin == "200 of 200 transitions of line"
     assert found.formula == "r + γ · mask · V(s') − Q₁(s, a)"
-    data, recipe = line_data(), run.folder.config["recipe"]
+    data, scaling = line_data(), run.folder.config["scaling"]
     rows = data.starts
-    scaled = (data.observations - np.float32(recipe["observation_shift"])) * np.float32(
-        recipe["observation_scale"]
+    scaled = (data.observations - np.float32(scaling["observation_shift"])) * np.float32(
+        scaling["observation_scale"]
     )
     state = member(load_population(run.folder)[1], 0)
     v = state.value.network(jnp.asarray(scaled[rows + 1]))

@@ -19,11 +19,11 @@ import yaml
 from worlds import first_state, line_data, one_update, random_batch, same_bits, trained
 from xql import train_offline
 from xql.agents import OFFLINE, Agent, Spec, member
-from xql.agents.presets import configure, settings
 from xql.data.dataset import Dataset
 from xql.errors import InputError
+from xql.presets import configure, settings
+from xql.runs.run import Run
 from xql.training.population import Member
-from xql.training.run import Run
 
 START, SECOND = np.array([1.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)
 
@@ -160,7 +160,7 @@ def test_the_default_preset_is_there_for_any_data(agent: str, data: str) -> None
 
 @pytest.mark.parametrize("agent", OFFLINE)
 def test_every_preset_value_names_its_source(agent: str) -> None:
-    text = importlib.resources.files("xql.agents.presets").joinpath(f"{agent}.yaml").read_text()
+    text = importlib.resources.files("xql.presets").joinpath(f"{agent}.yaml").read_text()
     for preset, sections in yaml.safe_load(text).items():
         for section, entries in sections.items():
             for key, entry in entries.items():

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from xql import train_offline
 from xql.agents import member
 from xql.data.dataset import Dataset
-from xql.training.run import Run
+from xql.runs.run import Run
 
 OPTIONS = {
     "hidden": [32],

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from xql.agents.agent import Act, Agent, Batch, Metrics, Spec, Trainable, TrainState, member
 from xql.agents.awac import AWACConfig, awac
 from xql.agents.bc import BCConfig, bc
 from xql.agents.cql import CQLConfig, cql
@@ -13,6 +12,7 @@ from xql.agents.rebrac import ReBRACConfig, rebrac
 from xql.agents.sac import SACConfig, sac
 from xql.agents.td3 import TD3Config, td3
 from xql.agents.td3_bc import TD3BCConfig, td3_bc
+from xql.agents.types import Act, Agent, Batch, Metrics, Spec, Trainable, TrainState, member
 from xql.agents.xql import XQLConfig, xql
 
 

@@ -39,10 +39,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from xql.agents import steps
-from xql.agents.agent import Agent, Batch, Metrics, Spec, TrainState
+from xql.agents import update as steps
 from xql.agents.networks import Critic
 from xql.agents.policies import GaussianPolicy
+from xql.agents.types import Agent, Batch, Metrics, Spec, TrainState
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from xql.agents import steps
-from xql.agents.agent import Agent, Batch, Metrics, Spec, Trainable, TrainState
+from xql.agents import update as steps
 from xql.agents.networks import Critic
 from xql.agents.policies import DeterministicPolicy
+from xql.agents.types import Agent, Batch, Metrics, Spec, Trainable, TrainState
 from xql.gumbel.losses import Kind
 
 Loss = Literal["squared", Kind]

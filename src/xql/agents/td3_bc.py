@@ -10,7 +10,7 @@ to [-1, 1], d their number of dimensions and ε Gaussian noise cut at ±`target_
 
 The policy and both targets move at every second update. λ is a constant to the gradient. It makes
 α, the weight of value against cloning, mean the same for every scale of rewards; α → 0 is behaviour
-cloning. The paper also standardises the observations: that is the data recipe
+cloning. The paper also standardises the observations: that is the data scaling
 `observations: standardised` of this agent's presets.
 
 Deviations from the published code, each with its switch in `TD3BCConfig` where it has one:
@@ -34,10 +34,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from xql.agents import steps
-from xql.agents.agent import Agent, Batch, Metrics, Spec, TrainState
+from xql.agents import update as steps
 from xql.agents.networks import Critic
 from xql.agents.policies import DeterministicPolicy
+from xql.agents.types import Agent, Batch, Metrics, Spec, TrainState
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; the entry point of `xql`.
 
     Exit status: 0 done, 1 a check found errors, 2 bad input (one line on standard error says what,
-    where and the mend), 130 interrupted.
+    where and the hint), 130 interrupted.
     """
     try:
         _dispatch(list(sys.argv[1:] if arguments is None else arguments), COMMANDS, ["xql"])
@@ -79,7 +79,7 @@ def _dispatch(arguments: list[str], commands: dict[str, Any], path: list[str]) -
         return
     if word not in commands:
         name = " ".join([*path, word])
-        raise InputError(f"unknown command '{name}'", mend=nearest(word, commands))
+        raise InputError(f"unknown command '{name}'", hint=nearest(word, commands))
     chosen = commands[word]
     if isinstance(chosen, dict):
         _dispatch(arguments[1:], chosen, [*path, word])

@@ -27,9 +27,9 @@ def compare(
         seed: of the bootstrap.
     """
     from xql.errors import MissingExtra, require_seed
-    from xql.runs.compare import compare as compare_runs
+    from xql.reports.compare import compare as compare_runs
+    from xql.reports.plots import plot_comparison
     from xql.runs.folder import RunFolder
-    from xql.runs.plots import plot_comparison
 
     require_seed(seed)
     if out is not None:

@@ -121,7 +121,7 @@ def check(source: tyro.conf.Positional[str]) -> None:
 
 
 def _told(finding: Finding, width: int = 80) -> str:
-    text = f"{finding.what} ({finding.where}); {finding.mend}"
+    text = f"{finding.what} ({finding.where}); {finding.hint}"
     indent = " " * 9
     lines = textwrap.wrap(text, width - len(indent), break_on_hyphens=False)
     return " " + f"\n{indent}".join(lines)

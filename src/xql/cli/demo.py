@@ -84,8 +84,8 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
 
 
 def _draw(home: Path, of_data: float) -> None:
+    from xql.reports.plots import curves_from_run, plot_learning_curves
     from xql.runs.folder import RunFolder
-    from xql.runs.plots import curves_from_run, plot_learning_curves
 
     try:
         figure = plot_learning_curves(

@@ -36,7 +36,7 @@ def evaluate(
     from xql.training.evaluate import evaluate_run
 
     if video or video_out is not None:
-        from xql.runs.film import film_run
+        from xql.reports.film import film_run
 
         path, played = film_run(
             run, video_out, index=member, episodes=video_episodes, seed=seed, env=env

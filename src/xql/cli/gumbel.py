@@ -105,13 +105,13 @@ def fit(
     from xql.gumbel.regression import GumbelRegressor
 
     if not 0 < beta < np.inf:
-        raise InputError(f"{beta:g} is no temperature", where="--beta", mend="give one above 0")
+        raise InputError(f"{beta:g} is no temperature", where="--beta", hint="give one above 0")
     user_errors.require_seed(seed)
     if out is not None:
         _require_new(out)
     names = [name.strip() for name in features.split(",") if name.strip()]
     if not names:
-        raise InputError("no column is named", where="--features", mend="give some: a,b")
+        raise InputError("no column is named", where="--features", hint="give some: a,b")
     table = _read_columns(file, [*names, target])
     X, y = table[:, :-1], table[:, -1]
     regressor = GumbelRegressor(beta, model=model, random_state=seed).fit(X, y)
@@ -182,7 +182,7 @@ def errors(
             raise InputError(
                 f"'{plot.suffix}' is no type of figure",
                 where=str(plot),
-                mend=f"end its name in {', '.join(_FIGURES)}",
+                hint=f"end its name in {', '.join(_FIGURES)}",
             )
         user_errors.require("matplotlib", "report")
     if source.is_dir():
@@ -228,11 +228,11 @@ def _fits_table(fits: "ErrorFits", count: int) -> object:
 def _require_new(path: Path) -> None:
     """Check, before any work, that a file can be made at `path`."""
     if path.exists():
-        raise InputError("the file exists", where=str(path), mend="name a new one")
+        raise InputError("the file exists", where=str(path), hint="name a new one")
     if not path.parent.is_dir():
-        raise InputError(f"there is no folder '{path.parent}'", where=str(path), mend="make it")
+        raise InputError(f"there is no folder '{path.parent}'", where=str(path), hint="make it")
     if not os.access(path.parent, os.W_OK):
-        raise InputError("its folder cannot be written", where=str(path), mend="name another")
+        raise InputError("its folder cannot be written", where=str(path), hint="name another")
 
 
 def _read_columns(file: Path, columns: list[str]) -> Float64[np.ndarray, "rows columns"]:
@@ -242,7 +242,7 @@ def _read_columns(file: Path, columns: list[str]) -> Float64[np.ndarray, "rows c
         InputError: no such file, no such column, a cell that is no finite number, no row at all.
     """
     if not file.is_file():
-        raise InputError("there is no such file", where=str(file), mend="check the path")
+        raise InputError("there is no such file", where=str(file), hint="check the path")
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
@@ -252,7 +252,7 @@ def _read_columns(file: Path, columns: list[str]) -> Float64[np.ndarray, "rows c
                     raise InputError(
                         f"there is no column '{column}'",
                         where=str(file),
-                        mend=user_errors.nearest(column, header),
+                        hint=user_errors.nearest(column, header),
                     )
             places = [header.index(column) for column in columns]
             rows = [
@@ -265,10 +265,10 @@ def _read_columns(file: Path, columns: list[str]) -> Float64[np.ndarray, "rows c
             ]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"this is no CSV text ({error})", where=str(file), mend="save it as UTF-8 CSV"
+            f"this is no CSV text ({error})", where=str(file), hint="save it as UTF-8 CSV"
         ) from None
     if not rows:
-        raise InputError("there is no row below the header", where=str(file), mend="add data")
+        raise InputError("there is no row below the header", where=str(file), hint="add data")
     return np.array(rows, dtype=np.float64)
 
 
@@ -282,6 +282,6 @@ def _number(row: list[str], place: int, where: str, name: str) -> float:
         raise InputError(
             f"'{cell}' is no finite number",
             where=f"{where}, column {name}",
-            mend="remove the row",
+            hint="remove the row",
         )
     return value

@@ -102,16 +102,16 @@ def make(
     if name not in known:
         raise InputError(
             f"nothing called '{name}' can be made",
-            mend=nearest(name, [*known, "mujoco", "ant-policy"]),
+            hint=nearest(name, [*known, "mujoco", "ant-policy"]),
         )
     _refuse(name, env=env, kind=kind, steps=steps, run=run)
     found = known[name]
     if policy is None and found.policy and found.needs_policy:
         raise InputError(
-            f"it needs {found.policy}", where=name, mend="give its .npz file with --policy"
+            f"it needs {found.policy}", where=name, hint="give its .npz file with --policy"
         )
     if policy is not None and not found.policy:
-        raise InputError("it takes no policy", where=name, mend="leave --policy out")
+        raise InputError("it takes no policy", where=name, hint="leave --policy out")
     dataset_id = _with_bar(
         name, found, [] if policy is None else [policy], transitions, seed, noise, out_id
     )
@@ -155,7 +155,7 @@ def _mujoco(
 
     if kind is None:
         raise InputError(
-            "it needs a kind", where="mujoco", mend=f"give --kind {{{','.join(KINDS)}}}"
+            "it needs a kind", where="mujoco", hint=f"give --kind {{{','.join(KINDS)}}}"
         )
     if run is not None:
         _refuse("mujoco --run", steps=steps)
@@ -189,7 +189,7 @@ def _ant_policy(out: Path | None, run: Path | None, steps: int | None, seed: int
     from xql.collect.policies import load_goal_policy
 
     if out is None:
-        raise InputError("it needs a file", where="ant-policy", mend="name it with --out")
+        raise InputError("it needs a file", where="ant-policy", hint="name it with --out")
     if run is not None:
         _refuse("ant-policy --run", steps=steps)
     made = make_ant_policy(out, steps=STEPS if steps is None else steps, seed=seed, run=run)
@@ -201,7 +201,7 @@ def _ant_policy(out: Path | None, run: Path | None, steps: int | None, seed: int
 def _refuse(name: str, **given: Any) -> None:
     for option, value in given.items():
         if value is not None:
-            raise InputError(f"it takes no --{option}", where=name, mend="leave it out")
+            raise InputError(f"it takes no --{option}", where=name, hint="leave it out")
 
 
 def _bar() -> Any:

@@ -45,8 +45,8 @@ def figure1(
         jobs: how many tasks to train at a time.
         out: the folder for the figure, its table as CSV, the verdicts as Markdown, and its cells.
     """
-    from xql.paper.figure1 import TASKS
-    from xql.paper.figure1 import figure1 as study
+    from xql.experiments.figure1 import TASKS
+    from xql.experiments.figure1 import figure1 as study
     from xql.training.population import use_all_cores
 
     use_all_cores()
@@ -72,7 +72,7 @@ def figure2(out: Path = Path("figure2"), seed: int = 0) -> None:
         out: the folder for figure2.png and the drawn curves as CSV.
         seed: of the regression's noise.
     """
-    from xql.paper.figure2 import figure2 as draw
+    from xql.experiments.figure2 import figure2 as draw
 
     print(draw(out, seed))
 
@@ -101,8 +101,8 @@ def figure3(
         train: train what is missing; without, only draw what is there.
         out: the folder for the figure, its numbers as CSV and Markdown, and its cells.
     """
-    from xql.paper.figure3 import METHODS, TASKS
-    from xql.paper.figure3 import figure3 as draw
+    from xql.experiments.figure3 import METHODS, TASKS
+    from xql.experiments.figure3 import figure3 as draw
     from xql.training.population import use_all_cores
 
     use_all_cores()
@@ -135,7 +135,7 @@ def videos(
         episodes: how many, one after another, from the same starts.
         seed: the first one's.
     """
-    from xql.paper.videos import videos as film
+    from xql.reports.videos import videos as film
 
     for run, played in zip(
         (left, right),

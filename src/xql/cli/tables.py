@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 if TYPE_CHECKING:
-    from xql.paper.published import Benchmark
-    from xql.paper.tables import Place, Training
+    from xql.experiments.paper_tables import Place, Training
+    from xql.experiments.published import Benchmark
 
 Words = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")]
 
@@ -66,7 +66,7 @@ def table2(rows: Words = (), out: Path = Path("table2")) -> None:
         rows: datasets, such as antmaze-umaze-v0; all of the table without it.
         out: the folder for the table, as Markdown and CSV.
     """
-    from xql.paper.tables import Training, choose_rows
+    from xql.experiments.paper_tables import Training, choose_rows
 
     _write("table2", choose_rows("table2", rows), [], Training(), out)
 
@@ -85,7 +85,7 @@ def table3(options: Flags = Options(), out: Path = Path("table3")) -> None:
 
 def _offline(table: str, options: Options, out: Path) -> None:
     from xql.cli.train import parse_settings
-    from xql.paper.tables import Training, choose_methods, choose_rows, fill
+    from xql.experiments.paper_tables import Training, choose_methods, choose_rows, fill
     from xql.training.population import use_all_cores
 
     use_all_cores()
@@ -120,7 +120,7 @@ def _write(
 ) -> None:
     """Write the table anew from what there is; only its cells are never written over."""
     from xql.errors import InputError
-    from xql.paper.table_text import csv_lines, markdown
+    from xql.experiments.table_text import csv_lines, markdown
 
     text = markdown(table, rows, places, training)
     try:
@@ -129,7 +129,7 @@ def _write(
         (out / f"{table}.csv").write_text(csv_lines(table, rows, places), encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"no table can be written here ({error.strerror})", where=str(out), mend="name --out"
+            f"no table can be written here ({error.strerror})", where=str(out), hint="name --out"
         ) from None
     print(text, end="")
     print(f"{out / table}.md, {table}.csv", file=sys.stderr)

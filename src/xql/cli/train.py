@@ -159,13 +159,13 @@ def parse_settings(words: tuple[str, ...]) -> dict[str, Any]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name:
-            raise InputError(f"--set {word}", mend="write NAME=VALUE, such as batch_size=1024")
+            raise InputError(f"--set {word}", hint="write NAME=VALUE, such as batch_size=1024")
         try:
             # YAML reads 3e-4 as a word: its numbers want a point.
             found[name] = float(value) if _is_number(value) else yaml.safe_load(value)
         except yaml.YAMLError:
             raise InputError(
-                f"--set {word}: the value cannot be read", mend="write it as in YAML"
+                f"--set {word}: the value cannot be read", hint="write it as in YAML"
             ) from None
         if isinstance(found[name], float) and found[name].is_integer() and "." not in value:
             found[name] = int(found[name])
@@ -183,8 +183,8 @@ def _is_number(text: str) -> bool:
 def draw(run: Path) -> None:
     """Draw a run's learning curves into its folder, where matplotlib is installed."""
     from xql.errors import MissingExtra
+    from xql.reports.plots import curves_from_run, plot_learning_curves
     from xql.runs.folder import RunFolder
-    from xql.runs.plots import curves_from_run, plot_learning_curves
     from xql.runs.summary import quantity_of
 
     folder = RunFolder.open(run)

@@ -43,7 +43,7 @@ def task_environment(task: Task) -> gymnasium.Env[Any, Any]:
         MissingExtra: Gymnasium-Robotics is not installed.
     """
     if task not in _IDS:
-        raise InputError(f"no task '{task}'", where="adroit", mend=nearest(task, _IDS))
+        raise InputError(f"no task '{task}'", where="adroit", hint=nearest(task, _IDS))
     register_robotics()
     return gymnasium.make(_IDS[task], disable_env_checker=True)
 
@@ -140,7 +140,7 @@ def make_adroit(
         )
         description = Description(
             algorithm="a policy from a file, its actions drawn",
-            about=f"Adroit {task}, after D4RL's expert recipe; returns are not D4RL's.",
+            about=f"Adroit {task}, after D4RL's expert scaling; returns are not D4RL's.",
             made={
                 "command": command,
                 "seed": seed,

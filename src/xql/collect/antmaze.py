@@ -91,7 +91,7 @@ def evaluation_spec(task: Task) -> EnvSpec:
         MissingExtra: Gymnasium-Robotics is not installed.
     """
     if task not in get_args(Task):
-        raise InputError(f"no task '{task}'", where="antmaze", mend=nearest(task, get_args(Task)))
+        raise InputError(f"no task '{task}'", where="antmaze", hint=nearest(task, get_args(Task)))
     maze = _MAZES[task.partition("-")[0]]
     return one_goal_spec(maze.id, _marked(maze), maze.limit)
 
@@ -327,7 +327,7 @@ def make_antmaze(
             f"with {walker.file} the ant arrives in {100 * success:.0f} % of {trials} trials, and "
             f"{100 * least_success:.0f} % are needed",
             where=where,
-            mend="give another policy with --policy, or less --noise; nothing was written",
+            hint="give another policy with --policy, or less --noise; nothing was written",
         )
     played = list(collect(task, walker, transitions, seed, noise, progress))
     logs = [one.log for one in played]
@@ -338,7 +338,7 @@ def make_antmaze(
     )
     description = Description(
         algorithm="waypoint controller over a goal-reaching ant, with action noise",
-        about=f"AntMaze {task} after D4RL's recipe, judged by one sparse evaluation task.",
+        about=f"AntMaze {task} after D4RL's scaling, judged by one sparse evaluation task.",
         made={
             "command": command,
             "seed": seed,

@@ -94,16 +94,16 @@ def write_ant_policy(run: Path, out: Path, step: int | None = None) -> None:
         raise InputError(
             f"its training stopped at step {done:,} of {config['steps']:,}",
             where=str(run),
-            mend="remove this folder and train it again",
+            hint="remove this folder and train it again",
         )
     if folder.read_frozen():
-        raise InputError("its training diverged", where=str(run), mend="take another run or seed")
+        raise InputError("its training diverged", where=str(run), hint="take another run or seed")
     network = load_policy(run, step=step).network
     if config["environment"] != GOAL_ANT or not isinstance(network, SquashedGaussianPolicy):
         raise InputError(
             f"this is a run of {config['agent']} on {config['environment']}",
             where=str(run),
-            mend=f"give one that xql train online --env {GOAL_ANT} --agent sac has made",
+            hint=f"give one that xql train online --env {GOAL_ANT} --agent sac has made",
         )
     *hidden, last = network.mlp.layers
     actions = len(network.low)
@@ -128,8 +128,8 @@ def write_ant_policy(run: Path, out: Path, step: int | None = None) -> None:
 
 def _check_out(out: Path) -> None:
     if out.suffix != ".npz":
-        raise InputError("a policy file ends in .npz", where=str(out), mend="name it so")
+        raise InputError("a policy file ends in .npz", where=str(out), hint="name it so")
     if out.exists():
-        raise InputError("it exists", where=str(out), mend="give another name with --out")
+        raise InputError("it exists", where=str(out), hint="give another name with --out")
     if not out.absolute().parent.is_dir():
-        raise InputError("there is no such folder", where=str(out.parent), mend="make it first")
+        raise InputError("there is no such folder", where=str(out.parent), hint="make it first")

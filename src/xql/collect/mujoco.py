@@ -1,4 +1,4 @@
-"""Benchmark data from online runs, after D4RL's recipe (Fu et al. 2020, arXiv 2004.07219).
+"""Benchmark data from online runs, after D4RL's scaling (Fu et al. 2020, arXiv 2004.07219).
 
 One run of SAC, or of any online agent, gives every kind:
 
@@ -114,7 +114,7 @@ def make_mujoco(
         MissingExtra: Minari or the simulator is not installed.
     """
     if kind not in KINDS:
-        raise InputError(f"no kind '{kind}'", where="mujoco", mend=nearest(kind, KINDS))
+        raise InputError(f"no kind '{kind}'", where="mujoco", hint=nearest(kind, KINDS))
     environment = _environment(env, run)
     name = _name(environment)
     dataset_id = dataset_id or f"{name}/{kind}-v0"
@@ -156,11 +156,11 @@ def _environment(env: str | None, run: Path | str | None) -> str:
     asked = None if env is None else ENVIRONMENTS.get(env, env)
     if asked is None and known is None:
         raise InputError(
-            "no environment is named", where="mujoco", mend="give --env, such as --env hopper"
+            "no environment is named", where="mujoco", hint="give --env, such as --env hopper"
         )
     if asked is not None and known is not None and asked != known:
         raise InputError(
-            f"this run learned in {known}, not in {asked}", where=str(run), mend="leave --env out"
+            f"this run learned in {known}, not in {asked}", where=str(run), hint="leave --env out"
         )
     return str(asked or known)
 
@@ -180,11 +180,11 @@ def _total(kind: str, transitions: int | None) -> int:
         raise InputError(
             "medium-replay holds what the run has seen",
             where="mujoco",
-            mend="leave --transitions out",
+            hint="leave --transitions out",
         )
     if transitions < policies:
         raise InputError(
-            f"transitions is {transitions}", where=f"mujoco {kind}", mend=f"give {policies} or more"
+            f"transitions is {transitions}", where=f"mujoco {kind}", hint=f"give {policies} or more"
         )
     return transitions
 
@@ -293,7 +293,7 @@ def _write(
     }[kind]
     description = Description(
         algorithm=algorithm,
-        about=f"{environment}, {kind}, after D4RL's recipe; these are not D4RL's data.",
+        about=f"{environment}, {kind}, after D4RL's scaling; these are not D4RL's data.",
         made=made if source is None else made | provenance(source),
         reference=None if source is None else (source.random_return, source.expert_return),
     )

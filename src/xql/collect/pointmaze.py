@@ -68,7 +68,7 @@ def evaluation_environment(maze: Maze) -> gymnasium.Env[Any, Any]:
         MissingExtra: Gymnasium-Robotics is not installed.
     """
     if maze not in _IDS:
-        raise InputError(f"no maze '{maze}'", where="pointmaze", mend=nearest(maze, _IDS))
+        raise InputError(f"no maze '{maze}'", where="pointmaze", hint=nearest(maze, _IDS))
     register_robotics()
     described = gymnasium.spec(_IDS[maze])
     return gymnasium.make(
@@ -218,7 +218,7 @@ def make_pointmaze(
         MissingExtra: Minari or Gymnasium-Robotics is not installed.
     """
     if maze not in get_args(Maze):
-        raise InputError(f"no maze '{maze}'", where="pointmaze", mend=nearest(maze, _IDS))
+        raise InputError(f"no maze '{maze}'", where="pointmaze", hint=nearest(maze, _IDS))
     check_numbers(f"pointmaze-{maze}", transitions=transitions, seed=seed, noise=noise)
     dataset_id = dataset_id or f"pointmaze/{maze}-play-v0"
     refuse_existing(dataset_id)
@@ -284,7 +284,7 @@ def ensure_pointmaze(
         raise InputError(
             f"this dataset was made by: {found}, not by: {wanted}",
             where=dataset_id,
-            mend=f"remove it (minari delete {dataset_id}), or choose another id with --out-id",
+            hint=f"remove it (minari delete {dataset_id}), or choose another id with --out-id",
         )
     return dataset_id, False
 

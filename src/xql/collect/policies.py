@@ -118,7 +118,7 @@ def load_hand_policy(path: Path, observation_size: int, action_size: int) -> Fil
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     if path.suffix != ".npz":
         raise InputError(
-            "this is no policy file", where=str(path), mend="give an .npz file (docs/data.md)"
+            "this is no policy file", where=str(path), hint="give an .npz file (docs/data.md)"
         )
     return read_columns(path)
 
@@ -157,7 +157,7 @@ def _checked(
         raise InputError(
             f"{name} is {found} of {values.dtype}, where {fits} of floats fits",
             where=where,
-            mend="is it a policy for this task? docs/data.md has the layout",
+            hint="is it a policy for this task? docs/data.md has the layout",
         )
     check_finite(values, name, where)
     return values.astype(np.float32)

@@ -84,27 +84,27 @@ def open_source(path: Path) -> Source:
     config, where = folder.config, str(path)
     if config.get("kind") != "online":
         raise InputError(
-            "this is no online run", where=where, mend="take one that xql train online has made"
+            "this is no online run", where=where, hint="take one that xql train online has made"
         )
     if len(config["members"]) != 1:
         raise InputError(
             f"this run has {len(config['members'])} members",
             where=where,
-            mend="take one of a single seed and β",
+            hint="take one of a single seed and β",
         )
     done = latest_step(folder.checkpoints) or 0
     if done < config["steps"]:
         raise InputError(
             f"its training stopped at step {done:,} of {config['steps']:,}",
             where=where,
-            mend="remove this folder and train it again",
+            hint="remove this folder and train it again",
         )
     if folder.read_frozen():
-        raise InputError("its training diverged", where=where, mend="take another run or seed")
+        raise InputError("its training diverged", where=where, hint="take another run or seed")
     returns = mean_returns(folder.read_evaluations())
     if not np.isfinite(returns.get(config["steps"], np.nan)):
         raise InputError(
-            "its last policy was not evaluated", where=where, mend="train with --last-episodes 100"
+            "its last policy was not evaluated", where=where, hint="train with --last-episodes 100"
         )
     source = Source(folder, random_return(config["environment"]), returns)
     if not source.expert_return > source.random_return:
@@ -112,7 +112,7 @@ def open_source(path: Path) -> Source:
             f"its last policy (return {source.expert_return:.1f}) is no better than random actions "
             f"({source.random_return:.1f})",
             where=where,
-            mend="train for more steps",
+            hint="train for more steps",
         )
     return source
 
@@ -155,7 +155,7 @@ def require_medium(source: Source) -> int:
             f"no policy before its last (return {source.expert_return:.1f}) came a third of the "
             f"way to it from random actions ({source.random_return:.1f})",
             where=str(source.folder.path),
-            mend="train for more steps, or with more --evaluations",
+            hint="train for more steps, or with more --evaluations",
         )
     return step
 
@@ -173,7 +173,7 @@ def policy_step(source: Source, policy: str) -> int:
         raise InputError(
             f"this run did not keep its policy of step {step:,}",
             where=str(source.folder.path),
-            mend="train it with --keep-policies",
+            hint="train it with --keep-policies",
         )
     return step
 
@@ -212,7 +212,7 @@ def replay_logs(source: Source) -> list[Log]:
     path, loop = source.folder.path / "replay.npz", source.folder.config["loop"]
     if not path.is_file():
         raise InputError(
-            "this run kept no replay buffer", where=where, mend="train it with --keep-replay"
+            "this run kept no replay buffer", where=where, hint="train it with --keep-replay"
         )
     steps = int(source.folder.config["steps"])
     if loop["environments"] > 1 or ring_capacity(loop["buffer"], steps, 1) < steps:
@@ -220,7 +220,7 @@ def replay_logs(source: Source) -> list[Log]:
             f"its replay buffer ({loop['buffer']:,} rows, {loop['environments']} environments) "
             "does not hold the run in order",
             where=where,
-            mend="train it with --environments 1 and a --buffer of all its steps",
+            hint="train it with --environments 1 and a --buffer of all its steps",
         )
     with np.load(path) as kept:
         rows = Rows(*(kept[name][:, :step] for name in Rows._fields))

@@ -64,13 +64,13 @@ def refuse_existing(dataset_id: str) -> None:
         raise InputError(
             f"'{dataset_id}' is no dataset id",
             where="out id",
-            mend="write it as 'folder/name-v0'",
+            hint="write it as 'folder/name-v0'",
         )
     if dataset_folder(dataset_id).exists():
         raise InputError(
             f"a dataset '{dataset_id}' exists",
             where="Minari's folder",
-            mend=f"choose another id with --out-id, or remove that one: minari delete {dataset_id}",
+            hint=f"choose another id with --out-id, or remove that one: minari delete {dataset_id}",
         )
 
 
@@ -82,9 +82,9 @@ def check_numbers(where: str, *, transitions: int, seed: int, noise: float) -> N
     """
     for name, value, least in (("transitions", transitions, 1), ("seed", seed, 0)):
         if value < least:
-            raise InputError(f"{name} is {value}", where=where, mend=f"give {least} or more")
+            raise InputError(f"{name} is {value}", where=where, hint=f"give {least} or more")
     if not 0 <= noise < np.inf:
-        raise InputError(f"noise is {noise}", where=where, mend="give 0 or more")
+        raise InputError(f"noise is {noise}", where=where, hint="give 0 or more")
 
 
 def dataset_folder(dataset_id: str) -> Path:

@@ -25,7 +25,7 @@ class Finding(NamedTuple):
     severity: Severity
     what: str
     where: str
-    mend: str
+    hint: str
 
 
 def check_dataset(dataset: Dataset) -> list[Finding]:
@@ -54,7 +54,7 @@ def require_sound(dataset: Dataset) -> list[Finding]:
     for finding in found:
         if finding.severity == "error":
             raise InputError(
-                f"{finding.what} ({finding.where})", where=dataset.name, mend=finding.mend
+                f"{finding.what} ({finding.where})", where=dataset.name, hint=finding.hint
             )
     return found
 
@@ -88,7 +88,7 @@ def _not_finite(dataset: Dataset) -> list[Finding]:
             places.append(_listing(np.flatnonzero(bad.any(axis=0)), "column"))
         kind = "NaN" if np.isnan(values).any() else "infinity"
         where = "; ".join(places)
-        found.append(Finding("error", f"{kind} in {name}", where, "drop or mend these rows"))
+        found.append(Finding("error", f"{kind} in {name}", where, "drop or hint these rows"))
     return found
 
 
@@ -201,8 +201,8 @@ def _actions(dataset: Dataset) -> list[Finding]:
         if largest <= 1.0:
             return []
         what = f"no action bounds are stated and the largest |action| is {largest:.4g}"
-        mend = "state action_low and action_high: policies act within what the data spans otherwise"
-        return [Finding("warning", what, "actions", mend)]
+        hint = "state action_low and action_high: policies act within what the data spans otherwise"
+        return [Finding("warning", what, "actions", hint)]
     # Bounds and actions come from different roundings of the same numbers.
     slack = 1e-4 * np.maximum(np.abs(dataset.action_high), np.abs(dataset.action_low))
     outside = (actions < dataset.action_low - slack) | (actions > dataset.action_high + slack)
@@ -212,7 +212,7 @@ def _actions(dataset: Dataset) -> list[Finding]:
     columns = np.flatnonzero(outside[dataset.starts].any(axis=0))
     what = f"actions outside their bounds in {len(rows)} of {dataset.transitions} rows"
     where = f"{_listing(rows, 'row')}; {_listing(columns, 'column')}"
-    return [Finding("error", what, where, "rescale or clip the actions, or mend the bounds")]
+    return [Finding("error", what, where, "rescale or clip the actions, or hint the bounds")]
 
 
 def _rewards(dataset: Dataset) -> list[Finding]:
@@ -244,8 +244,8 @@ def _constant_columns(dataset: Dataset) -> list[Finding]:
     observations = dataset.observations
     fixed = np.flatnonzero(observations.min(axis=0) == observations.max(axis=0))
     if len(fixed) == dataset.observation_size:
-        mend = "an observation must say something"
-        found.append(Finding("error", "no observation ever changes", "observations", mend))
+        hint = "an observation must say something"
+        found.append(Finding("error", "no observation ever changes", "observations", hint))
     elif len(fixed):
         what = f"{len(fixed)} observation columns never change"
         found.append(Finding("note", what, _listing(fixed, "column"), "harmless; could be dropped"))
@@ -253,6 +253,6 @@ def _constant_columns(dataset: Dataset) -> list[Finding]:
     fixed = np.flatnonzero(actions.min(axis=0) == actions.max(axis=0))
     if len(fixed):
         what = f"{len(fixed)} action columns never change"
-        mend = "nothing can be learned about them; drop them if that is not meant"
-        found.append(Finding("warning", what, _listing(fixed, "column"), mend))
+        hint = "nothing can be learned about them; drop them if that is not meant"
+        found.append(Finding("warning", what, _listing(fixed, "column"), hint))
     return found

@@ -87,13 +87,13 @@ class Dataset:
     def __post_init__(self) -> None:
         self._check_kinds()
         if len(self.lengths) == 0:
-            raise InputError("there is no episode", where=self.name, mend="give at least one")
+            raise InputError("there is no episode", where=self.name, hint="give at least one")
         if (self.lengths < 1).any():
             episode = int(np.argmax(self.lengths < 1))
             raise InputError(
                 f"episode {episode} has length 0",
                 where=self.name,
-                mend="leave it out: an episode needs at least one action",
+                hint="leave it out: an episode needs at least one action",
             )
         self._check_bounds()
         rows = int(self.lengths.sum()) + len(self.lengths)
@@ -102,7 +102,7 @@ class Dataset:
                 raise InputError(
                     f"{key} has {len(getattr(self, key))} rows, the episode lengths need {rows}",
                     where=self.name,
-                    mend="each episode takes its steps and one final observation",
+                    hint="each episode takes its steps and one final observation",
                 )
 
     def _check_kinds(self) -> None:
@@ -116,12 +116,12 @@ class Dataset:
             array = np.asarray(getattr(self, key))
             if array.dtype != dtype or array.ndim != axes:
                 what = f"{key} is {array.dtype} with {array.ndim} axes"
-                mend = f"make it {np.dtype(dtype)} with {axes}"
-                raise InputError(what, where=self.name, mend=mend)
+                hint = f"make it {np.dtype(dtype)} with {axes}"
+                raise InputError(what, where=self.name, hint=hint)
         for key in ("terminated", "truncated"):
             if len(getattr(self, key)) != len(self.lengths):
                 what = f"{key} has {len(getattr(self, key))} values for {self.episodes} episodes"
-                raise InputError(what, where=self.name, mend="give one for each episode")
+                raise InputError(what, where=self.name, hint="give one for each episode")
 
     def _check_bounds(self) -> None:
         bounds = {"action_low": self.action_low, "action_high": self.action_high}
@@ -130,19 +130,19 @@ class Dataset:
                 continue
             if bound.dtype != np.float32 or bound.shape != (self.action_size,):
                 what = f"{key} is {bound.dtype} of shape {bound.shape}"
-                mend = f"make it float32, one for each of the {self.action_size} action columns"
-                raise InputError(what, where=self.name, mend=mend)
+                hint = f"make it float32, one for each of the {self.action_size} action columns"
+                raise InputError(what, where=self.name, hint=hint)
             if not np.isfinite(bound).all():
                 column = int(np.argmin(np.isfinite(bound)))
                 what = f"{key} is {bound[column]} in column {column}"
-                mend = "bounds must be finite; leave both out if there are none"
-                raise InputError(what, where=self.name, mend=mend)
+                hint = "bounds must be finite; leave both out if there are none"
+                raise InputError(what, where=self.name, hint=hint)
         low, high = self.action_low, self.action_high
         if low is not None and high is not None and (low >= high).any():
             column = int(np.argmax(low >= high))
             what = f"action_low {low[column]:g} is not below action_high {high[column]:g}"
-            mend = "mend the bounds, or drop a column that cannot move"
-            raise InputError(f"{what} in column {column}", where=self.name, mend=mend)
+            hint = "hint the bounds, or drop a column that cannot move"
+            raise InputError(f"{what} in column {column}", where=self.name, hint=hint)
 
     @property
     def transitions(self) -> int:
@@ -231,7 +231,7 @@ class Dataset:
     def from_episodes(cls, episodes: Sequence[Episode], **describe: Any) -> "Dataset":
         """Lay episodes end to end; `describe` sets the descriptive fields."""
         if not episodes:
-            raise InputError("there is no episode", mend="give at least one")
+            raise InputError("there is no episode", hint="give at least one")
         lengths = np.array([len(episode.actions) for episode in episodes], np.int64)
         rows = int(lengths.sum()) + len(lengths)
         observations = empty((rows, episodes[0].observations.shape[1]))
@@ -302,8 +302,8 @@ class Dataset:
         lengths = (np.diff(last, prepend=-1) - ~known).astype(np.int64)
         last, lengths = last[lengths > 0], lengths[lengths > 0]
         if len(lengths) == 0:
-            mend = "give next_observations"
-            raise InputError("no step has a known outcome", where=where, mend=mend)
+            hint = "give next_observations"
+            raise InputError("no step has a known outcome", where=where, hint=hint)
         finals = np.cumsum(lengths + 1) - 1
         laid = [
             _lay_out(values[kept], lengths, finals) for values in (observations, actions, rewards)
@@ -340,10 +340,10 @@ def same_length(columns: Mapping[str, np.ndarray], where: str) -> None:
             raise InputError(
                 f"{key} has {len(column)} rows and observations {steps}",
                 where=where,
-                mend="every column needs one row per step",
+                hint="every column needs one row per step",
             )
     if steps == 0:
-        raise InputError("there is no step", where=where, mend="give at least one")
+        raise InputError("there is no step", where=where, hint="give at least one")
 
 
 def _episode_ends(

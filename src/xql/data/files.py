@@ -42,11 +42,11 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
     try:
         description = json.loads(str(text))
     except json.JSONDecodeError as error:
-        mend = "remove it or write the file again"
-        raise InputError(f"'{DESCRIPTION}' is no JSON ({error})", where=where, mend=mend) from None
+        hint = "remove it or write the file again"
+        raise InputError(f"'{DESCRIPTION}' is no JSON ({error})", where=where, hint=hint) from None
     if not isinstance(description, dict):
         what = f"'{DESCRIPTION}' is no JSON object"
-        raise InputError(what, where=where, mend='write it as {"name": ..., ...}')
+        raise InputError(what, where=where, hint='write it as {"name": ..., ...}')
     known = {
         "name": str,
         "action_low": list,
@@ -62,8 +62,8 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
             continue
         if not isinstance(value, kind) or (kind is list and not all(map(_is_number, value))):
             what = f"'{key}' in '{DESCRIPTION}' is {json.dumps(value)[:40]}"
-            mend = f"it must be {_KINDS[kind]}"
-            raise InputError(what, where=where, mend=mend)
+            hint = f"it must be {_KINDS[kind]}"
+            raise InputError(what, where=where, hint=hint)
         found[key] = _float32(value) if kind is list else value
     _check_metadata(found.get("metadata", {}), where)
     return found
@@ -101,7 +101,7 @@ def _check_metadata(metadata: dict[str, Any], where: str) -> None:
     for key, (fits, kind) in read.items():
         if metadata.get(key) is not None and not fits(metadata[key]):
             what = f"'{key}' in the metadata of '{DESCRIPTION}' is {json.dumps(metadata[key])[:40]}"
-            raise InputError(what, where=where, mend=f"it must be {kind}")
+            raise InputError(what, where=where, hint=f"it must be {kind}")
 
 
 def save_dataset(dataset: Dataset, path: Path | str) -> Path:
@@ -129,16 +129,16 @@ def save_dataset(dataset: Dataset, path: Path | str) -> Path:
 def check_destination(path: Path) -> Path:
     """Raise `InputError` unless `save_dataset` can write there; the path itself otherwise."""
     if path.suffix not in SUFFIXES:
-        mend = f"the name must end in one of {', '.join(SUFFIXES)}"
-        raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), mend=mend)
+        hint = f"the name must end in one of {', '.join(SUFFIXES)}"
+        raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), hint=hint)
     if path.exists():
-        raise InputError("the file exists", where=str(path), mend="give another name or remove it")
+        raise InputError("the file exists", where=str(path), hint="give another name or remove it")
     if not path.parent.is_dir():
-        mend = "make it first"
-        raise InputError(f"there is no folder {path.parent}", where=str(path), mend=mend)
+        hint = "make it first"
+        raise InputError(f"there is no folder {path.parent}", where=str(path), hint=hint)
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        mend = "give another folder, or see to its permissions"
-        raise InputError(f"the folder {path.parent} is not writable", where=str(path), mend=mend)
+        hint = "give another folder, or see to its permissions"
+        raise InputError(f"the folder {path.parent} is not writable", where=str(path), hint=hint)
     return path
 
 

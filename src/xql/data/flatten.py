@@ -84,10 +84,10 @@ def _child(tree: Any, name: str, key: str, where: str) -> Any:
         raise InputError(
             f"the observation is no dictionary, so '{key}' cannot be selected",
             where=where,
-            mend="leave out ?keys=",
+            hint="leave out ?keys=",
         )
     if name not in mapping:
         raise InputError(
-            f"the observation has no key '{key}'", where=where, mend=nearest(name, mapping)
+            f"the observation has no key '{key}'", where=where, hint=nearest(name, mapping)
         )
     return mapping[name]

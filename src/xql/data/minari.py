@@ -40,8 +40,8 @@ def open_minari(
         MissingExtra: minari is not installed.
     """
     if not re.fullmatch(r"([-\w]+/)*[-\w]+-v\d+", name):
-        mend = "a name looks like D4RL/door/human-v2"
-        raise InputError("this is no Minari name", where=f"minari:{name}", mend=mend)
+        hint = "a name looks like D4RL/door/human-v2"
+        raise InputError("this is no Minari name", where=f"minari:{name}", hint=hint)
     try:
         here = (local_root() / name / "data").is_dir()
     except OSError as error:
@@ -57,8 +57,8 @@ def open_minari(
         raise _damaged(name, error) from None
     space = storage.action_space
     if not _is_continuous(space):
-        mend = "only continuous actions are supported"
-        raise InputError(f"the actions are {space}", where=f"minari:{name}", mend=mend)
+        hint = "only continuous actions are supported"
+        raise InputError(f"the actions are {space}", where=f"minari:{name}", hint=hint)
     observation_space = select_keys(storage.observation_space, keys, where=f"minari:{name}")
     dataset = _read(name, folder, storage, observation_space, finite)
     _require_goal(name, folder, storage, observation_space)
@@ -100,18 +100,18 @@ def _fetch(name: str, *, download: bool) -> None:
         f"{local_root() / name}, or set MINARI_DATASETS_PATH to where it is"
     )
     if not download:
-        raise InputError("the dataset is not on this machine", where=where, mend=by_hand)
+        raise InputError("the dataset is not on this machine", where=where, hint=by_hand)
     host, port = _remote()
     if not reachable(host, port):
         what = f"the dataset is not on this machine and {host} cannot be reached"
-        raise InputError(what, where=where, mend=by_hand)
+        raise InputError(what, where=where, hint=by_hand)
     minari = require("minari", "minari")
     try:
         minari.download_dataset(name)
     except Exception as error:  # the remotes raise their own, which no base class joins
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         what = f"the download failed ({reason[:120]})"
-        raise InputError(what, where=where, mend=f"check the name; {by_hand}") from error
+        raise InputError(what, where=where, hint=f"check the name; {by_hand}") from error
 
 
 def _remote() -> tuple[str, int]:
@@ -169,8 +169,8 @@ def _damaged(name: str, error: Exception) -> InputError:
     if barred is not None:
         return barred
     reason = (str(error) or type(error).__name__).splitlines()[0][:100]
-    mend = f"remove {local_root() / name} and fetch it again"
-    return InputError(f"it cannot be read ({reason})", where=f"minari:{name}", mend=mend)
+    hint = f"remove {local_root() / name} and fetch it again"
+    return InputError(f"it cannot be read ({reason})", where=f"minari:{name}", hint=hint)
 
 
 def _read(name: str, folder: Path, storage: Any, space: Any, finite: bool) -> Dataset:
@@ -179,7 +179,7 @@ def _read(name: str, folder: Path, storage: Any, space: Any, finite: bool) -> Da
     layout = flat_layout(space)
     steps, count = int(storage.total_steps), int(storage.total_episodes)
     if count == 0:
-        raise InputError("there is no episode", where=where, mend="take another dataset")
+        raise InputError("there is no episode", where=where, hint="take another dataset")
     observations = empty((steps + count, sum(size for _, size in layout)))
     actions = empty((steps + count, int(np.prod(storage.action_space.shape))))
     rewards = empty((steps + count,))
@@ -200,12 +200,12 @@ def _read(name: str, folder: Path, storage: Any, space: Any, finite: bool) -> Da
             if part.shape[:1] != (length + 1,):
                 number = len(part) if part.ndim else "one number"
                 what = f"episode {len(lengths)} has {length} steps and {number} of '{path}'"
-                mend = "an episode needs one observation more than steps"
-                raise InputError(what, where=where, mend=mend)
+                hint = "an episode needs one observation more than steps"
+                raise InputError(what, where=where, hint=hint)
             if part.size != (length + 1) * size or part.dtype.kind not in "fiub":
                 what = f"'{path}' of episode {len(lengths)} is {part.dtype} of shape {part.shape}"
-                mend = f"its space says {size} numbers a row"
-                raise InputError(what, where=where, mend=mend)
+                hint = f"its space says {size} numbers a row"
+                raise InputError(what, where=where, hint=hint)
             observations[first : last + 1, column : column + size] = part.reshape(-1, size)
             column += size
         actions[first:last] = np.asarray(action).reshape(length, -1)
@@ -243,9 +243,9 @@ def _require_goal(name: str, folder: Path, storage: Any, kept: Any) -> None:
         first = first or [part[0] for part in rows]
         for path, part, same in zip(goal, rows, first, strict=True):
             if not np.array_equal(part, np.broadcast_to(same, part.shape)):
-                mend = f"keep it: ?keys={','.join(sorted({GOAL, *_tops(chosen)}))}"
+                hint = f"keep it: ?keys={','.join(sorted({GOAL, *_tops(chosen)}))}"
                 what = f"the keys leave out '{path}', a goal that is not always the same"
-                raise InputError(what, where=f"minari:{name}", mend=mend)
+                raise InputError(what, where=f"minari:{name}", hint=hint)
 
 
 def _tops(paths: Iterable[str]) -> set[str]:
@@ -258,13 +258,13 @@ def _check_steps(columns: tuple[Any, ...], action_size: int, where: str) -> int:
     arrays = dict(zip(_COLUMNS, map(np.asarray, columns), strict=True))
     length = len(arrays["rewards"]) if arrays["rewards"].ndim else 0
     if length == 0:
-        raise InputError("it has no step", where=where, mend="leave it out of the dataset")
+        raise InputError("it has no step", where=where, hint="leave it out of the dataset")
     for key, array in arrays.items():
         bad = array.shape[:1] != (length,) or array.size != length * sizes[key]
         if bad or array.dtype.kind not in "fiub":
             what = f"its {key} are {array.dtype} of shape {array.shape}"
-            mend = f"{length} steps need {length} x {sizes[key]} numbers"
-            raise InputError(what, where=where, mend=mend)
+            hint = f"{length} steps need {length} x {sizes[key]} numbers"
+            raise InputError(what, where=where, hint=hint)
     return length
 
 

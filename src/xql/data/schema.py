@@ -28,8 +28,8 @@ def dataset_from(
 ) -> Dataset:
     """A `Dataset` from columns in the schema of `docs/data.md`, checked."""
     if "terminals" in columns and "timeouts" in columns:
-        mend = f"this is D4RL's layout: open it as d4rl:{where}"
-        raise InputError("there is no 'terminated' and no 'truncated'", where=where, mend=mend)
+        hint = f"this is D4RL's layout: open it as d4rl:{where}"
+        raise InputError("there is no 'terminated' and no 'truncated'", where=where, hint=hint)
     require_columns(columns, REQUIRED, where)
     steps = steps_from(
         columns, flags=("terminated", "truncated"), where=where, keys=keys, finite=finite
@@ -50,8 +50,8 @@ def dataset_from(
 def _labels(values: np.ndarray, where: str) -> np.ndarray:
     """The `episode` column: one label per step, of any kind that can be told apart."""
     if values.ndim != 1 and values.shape != (len(values) if values.ndim else 0, 1):
-        mend = "give one label per step"
-        raise InputError(f"episode has shape {_shape(values)}", where=where, mend=mend)
+        hint = "give one label per step"
+        raise InputError(f"episode has shape {_shape(values)}", where=where, hint=hint)
     if values.dtype.kind == "f":
         # A NaN differs from itself, so each one would silently start an episode.
         check_finite(values, "episode", where)
@@ -75,9 +75,9 @@ def require_columns(columns: Mapping[str, np.ndarray], names: Iterable[str], whe
     there = sorted({name.split("/")[0] for name in columns if name != DESCRIPTION})
     for name in names:
         if name not in there:
-            mend = nearest(name, there) if there else "is it the right file?"
+            hint = nearest(name, there) if there else "is it the right file?"
             listing = f"the file has {', '.join(there) or 'no column at all'}"
-            raise InputError(f"there is no '{name}' ({listing})", where=where, mend=mend)
+            raise InputError(f"there is no '{name}' ({listing})", where=where, hint=hint)
 
 
 def nested(columns: Mapping[str, np.ndarray], name: str) -> Any:
@@ -139,25 +139,25 @@ def steps_from(
     width = steps["observations"].shape[1]
     if following is not None and following.shape[1] != width:
         what = f"next_observations has {following.shape[1]} numbers a row and observations {width}"
-        raise InputError(what, where=where, mend="both must be the same kind of observation")
+        raise InputError(what, where=where, hint="both must be the same kind of observation")
     for name in ("actions", "rewards", *flags):
         if name not in columns and nested(columns, name) is not None:
-            mend = "store it as one column: only observations may be a dictionary"
-            raise InputError(f"{name} is a group of columns", where=where, mend=mend)
+            hint = "store it as one column: only observations may be a dictionary"
+            raise InputError(f"{name} is a group of columns", where=where, hint=hint)
     actions = columns["actions"]
     _check_leaves(actions, "actions", where)
     if actions.dtype.kind in "iub":
         what = f"actions are whole numbers ({actions.dtype})"
-        mend = "only continuous actions are supported; store such ones as floats"
-        raise InputError(what, where=where, mend=mend)
+        hint = "only continuous actions are supported; store such ones as floats"
+        raise InputError(what, where=where, hint=hint)
     steps["actions"] = flatten_batch(actions)
     for name in ("rewards", *flags):
         if name in columns:
             values = columns[name]
             _check_leaves(values, name, where)
             if values.ndim != 1 and values.shape != (len(values), 1):
-                mend = "give one number per step"
-                raise InputError(f"{name} has shape {_shape(values)}", where=where, mend=mend)
+                hint = "give one number per step"
+                raise InputError(f"{name} has shape {_shape(values)}", where=where, hint=hint)
             steps[name] = values.ravel().astype(np.float32)
     same_length(steps, where)
     for name, values in steps.items():
@@ -174,8 +174,8 @@ def _check_one_length(tree: Any, name: str, where: str) -> None:
     (first, size), *others = sizes.items()
     for path, other in others:
         if other != size:
-            mend = "every column needs one row per step"
-            raise InputError(f"{path} has {other} rows and {first} {size}", where=where, mend=mend)
+            hint = "every column needs one row per step"
+            raise InputError(f"{path} has {other} rows and {first} {size}", where=where, hint=hint)
 
 
 def _check_leaves(tree: Any, name: str, where: str) -> None:
@@ -185,13 +185,13 @@ def _check_leaves(tree: Any, name: str, where: str) -> None:
         return
     if tree.dtype.kind not in "fiub":
         raise InputError(
-            f"{name} holds {tree.dtype}, not numbers", where=where, mend="give numbers"
+            f"{name} holds {tree.dtype}, not numbers", where=where, hint="give numbers"
         )
     if tree.ndim == 0:
-        raise InputError(f"{name} is a single number", where=where, mend="give one row per step")
+        raise InputError(f"{name} is a single number", where=where, hint="give one row per step")
     if tree.dtype == np.uint8 and tree.ndim >= 4:
-        mend = "only vectors are supported; store features of them instead"
-        raise InputError(f"{name} holds images", where=where, mend=mend)
+        hint = "only vectors are supported; store features of them instead"
+        raise InputError(f"{name} holds images", where=where, hint=hint)
 
 
 def check_finite(values: np.ndarray, name: str, where: str, row_name: str = "row") -> None:
@@ -206,5 +206,5 @@ def check_finite(values: np.ndarray, name: str, where: str, row_name: str = "row
             row, *column = bad[0].tolist()
             kind = "NaN" if np.isnan(values[(first + row, *column)]) else "infinity"
             place = f"{row_name} {first + row}" + (f", column {column[0]}" if column else "")
-            mend = "drop or mend that row (rows and columns count from 0)"
-            raise InputError(f"{kind} in {name}, {place}", where=where, mend=mend)
+            hint = "drop or hint that row (rows and columns count from 0)"
+            raise InputError(f"{kind} in {name}, {place}", where=where, hint=hint)

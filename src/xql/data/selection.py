@@ -27,14 +27,14 @@ def select_episodes(dataset: Dataset, episodes: str = "all") -> Dataset:
         return dataset
     name, _, text = episodes.partition(":")
     if name != "top":
-        raise InputError(f"unknown choice of episodes '{episodes}'", mend=nearest(name, EPISODES))
+        raise InputError(f"unknown choice of episodes '{episodes}'", hint=nearest(name, EPISODES))
     try:
         share = float(text)
     except ValueError:
         share = np.nan
     if not 0 < share <= 1:
         raise InputError(
-            f"'{episodes}' is no share of the episodes", mend="write it as top:0.1, at most top:1"
+            f"'{episodes}' is no share of the episodes", hint="write it as top:0.1, at most top:1"
         )
     # Rounded down after a hair is added: 0.29 · 100 is 28.999… in floating point.
     count = max(1, int(share * len(dataset) + 1e-9))

@@ -41,7 +41,7 @@ def open_dataset(
 
     Raises:
         InputError: the source is unknown, missing, broken, or holds what cannot be learned from;
-            one line says what, where, and how to mend it.
+            one line says what, where, and how to hint it.
         MissingExtra: reading it needs an optional dependency, which the message names.
     """
     if isinstance(source, Dataset):
@@ -56,9 +56,9 @@ def open_dataset(
     if not colon or len(kind) < 2 or "/" in kind:
         return open_file(Path(text).expanduser(), keys, finite=finite)
     if kind not in _KINDS:
-        raise InputError(f"unknown kind '{kind}:'", where=text, mend=nearest(kind, _KINDS))
+        raise InputError(f"unknown kind '{kind}:'", where=text, hint=nearest(kind, _KINDS))
     if not rest:
-        raise InputError(f"nothing follows '{kind}:'", where=text, mend=_EXAMPLES[kind])
+        raise InputError(f"nothing follows '{kind}:'", where=text, hint=_EXAMPLES[kind])
     if kind == "minari":
         return open_minari(rest, keys, download=download, finite=finite)
     path = Path(rest).expanduser()
@@ -79,8 +79,8 @@ def _parse_keys(query: str, where: str) -> tuple[str, ...] | None:
     name, _, value = query.partition("=")
     keys = tuple(key for key in value.split(",") if key)
     if name != "keys" or not keys:
-        mend = "only ?keys=a,b is known"
-        raise InputError(f"cannot read '?{query}'", where=where, mend=mend)
+        hint = "only ?keys=a,b is known"
+        raise InputError(f"cannot read '?{query}'", where=where, hint=hint)
     return keys
 
 

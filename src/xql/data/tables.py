@@ -31,13 +31,13 @@ def read_columns(path: Path, wanted: Collection[str] | None = None) -> dict[str,
         raise unreadable(path, error) or error from None
     if not found:
         siblings = [file.name for file in path.parent.glob("*") if file.suffix in SUFFIXES]
-        mend = nearest(path.name, siblings) if siblings else "check the path"
-        raise InputError("there is no such file", where=str(path), mend=mend)
+        hint = nearest(path.name, siblings) if siblings else "check the path"
+        raise InputError("there is no such file", where=str(path), hint=hint)
     if path.is_dir():
-        raise InputError("this is a folder", where=str(path), mend="give a file in it")
+        raise InputError("this is a folder", where=str(path), hint="give a file in it")
     if path.suffix not in SUFFIXES:
-        mend = f"the name must end in one of {', '.join(SUFFIXES)}"
-        raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), mend=mend)
+        hint = f"the name must end in one of {', '.join(SUFFIXES)}"
+        raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), hint=hint)
     read = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix, _read_hdf5)
     return read(path, wanted)
 
@@ -54,7 +54,7 @@ def unreadable(path: Path, error: Exception) -> InputError | None:
     if not isinstance(error, OSError) or not error.errno or isinstance(error, FileNotFoundError):
         return None
     what = f"it cannot be read ({os.strerror(error.errno)})"
-    return InputError(what, where=str(path), mend="see to its permissions or its disk")
+    return InputError(what, where=str(path), hint="see to its permissions or its disk")
 
 
 def _broken(path: Path, reader: str, error: Exception) -> InputError:
@@ -65,7 +65,7 @@ def _broken(path: Path, reader: str, error: Exception) -> InputError:
     return InputError(
         f"truncated, or not what its name says: {reader} could not read it ({reason[:80]})",
         where=str(path),
-        mend="fetch or write it again",
+        hint="fetch or write it again",
     )
 
 
@@ -123,7 +123,7 @@ def _read_parquet(path: Path, wanted: Collection[str] | None) -> dict[str, np.nd
         missing = set(range(len(parts))) - set(parts)
         if missing:
             what = f"there is no '{name}.{min(missing)}' though '{name}.{max(parts)}' exists"
-            raise InputError(what, where=str(path), mend="number the columns from 0 without gaps")
+            raise InputError(what, where=str(path), hint="number the columns from 0 without gaps")
         columns[name] = np.stack([parts[index] for index in range(len(parts))], axis=1)
     text = (schema.metadata or {}).get(DESCRIPTION.encode())
     if text is not None:
@@ -134,7 +134,7 @@ def _read_parquet(path: Path, wanted: Collection[str] | None) -> dict[str, np.nd
 def _from_arrow(values: Any, name: str, where: str) -> np.ndarray:
     if values.null_count:
         row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
-        raise InputError(f"{name} is empty in row {row}", where=where, mend="fill or drop the row")
+        raise InputError(f"{name} is empty in row {row}", where=where, hint="fill or drop the row")
     kind = str(values.type)
     if not kind.startswith(("list", "large_list", "fixed_size_list")):
         return np.asarray(values.to_numpy(zero_copy_only=False))
@@ -143,9 +143,9 @@ def _from_arrow(values: Any, name: str, where: str) -> np.ndarray:
     if len(lengths) and (lengths != lengths[0]).any():
         row = int(np.argmax(lengths != lengths[0]))
         what = f"{name} has {lengths[row]} numbers in row {row} and {lengths[0]} in row 0"
-        raise InputError(what, where=where, mend="every row needs the same number")
+        raise InputError(what, where=where, hint="every row needs the same number")
     if numbers.null_count:
         row = int(np.argmax(numbers.is_null().to_numpy(zero_copy_only=False))) // int(lengths[0])
-        raise InputError(f"{name} is empty in row {row}", where=where, mend="fill or drop the row")
+        raise InputError(f"{name} is empty in row {row}", where=where, hint="fill or drop the row")
     flat = np.asarray(numbers.to_numpy(zero_copy_only=False))
     return flat.reshape(len(values), int(lengths[0]) if len(lengths) else 0)

@@ -131,7 +131,7 @@ def control_spec(name: str) -> EnvSpec:
     plain = {_plain(known): known for known in ids}
     known = plain.get(_plain(re.sub(r"-v0$", "", name)))
     if known is None:
-        raise InputError(f"no environment '{name}'", where="environment", mend=nearest(name, ids))
+        raise InputError(f"no environment '{name}'", where="environment", hint=nearest(name, ids))
     domain, task = ids[known]
     return EnvSpec(
         f"{known}-v0",

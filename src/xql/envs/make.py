@@ -112,7 +112,7 @@ def make_environment(
         raise InputError(
             f"its actions are {env.action_space}",
             where=name,
-            mend="xql learns continuous actions: choose an environment with a Box action space",
+            hint="xql learns continuous actions: choose an environment with a Box action space",
         )
     return FlatObservation(env, keys, name)
 
@@ -135,7 +135,7 @@ def check_fits(
         f"observation size {observation_size} and action size {action_size} do not fit {name}, "
         f"which has {found[0]} and {found[1]}",
         where=where,
-        mend="give the environment that the data came from with --env",
+        hint="give the environment that the data came from with --env",
     )
 
 
@@ -165,7 +165,7 @@ def _find_spec(name: str) -> EnvSpec:
             if name.startswith(_ROBOTICS):
                 raise
     if name not in gymnasium.registry:
-        raise InputError(f"no environment '{name}'", where="environment", mend=_instead(name))
+        raise InputError(f"no environment '{name}'", where="environment", hint=_instead(name))
     return gymnasium.registry[name]
 
 
@@ -207,7 +207,7 @@ def _read_spec(text: str) -> EnvSpec:
         raise InputError(
             f"this is no specification of an environment ({error})",
             where="environment",
-            mend="give an id such as 'PointMaze_Medium-v3', or the JSON of EnvSpec.to_json()",
+            hint="give an id such as 'PointMaze_Medium-v3', or the JSON of EnvSpec.to_json()",
         ) from None
 
 
@@ -219,14 +219,14 @@ def _gymnasium_make(
         return gymnasium.make(described, disable_env_checker=True, **kwargs)
     except gymnasium.error.DeprecatedEnv as error:
         raise InputError(
-            f"'{name}' has been retired ({error})", where="environment", mend=_instead(name)
+            f"'{name}' has been retired ({error})", where="environment", hint=_instead(name)
         ) from None
     except (ModuleNotFoundError, gymnasium.error.DependencyNotInstalled) as error:
         if "mujoco_py" in str(error):
             raise InputError(
                 f"'{name}' needs mujoco_py, which has been retired",
                 where="environment",
-                mend=_instead(name),
+                hint=_instead(name),
             ) from None
         if re.search("mujoco|gymnasium_robotics", str(described.entry_point)):
             raise MissingExtra(
@@ -237,13 +237,13 @@ def _gymnasium_make(
         first = error if isinstance(error, ModuleNotFoundError) else error.__cause__
         module = getattr(first, "name", None) or str(error)
         raise InputError(
-            f"it needs the module {module}, which is not installed", where=name, mend="install it"
+            f"it needs the module {module}, which is not installed", where=name, hint="install it"
         ) from None
     except (AssertionError, gymnasium.error.Error) as error:
         raise InputError(
             f"the environment cannot be made ({str(error) or type(error).__name__})",
             where=name,
-            mend="check its id and its arguments",
+            hint="check its id and its arguments",
         ) from None
     except TypeError as error:
         refusal = r"unexpected keyword argument '(\w+)'|takes no arguments"
@@ -255,10 +255,10 @@ def _gymnasium_make(
             raise InputError(
                 "it cannot be drawn",
                 where=name,
-                mend="choose an environment with the render mode rgb_array",
+                hint="choose an environment with the render mode rgb_array",
             ) from None
         raise InputError(
-            f"it takes no argument '{argument}'", where=name, mend="leave it out"
+            f"it takes no argument '{argument}'", where=name, hint="leave it out"
         ) from None
 
 
@@ -269,7 +269,7 @@ def _flat_size(space: Any, where: str) -> int:
             raise InputError(
                 f"its observation {path} is {leaf}",
                 where=where,
-                mend="observations must be Boxes, or dictionaries of Boxes; choose some with keys=",
+                hint="observations must be Boxes, or dictionaries of Boxes; choose some with keys=",
             )
         size += int(np.prod(leaf.shape))
     return size

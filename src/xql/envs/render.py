@@ -35,7 +35,7 @@ def choose_renderer() -> None:
     if asked in _LIBRARIES and ctypes.util.find_library(_LIBRARIES[asked]) is None:
         raise InputError(
             f"MUJOCO_GL={asked}, but lib{_LIBRARIES[asked]} is not installed",
-            mend=f"leave MUJOCO_GL unset, or {_INSTALL}",
+            hint=f"leave MUJOCO_GL unset, or {_INSTALL}",
         )
     if asked is not None:
         return
@@ -99,7 +99,7 @@ def _require_opengl(name: str) -> None:
     raise InputError(
         "it cannot be drawn on this machine: there is no screen, and neither EGL nor OSMesa works",
         where=name,
-        mend=f"{_INSTALL}, and leave MUJOCO_GL unset",
+        hint=f"{_INSTALL}, and leave MUJOCO_GL unset",
     )
 
 
@@ -132,7 +132,7 @@ def draw(env: gymnasium.Env[Any, Any]) -> UInt8[np.ndarray, "height width 3"]:
         frame = env.render()
     except gymnasium.error.DependencyNotInstalled as error:
         raise InputError(
-            f"it cannot be drawn ({error})", where=name, mend="install what is missing"
+            f"it cannot be drawn ({error})", where=name, hint="install what is missing"
         ) from None
     # What a missing OpenGL library raises depends on the simulator, the library and what is left
     # of it: AttributeError, ImportError, RuntimeError, mujoco.FatalError, OpenGL.error.GLError.
@@ -140,12 +140,12 @@ def draw(env: gymnasium.Env[Any, Any]) -> UInt8[np.ndarray, "height width 3"]:
         raise InputError(
             f"it cannot be drawn on this machine ({str(error) or type(error).__name__:.120})",
             where=name,
-            mend=f"{_INSTALL}, and leave MUJOCO_GL unset",
+            hint=f"{_INSTALL}, and leave MUJOCO_GL unset",
         ) from error
     if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3:
         raise InputError(
             "it draws no pictures",
             where=name,
-            mend="choose an environment with the render mode rgb_array",
+            hint="choose an environment with the render mode rgb_array",
         )
     return frame.astype(np.uint8, copy=False)

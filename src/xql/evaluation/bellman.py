@@ -21,7 +21,7 @@ def bellman_errors(
 
     Args:
         state: one member's, of an agent that has a critic; for a population, `jax.vmap` this.
-        batch: transitions as the agent learns from them, scaled by the run's recipe.
+        batch: transitions as the agent learns from them, scaled by the run's scaling.
         key: of the actions a'.
     """
     assert state.critic is not None

@@ -76,7 +76,7 @@ class _Slot:
             raise InputError(
                 f"an episode has not ended after {LONGEST_EPISODE:,} steps",
                 where="evaluation",
-                mend="give the environment a max_episode_steps",
+                hint="give the environment a max_episode_steps",
             )
         return np.asarray(observation, np.float32)
 
@@ -121,7 +121,7 @@ class Evaluator:
         """
         if members < 1 or parallel < 1:
             raise InputError(
-                f"{members} members with {parallel} parallel environments", mend="give at least 1"
+                f"{members} members with {parallel} parallel environments", hint="give at least 1"
             )
         self.members, self.parallel = members, parallel
         self._slots: list[_Slot] = []
@@ -155,7 +155,7 @@ class Evaluator:
             InputError: `act` gives an array of another shape than [members, parallel, action].
         """
         if episodes < 1:
-            raise InputError(f"{episodes} evaluation episodes", mend="give at least 1")
+            raise InputError(f"{episodes} evaluation episodes", hint="give at least 1")
         grid = (self.members, self.parallel)
         observations = np.zeros((*grid, self.observation_size), np.float32)
         waiting = [iter(range(episodes)) for _ in range(self.members)]
@@ -176,7 +176,7 @@ class Evaluator:
             if actions.shape != (*grid, self.action_size):
                 raise InputError(
                     f"the policy gave actions of shape {actions.shape}",
-                    mend=f"this environment needs {(*grid, self.action_size)}",
+                    hint=f"this environment needs {(*grid, self.action_size)}",
                 )
             finite = np.isfinite(actions).all(axis=-1)
             actions = np.clip(actions, self._low, self._high)
@@ -202,7 +202,7 @@ class Evaluator:
 def _flat_size(space: gymnasium.Space[Any], where: str, what: str) -> int:
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         raise InputError(
-            f"the {what} are {space}", where=where, mend="one flat Box of numbers is needed"
+            f"the {what} are {space}", where=where, hint="one flat Box of numbers is needed"
         )
     return int(space.shape[0])
 

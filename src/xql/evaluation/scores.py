@@ -42,7 +42,7 @@ def reference_score(name: str, metadata: Mapping[str, Any] | None = None) -> Ref
                 raise InputError(
                     f"the reference scores {minimum} and {maximum} are not in order",
                     where=name,
-                    mend="ref_min_score must lie below ref_max_score",
+                    hint="ref_min_score must lie below ref_max_score",
                 )
             return Reference(minimum, maximum, "the dataset's own metadata")
     return _table().get(name)

@@ -1,4 +1,4 @@
-"""Watch a policy: its episodes as an mp4, with the step and the running return in the frame."""
+"""Film a policy: its episodes as an mp4, with the step and the running return in the frame."""
 
 import contextlib
 import functools
@@ -90,7 +90,7 @@ def side_by_side(left: Path, right: Path, path: Path) -> Path:
             raise InputError(
                 f"their speeds are {float(rate):g} and {float(other_rate):g} frames a second",
                 where=f"{left} and {right}",
-                mend="film both with the same environment",
+                hint="film both with the same environment",
             )
         with mp4(path, rate) as write:
             last: list[Frame] = []
@@ -100,7 +100,7 @@ def side_by_side(left: Path, right: Path, path: Path) -> Path:
                     raise InputError(
                         f"their heights are {last[0].shape[0]} and {last[1].shape[0]} pixels",
                         where=f"{left} and {right}",
-                        mend="film both with the same environment",
+                        hint="film both with the same environment",
                     )
                 write(np.concatenate(last, axis=1))
     return path
@@ -116,13 +116,13 @@ def mp4(path: Path, rate: Fraction) -> Iterator[Callable[[Frame], None]]:
     """
     av = require("av", "video")
     if path.exists():
-        raise InputError("the file exists", where=str(path), mend="name another")
+        raise InputError("the file exists", where=str(path), hint="name another")
     draft = path.with_name(path.name + ".part")
     try:
         file = draft.open("wb")
     except OSError as error:
         raise InputError(
-            f"no film can be written here ({error.strerror})", where=str(path), mend="name another"
+            f"no film can be written here ({error.strerror})", where=str(path), hint="name another"
         ) from None
     try:
         with file, av.open(file, "w", format="mp4") as container:
@@ -153,7 +153,7 @@ def _opened(path: Path) -> Iterator[tuple[Fraction, Iterator[Frame]]]:
         container = av.open(str(path))
     except (OSError, av.error.FFmpegError) as error:
         raise InputError(
-            f"this is no film that can be read ({error.strerror})", where=str(path), mend="check it"
+            f"this is no film that can be read ({error.strerror})", where=str(path), hint="check it"
         ) from None
     with container:
         frames = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))

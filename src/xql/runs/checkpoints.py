@@ -73,13 +73,13 @@ def load_checkpoint(folder: Path, step: int | str | None, template: PyTree) -> P
         step = latest_step(folder)
         if step is None:
             raise InputError(
-                "there is no checkpoint", where=str(folder), mend="train first, or check the path"
+                "there is no checkpoint", where=str(folder), hint="train first, or check the path"
             )
     path = folder / str(step)
     if not path.is_dir():
         have = ", ".join(str(one) for one in _steps(folder)) or "none"
         raise InputError(
-            f"there is no checkpoint {step}", where=str(folder), mend=f"there are: {have}"
+            f"there is no checkpoint {step}", where=str(folder), hint=f"there are: {have}"
         )
     wanted = _arrays(template)
     arrays = {key: array for key, array in wanted.items() if array.size}
@@ -126,7 +126,7 @@ def _unreadable(path: Path, reason: str) -> InputError:
     return InputError(
         f"this checkpoint cannot be read ({short})",
         where=str(path),
-        mend="load an earlier one with step=…",
+        hint="load an earlier one with step=…",
     )
 
 
@@ -161,23 +161,23 @@ def _check_leaves(
     path: Path,
 ) -> None:
     """Raise for the first leaf that differs between a checkpoint and the state to fill."""
-    mend = "load it with the configuration of its own run"
+    hint = "load it with the configuration of its own run"
     for key, array in wanted.items():
         if key not in saved:
-            raise InputError(f"this checkpoint has no leaf {key}", where=str(path), mend=mend)
+            raise InputError(f"this checkpoint has no leaf {key}", where=str(path), hint=hint)
         if saved[key] != (array.shape, array.dtype):
             (shape, dtype), needed = saved[key], f"{array.dtype}{list(array.shape)}"
             raise InputError(
                 f"leaf {key} is {dtype}{list(shape)} here and {needed} in this configuration",
                 where=str(path),
-                mend=mend,
+                hint=hint,
             )
     for key in saved:
         if key not in wanted:
             raise InputError(
                 f"leaf {key} of this checkpoint has no place in this configuration",
                 where=str(path),
-                mend=mend,
+                hint=hint,
             )
 
 

@@ -35,7 +35,7 @@ _NEEDED: dict[str, type | tuple[type, ...]] = {
     "steps": int,
     "members": list,
     "data": dict,
-    "recipe": dict,
+    "scaling": dict,
     "evaluation": dict,
     "environment": (str, type(None)),
 }
@@ -148,7 +148,7 @@ class RunFolder:
             raise InputError(
                 "there is already something here",
                 where=str(path),
-                mend="choose another --out; nothing is written over",
+                hint="choose another --out; nothing is written over",
             )
         if not above.is_dir():
             raise _unwritable(path, f"{above} is a file")
@@ -166,14 +166,14 @@ class RunFolder:
         path = Path(path)
         if path.is_file():
             raise InputError(
-                "this is a file", where=str(path), mend=f"name a run folder; is it {path.parent}?"
+                "this is a file", where=str(path), hint=f"name a run folder; is it {path.parent}?"
             )
         if not path.is_dir():
-            raise InputError("there is no such run folder", where=str(path), mend="check the path")
+            raise InputError("there is no such run folder", where=str(path), hint="check the path")
         for name in ("config.yaml", "metrics.jsonl", "evaluations.csv"):
             if not (path / name).is_file():
                 raise InputError(
-                    f"{name} is missing", where=str(path), mend="this is no complete run folder"
+                    f"{name} is missing", where=str(path), hint="this is no complete run folder"
                 )
         try:
             config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
@@ -181,13 +181,13 @@ class RunFolder:
             raise InputError(
                 f"this is not YAML: {error}",
                 where=str(path / "config.yaml"),
-                mend="restore the file as the run wrote it",
+                hint="restore the file as the run wrote it",
             ) from None
         if fault := _fault(config):
             raise InputError(
                 fault,
                 where=str(path / "config.yaml"),
-                mend="restore the file as the run wrote it",
+                hint="restore the file as the run wrote it",
             )
         return cls(path, config)
 
@@ -214,7 +214,7 @@ class RunFolder:
         nonfinite: dict[str, dict[str, str]] = {}
         for name, value in metrics.items():
             if name in ("step", "nonfinite"):
-                raise InputError(f"a metric cannot be called '{name}'", mend="choose another name")
+                raise InputError(f"a metric cannot be called '{name}'", hint="choose another name")
             numbers = [float(number) for number in np.atleast_1d(np.asarray(value)).ravel()]
             line[name] = [number if math.isfinite(number) else None for number in numbers]
             wrong = {str(i): str(n) for i, n in enumerate(numbers) if not math.isfinite(n)}
@@ -237,7 +237,7 @@ class RunFolder:
                         line[name][int(member)] = float(value)
             except (ValueError, KeyError, AttributeError, TypeError):
                 raise InputError(
-                    f"line {number} is damaged", where=str(path), mend="remove that line"
+                    f"line {number} is damaged", where=str(path), hint="remove that line"
                 ) from None
             metrics.append(Metrics(step, line))
         return metrics
@@ -258,7 +258,7 @@ class RunFolder:
             raise InputError(
                 "the first line is not the header",
                 where=str(path),
-                mend=f"it must be: {','.join(COLUMNS)}",
+                hint=f"it must be: {','.join(COLUMNS)}",
             )
         rows = []
         for number, cells in enumerate(csv.reader(lines[1:]), start=2):
@@ -266,7 +266,7 @@ class RunFolder:
                 rows.append(_row(cells))
             except ValueError:
                 raise InputError(
-                    f"line {number} is damaged", where=str(path), mend="remove that line"
+                    f"line {number} is damaged", where=str(path), hint="remove that line"
                 ) from None
         return rows
 
@@ -324,7 +324,7 @@ def _fault(config: Any) -> str:
 
 def _unwritable(path: Path, reason: str) -> InputError:
     return InputError(
-        f"no run can be written here ({reason})", where=str(path), mend="choose another --out"
+        f"no run can be written here ({reason})", where=str(path), hint="choose another --out"
     )
 
 

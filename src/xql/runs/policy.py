@@ -1,4 +1,4 @@
-"""A learned policy, ready to act: the network, and the recipe that its inputs need."""
+"""A learned policy, ready to act: the network, and the scaling that its inputs need."""
 
 import functools
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 
 from xql.agents import AGENTS, Act, Agent, Spec, TrainState, member
-from xql.agents.presets import configure
-from xql.data.recipes import Recipe
+from xql.data.scaling import Scaling
 from xql.errors import InputError
+from xql.presets import configure
 from xql.runs.checkpoints import load_checkpoint
 from xql.runs.folder import RunFolder
 
@@ -21,8 +21,8 @@ from xql.runs.folder import RunFolder
 class Policy:
     """a = π(s), in the units of the data: raw observations in, actions within the bounds out."""
 
-    def __init__(self, network: PyTree, act: Act, recipe: Recipe) -> None:
-        self.network, self.recipe = network, recipe
+    def __init__(self, network: PyTree, act: Act, scaling: Scaling) -> None:
+        self.network, self.scaling = network, scaling
         self._act = act
 
     def __call__(
@@ -39,22 +39,22 @@ class Policy:
         Raises:
             InputError: an observation of another size.
         """
-        size = len(self.recipe.observation_shift)
+        size = len(self.scaling.observation_shift)
         if np.shape(observation)[-1:] != (size,):
             raise InputError(
                 f"the observation has shape {np.shape(observation)}",
                 where="policy",
-                mend=f"its last axis must be {size}",
+                hint=f"its last axis must be {size}",
             )
-        scaled = scale(np.asarray(observation, np.float32), self.recipe)
+        scaled = scale(np.asarray(observation, np.float32), self.scaling)
         return np.asarray(_act(self.network, scaled, key, act=self._act))
 
 
 def scale(
-    observations: Float32[np.ndarray, "*batch observation"], recipe: Recipe
+    observations: Float32[np.ndarray, "*batch observation"], scaling: Scaling
 ) -> Float32[np.ndarray, "*batch observation"]:
     """Observations as the networks were trained to see them."""
-    scaled: np.ndarray = (observations - recipe.observation_shift) * recipe.observation_scale
+    scaled: np.ndarray = (observations - scaling.observation_shift) * scaling.observation_scale
     return scaled
 
 
@@ -120,7 +120,7 @@ def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Pol
     members = len(folder.config["members"])
     if not 0 <= index < members:
         raise InputError(
-            f"there is no member {index}", where=str(run), mend=f"choose 0 to {members - 1}"
+            f"there is no member {index}", where=str(run), hint=f"choose 0 to {members - 1}"
         )
     if step is not None and (folder.policies / str(step)).is_dir():
         agent, spec = agent_of(folder.config)
@@ -129,4 +129,4 @@ def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Pol
     else:
         agent, population = load_population(folder, step)
         networks = population.policy.network
-    return Policy(member(networks, index), agent.act, Recipe.from_dict(folder.config["recipe"]))
+    return Policy(member(networks, index), agent.act, Scaling.from_dict(folder.config["scaling"]))

@@ -47,7 +47,7 @@ def value_of(row: Evaluation, quantity: Quantity) -> float:
     value = {"return": row.episode_return, "score": row.score, "success": row.success}[quantity]
     if value is None:
         raise InputError(
-            f"the evaluations have no {quantity}", where=f"step {row.step}", mend="take the return"
+            f"the evaluations have no {quantity}", where=f"step {row.step}", hint="take the return"
         )
     return 100.0 * value if quantity == "success" else float(value)
 

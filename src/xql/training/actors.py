@@ -15,8 +15,8 @@ from jaxtyping import Float, Float32
 
 from xql.agents import Spec
 from xql.errors import InputError
+from xql.training.divergence import RewardRange
 from xql.training.replay import Rows
-from xql.training.watch import RewardRange
 
 
 class Episode(NamedTuple):
@@ -156,13 +156,13 @@ def _bounds(
     assert isinstance(box, gymnasium.spaces.Box)
     if len(box.shape) != 1:
         name = env.spec.id if env.spec is not None else "the environment"
-        raise InputError(f"its actions are {box}", where=name, mend="one flat Box is needed")
+        raise InputError(f"its actions are {box}", where=name, hint="one flat Box is needed")
     low, high = box.low.astype(np.float32), box.high.astype(np.float32)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         name = env.spec.id if env.spec is not None else "the environment"
         raise InputError(
             "its actions have no bounds",
             where=name,
-            mend="wrap it in gymnasium.wrappers.RescaleAction, which needs to be told the range",
+            hint="wrap it in gymnasium.wrappers.RescaleAction, which needs to be told the range",
         )
     return low, high

@@ -1,4 +1,4 @@
-"""Judge a population in the simulator that its data came from."""
+"""PopulationEvaluator a population in the simulator that its data came from."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from xql.agents import Act, TrainState, beta_of
-from xql.agents.presets import configure
-from xql.data.recipes import Recipe
+from xql.data.scaling import Scaling
 from xql.envs.make import check_fits, make_environment
 from xql.errors import InputError, require_seed
 from xql.evaluation.rollout import Evaluator
 from xql.evaluation.scores import Reference
+from xql.presets import configure
 from xql.runs.checkpoints import latest_step
 from xql.runs.folder import Evaluation, RunFolder, evaluation_rows
 from xql.runs.policy import act_members, load_population, scale
@@ -22,7 +22,7 @@ EVALUATION_SEED = 10_000
 """Episode e starts from this seed + e, whatever the agent, the step or the member."""
 
 
-class Judge:
+class PopulationEvaluator:
     """The environment copies, kept from one evaluation to the next, and what their scores mean."""
 
     def __init__(self, config: Mapping[str, Any], act: Act) -> None:
@@ -44,7 +44,7 @@ class Judge:
             probe.close()
         members = config["members"]
         beta = beta_of(configure(str(config["agent"]), config["settings"]))
-        self._act, self._recipe = act, Recipe.from_dict(config["recipe"])
+        self._act, self._recipe = act, Scaling.from_dict(config["scaling"])
         self._seeds = [one["seed"] for one in members]
         self._betas = [one["changes"].get("beta", beta) for one in members]
         reference = data["reference"]
@@ -90,14 +90,14 @@ def evaluate_run(
     folder = RunFolder.open(Path(run))
     require_seed(seed)
     if episodes < 1:
-        raise InputError(f"--episodes {episodes} is too small", mend="give at least 1")
+        raise InputError(f"--episodes {episodes} is too small", hint="give at least 1")
     config = folder.config | ({"environment": env} if env else {})
     if config["environment"] is None:
-        raise InputError("this run has no environment", where=str(run), mend="give one with --env")
+        raise InputError("this run has no environment", where=str(run), hint="give one with --env")
     agent, population = load_population(folder)
     step = latest_step(folder.checkpoints)
     assert step is not None, "a population was loaded from it"
-    judge = Judge(config, agent.act)
+    judge = PopulationEvaluator(config, agent.act)
     try:
         return judge.evaluate(population, step, episodes, seed)
     finally:

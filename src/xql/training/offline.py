@@ -1,6 +1,6 @@
 """Train a policy from logged data: one compiled population, evaluated as it goes.
 
-The flow of a run: dataset → recipe → check → device → population → compiled chunks, and between
+The flow of a run: dataset → scaling → check → device → population → compiled chunks, and between
 chunks metrics, evaluations and checkpoints into the run's folder.
 """
 
@@ -12,30 +12,30 @@ from typing import Any
 
 import numpy as np
 
-import xql
 from xql.agents import OFFLINE, ONLINE, Agent, Spec, TrainState
-from xql.agents.presets import Settings, settings, suite
 from xql.data.check import require_sound
 from xql.data.dataset import Dataset, DeviceData
-from xql.data.recipes import Recipe, apply_recipe, fit_recipe
+from xql.data.scaling import Scaling, apply_scaling, fit_scaling
 from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
 from xql.envs.kitchen import as_judged
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
+from xql.presets import Settings, settings, suite
 from xql.runs.folder import RunFolder, free_folder
-from xql.training.book import (
-    Book,
+from xql.runs.run import Run
+from xql.training.divergence import RewardRange
+from xql.training.evaluate import PopulationEvaluator
+from xql.training.population import Member, initial_population, replicated, train_chunk
+from xql.training.progress import Line
+from xql.training.run_logger import (
+    RunLogger,
     check_counts,
     choose_members,
     describe_members,
     milestones,
 )
-from xql.training.evaluate import Judge
-from xql.training.population import Member, initial_population, replicated, train_chunk
-from xql.training.progress import Line
-from xql.training.run import Run
-from xql.training.watch import RewardRange
+from xql.version import __version__
 
 LOG_EVERY = 1000
 """Updates between two lines of metrics.jsonl."""
@@ -71,7 +71,7 @@ def train_offline(
             and without one nothing is evaluated.
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
         options: settings by name that override the preset's: the fields of the agent's
-            configuration, `rewards` and `observations` for the recipe, and `episodes` for the
+            configuration, `rewards` and `observations` for the scaling, and `episodes` for the
             choice of episodes.
         evaluations: how many times to evaluate on the way, evenly spaced, the last step included.
         episodes: episodes per member at each of these but the last.
@@ -95,14 +95,14 @@ def train_offline(
     findings = require_sound(dataset)
     whole = dataset
     dataset = select_episodes(dataset, chosen.episodes)
-    recipe = fit_recipe(dataset, chosen.rewards, chosen.observations)
+    scaling = fit_scaling(dataset, chosen.rewards, chosen.observations)
     spec = _spec(dataset)
     learner = OFFLINE[agent].make(chosen.config, steps)
     of_suite = suite(dataset.name, task)
     at_success = of_suite == "antmaze" if stop_at_success is None else stop_at_success
     if beta is not None:
         chosen.sources["beta"] = "given: each member's own, see members"
-    about = _describe(dataset, agent, preset, steps, members, chosen, recipe, spec) | {
+    about = _describe(dataset, agent, preset, steps, members, chosen, scaling, spec) | {
         "environment": env or _judged_in(dataset),
         "evaluation": {
             "evaluations": evaluations,
@@ -113,7 +113,7 @@ def train_offline(
     }
     if chosen.episodes != "all":
         about["data"]["whole"] = _extent(whole)
-    judge = None if about["environment"] is None else Judge(about, learner.act)
+    judge = None if about["environment"] is None else PopulationEvaluator(about, learner.act)
     with contextlib.ExitStack() as stack:
         if judge is not None:
             stack.callback(judge.close)
@@ -125,16 +125,16 @@ def train_offline(
             f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes"
         )
         line.say(f"settings: preset {preset}" + (f", suite {of_suite}" if of_suite else ""))
-        line.say(recipe.describe())
+        line.say(scaling.describe())
         if chosen.episodes != "all":
             line.say(f"episodes {chosen.episodes}: {len(dataset):,} of {len(whole):,} kept")
         for finding in findings:
             if finding.severity == "warning":
-                line.warn_once(f"{finding.what} ({finding.where}); {finding.mend}")
+                line.warn_once(f"{finding.what} ({finding.where}); {finding.hint}")
         if judge is None:
             line.say("no environment: nothing is evaluated (give --env)")
         population = initial_population(learner, spec, members)
-        device_data = apply_recipe(dataset, recipe).to_device(replicated(population))
+        device_data = apply_scaling(dataset, scaling).to_device(replicated(population))
         population = _loop(population, device_data, learner, judge, folder, line)
     return Run(folder, population)
 
@@ -149,23 +149,23 @@ def _require_offline(agent: str) -> None:
     if agent in ONLINE:
         raise InputError(
             f"agent {agent} learns from a simulator, not from logged data",
-            mend=f"use xql train online, or choose from {', '.join(OFFLINE)}",
+            hint=f"use xql train online, or choose from {', '.join(OFFLINE)}",
         )
     if agent not in OFFLINE:
-        raise InputError(f"unknown agent '{agent}'", mend=nearest(agent, OFFLINE))
+        raise InputError(f"unknown agent '{agent}'", hint=nearest(agent, OFFLINE))
 
 
 def _loop(
     population: TrainState,
     data: DeviceData,
     learner: Agent,
-    judge: Judge | None,
+    judge: PopulationEvaluator | None,
     folder: RunFolder,
     line: Line,
 ) -> TrainState:
     """Compiled chunks, and between them what the book does."""
     config = folder.config
-    book, step = Book(folder, line, judge, population), 0
+    book, step = RunLogger(folder, line, judge, population), 0
     rewards = RewardRange(float(data.rewards.min()), float(data.rewards.max()))
     for target in milestones(config["steps"], config["evaluation"]["evaluations"]):
         while step < target:
@@ -209,20 +209,20 @@ def _describe(
     steps: int,
     members: Sequence[Member],
     chosen: Settings,
-    recipe: Recipe,
+    scaling: Scaling,
     spec: Spec,
 ) -> dict[str, Any]:
     """What the run was told and decided, for config.yaml."""
     reference = reference_score(dataset.name, dataset.metadata)
     return {
-        "xql": xql.__version__,
+        "xql": __version__,
         "agent": agent,
         "preset": preset,
         "steps": steps,
         "members": describe_members(members),
         "settings": asdict(chosen.config),
         "settings_sources": chosen.sources,
-        "recipe": recipe.to_dict(),
+        "scaling": scaling.to_dict(),
         "data": {
             "name": dataset.name,
             "source": dataset.source,

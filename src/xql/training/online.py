@@ -16,28 +16,28 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-import xql
 from xql.agents import ONLINE, Agent, Spec, TrainState, beta_of
-from xql.agents.presets import settings, suite
-from xql.data.recipes import Recipe
+from xql.data.scaling import Scaling
 from xql.envs.make import make_environment
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
+from xql.presets import settings, suite
 from xql.runs.folder import RunFolder, free_folder
+from xql.runs.run import Run
 from xql.training.actors import Actors
-from xql.training.book import (
-    Book,
+from xql.training.evaluate import PopulationEvaluator
+from xql.training.online_state import Learner, explore, fresh_learner, learn, remember
+from xql.training.population import initial_population
+from xql.training.progress import Line
+from xql.training.replay import Replay, ring_capacity
+from xql.training.run_logger import (
+    RunLogger,
     check_counts,
     choose_members,
     describe_members,
     milestones,
 )
-from xql.training.evaluate import Judge
-from xql.training.learner import Learner, explore, fresh_learner, learn, remember
-from xql.training.population import initial_population
-from xql.training.progress import Line
-from xql.training.replay import Replay, ring_capacity
-from xql.training.run import Run
+from xql.version import __version__
 
 LOG_EVERY = 1000
 """Environment steps of each member between two lines of metrics.jsonl."""
@@ -116,7 +116,7 @@ def train_online(
     if out is not None:
         RunFolder.require_free(Path(out))
     if agent not in ONLINE:
-        raise InputError(f"agent '{agent}' does not learn online", mend=nearest(agent, ONLINE))
+        raise InputError(f"agent '{agent}' does not learn online", hint=nearest(agent, ONLINE))
     chosen = settings(agent, preset, env, options, needs_beta=beta is None)
     members = choose_members(agent, chosen.config, seeds, beta)
     learner = ONLINE[agent].make(chosen.config, steps)
@@ -128,7 +128,7 @@ def train_online(
         )
         stack.callback(actors.close)
         about = {
-            "xql": xql.__version__,
+            "xql": __version__,
             "kind": "online",
             "agent": agent,
             "preset": preset,
@@ -146,7 +146,7 @@ def train_online(
                 "stop_at_success": False,
             },
         }
-        judge = Judge(about, learner.act)
+        judge = PopulationEvaluator(about, learner.act)
         stack.callback(judge.close)
         path = free_folder(f"{env}-{agent}") if out is None else Path(out)
         folder = RunFolder.create(path, about)
@@ -157,7 +157,7 @@ def train_online(
         of_suite = suite(env)
         line.say(f"settings: preset {preset}" + (f", suite {of_suite}" if of_suite else ""))
         population = initial_population(learner, actors.spec, members)
-        book = Book(folder, line, judge, population)
+        book = RunLogger(folder, line, judge, population)
         population, replay = _run(population, actors, learner, loop, book, folder.config, observe)
         if keep_replay:
             _save_replay(path / "replay.npz", replay, steps, actors, len(members))
@@ -173,7 +173,7 @@ def _run(
     actors: Actors,
     agent: Agent,
     loop: Loop,
-    book: Book,
+    book: RunLogger,
     config: Mapping[str, Any],
     observe: Observe | None,
 ) -> tuple[TrainState, Replay]:
@@ -209,7 +209,7 @@ def _run(
     return learner.population, learner.replay
 
 
-def _log(book: Book, learner: Learner, actors: Actors, step: int, updates: int) -> Learner:
+def _log(book: RunLogger, learner: Learner, actors: Actors, step: int, updates: int) -> Learner:
     """The mean of each metric over `updates` updates; the sums begin anew."""
     means = {name: np.asarray(total) / updates for name, total in learner.totals.items() if updates}
     told = actors.recent_returns()
@@ -226,22 +226,22 @@ def _check_loop(loop: Loop, steps: int) -> None:
     """
     each, updates = loop.environments, loop.update_to_data * loop.environments
     if each < 1:
-        raise InputError(f"--environments {each} is too small", mend="give at least 1")
+        raise InputError(f"--environments {each} is too small", hint="give at least 1")
     if not (math.isfinite(updates) and updates > 0.5 and abs(updates - round(updates)) < 1e-6):
         raise InputError(
             f"--update-to-data {loop.update_to_data:g} with {each} environments is {updates:g} "
             "updates at a time",
-            mend="their product must be a whole number, at least 1",
+            hint="their product must be a whole number, at least 1",
         )
     if steps % each:
         raise InputError(
-            f"--steps {steps} cannot be shared by {each} environments", mend="give a multiple"
+            f"--steps {steps} cannot be shared by {each} environments", hint="give a multiple"
         )
     ring_capacity(loop.buffer, steps, each)
     if not 1 <= loop.warmup < steps:
         raise InputError(
             f"--warmup {loop.warmup} leaves nothing to learn in of --steps {steps}",
-            mend="give fewer, at least 1, or more --steps",
+            hint="give fewer, at least 1, or more --steps",
         )
 
 
@@ -259,7 +259,7 @@ def _describe_simulator(env: str, spec: Spec) -> dict[str, Any]:
     zeros = np.zeros(spec.observation_size, np.float32)
     return {
         "environment": env,
-        "recipe": Recipe("raw", "raw", 1.0, 0.0, zeros, zeros + 1).to_dict(),
+        "scaling": Scaling("raw", "raw", 1.0, 0.0, zeros, zeros + 1).to_dict(),
         "data": {
             "name": env,
             "source": "online",

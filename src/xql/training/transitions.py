@@ -10,7 +10,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from xql.agents import Batch, member
 from xql.data.dataset import Dataset
-from xql.data.recipes import Recipe, apply_recipe
+from xql.data.scaling import Scaling, apply_scaling
 from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
 from xql.envs.make import make_environment
@@ -53,12 +53,12 @@ def run_errors(
     """
     require_seed(seed)
     if transitions < 2:
-        raise InputError(f"--transitions {transitions} is too small", mend="give at least 2")
+        raise InputError(f"--transitions {transitions} is too small", hint="give at least 2")
     folder = RunFolder.open(Path(run))
     members = len(folder.config["members"])
     if not 0 <= index < members:
         raise InputError(
-            f"there is no member {index}", where=str(run), mend=f"choose 0 to {members - 1}"
+            f"there is no member {index}", where=str(run), hint=f"choose 0 to {members - 1}"
         )
     agent, population = load_population(folder)
     state = member(population, index)
@@ -66,19 +66,19 @@ def run_errors(
         raise InputError(
             f"agent {folder.config['agent']} has no critic, and so no Bellman errors",
             where=str(run),
-            mend="take another agent's run",
+            hint="take another agent's run",
         )
-    recipe = Recipe.from_dict(folder.config["recipe"])
+    scaling = Scaling.from_dict(folder.config["scaling"])
     random = np.random.default_rng(seed)
     play_key, error_key = jax.random.split(jax.random.key(seed))
     if (folder.path / "replay.npz").is_file():
         batch, origin = _remembered(folder.path / "replay.npz", index, transitions, random)
     elif folder.config.get("kind") == "online":
-        policy = Policy(state.policy.network, agent.act, recipe)
+        policy = Policy(state.policy.network, agent.act, scaling)
         batch = _played(str(folder.config["environment"]), policy, transitions, seed, play_key)
         origin = f"{transitions:,} steps that its exploring policy played"
     else:
-        batch, origin = _logged(apply_recipe(_data_of(folder), recipe), transitions, random)
+        batch, origin = _logged(apply_scaling(_data_of(folder), scaling), transitions, random)
     on_device = jax.tree.map(jnp.asarray, batch)
     errors = np.asarray(errors_of_member(state, on_device, error_key))
     following = "Q₁(s', a')" if state.value is None else "V(s')"
@@ -136,7 +136,7 @@ def _data_of(folder: RunFolder) -> Dataset:
         raise InputError(
             "its data was given as arrays, which no run keeps",
             where=str(folder.path),
-            mend="train it from a file",
+            hint="train it from a file",
         )
     try:
         dataset = open_dataset(source, download=False)
@@ -144,13 +144,13 @@ def _data_of(folder: RunFolder) -> Dataset:
         raise InputError(
             f"its data cannot be opened any more ({error.what})",
             where=f"{folder.path}, {source}",
-            mend="put it back; a relative path starts in the current folder",
+            hint="put it back; a relative path starts in the current folder",
         ) from None
     dataset = select_episodes(dataset, str(told.get("selection", "all")))
     if dataset.transitions != told["transitions"]:
         raise InputError(
             f"its data had {told['transitions']:,} transitions and has {dataset.transitions:,} now",
             where=f"{folder.path}, {source}",
-            mend="put back what the run learned from",
+            hint="put back what the run learned from",
         )
     return dataset

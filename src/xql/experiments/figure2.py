@@ -1,0 +1,184 @@
+"""Figure 2 of Garg et al. 2023 (arXiv 2301.02328): the Gumbel law, its loss, and its regression.
+
+Left: densities of Gumbel(0, β). Middle: the loss e^z − z − 1 against the residual, and the linear
+tail of this library's default loss, drawn for c = 2 (at the default c = 5 it lies far above).
+Right: noisy samples of y = 1 − x² and the soft maximum β log E[e^{y/β} | x] that Gumbel regression
+learns from them: noise N(0, σ²) lifts it by σ²/(2β).
+"""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from xql.errors import InputError, require, require_seed
+
+DENSITY_BETAS = (0.75, 1.0, 1.5, 2.0)
+LOSS_BETAS = (0.5, 1.0, 2.0)
+REGRESSION_BETAS = (0.1, 0.25, 2.0)
+NOISE = 0.2
+_CLIP = 2.0
+_COLORS = ("#0b3c5d", "#2a7f9e", "#e08e45", "#b23a48")
+_THREE = (_COLORS[0], _COLORS[1], _COLORS[3])  # so that β = 2 is red in every panel
+
+_TABLES = ("densities", "losses", "samples", "regression")
+
+Column = Float64[np.ndarray, "_"]
+
+
+def densities(points: int = 401) -> dict[str, Column]:
+    """The density of Gumbel(0, β) over x, one column per β."""
+    x = np.linspace(-4.0, 10.0, points)
+    columns = {"x": x}
+    for beta in DENSITY_BETAS:
+        z = x / beta
+        columns[f"density β={beta:g}"] = np.exp(-z - np.exp(-z)) / beta
+    return columns
+
+
+def losses(points: int = 401) -> dict[str, Column]:
+    """The Gumbel loss against the residual x − h, one column per β; for the first the tail too."""
+    import jax.numpy as jnp
+
+    from xql.gumbel.losses import linear, plain
+
+    residual = np.linspace(-3.0, 3.0, points)
+    columns = {"residual": residual}
+    for beta in LOSS_BETAS:
+        z = jnp.asarray(residual / beta, jnp.float32)
+        columns[f"loss β={beta:g}"] = np.asarray(plain(z), np.float64)
+    z = jnp.asarray(residual / LOSS_BETAS[0], jnp.float32)
+    columns[f"linear tail β={LOSS_BETAS[0]:g}"] = np.asarray(linear(z, _CLIP), np.float64)
+    return columns
+
+
+def regression(seed: int = 0, samples: int = 2000) -> tuple[dict[str, Column], dict[str, Column]]:
+    """Samples of y = 1 − x² + N(0, 0.2²), and the curve fitted to them for each β.
+
+    Returns:
+        The samples (x, y), and the curves over a grid: the mean, and per β the fit and the truth.
+    """
+    require("sklearn", "regression")
+    from xql.gumbel.regression import GumbelRegressor
+
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1.0, 1.0, samples)
+    y = 1.0 - x**2 + rng.normal(0.0, NOISE, samples)
+    grid = np.linspace(-1.0, 1.0, 201)
+    curves = {"x": grid, "mean": 1.0 - grid**2}
+    for beta in REGRESSION_BETAS:
+        # 8 tanh units fit a parabola; more would follow the largest residuals at small β.
+        model = GumbelRegressor(
+            beta, model="mlp", hidden_layer_sizes=(8,), alpha=1e-4, tol=1e-4, random_state=seed
+        )
+        curves[f"fit β={beta:g}"] = model.fit(x[:, None], y).predict(grid[:, None])
+        curves[f"truth β={beta:g}"] = 1.0 - grid**2 + NOISE**2 / (2.0 * beta)
+    return {"x": x, "y": y}, curves
+
+
+def figure2(out: Path, seed: int = 0) -> Path:
+    """Draw the three panels as `figure2.png`, and write every curve as CSV beside it.
+
+    Args:
+        out: a folder, made if need be; none of the five files may exist in it yet.
+        seed: of the samples and of the regression; 0 to 2³² − 1.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        InputError: one of the files exists, the folder cannot be made, or the seed is no seed.
+    """
+    require("matplotlib", "report")
+    from matplotlib.figure import Figure
+
+    require_seed(seed)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"this is no folder and cannot be made one ({error.strerror})",
+            where=str(out),
+            hint="name another",
+        ) from None
+    path = out / "figure2.png"
+    for name in (path.name, *(_table(name) for name in _TABLES)):
+        if (out / name).exists():
+            raise InputError("the file exists", where=str(out / name), hint="name another folder")
+    density, loss = densities(), losses()
+    samples, curves = regression(seed)
+    figure = Figure(figsize=(13.0, 4.0), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    _draw_densities(left, density)
+    _draw_losses(middle, loss)
+    _draw_regression(right, samples, curves)
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.93", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.title.set_fontsize(11)
+        axes.legend(frameon=False, fontsize=9)
+    with path.open("xb") as picture:
+        figure.savefig(picture, dpi=160, format="png")
+    for name, columns in zip(_TABLES, (density, loss, samples, curves), strict=True):
+        with (out / _table(name)).open("x", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(columns)
+            writer.writerows(np.column_stack(list(columns.values())).round(6).tolist())
+    return path
+
+
+def _table(name: str) -> str:
+    return f"figure2_{name}.csv"
+
+
+def _draw_densities(axes: Any, columns: dict[str, Column]) -> None:
+    for color, beta in zip(_COLORS, DENSITY_BETAS, strict=True):
+        axes.plot(
+            columns["x"], columns[f"density β={beta:g}"], color=color, lw=2, label=f"β = {beta:g}"
+        )
+    axes.set(
+        title="The Gumbel distribution", xlabel="x", ylabel="density", xlim=(-4, 10), ylim=(0, None)
+    )
+
+
+def _draw_losses(axes: Any, columns: dict[str, Column]) -> None:
+    x = columns["residual"]
+    for color, beta in zip(_THREE, LOSS_BETAS, strict=True):
+        axes.plot(x, columns[f"loss β={beta:g}"], color=color, lw=2, label=f"β = {beta:g}")
+    tail = columns[f"linear tail β={LOSS_BETAS[0]:g}"]
+    beyond = x >= _CLIP * LOSS_BETAS[0]
+    axes.plot(
+        x[beyond],
+        tail[beyond],
+        color=_THREE[0],
+        lw=2,
+        ls=(0, (2, 1)),
+        label=f"linear tail, c = {_CLIP:g}",
+    )
+    axes.set(
+        title="The loss $e^z - z - 1$ with $z = (x - h)/β$",
+        xlabel="residual x − h",
+        ylabel="loss",
+        xlim=(-3, 3),
+        ylim=(0, 12),
+    )
+
+
+def _draw_regression(axes: Any, samples: dict[str, Column], curves: dict[str, Column]) -> None:
+    axes.scatter(samples["x"], samples["y"], s=5, color="0.78", linewidths=0, rasterized=True)
+    axes.plot(curves["x"], curves["mean"], color="black", lw=1.2, ls="--", label="mean $1 - x^2$")
+    for color, beta in zip(_THREE, REGRESSION_BETAS, strict=True):
+        axes.plot(
+            curves["x"], curves[f"fit β={beta:g}"], color=color, lw=2.2, label=f"β = {beta:g}"
+        )
+    axes.set(
+        title="Gumbel regression of $y = 1 - x^2 + N(0, 0.2^2)$",
+        xlabel="x",
+        ylabel="y",
+        xlim=(-1, 1),
+        ylim=(-0.6, 1.9),
+        xticks=np.linspace(-1.0, 1.0, 5),
+    )

@@ -1,0 +1,1 @@
+"""Comparisons, tables, figures and films of finished runs."""

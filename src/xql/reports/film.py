@@ -1,0 +1,82 @@
+"""Film a run: one of its policies at work, as an mp4."""
+
+from pathlib import Path
+
+from xql.envs.make import check_fits, make_environment
+from xql.errors import InputError, require_seed
+from xql.evaluation.rollout import EpisodeResult
+from xql.evaluation.video import record
+from xql.runs.checkpoints import latest_step
+from xql.runs.folder import RunFolder
+from xql.runs.policy import load_policy
+
+SIZE = (400, 300)
+"""Width and height in pixels, where the environment lets us choose."""
+
+
+def film_run(
+    run: Path | str,
+    path: Path | None = None,
+    *,
+    index: int = 0,
+    episodes: int = 1,
+    seed: int = 10_000,
+    env: str | None = None,
+    label: str | None = None,
+) -> tuple[Path, list[EpisodeResult]]:
+    """Film a policy of a run, from its latest checkpoint.
+
+    Args:
+        run: the run's folder.
+        path: the mp4; without it video-STEP.mp4 in the run's folder, or the first video-STEP-N.mp4
+            that is free.
+        index: which member, in the order of config.yaml.
+        episodes: how many, one after another.
+        seed: the first one's; the default is that of training's own evaluations.
+        env: another simulator than the run's own.
+        label: what to write in the frame; the agent's name without it.
+
+    Returns:
+        Where the film lies, and the result of each of its episodes.
+
+    Raises:
+        InputError: no run, no checkpoint, no such member, no environment or none that can be
+            drawn here; or `path` exists.
+        MissingExtra: the extra `video` is not installed.
+    """
+    folder = RunFolder.open(Path(run))
+    require_seed(seed)
+    config = folder.config
+    environment = env or config["environment"]
+    if environment is None:
+        raise InputError("this run has no environment", where=str(run), hint="give one with --env")
+    if path is not None and path.exists():
+        raise InputError("the file exists", where=str(path), hint="name another")
+    policy = load_policy(run, index)
+    data = config["data"]
+    keys = tuple(data["observation_keys"] or ()) or None
+    probe = make_environment(environment, keys=keys)
+    try:
+        check_fits(probe, data["observation_size"], len(data["action_low"]), data["name"])
+    finally:
+        probe.close()
+    path = path or _free(folder.path / f"video-{latest_step(folder.checkpoints)}.mp4")
+    results = record(
+        lambda: make_environment(environment, keys=keys, picture=SIZE),
+        policy,
+        path,
+        seed=seed,
+        episodes=episodes,
+        label=str(config["agent"]) if label is None else label,
+        stop_at_success=bool(config["evaluation"]["stop_at_success"]),
+    )
+    return path, results
+
+
+def _free(path: Path) -> Path:
+    """`path`, or the first of its name with -2, -3, … that is free."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free

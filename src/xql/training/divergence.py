@@ -1,0 +1,103 @@
+"""A member that diverges is frozen at its last good state, and the others go on.
+
+One whose critic says more than any return can be is told of: it is wrong long before it overflows.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
+
+from xql.agents import TrainState
+
+
+class DivergenceGuard:
+    """Looks at a population now and then, and keeps a copy of it as it last was.
+
+    Divergence is a number that is not finite: among the metrics, or among the parameters and
+    optimizer states. What exploded but is still finite goes on (see `RewardRange`).
+
+    Attributes:
+        frozen: for each frozen member the step of the state that it was put back to.
+    """
+
+    def __init__(self, population: TrainState, step: int = 0) -> None:
+        self.frozen: dict[int, int] = {}
+        self._good, self._step = _copy(population), step
+
+    def check(
+        self, population: TrainState, metrics: Mapping[str, np.ndarray], step: int
+    ) -> tuple[TrainState, list[int]]:
+        """Put diverged members back to their last good state.
+
+        Args:
+            population: as it is at `step`.
+            metrics: per name one number for each member, over the updates since the last check.
+            step: the run's.
+
+        Returns:
+            The population to go on with, and the members that this check froze.
+        """
+        sound = np.asarray(_all_finite(population))
+        for values in metrics.values():
+            sound = sound & np.isfinite(values)
+        newly = [int(index) for index in np.flatnonzero(~sound) if int(index) not in self.frozen]
+        self.frozen |= dict.fromkeys(newly, self._step)
+        if self.frozen:
+            # A frozen member computes on, since its place in the program is fixed; what it learns
+            # is thrown away here.
+            mask = np.isin(np.arange(len(sound)), list(self.frozen))
+            population = _put_back(jnp.asarray(mask), population, self._good)
+        self._good, self._step = _copy(population), step
+        return population, newly
+
+
+class RewardRange(NamedTuple):
+    """The lowest and highest reward that an agent learns from, as it sees them."""
+
+    low: float
+    high: float
+
+    def highest_return(self, discount: float) -> float:
+        """No discounted return is above this; 0 is the return of an episode that ends at once."""
+        return max(0.0, self.high) / (1 - discount)
+
+    def overvalued(
+        self, critic: Float[np.ndarray, " members"], discount: float
+    ) -> Bool[np.ndarray, " members"]:
+        """Which members' mean Q is above all that a return can be.
+
+        A tenth of the span of all possible returns is left for noise, since a mean over states and
+        actions lies well inside it wherever learning goes well; and 1 for a fresh network.
+        """
+        highest = self.highest_return(discount)
+        span = highest - min(0.0, self.low) / (1 - discount)
+        return critic > highest + 0.1 * span + 1.0
+
+
+@jax.jit
+def _copy(population: TrainState) -> TrainState:
+    copied: TrainState = jax.tree.map(jnp.copy, population)
+    return copied
+
+
+@jax.jit
+def _all_finite(population: TrainState) -> Bool[Array, " members"]:
+    """Whether all of a member's floating-point numbers are finite."""
+    leaves = [
+        leaf for leaf in jax.tree.leaves(population) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    each = [jnp.isfinite(leaf.reshape(len(leaf), -1)).all(-1) for leaf in leaves]
+    return functools.reduce(jnp.logical_and, each)
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def _put_back(mask: Bool[Array, " members"], population: TrainState, good: TrainState) -> PyTree:
+    def chosen(now: Shaped[Array, "members ..."], then: Shaped[Array, "members ..."]) -> Array:
+        return jnp.where(mask.reshape(-1, *(1,) * (now.ndim - 1)), then, now)
+
+    return jax.tree.map(chosen, population, good)

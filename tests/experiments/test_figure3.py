@@ -1,0 +1,136 @@
+"""Figure 3: its cells, the paper's curves beside them, and what is drawn."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xql.errors import InputError
+from xql.experiments.figure3 import METHODS, TASKS, cells, figure3
+from xql.experiments.published import curves
+from xql.runs.folder import Evaluation, RunFolder
+
+CONFIG = {
+    "agent": "td3",
+    "preset": "paper",
+    "settings": {},
+    "steps": 1000,
+    "members": [{"seed": 0, "changes": {}}, {"seed": 1, "changes": {}}],
+    "data": {},
+    "scaling": {},
+    "evaluation": {},
+    "environment": "dm_control/hopper-hop",
+}
+
+
+def kept_cell(out: Path, method: str, returns: dict[int, list[float]]) -> None:
+    """What a finished cell leaves: two seeds, at each step one episode of each."""
+    [cell] = cells(["hopper-hop"], [method], steps=260_000, seeds=2)
+    folder = RunFolder.create(out / "cells" / cell.folder, CONFIG)
+    for step, each in returns.items():
+        rows = [
+            Evaluation(step, seed, seed, None, 0, value, 1000, None, None)
+            for seed, value in enumerate(each)
+        ]
+        folder.log_evaluations(step, rows)
+    folder.log_frozen(1, 90_000, 91_000)
+
+
+def test_every_curve_of_the_paper_is_there() -> None:
+    found = curves()
+    assert set(found) == {(task, method) for task in TASKS for method in list(METHODS)[:6]}
+    for published in found.values():
+        assert len(published.steps) == 40 and (np.diff(published.steps) > 0).all()
+    # The paper's text: without double Q, X-TD3 beats plain TD3 everywhere but on cheetah-run.
+    for task in TASKS:
+        extreme, plain = found[task, "x-td3-dq"].returns[-4:], found[task, "td3"].returns[-4:]
+        assert (extreme.mean() > plain.mean()) == (task != "cheetah-run")
+
+
+def test_a_cell_s_folder_tells_its_configuration() -> None:
+    [one] = cells(["hopper-hop"], ["td3"], steps=1000, seeds=2)
+    [same] = cells(["hopper-hop"], ["td3"], steps=1000, seeds=2)
+    [longer] = cells(["hopper-hop"], ["td3"], steps=2000, seeds=2)
+    assert one.folder == same.folder != longer.folder
+    assert one.folder.startswith("hopper-hop-td3-")
+
+
+def test_another_beta_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    [one] = cells(["hopper-hop"], ["x-td3-dq"], steps=1000, seeds=2)
+    assert one.configuration is not None and one.configuration["settings"]["beta"] == 3.0
+    changed = METHODS["x-td3-dq"]._replace(betas={"hopper-hop": 3.5})
+    monkeypatch.setitem(METHODS, "x-td3-dq", changed)
+    [other] = cells(["hopper-hop"], ["x-td3-dq"], steps=1000, seeds=2)
+    assert one.folder != other.folder
+
+
+def test_ours_stands_beside_theirs_at_the_same_step(tmp_path: Path) -> None:
+    kept_cell(tmp_path, "td3", {130_000: [10.0, 20.0], 260_000: [30.0, 50.0]})
+    text = figure3(
+        tmp_path, ["hopper-hop"], ["td3", "x-td3"], steps=260_000, seeds=2, train_missing=False
+    )
+    with (tmp_path / "figure3.csv").open(encoding="utf-8") as file:
+        [row] = csv.DictReader(file)
+    assert (row["method"], row["steps"], row["seeds"], row["episodes"]) == (
+        "td3",
+        "260000",
+        "2",
+        "1",
+    )
+    assert (row["return"], row["low"], row["high"]) == ("40.0", "30.0", "50.0")
+    assert row["frozen_seeds"] == "1"
+    published = curves()["hopper-hop", "td3"]
+    place = int(np.flatnonzero(published.steps == 260_000)[0])
+    assert float(row["paper_return"]) == round(published.returns[place], 1)
+    assert "| hopper-hop | TD3 | 260,000 | 40.0 [30.0, 50.0] | 2 × 1 | 1 |" in text
+    assert (tmp_path / "figure3.png").stat().st_size > 10_000
+
+
+def test_what_the_figure_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'hopper-hop'"):
+        figure3(tmp_path, ["hoper-hop"])
+    with pytest.raises(InputError, match="figure 3 has no 'xtd3'; did you mean 'x-td3'"):
+        figure3(tmp_path, ["hopper-hop"], ["xtd3"])
+    with pytest.raises(InputError, match="one is named twice in td3 td3"):
+        figure3(tmp_path, ["hopper-hop"], ["td3", "td3"])
+    with pytest.raises(InputError, match="--seeds 0 is too small"):
+        figure3(tmp_path, seeds=0)
+    with pytest.raises(InputError, match="there is no cell to draw"):
+        figure3(tmp_path, train_missing=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_why_a_cell_could_not_be_trained_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise InputError("no simulator", hint="install one")
+
+    monkeypatch.setattr("xql.experiments.figure3.train", refuse)
+    with pytest.raises(InputError, match=r"no cell to draw \(no simulator"):
+        figure3(tmp_path, ["hopper-hop"], ["x-td3"], steps=260_000, seeds=2)
+    kept_cell(tmp_path, "td3", {10_000: [0.0, 0.0], 260_000: [30.0, 50.0]})
+    text = figure3(tmp_path, ["hopper-hop"], ["td3", "x-td3"], steps=260_000, seeds=2)
+    assert "hopper-hop-x-td3 is not shown: no simulator; install one" in text
+    assert text == (tmp_path / "figure3.md").read_text(encoding="utf-8")
+
+
+def test_a_cell_trains_and_is_found_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    for _ in range(2):
+        figure3(
+            tmp_path,
+            ["cheetah-run"],
+            ["td3-dq"],
+            steps=60,
+            seeds=1,
+            episodes=1,
+            last_episodes=1,
+            say=said.append,
+        )
+    assert said == ["cheetah-run-td3-dq: trained (1 of 1)", "cheetah-run-td3-dq: there already"]
+    [folder] = (tmp_path / "cells").iterdir()
+    config = RunFolder.open(folder).config
+    assert config["settings"]["critics"] == 1 and config["agent"] == "td3"
+    assert config["environment"] == "dm_control/cheetah-run"

@@ -1,0 +1,114 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xql.errors import InputError
+from xql.reports.plots import (
+    Curve,
+    _last_by_beta,
+    curves_from_run,
+    plot_against_beta,
+    plot_learning_curves,
+)
+from xql.runs.folder import Evaluation, RunFolder
+from xql.runs.summary import quantity_of
+
+
+def played(
+    step: int, member: int, episode: int, success: bool | None, score: float | None = None
+) -> Evaluation:
+    beta, seed = (0.5, 2.0)[member // 2], member % 2
+    return Evaluation(step, member, seed, beta, episode, 10.0 * member + episode, 5, score, success)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    folder = RunFolder.create(tmp_path / "run", {})
+    for step in (100, 200):
+        rows = [
+            played(step, member, episode, success=step == 200 or episode == member)
+            for member in range(4)
+            for episode in range(2)
+        ]
+        folder.log_evaluations(step, rows)
+    return folder
+
+
+def test_curves_are_grouped_by_beta_and_averaged_over_episodes(run: RunFolder) -> None:
+    low, high = curves_from_run(run, label="xql")
+    assert (low.label, high.label) == ("xql β = 0.5", "xql β = 2")
+    assert low.steps == high.steps == [100, 200]
+    # Members 0 and 1 succeed in one of two episodes at step 100, members 2 and 3 in none.
+    np.testing.assert_array_equal(low.scores, [[50, 100], [50, 100]])
+    np.testing.assert_array_equal(high.scores, [[0, 100], [0, 100]])
+    returns = curves_from_run(run, "return")
+    np.testing.assert_array_equal(returns[1].scores, [[20.5, 20.5], [30.5, 30.5]])
+
+
+def test_an_agent_without_beta_gives_one_curve(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", {})
+    folder.log_evaluations(1, [played(1, 0, 0, None)._replace(beta=None)])
+    assert [curve.label for curve in curves_from_run(folder, label="bc")] == ["bc"]
+
+
+def test_what_is_drawn_follows_from_what_was_reported() -> None:
+    assert quantity_of([played(1, 0, 0, True, 3.0)]) == "success"
+    assert quantity_of([played(1, 0, 0, None, 3.0)]) == "score"
+    assert quantity_of([played(1, 0, 0, None), played(1, 0, 0, True)]) == "return"
+
+
+def test_no_evaluations_and_no_such_quantity_are_one_line(run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the evaluations have no score; take the return"):
+        curves_from_run(run, "score")
+    empty = RunFolder.create(tmp_path / "empty", {})
+    with pytest.raises(InputError, match="this run has no evaluations yet; train it with --env"):
+        curves_from_run(empty)
+    with pytest.raises(InputError, match="there is no curve to draw"):
+        plot_learning_curves([], tmp_path / "x.png")
+
+
+def test_the_figure_shows_line_band_seeds_and_data(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    curve = Curve("xql β = 2", [0, 1500, 20_000], np.array([[0.0, 40, 80], [10, 30, 60]]))
+    path = plot_learning_curves(
+        [curve], tmp_path / "new" / "figure.svg", quantity="success", title="pen", data_figure=42.0
+    )
+    text = path.read_text(encoding="utf-8")
+    for comment in ("xql β = 2", "the data", "pen", "Success rate (%)", "IQM of 2 seeds,", "20k"):
+        assert f"<!-- {comment} -->" in text
+
+
+def test_one_seed_one_step_and_a_diverged_seed_are_drawn_without_complaint(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    lone = Curve("lone", [100], np.array([[3.0]]))
+    diverged = Curve("diverged", [100, 200], np.array([[1.0, np.nan], [2.0, 3.0]]))
+    path = plot_learning_curves([lone, diverged], tmp_path / "figure.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_last_step_is_drawn_against_beta(run: RunFolder, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = plot_against_beta([run, run], tmp_path / "new" / "beta.svg", "return")
+    text = path.read_text(encoding="utf-8")
+    for comment in ("0.5", "2", "β, in units of return", "Return", "run"):
+        assert f"<!-- {comment} -->" in text
+    # Members 0, 1 have β .5 and 2, 3 have β 2; each seed's mean of two episodes.
+    assert _last_by_beta(run, "return") == {0.5: [0.5, 10.5], 2.0: [20.5, 30.5]}
+    with pytest.raises(InputError, match="there is no run to draw"):
+        plot_against_beta([], path)
+
+
+def test_a_run_without_beta_cannot_be_drawn_against_it(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = RunFolder.create(tmp_path / "bc", {})
+    folder.log_evaluations(5, [Evaluation(5, 0, 0, None, 0, 1.0, 3, None, None)])
+    with pytest.raises(InputError, match="bc: this run has no β; leave it out"):
+        plot_against_beta([folder], tmp_path / "beta.png")
+
+
+def test_importing_the_module_does_not_import_matplotlib() -> None:
+    code = "import sys, xql.reports.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,84 @@
+"""A member that diverges is put back to where it was sound; nobody else notices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worlds import line_data, same_bits, trained
+from xql.agents import Spec, TrainState, XQLConfig, member, xql
+from xql.training.divergence import DivergenceGuard, RewardRange
+from xql.training.population import Member
+
+SPEC = Spec(2, (-1.0,), (1.0,))
+AGENT = xql(XQLConfig(hidden=(8,), batch_size=8), 100)
+FINE = {"loss": np.zeros(3)}
+
+
+def three(updates: int) -> TrainState:
+    return trained(AGENT, SPEC, [Member(seed, {}) for seed in range(3)], line_data(), updates)
+
+
+def poisoned(population: TrainState, index: int) -> TrainState:
+    log_std = population.policy.network.log_std
+    network = population.policy.network.__class__(
+        population.policy.network.mlp,
+        log_std.at[index].set(jnp.nan),
+        population.policy.network.low,
+        population.policy.network.high,
+    )
+    return population._replace(policy=population.policy._replace(network=network))
+
+
+def test_parameters_that_are_not_finite_freeze_their_member_alone() -> None:
+    start, later = three(1), three(5)
+    watch = DivergenceGuard(start, step=1)
+    mended, newly = watch.check(poisoned(later, 1), FINE, 5)
+    assert newly == [1] and watch.frozen == {1: 1}
+    assert same_bits(member(mended, 1), member(three(1), 1))
+    for other in (0, 2):
+        assert same_bits(member(mended, other), member(three(5), other))
+
+
+def test_a_metric_that_is_not_finite_freezes_too_and_for_good() -> None:
+    watch = DivergenceGuard(three(1), step=1)
+    population, newly = watch.check(three(2), FINE, 2)
+    assert newly == [] and watch.frozen == {}
+    assert same_bits(population, three(2))
+    population, newly = watch.check(three(3), {"loss": np.array([0.0, 1.0, np.inf])}, 3)
+    assert newly == [2]
+    # Later checks find it sound again, since it was put back; it stays frozen all the same.
+    population, newly = watch.check(three(9), FINE, 9)
+    assert newly == [] and watch.frozen == {2: 2}
+    assert same_bits(member(population, 2), member(three(2), 2))
+    assert same_bits(member(population, 0), member(three(9), 0))
+
+
+def test_the_watch_keeps_its_own_copy() -> None:
+    population = three(1)
+    watch = DivergenceGuard(population, step=1)
+    jax.tree.map(lambda leaf: leaf.delete(), population)
+    mended, _ = watch.check(poisoned(three(4), 0), FINE, 4)
+    assert same_bits(member(mended, 0), member(three(1), 0))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "critic", "expected"),
+    [
+        # A reward of -1 a step: returns from -100 to 0, so that 10 + 1 is the most that noise does.
+        (-1.0, 0.0, [-100.0, 0.0, 10.9, 11.1, 461.0], [False, False, False, True, True]),
+        # Never arriving is a return of -100, and ending at once still one of 0.
+        (-1.0, -1.0, [10.9, 11.1], [False, True]),
+        # 0 to 1 a step, as in DeepMind Control: at most 100.
+        (0.0, 1.0, [100.0, 110.9, 111.1, 4e6], [False, False, True, True]),
+        # No reward at all: a fresh network is no alarm.
+        (0.0, 0.0, [0.9, 1.1], [False, True]),
+        # Not finite: that is divergence, which the watch itself finds.
+        (0.0, 1.0, [np.nan, -np.inf], [False, False]),
+    ],
+)
+def test_a_critic_above_every_return_is_told(
+    low: float, high: float, critic: list[float], expected: list[bool]
+) -> None:
+    found = RewardRange(low, high).overvalued(np.array(critic), discount=0.99)
+    assert found.tolist() == expected
