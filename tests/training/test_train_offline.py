@@ -238,7 +238,7 @@ def test_bounds_that_the_data_does_not_state_are_what_its_actions_span(tmp_path:
         patch.chdir(tmp_path)
         run = learn(tmp_path / "run", data.with_metadata(actions=actions), evaluations=1, steps=2)
     taken = actions[data.starts]
-    assert run.config.data.actions == box([taken.min()], [taken.max()])
+    assert run.config.data.actions == box(taken.min(0), taken.max(0))
 
 
 def broken() -> Dataset:
