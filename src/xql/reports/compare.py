@@ -238,6 +238,9 @@ def _varies(key: str, group: Sequence[_Member]) -> bool:
 
 
 def _value(value: Any) -> str:
+    """A setting as it is written on the command line."""
+    if isinstance(value, tuple):
+        return f"[{','.join(map(_value, value))}]"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value).replace(" ", "")
     return f"{value:g}"
