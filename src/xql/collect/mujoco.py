@@ -20,9 +20,8 @@ from typing import Any
 import gymnasium
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Float32, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 
-from xql.agents import Actor
 from xql.collect.trained import (
     Source,
     open_source,
@@ -267,10 +266,11 @@ def _draws(source: Source, step: int, seed: int) -> Behaviour:
 
 @jax.jit
 def _draw(
-    actor: Actor, key: PRNGKeyArray, observations: Float[Array, "1 1 observation"]
+    actor: PyTree, key: PRNGKeyArray, observations: Float[Array, "1 1 observation"]
 ) -> tuple[PRNGKeyArray, Float[Array, "1 1 action"]]:
     key, draw_key = jax.random.split(key)
-    return key, actor(observations, draw_key)
+    actions: Array = actor(observations, draw_key)
+    return key, actions
 
 
 def _write(
