@@ -142,7 +142,7 @@ def make_adroit(
         )
         description = Description(
             algorithm="a policy from a file, its actions drawn",
-            about=f"Adroit {task}, after D4RL's expert scaling; returns are not D4RL's.",
+            about=f"Adroit {task}, after D4RL's expert recipe; returns are not D4RL's.",
             made={
                 "command": command,
                 "seed": seed,

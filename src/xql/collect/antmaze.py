@@ -338,7 +338,7 @@ def make_antmaze(
     )
     description = Description(
         algorithm="waypoint controller over a goal-reaching ant, with action noise",
-        about=f"AntMaze {task} after D4RL's scaling, judged by one sparse evaluation task.",
+        about=f"AntMaze {task} after D4RL's recipe, judged by one sparse evaluation task.",
         made={
             "command": command,
             "seed": seed,

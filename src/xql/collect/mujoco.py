@@ -1,4 +1,4 @@
-"""Benchmark data from online runs, after D4RL's scaling (Fu et al. 2020, arXiv 2004.07219).
+"""Benchmark data from online runs, after D4RL's recipe (Fu et al. 2020, arXiv 2004.07219).
 
 One run of SAC, or of any online agent, gives every kind:
 
@@ -291,7 +291,7 @@ def _write(
     }[kind]
     description = Description(
         algorithm=algorithm,
-        about=f"{environment}, {kind}, after D4RL's scaling; these are not D4RL's data.",
+        about=f"{environment}, {kind}, after D4RL's recipe; these are not D4RL's data.",
         made=made if source is None else made | provenance(source),
         reference=None if source is None else (source.random_return, source.expert_return),
     )
