@@ -1,4 +1,4 @@
-"""The online run that data is made from: trained here, or anyone's; what its policies are worth."""
+"""The online run that data is made from, trained here or by anyone, and its policies' returns."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -251,7 +251,7 @@ def to_logs(rows: Rows, lengths: Sequence[int]) -> list[Log]:
 
 
 def provenance(source: Source) -> dict[str, Any]:
-    """Where the policies come from and what they are worth; neither a date nor a path."""
+    """Where the policies come from, and their returns; neither a date nor a path."""
     config = source.folder.config
     step = source.medium_step
     return {
