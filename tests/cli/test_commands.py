@@ -72,10 +72,10 @@ def test_train_then_evaluate(
     out = tmp_path / "run"
     words = ["--data", str(pendulum), "--env", "Pendulum-v1", "--out", str(out)]
     assert run("train", "offline", *words, "--beta", "1", "4", "--seeds", "2", *SHORT.split()) == 0
-    told = capsys.readouterr()
-    assert "β = 1:" in told.out and "β = 4:" in told.out
-    assert "last of 2 evaluations (step 20)" in told.out
-    assert "best over 2 evaluations" in told.out
+    printed = capsys.readouterr()
+    assert "β = 1:" in printed.out and "β = 4:" in printed.out
+    assert "last of 2 evaluations (step 20)" in printed.out
+    assert "best over 2 evaluations" in printed.out
     assert (out / "learning-curves.png").stat().st_size > 5000
     assert {path.name for path in out.iterdir()} >= {
         "config.yaml",
@@ -100,9 +100,9 @@ def test_train_then_evaluate(
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for command in ("demo", "train", "evaluate", "data", "gumbel", "paper"):
-        assert command in told
+        assert command in printed
     assert run("train", "offline", "--help") == 0
     assert "--preset" in capsys.readouterr().out
 
@@ -219,9 +219,9 @@ def test_the_demo_prints_its_table(
         monkeypatch.setattr(f"xql.cli.demo.{name}", fewer)
     out = tmp_path / "demo"
     assert run("demo", "--steps", "20", "--seeds", "1", "--out", str(out)) == 0
-    told = capsys.readouterr().out
-    for name in ("the data's own behaviour", "behaviour cloning", "Extreme Q-Learning"):
-        assert name in told
+    printed = capsys.readouterr().out
+    for name in ("behaviour policy", "behaviour cloning", "Extreme Q-Learning"):
+        assert name in printed
         assert name in (out / "table.md").read_text()
     assert "1 seed × 4 episodes, last step" in (out / "table.md").read_text()
     assert (out / "learning-curves.png").stat().st_size > 5000
