@@ -30,23 +30,23 @@ def fits(text):
 def test_info(path, capsys, monkeypatch):
     monkeypatch.chdir(path.parent)
     commands.info("two.npz")
-    told = capsys.readouterr().out
-    assert fits(told)
+    printed = capsys.readouterr().out
+    assert fits(printed)
     for part in (
         "episodes     2",
         "transitions  5 ",
         "1 terminated, 1 cut by a time limit, 0",
     ):
-        assert part in told
-    assert "mean 5.0, median 5.0, from 3.0 to 7.0" in told
+        assert part in printed
+    assert "mean 5.0, median 5.0, from 3.0 to 7.0" in printed
 
 
 def test_check_of_sound_data(path, capsys):
     commands.check(str(path))
-    told = capsys.readouterr().out
-    assert told.startswith("arrays: 2 episodes, 5 transitions")
-    assert "error" not in told
-    assert fits(told)
+    printed = capsys.readouterr().out
+    assert printed.startswith("arrays: 2 episodes, 5 transitions")
+    assert "error" not in printed
+    assert fits(printed)
 
 
 def test_check_exits_1_on_an_error(path, tmp_path, capsys):
@@ -58,10 +58,10 @@ def test_check_exits_1_on_an_error(path, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         commands.check(str(saved))
     assert caught.value.code == 1
-    told = capsys.readouterr().out
-    assert "error    no observation ever changes (observations); an observation must" in told
-    assert "warning  every reward is 0" in told
-    assert fits(told)
+    printed = capsys.readouterr().out
+    assert "error    no observation ever changes (observations); an observation must" in printed
+    assert "warning  every reward is 0" in printed
+    assert fits(printed)
 
 
 def test_check_names_every_row_that_is_not_finite(path, tmp_path, capsys):
@@ -72,7 +72,7 @@ def test_check_names_every_row_that_is_not_finite(path, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         commands.check(str(tmp_path / "nan.npz"))
     assert caught.value.code == 1
-    assert "error    NaN in rewards (rows 1, 3); drop or hint these rows" in capsys.readouterr().out
+    assert "error    NaN in rewards (rows 1, 3); drop or fix these rows" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"NaN in rewards, row 1"):
         commands.info(str(tmp_path / "nan.npz"))
 
@@ -108,7 +108,7 @@ def test_list(tmp_path, monkeypatch, capsys):
     (tmp_path / "D4RL/door/human-v2/data").mkdir(parents=True)
     (tmp_path / "D4RL/door/human-v2/data/metadata.json").write_text("{}")
     commands.list_()
-    told = capsys.readouterr().out
-    assert "minari:D4RL/door/human-v2" in told
+    printed = capsys.readouterr().out
+    assert "minari:D4RL/door/human-v2" in printed
     for maze in ("umaze", "medium", "large"):
-        assert f"  pointmaze-{maze}\n" in told
+        assert f"  pointmaze-{maze}\n" in printed

@@ -26,7 +26,7 @@ ANT = SHARED / "ant_goal_policy.npz"
 needs_ant = pytest.mark.skipif(
     not ANT.exists(), reason="ant_goal_policy.npz is not in XQL_SHARED_DATA"
 )
-# Short logs that no ant needs to arrive in.
+# Logs too short to reach a goal in.
 QUICK = {"trials": 1, "least_success": 0.0}
 
 
@@ -97,14 +97,14 @@ def test_where_logs_of_each_task_are_sent(compass, monkeypatch):
     sent = {}
     for task in ("umaze", "umaze-diverse", "medium-play", "large-play", "large-diverse"):
         controller = antmaze._Controller(task, policy, 0, 0.0)
-        errands = [controller._errand(0, number) for number in range(300)]
+        routes = [controller._route(0, number) for number in range(300)]
         cells = controller._planner.cells
-        sent[task] = {cells[errand.goal] for errand in errands}
-        starts = {tuple(errand.reset["options"]["reset_cell"].tolist()) for errand in errands}
+        sent[task] = {cells[route.goal] for route in routes}
+        starts = {tuple(route.reset["options"]["reset_cell"].tolist()) for route in routes}
         assert starts == ({(1, 1)} if task == "umaze" else set(cells))
-        for errand in errands:
-            assert tuple(errand.reset["options"]["reset_cell"]) != cells[errand.goal]
-            gap = np.array(controller._centres[errand.goal]) - errand.place
+        for route in routes:
+            assert tuple(route.reset["options"]["reset_cell"]) != cells[route.goal]
+            gap = np.array(controller._centres[route.goal]) - route.place
             assert np.abs(gap).max() <= 1.0
         controller.close()
         if task.endswith("diverse"):
@@ -214,7 +214,7 @@ def test_an_ant_that_does_not_arrive_makes_no_data(datasets, wild, short_logs):
     with pytest.raises(InputError) as error:
         make_antmaze("umaze", wild, transitions=30, trials=2)
     assert str(error.value) == (
-        "antmaze-umaze: with wild.npz the ant arrives in 0 % of 2 trials, and 80 % are needed; "
+        "antmaze-umaze: with wild.npz the ant succeeds in 0 % of 2 trials, and 80 % are needed; "
         "give another policy with --policy, or less --noise; nothing was written"
     )
     assert not any(datasets.iterdir())
@@ -241,7 +241,7 @@ def test_without_a_file_our_own_ant_walks(datasets, short_logs):
 
 
 def test_logs_go_on_at_the_goal(datasets, monkeypatch):
-    # Long enough to arrive in, some 24 m along at 1.5 m/s, and to stay a while.
+    # Long enough to reach the goal in, some 24 m along at 1.5 m/s, and to stay a while.
     monkeypatch.setattr(antmaze, "LOG_STEPS", 400)
     make_antmaze("umaze", SHIPPED, transitions=1400, **QUICK)
     episodes = list(minari.load_dataset("antmaze/umaze-v0").iterate_episodes())

@@ -119,20 +119,20 @@ def test_actions_outside_their_bounds():
         require_sound(Dataset.from_arrays(**columns, action_low=-bound, action_high=bound))
     assert str(caught.value) == (
         "unnamed: actions outside their bounds in 1 of 295 rows (row 3; column 1); "
-        "rescale or clip the actions, or hint the bounds"
+        "rescale or clip the actions, or fix the bounds"
     )
     assert only(found(**columns)).what.endswith("the largest |action| is 1.5")
     columns["actions"][3, 1] = 1.00009  # within the roundings of the same number
     assert found(**columns, action_low=-bound, action_high=bound) == []
 
 
-def test_what_is_no_error_is_returned_to_be_told():
+def test_what_is_no_error_is_returned():
     columns = walk()
     assert require_sound(Dataset.from_arrays(**columns)) == []
     columns["rewards"][:] = -1.0
     columns["observations"][:, 1] = 4.0
-    told = require_sound(Dataset.from_arrays(**columns))
-    assert [(finding.severity, finding.what) for finding in told] == [
+    found = require_sound(Dataset.from_arrays(**columns))
+    assert [(finding.severity, finding.what) for finding in found] == [
         ("warning", "every reward is -1"),
         ("note", "1 observation columns never change"),
     ]

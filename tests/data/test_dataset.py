@@ -226,7 +226,7 @@ LOW, HIGH = np.float32([-1, -1]), np.float32([1, 1])
         ),
         (
             {"action_low": np.float32([-1, 1]), "action_high": HIGH},
-            "action_low 1 is not below action_high 1 in column 1; hint the bounds, or drop a "
+            "action_low 1 is not below action_high 1 in column 1; fix the bounds, or drop a "
             "column that cannot move",
         ),
     ],

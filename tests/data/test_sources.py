@@ -325,7 +325,7 @@ def test_bad_columns(tmp_path, suffix):
         ("rewards", (5,), "row 5"),
     ):
         path = with_(f"nan_{column}", lambda bad, c=column, r=row: bad[c].__setitem__(r, np.nan))
-        refused(path, rf"nan_.*: NaN in {column}, {place}; drop or hint that row")
+        refused(path, rf"nan_.*: NaN in {column}, {place}; drop or fix that row")
     path = with_("inf", lambda bad: bad["rewards"].__setitem__(3, np.inf))
     refused(path, r": infinity in rewards, row 3; ")
     path = with_("huge", lambda bad: bad.update(rewards=np.array([1e300] + [0.0] * 8)))
@@ -420,7 +420,7 @@ def test_columns_of_the_wrong_shape():
     refused({**good, "episode": np.array(3)}, r"^arrays: episode has shape of a single value; give")
     labels = np.zeros(9)
     labels[4] = np.nan
-    refused({**good, "episode": labels}, r"^arrays: NaN in episode, row 4; drop or hint that row")
+    refused({**good, "episode": labels}, r"^arrays: NaN in episode, row 4; drop or fix that row")
     refused({**good, "rewards": np.array(1.0)}, r"^arrays: rewards is a single number; give one")
     refused(
         {**good, "actions": {"a": columns["actions"]}},

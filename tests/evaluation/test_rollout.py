@@ -207,11 +207,43 @@ def test_an_environment_of_other_spaces_is_refused_in_one_line() -> None:
             super().__init__()
             self.action_space = gymnasium.spaces.Discrete(3)  # type: ignore[assignment]
 
-    with pytest.raises(InputError) as error:
-        Evaluator(Discrete, members=1)
-    assert str(error.value) == (
-        "Discrete: the actions are Discrete(3); one flat Box of numbers is needed"
-    )
+    class Flat(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2, 1), np.float32)
+
+    class Seeing(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = gymnasium.spaces.Discrete(4)  # type: ignore[assignment]
+
+    for kind, line in (
+        (
+            Discrete,
+            "Discrete: its actions are Discrete(n=3); discrete actions are not supported yet; "
+            "use an environment with a Box",
+        ),
+        (
+            Flat,
+            "Flat: its actions are Box(-1.0, 1.0, (2, 1), float32); one flat Box is needed",
+        ),
+        (Seeing, "Seeing: the observations are Discrete(4); one flat Box of numbers is needed"),
+    ):
+        with pytest.raises(InputError) as error:
+            Evaluator(kind, members=1)
+        assert str(error.value) == line
+
+
+def test_actions_without_bounds_are_played_as_they_are() -> None:
+    class Unbounded(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+    bounded = rollout(Walk, push(5.0), members=1, episodes=1)[0].episode_return
+    unbounded = rollout(Unbounded, push(5.0), members=1, episodes=1)[0].episode_return
+    # Two steps of 5 + 0.001·sin(x) instead of 1, from the same start: 4 and then 8 more.
+    assert unbounded - bounded == pytest.approx(4 + 8, abs=0.01)
 
 
 @pytest.mark.parametrize("wrong", [{"members": 0}, {"episodes": 0}])
@@ -236,7 +268,7 @@ def test_a_jitted_policy_compiles_once_for_all_evaluations() -> None:
     assert traced == [(2, 3, 2)]
 
 
-def test_an_environment_that_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_that_never_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Endless(gymnasium.Env[np.ndarray, np.ndarray]):
         observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)

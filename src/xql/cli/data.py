@@ -113,14 +113,14 @@ def check(source: tyro.conf.Positional[str]) -> None:
     for finding in found:
         style = _STYLES[finding.severity]
         console.print(f"[{style}]{finding.severity:8}[/{style}]", end="", highlight=False)
-        console.print(_told(finding), highlight=False, markup=False, soft_wrap=True)
+        console.print(_wrapped(finding), highlight=False, markup=False, soft_wrap=True)
     if not found:
         console.print("nothing found: the data is sound")
     if any(finding.severity == "error" for finding in found):
         raise SystemExit(1)
 
 
-def _told(finding: Finding, width: int = 80) -> str:
+def _wrapped(finding: Finding, width: int = 80) -> str:
     text = f"{finding.what} ({finding.where}); {finding.hint}"
     indent = " " * 9
     lines = textwrap.wrap(text, width - len(indent), break_on_hyphens=False)

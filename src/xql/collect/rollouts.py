@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from xql.collect.writing import Log
+from xql.data.actions import action_spec
 
 COPIES = 4
 """Environments stepped side by side; ten of the hand no longer fit a processor's cache. The bytes
@@ -61,7 +62,8 @@ def play(
     observations = np.empty((len(resets), limit + 1, *space.shape), space.dtype)
     for log, arguments in enumerate(resets):
         observations[log, 0], _ = envs[log].reset(**arguments)
-    actions = np.empty((len(resets), limit, *(envs[0].action_space.shape or ())), np.float32)
+    size = action_spec(envs[0].action_space, "the simulator").size
+    actions = np.empty((len(resets), limit, size), np.float32)
     rewards = np.empty((len(resets), limit), np.float64)
     terminations = np.zeros((len(resets), limit), bool)
     lengths, success = [0] * len(resets), [False] * len(resets)

@@ -41,7 +41,7 @@ def open_dataset(
 
     Raises:
         InputError: the source is unknown, missing, broken, or holds what cannot be learned from;
-            one line says what, where, and how to hint it.
+            one line says what, where, and how to fix it.
         MissingExtra: reading it needs an optional dependency, which the message names.
     """
     if isinstance(source, Dataset):

@@ -94,7 +94,7 @@ class RunLogger:
         """Warn, once a member, that its values are above all possible returns."""
         for index, value in enumerate(np.atleast_1d(q).tolist()):
             discount = self._folder.config.member_config(index)["discount"]
-            if index in self._overestimated or not rewards.overestimated(value, discount):
+            if index in self._overestimated or not rewards.overestimated(float(value), discount):
                 continue
             self._overestimated.add(index)
             self._progress.warn_once(
