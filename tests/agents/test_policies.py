@@ -1,6 +1,5 @@
 """The policies: densities against scipy, draws against their moments, bounds everywhere."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,33 +8,35 @@ import scipy.stats
 from jaxtyping import Array
 
 from worlds import constant
-from xql.agents import EnvironmentSpec
 from xql.agents.networks import MLP, Linear
 from xql.agents.policies import DeterministicPolicy, GaussianPolicy, SquashedGaussianPolicy, project
 from xql.agents.update import trainable
-from xql.data.actions import box
 
 
 def float32(*values: float) -> Array:
     return jnp.array(values, jnp.float32)
 
 
+def network(inputs: int, outputs: int) -> MLP:
+    """One hidden layer. Drawn with NumPy: orthogonal weights take seconds to compile."""
+    random = np.random.default_rng(0)
+    sizes = ((inputs, 8), (8, outputs))
+    layers = (Linear(jnp.float32(0.4 * random.normal(size=size)), jnp.zeros(size[1])) for size in sizes)
+    return MLP(tuple(layers), ())
+
+
 def gaussian(low: float = -2.0, high: float = 4.0, log_std: float = 0.0) -> GaussianPolicy:
-    spec = EnvironmentSpec(1, box([low], [high]))
-    policy = GaussianPolicy.create(jax.random.key(3), spec, (8,))
-    return eqx.tree_at(lambda one: one.log_std, policy, float32(log_std))
+    return GaussianPolicy(network(1, 1), float32(log_std), (low,), (high,))
 
 
 def test_log_probability_is_the_normal_s() -> None:
+    random = np.random.default_rng(1)
     low, high = (-2.0, 0.0), (4.0, 1.0)
-    policy = GaussianPolicy.create(jax.random.key(3), EnvironmentSpec(3, box(low, high)), (8,))
-    policy = eqx.tree_at(lambda p: p.log_std, policy, float32(-0.7, 0.4))
-    s = jax.random.normal(jax.random.key(1), (6, 3))
-    a = jax.random.uniform(jax.random.key(2), (6, 2), minval=jnp.array(low), maxval=jnp.array(high))
-    centre, half = np.array([1.0, 0.5]), np.array([3.0, 0.5])
+    policy = GaussianPolicy(network(3, 2), float32(-0.7, 0.4), low, high)
+    s, a = (jnp.float32(random.normal(size=(6, size))) for size in (3, 2))
     means, log_probs = jax.jit(lambda: (policy.mean(s), policy.log_prob(s, a)))()
-    mean = (np.asarray(means) - centre) / half
-    unit = (np.asarray(a) - centre) / half
+    centre, half = np.array([1.0, 0.5]), np.array([3.0, 0.5])
+    mean, unit = ((np.asarray(actions) - centre) / half for actions in (means, a))
     by_scipy = scipy.stats.norm.logpdf(unit, mean, np.exp([-0.7, 0.4])).sum(-1)
     np.testing.assert_allclose(log_probs, by_scipy, rtol=1e-4)
 
@@ -65,23 +66,24 @@ def test_the_mode_stays_within_bounds_however_large_the_output() -> None:
 
 def test_to_call_a_policy_is_its_mode_or_with_a_key_a_draw() -> None:
     s, key = jnp.ones((5, 1)), jax.random.key(0)
-    spec = EnvironmentSpec(1, box([-2.0], [4.0]))
-    squashed = SquashedGaussianPolicy.create(jax.random.key(1), spec, (8,))
+    squashed = SquashedGaussianPolicy(network(1, 2), (-2.0,), (4.0,))
     for policy in (gaussian(log_std=-1.0), squashed):
         np.testing.assert_array_equal(policy(s), policy.mean(s))
         np.testing.assert_array_equal(policy(s, key), policy.sample(s, key))
         assert len(np.unique(policy(s, key))) > 1
     # A deterministic policy's draw is its mode, unless it is given noise to explore with.
-    plain = DeterministicPolicy.create(jax.random.key(1), spec, (8,))
+    plain = DeterministicPolicy(network(1, 1), (-2.0,), (4.0,))
     np.testing.assert_array_equal(plain(s, key), plain(s))
 
 
-BOTH = EnvironmentSpec(1, box([-1.0, -3.0], [1.0, 5.0]))
+def deterministic() -> DeterministicPolicy:
+    """Of two actions, within [-1, 1] and [-3, 5]."""
+    return DeterministicPolicy(network(1, 2), (-1.0, -3.0), (1.0, 5.0))
 
 
 def noisy(bias: float, noise: float, limit: float) -> np.ndarray:
-    """Actions of a deterministic policy whose output is `bias`, within [-1, 1] and [-3, 5]."""
-    policy = constant(DeterministicPolicy.create(jax.random.key(0), BOTH, (8,)), bias, bias)
+    """Many draws of a policy whose network gives `bias` everywhere."""
+    policy = constant(deterministic(), bias, bias)
     return np.asarray(policy.sample(jnp.zeros((20_000, 1)), jax.random.key(1), noise, limit)).T
 
 
@@ -110,7 +112,7 @@ def test_noise_is_cut_off_and_the_action_stays_within_its_bounds() -> None:
 
 
 def test_distances_are_in_halves_of_the_action_range() -> None:
-    policy = DeterministicPolicy.create(jax.random.key(0), BOTH, (8,))
+    policy = deterministic()
     # (0.5, 2) apart in bounds of half ranges 1 and 4: 0.5² + 0.5².
     found = policy.distance(float32(0.5, 3.0), float32(0.0, 1.0))
     assert float(found) == pytest.approx(0.5)
