@@ -201,6 +201,17 @@ def in_place(state: Any, **networks: Any) -> Any:
     return state._replace(**changes)
 
 
+def first_gradient(trained: Any) -> Any:
+    """The gradient of a network's first step, read from Adam's first moment: mu = (1 − 0.9) · g."""
+    return jax.tree.map(lambda mu: np.asarray(mu) / 0.1, trained.optimizer.mu)
+
+
+def assert_close(one: Any, other: Any, rtol: float = 1e-4, atol: float = 1e-6) -> None:
+    """Two pytrees have as many leaves, and every leaf about the same numbers."""
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
 class Line(gymnasium.Env[np.ndarray, np.ndarray]):
     """A point at x moves by 0.2 a; the reward is −|x|. Starts anywhere in [-1, 1]."""
 

@@ -1,56 +1,98 @@
 """IQL: V is the expectile of Q, and all else is XQL's."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from jaxtyping import Array
 
-from worlds import constant, first_state, in_place, one_update, random_batch
-from xql.agents import IQLConfig, Spec, XQLConfig, iql, steps, xql
-from xql.agents.networks import MLP, Linear, Value
-from xql.presets import settings
+from worlds import (
+    assert_close,
+    constant,
+    first_gradient,
+    first_state,
+    in_place,
+    one_update,
+    random_batch,
+)
+from xql.agents import (
+    Agent,
+    Batch,
+    EnvironmentSpec,
+    IQLConfig,
+    XQLConfig,
+    make_iql,
+    make_xql,
+)
+from xql.agents.iql import IQLState
+from xql.agents.networks import MLP, Critic, Linear
+from xql.agents.xql import XQLState
+from xql.data.actions import box
+from xql.presets import resolve
 
-SPEC = Spec(3, (-1.0, -2.0), (1.0, 2.0))
-AGENT = iql(IQLConfig(hidden=(8,), batch_size=6), 10)
+SPEC = EnvironmentSpec(3, box([-1.0, -2.0], [1.0, 2.0]))
+AGENT = make_iql(IQLConfig(hidden=(8,), batch_size=6), 10)
+LEARNER = make_iql(IQLConfig(hidden=(), value_schedule="cosine", value_learning_rate=0.05), 3000)
 
 
-def constant_value(number: float) -> Value:
-    bias = jnp.array([number], jnp.float32)
-    return Value(MLP((Linear(jnp.zeros((1, 1)), bias),), ()))
+@functools.cache
+def start(agent: Agent) -> IQLState:
+    state: IQLState = first_state(agent, SPEC)
+    return state
+
+
+def swept(state: IQLState, **numbers: float) -> IQLState:
+    changes = {name: jnp.float32(number) for name, number in numbers.items()}
+    return state._replace(config=dataclasses.replace(state.config, **changes))
+
+
+def q_is_the_action(state: IQLState, v: float) -> IQLState:
+    """V = v, and target critics whose Q̄(s, a) is a₀, which stay."""
+    critic = Critic(
+        tuple(MLP((Linear(jnp.zeros((5, 1)).at[3, 0].set(1.0), jnp.zeros(1)),), ()) for _ in "12")
+    )
+    state = in_place(
+        state, target_critic=critic, critic=critic, value=constant(state.value.network, v)
+    )
+    return swept(state, critic_learning_rate=0.0, policy_learning_rate=0.0)
+
+
+def targets(values: list[float]) -> Batch:
+    """120 rows at s = 0 whose Q̄ are `values`, each as often as the others."""
+    each = jnp.array(values, jnp.float32)
+    actions = jnp.stack([jnp.tile(each, 120 // len(values)), jnp.zeros(120)], axis=1)
+    rows = random_batch(120, SPEC)._replace(actions=actions)
+    return rows._replace(observations=jnp.zeros((120, 3)))
 
 
 def test_the_value_gradient_by_hand() -> None:
-    # V = 1 and Q = (0, 1, 3) at τ = .9: errors (−1, 0, 2) weigh .1, .1 and .9, so the loss is
+    # V = 1 and Q̄ = (0, 1, 3) at τ = .9: errors (−1, 0, 2) weigh .1, .1 and .9, so the loss is
     # (.1 + 0 + .9 · 4)/3 and its slope in V −2 (.1 · −1 + .9 · 2)/3.
-    value, metrics = jax.jit(steps.fit_value_expectile)(
-        steps.trainable(constant_value(1.0)),
-        jnp.zeros((3, 1)),
-        jnp.array([0.0, 1.0, 3.0]),
-        expectile=jnp.float32(0.9),
-        learning_rate=jnp.float32(0.01),
-    )
-    slope = value.optimizer.mu.mlp.layers[-1].bias[0] / 0.1
-    assert float(slope) == pytest.approx(-2 * 1.7 / 3, rel=1e-5)
+    state = swept(q_is_the_action(start(LEARNER), 1.0), expectile=0.9, value_learning_rate=0.01)
+    after, metrics = one_update(LEARNER, state, targets([0.0, 1.0, 3.0]))
+    slope = first_gradient(after.value).mlp.layers[-1].bias[0]
+    assert slope == pytest.approx(-2 * 1.7 / 3, rel=1e-5)
     assert float(metrics["value_loss"]) == pytest.approx(3.7 / 3, rel=1e-5)
     assert float(metrics["above"]) == pytest.approx(1 / 3)
-    assert float(value.network.mlp.layers[-1].bias[0]) == pytest.approx(1.01, abs=1e-5)
+    assert float(metrics["v"]) == 1.0
+    assert float(after.value.network.mlp.layers[-1].bias[0]) == pytest.approx(1.01, abs=1e-5)
 
 
 @jax.jit
-def minimiser(targets: Array, expectile: Array) -> Array:
-    """Where V comes to rest, for targets that one state shares."""
-    rows = jnp.zeros((len(targets), 1))
+def _settle(state: IQLState, batch: Batch) -> IQLState:
+    result: IQLState = jax.lax.fori_loop(
+        0, 3000, lambda _, one: LEARNER.update(one, batch)[0], state
+    )
+    return result
 
-    def body(i: Array, value: steps.Trainable) -> steps.Trainable:
-        rate = 0.05 * steps.decay("cosine", i, 3000)
-        return steps.fit_value_expectile(
-            value, rows, targets, expectile=expectile, learning_rate=rate
-        )[0]
 
-    start = steps.trainable(constant_value(0.0))
-    return jax.lax.fori_loop(0, 3000, body, start).network(rows[:1])[0]
+def minimiser(values: list[float], expectile: float) -> float:
+    """Where V comes to rest, for values of Q̄ that one state shares."""
+    state = swept(q_is_the_action(start(LEARNER), 0.0), expectile=expectile)
+    return float(_settle(state, targets(values)).value.network(jnp.zeros(3)))
 
 
 # τ Σ (x − e)₊ = (1 − τ) Σ (e − x)₊. Of {0, 1} in equal parts: τ (1 − e) = (1 − τ) e, so e = τ.
@@ -64,38 +106,27 @@ BY_HAND = [
 ]
 
 
-@pytest.mark.parametrize(("targets", "expectile", "by_hand"), BY_HAND)
-def test_v_is_the_expectile_of_q(targets: list[float], expectile: float, by_hand: float) -> None:
-    found = float(minimiser(jnp.array(targets), jnp.float32(expectile)))
-    assert found == pytest.approx(by_hand, abs=2e-3)
-    assert scipy.stats.expectile(targets, expectile) == pytest.approx(by_hand, abs=1e-9)
+@pytest.mark.parametrize(("values", "expectile", "by_hand"), BY_HAND)
+def test_v_is_the_expectile_of_q(values: list[float], expectile: float, by_hand: float) -> None:
+    assert minimiser(values, expectile) == pytest.approx(by_hand, abs=2e-3)
+    assert scipy.stats.expectile(values, expectile) == pytest.approx(by_hand, abs=1e-9)
 
 
 def test_one_half_is_the_mean_and_towards_one_the_maximum() -> None:
-    targets = np.random.default_rng(0).normal(size=40).astype(np.float32)
+    values = np.random.default_rng(0).normal(size=40).astype(np.float32)
     levels = [0.5, 0.7, 0.9, 0.99, 0.9999]
-    found = [float(minimiser(jnp.array(targets), jnp.float32(one))) for one in levels]
-    assert found[0] == pytest.approx(targets.mean(), abs=2e-3)
+    found = [minimiser(values.tolist(), one) for one in levels]
+    assert found[0] == pytest.approx(values.mean(), abs=2e-3)
     assert found == sorted(found)
-    assert found[-1] < targets.max() < found[-1] + 0.02
-
-
-def test_the_advantage_weights_sum_as_stated() -> None:
-    # AWR's: min(e^{κA}, cap), whose sum over the batch is free.
-    advantages = jnp.array([-1.0, 0.0, 0.5, 40.0])
-    weights = steps.advantage_weights(advantages, jnp.float32(3.0), jnp.float32(100.0))
-    by_hand = [np.exp(-3.0), 1.0, np.exp(1.5), 100.0]
-    np.testing.assert_allclose(weights, by_hand, rtol=1e-5)
-    assert float(weights.sum()) == pytest.approx(sum(by_hand), rel=1e-5)
+    assert found[-1] < values.max() < found[-1] + 0.02
 
 
 def test_the_backup_by_hand() -> None:
     # V = 10 everywhere and at rest: targets 1 and 2 + .9 · 10 = 11 at masks 0 and 1. Q = 3 makes
     # the errors 2 and −8, the half squares of each of two critics (2² + 8²)/2/2.
-    state = first_state(AGENT, SPEC)
-    hyper = state.hyper._replace(discount=jnp.float32(0.9), value_learning_rate=jnp.float32(0.0))
+    state = start(AGENT)
     state = in_place(
-        state._replace(hyper=hyper),
+        swept(state, discount=0.9, value_learning_rate=0.0),
         value=constant(state.value.network, 10.0),
         critic=constant(state.critic.network, 3.0, 3.0),
         target_critic=constant(state.target_critic, 12.0, 11.0),
@@ -112,20 +143,16 @@ def test_the_backup_by_hand() -> None:
 
 def test_all_but_the_value_step_is_xql_s() -> None:
     # With V at rest the two agents take the same step everywhere else.
-    state = first_state(AGENT, SPEC)
-    state = state._replace(hyper=state.hyper._replace(value_learning_rate=jnp.float32(0.0)))
-    other = xql(XQLConfig(hidden=(8,), batch_size=6, critic_loss="squared"), 10)
-    shared = {name: getattr(state.hyper, name) for name in set(state.hyper._fields) - {"expectile"}}
-    twin = state._replace(hyper=first_state(other, SPEC).hyper._replace(**shared))
+    state = swept(start(AGENT), value_learning_rate=0.0)
+    config = XQLConfig(hidden=(8,), batch_size=6, critic_loss="squared", value_learning_rate=0.0)
+    other = make_xql(config, 10)
+    parts = state._replace(config=jax.tree.map(jnp.float32, config))._asdict()
     batch = random_batch(6, SPEC)
-    ours, theirs = one_update(AGENT, state, batch)[0], one_update(other, twin, batch)[0]
+    ours, theirs = (
+        one_update(agent, one, batch)[0] for agent, one in ((AGENT, state), (other, XQLState(**parts)))
+    )
     for part in ("policy", "critic", "target_critic"):
-        for a, b in zip(
-            jax.tree.leaves(getattr(ours, part)),
-            jax.tree.leaves(getattr(theirs, part)),
-            strict=True,
-        ):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+        assert_close(getattr(ours, part), getattr(theirs, part), rtol=1e-5, atol=1e-7)
 
 
 # The published configurations: expectile, inverse temperature, reward scaling.
@@ -140,7 +167,7 @@ GOLDEN = {
 @pytest.mark.parametrize("dataset", GOLDEN)
 def test_the_preset_is_the_published_configuration(dataset: str) -> None:
     expectile, inverse_temperature, rewards = GOLDEN[dataset]
-    chosen = settings("iql", "default", dataset)
+    chosen = resolve("iql", "default", dataset)
     assert vars(chosen.config) == {
         "expectile": expectile,
         "inverse_temperature": inverse_temperature,
@@ -158,4 +185,4 @@ def test_the_preset_is_the_published_configuration(dataset: str) -> None:
         "value_schedule": "constant",
         "batch_size": 256,
     }
-    assert (chosen.rewards, chosen.observations, chosen.episodes) == (rewards, "raw", "all")
+    assert (chosen.rewards, chosen.observations, chosen.subset) == (rewards, "raw", "all")

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, PyTree
 
-from xql.agents.networks import LayerNorm
+from worlds import assert_close
+from xql.agents.networks import MLP, Critic, LayerNorm, Linear, Value
 
 
 def plain(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
@@ -27,11 +29,47 @@ def test_layer_norm_and_its_written_out_gradient(shape: tuple[int, ...]) -> None
     def plain_loss(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
         return jnp.vdot(weights, plain(x, scale, shift))
 
-    ours = LayerNorm(scale, shift)(x)
-    np.testing.assert_allclose(ours, plain(x, scale, shift), rtol=1e-5, atol=1e-5)
-    for mine, theirs in zip(
-        jax.grad(loss, (0, 1, 2))(x, scale, shift),
-        jax.grad(plain_loss, (0, 1, 2))(x, scale, shift),
-        strict=True,
-    ):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+    # Compiled whole: step by step, every operation would be compiled by itself.
+    @jax.jit
+    def both(*inputs: jax.Array) -> tuple[PyTree, PyTree]:
+        return (
+            (LayerNorm(scale, shift)(x), jax.grad(loss, (0, 1, 2))(*inputs)),
+            (plain(x, scale, shift), jax.grad(plain_loss, (0, 1, 2))(*inputs)),
+        )
+
+    ours, theirs = both(x, scale, shift)
+    assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def float32(*values: float) -> Array:
+    return jnp.array(values, jnp.float32)
+
+
+def test_layer_norm_by_hand() -> None:
+    norm = LayerNorm(scale=float32(1.0, 2.0), shift=float32(0.0, 5.0))
+    # (1, 3) has mean 2 and variance 1, so it becomes (−1, 1).
+    np.testing.assert_allclose(norm(float32(1.0, 3.0)), [-1.0, 7.0], rtol=1e-5)
+
+
+def test_a_network_by_hand() -> None:
+    layers = (
+        Linear(float32(1.0, -1.0)[None, :], float32(0.0, 1.0)),
+        Linear(float32(2.0, 3.0)[:, None], float32(0.5)),
+    )
+    # x = 2: hidden relu(2, −1) = (2, 0), so 4.5; x = −1: relu(−1, 2) = (0, 2), so 6.5.
+    np.testing.assert_allclose(Value(MLP(layers, ()))(float32(2.0, -1.0)[:, None]), [4.5, 6.5])
+
+
+def test_initial_weights_are_orthogonal_with_gain_root_two() -> None:
+    weight = jax.jit(lambda: Linear.create(jax.random.key(0), 16, 8).weight)()
+    np.testing.assert_allclose(weight.T @ weight, 2.0 * np.eye(8), atol=1e-5)
+
+
+def test_critics_of_an_ensemble_differ_and_see_the_action() -> None:
+    @jax.jit
+    def ensemble(s: Array, a: Array) -> Array:
+        return Critic.create(jax.random.key(0), 2, 1, (16,), members=3)(s, a)
+
+    q = np.asarray(ensemble(jnp.ones((4, 2)), float32(-1.0, -0.5, 0.5, 1.0)[:, None]))
+    assert q.shape == (3, 4)
+    assert len(np.unique(q)) == 12

@@ -1,93 +1,72 @@
-"""One update of XQL against its equations, by hand and by composing the public steps."""
+"""One update of XQL against its equations, by hand and written out once more with optax."""
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jaxtyping import Array, PyTree
 
-from worlds import random_log, same_bits, soft_value_iteration, trained
-from xql.agents import (
-    AGENTS,
-    Agent,
-    Batch,
-    BCConfig,
-    Metrics,
-    Spec,
-    TrainState,
-    XQLConfig,
-    bc,
-    member,
-    steps,
-    xql,
+from worlds import (
+    assert_close,
+    constant,
+    first_gradient,
+    first_state,
+    in_place,
+    one_update,
+    random_batch,
+    random_log,
+    same_bits,
+    soft_value_iteration,
+    spec_of,
+    trained,
 )
-from xql.presets import configure
-from xql.training.population import Member
+from xql.agents import AGENTS, Agent, Batch, EnvironmentSpec, XQLConfig, configure, make_xql, member
+from xql.agents.networks import MLP, Critic, Linear, Value
+from xql.agents.policies import GaussianPolicy
+from xql.agents.update import trainable
+from xql.agents.xql import XQLState
+from xql.data.actions import box
+from xql.runs.config import Member
 
-SPEC = Spec(3, (-1.0, -2.0), (1.0, 2.0))
+SPEC = EnvironmentSpec(3, box([-1.0, -2.0], [1.0, 2.0]))
 SMALL = XQLConfig(hidden=(8,), batch_size=4)
 
 
-@functools.partial(jax.jit, static_argnames="agent")
-def update(agent: Agent, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    return agent.update(state, batch)
-
-
-@functools.partial(jax.jit, static_argnames=("agent", "spec"))
-def start(agent: Agent, seed: Array, spec: Spec = SPEC) -> TrainState:
-    hyper = jax.tree.map(jnp.float32, agent.hyper)
-    return agent.init(jax.random.key(seed), spec, hyper)
+def made(**changes: Any) -> Agent:
+    return make_xql(dataclasses.replace(SMALL, **changes), 10)
 
 
 @functools.cache
-def small() -> tuple[Agent, TrainState]:
-    """One agent and its first state, compiled once for the tests that change numbers only."""
-    agent = xql(SMALL, 10)
-    return agent, start(agent, 0)
+def start() -> XQLState:
+    """Compiled once for the tests that change numbers only."""
+    state: XQLState = first_state(made(), SPEC)
+    return state
 
 
-def with_hyper(state: TrainState, **numbers: float) -> TrainState:
+def swept(state: XQLState, **numbers: float) -> XQLState:
     changes = {name: jnp.float32(number) for name, number in numbers.items()}
-    return state._replace(hyper=state.hyper._replace(**changes))
+    return state._replace(config=dataclasses.replace(state.config, **changes))
 
 
-def batch_of(rows: int, seed: int = 0) -> Batch:
-    random = np.random.default_rng(seed)
-    columns = (
-        random.normal(size=(rows, 3)),
-        random.uniform(-1.0, 1.0, (rows, 2)),
-        random.normal(size=rows),
-        np.arange(rows) % 2,
-        random.normal(size=(rows, 3)),
-    )
-    return Batch(*(jnp.array(column, jnp.float32) for column in columns))
+def static(state: XQLState, agent: Agent) -> XQLState:
+    """The state with the static hyperparameters of another agent; its numbers stay."""
+    numbers, _ = jax.tree.flatten(state.config)
+    return state._replace(config=jax.tree.unflatten(jax.tree.structure(agent.config), numbers))
 
 
-def close(one: PyTree, other: PyTree) -> None:
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+def batch_of(rows: int) -> Batch:
+    return random_batch(rows, SPEC)
 
 
-def with_outputs(network: PyTree, number: float) -> PyTree:
-    """The network, or each of its ensemble, made constant: its output is `number` everywhere."""
-    mlps = network.mlps if hasattr(network, "mlps") else (network.mlp,)
-
-    def constant(mlp: eqx.Module) -> eqx.Module:
-        last = mlp.layers[-1]
-        return eqx.tree_at(
-            lambda m: (m.layers[-1].weight, m.layers[-1].bias),
-            mlp,
-            (jnp.zeros_like(last.weight), jnp.full_like(last.bias, number)),
-        )
-
-    changed = tuple(constant(mlp) for mlp in mlps)
-    if hasattr(network, "mlps"):
-        return eqx.tree_at(lambda n: n.mlps, network, changed)
-    return eqx.tree_at(lambda n: n.mlp, network, changed[0])
+ALTERNATING = batch_of(4)._replace(
+    rewards=jnp.array([1.0, 2.0, 1.0, 2.0]), masks=jnp.array([0.0, 1.0, 0.0, 1.0])
+)
 
 
 def test_the_backup_by_hand() -> None:
@@ -95,88 +74,173 @@ def test_the_backup_by_hand() -> None:
     # (1, 2) with masks (0, 1) and γ = 0.9 are 1 and 2 + 0.9 · 10 = 11; Q = 3 makes the errors
     # 2 and −8, the loss of each member (2² + 8²)/2/2 = 17, and of two members 34.
     # Both errors lie within Huber's δ of 20.
-    agent, state = small()
-    state = with_hyper(state, discount=0.9, value_learning_rate=0.0)
-    state = state._replace(
-        value=state.value._replace(network=with_outputs(state.value.network, 10.0)),
-        critic=state.critic._replace(network=with_outputs(state.critic.network, 3.0)),
+    state = in_place(
+        swept(start(), discount=0.9, value_learning_rate=0.0),
+        value=constant(start().value.network, 10.0),
+        critic=constant(start().critic.network, 3.0, 3.0),
     )
-    batch = batch_of(4)._replace(
-        rewards=jnp.array([1.0, 2.0, 1.0, 2.0], jnp.float32),
-        masks=jnp.array([0.0, 1.0, 0.0, 1.0], jnp.float32),
-    )
-    _, metrics = update(agent, state, batch)
+    _, metrics = one_update(made(), state, ALTERNATING)
     assert float(metrics["critic_loss"]) == pytest.approx(34.0, rel=1e-5)
     assert float(metrics["bellman_error"]) == pytest.approx(5.0, rel=1e-5)
+    assert (float(metrics["v"]), float(metrics["q"])) == (10.0, 3.0)
 
 
 def test_v_and_the_weights_look_at_the_smaller_target_critic() -> None:
-    # Target critics 2 and 5, V = 1: the advantage is 1, the weight e^{3 · 1}; z = 1/β.
-    agent, state = small()
-    state = with_hyper(state, beta=2.0, value_learning_rate=0.0)
-    low, high = with_outputs(state.target_critic, 2.0), with_outputs(state.target_critic, 5.0)
-    target = eqx.tree_at(lambda c: c.mlps, low, (high.mlps[0], low.mlps[1]))
-    state = state._replace(
-        target_critic=target,
-        value=state.value._replace(network=with_outputs(state.value.network, 1.0)),
+    # Target critics 5 and 2, V = 1: the advantage is 1, the weight e^{3 · 1}; z = 1/β.
+    state = in_place(
+        swept(start(), beta=2.0, value_learning_rate=0.0),
+        target_critic=constant(start().target_critic, 5.0, 2.0),
+        value=constant(start().value.network, 1.0),
     )
-    _, metrics = update(agent, state, batch_of(4))
+    _, metrics = one_update(made(), state, batch_of(4))
     assert float(metrics["advantage"]) == pytest.approx(1.0, rel=1e-5)
     assert float(metrics["weight"]) == pytest.approx(np.exp(3.0), rel=1e-5)
     assert float(metrics["value_loss"]) == pytest.approx(np.exp(0.5) - 1.5, rel=1e-4)
 
 
+def linear(inputs: int, weights: dict[int, float], bias: float = 0.0, outputs: int = 1) -> MLP:
+    """One layer: Σ weights[i] · input i + bias, for every output."""
+    column = jnp.zeros((inputs, outputs)).at[jnp.array(list(weights), int)].set(
+        jnp.array(list(weights.values()))[:, None]
+    )
+    return MLP((Linear(column, jnp.full(outputs, bias)),), ())
+
+
+@functools.cache
+def linear_state() -> XQLState:
+    """V = 1, Q = 0 and Q̄ = s₀ everywhere, π(s) = tanh(0.5): each network one layer."""
+    state = static(start(), made(hidden=(), max_gradient_norm=None))
+    flat, first = linear(5, {}), linear(5, {0: 1.0})
+    return state._replace(
+        policy=trainable(GaussianPolicy(linear(3, {}, 0.5, 2), jnp.zeros(2), *BOUNDS)),
+        value=trainable(Value(linear(3, {}, 1.0))),
+        critic=trainable(Critic((flat, flat))),
+        target_critic=Critic((first, first)),
+    )
+
+
+BOUNDS = SPEC.actions.low, SPEC.actions.high
+# Q̄ = (1, 3, −1, 1) in the four rows.
+ROWS = batch_of(4)._replace(
+    observations=jnp.array([[1.0, 0, 0], [3.0, 0, 0], [-1.0, 0, 0], [1.0, 0, 0]])
+)
+
+
+def test_the_value_gradient_by_hand() -> None:
+    # z = (Q̄ − V)/β with V = 1, β = 2: (0, 1, −1, 0), and dJ/dV = mean(1 − e^z)/β.
+    agent, state = made(hidden=(), max_gradient_norm=None), swept(linear_state(), beta=2.0)
+    after, metrics = one_update(agent, swept(state, value_learning_rate=0.01), ROWS)
+    layer = first_gradient(after.value).mlp.layers[0]
+    assert layer.bias[0] == pytest.approx((2 - np.e - 1 / np.e) / 8, rel=1e-5)
+    # s₀ is (1, 3, −1, 1).
+    assert layer.weight[0, 0] == pytest.approx((3 * (1 - np.e) - (1 - 1 / np.e)) / 8, rel=1e-5)
+    moved = float(after.value.network.mlp.layers[0].bias[0])
+    assert moved == pytest.approx(1.0 + 0.01, abs=1e-6)  # towards the larger Q̄
+    assert float(metrics["value_loss"]) == pytest.approx((np.e + 1 / np.e - 2) / 4, rel=1e-5)
+    assert float(metrics["v"]) == 1.0
+    assert float(metrics["mean_exp"]) == pytest.approx((2 + np.e + 1 / np.e) / 4, rel=1e-5)
+    assert float(metrics["clip_fraction"]) == 0.0
+
+
+def test_the_value_gradient_s_norm_is_at_most_the_stated_one() -> None:
+    # β = 0.5: z = (0, 4, −4, 0). The gradient is far above norm 1, its direction stays.
+    free, limited = made(hidden=(), max_gradient_norm=None), made(hidden=())
+    state = swept(linear_state(), beta=0.5)
+    whole, _ = one_update(free, state, ROWS)
+    cut, _ = one_update(limited, static(state, limited), ROWS)
+    gradients = [first_gradient(one.value).mlp.layers[0] for one in (whole, cut)]
+    vectors = [np.append(layer.weight[:, 0], layer.bias) for layer in gradients]
+    norm = np.linalg.norm(vectors[0])
+    assert norm > 10
+    np.testing.assert_allclose(vectors[1], vectors[0] / norm, rtol=1e-4, atol=1e-6)
+
+
+def test_the_policy_gradient_by_hand() -> None:
+    # A = Q̄ − V = (0, 2, −2, 0) and κ = log(2)/2: weights (1, 2, 1/2, 1). With log σ = 0 the
+    # gradient of −w log π in the mean is −w (u − m), m = tanh 0.5 and u the action in half ranges;
+    # the mean's own slope in the bias is 1 − m². In log σ it is w (1 − (u − m)²).
+    agent = made(hidden=(), max_gradient_norm=None)
+    state = swept(linear_state(), inverse_temperature=np.log(2) / 2, value_learning_rate=0.0)
+    after, metrics = one_update(agent, state, ROWS)
+    weights = np.array([1.0, 2.0, 0.5, 1.0])[:, None]
+    m = np.tanh(0.5)
+    z = np.asarray(ROWS.actions) / [1.0, 2.0] - m
+    found = first_gradient(after.policy)
+    by_hand = (-weights * z).mean(0) * (1 - m**2)
+    np.testing.assert_allclose(found.mlp.layers[0].bias, by_hand, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.log_std, (weights * (1 - z**2)).mean(0), rtol=1e-4, atol=1e-6)
+    log_prob = -(z**2 / 2 + np.log(2 * np.pi) / 2).sum(1)
+    assert float(metrics["log_prob"]) == pytest.approx(log_prob.mean(), rel=1e-5)
+    loss = -(weights[:, 0] * log_prob).mean()
+    assert float(metrics["policy_loss"]) == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["squared", "huber"])
+def test_the_critic_gradient_by_hand(kind: str) -> None:
+    # Q = 0, V = 1 and at rest, γ = 0.5: y = (0, 50 + 0.5, …). Squared: −mean(y); Huber with δ = 20
+    # cuts each error at ±20.
+    agent = made(hidden=(), max_gradient_norm=None, critic_loss=kind)
+    state = swept(linear_state(), discount=0.5, value_learning_rate=0.0)
+    batch = ROWS._replace(
+        rewards=jnp.array([0.0, 50.0, -2.0, 1.0]), masks=jnp.array([0.0, 1.0, 1.0, 0.0])
+    )
+    after, _ = one_update(agent, static(state, agent), batch)
+    y = np.array([0.0, 20.0 if kind == "huber" else 50.5, -1.5, 1.0])
+    for mlp in first_gradient(after.critic).mlps:
+        assert mlp.layers[0].bias[0] == pytest.approx(-y.mean(), rel=1e-5)
+
+
+def adam_step(
+    network: PyTree, loss: Callable[[Any], Array], rate: Array, limit: float = np.inf
+) -> PyTree:
+    """One step of optax's own Adam from its fresh state."""
+    chain = optax.chain(optax.clip_by_global_norm(limit), optax.adam(rate))
+    change, _ = chain.update(jax.grad(loss)(network), chain.init(network), network)
+    return optax.apply_updates(network, change)
+
+
 @pytest.mark.parametrize("order", ["sequential", "simultaneous"])
 def test_an_update_is_its_four_steps_in_the_stated_order(order: str) -> None:
-    agent = xql(dataclasses.replace(SMALL, update_order=order), 10)
-    state, batch = with_hyper(small()[1], value_learning_rate=0.05), batch_of(4)
-    s, a, r, mask, after, *_ = batch
+    agent = made(update_order=order)
+    state = static(swept(start(), value_learning_rate=0.05), agent)
+    s, a, r, mask, after, *_ = batch = batch_of(4)
 
     @jax.jit
-    def by_hand(state: TrainState) -> tuple[steps.Trainable, ...]:
-        hyper = state.hyper
+    def by_the_equations(state: XQLState) -> tuple[PyTree, ...]:
+        config = state.config
         q = state.target_critic(s, a).min(0)
-        value, _ = steps.fit_value_gumbel(
-            state.value,
-            s,
-            q,
-            beta=hyper.beta,
-            learning_rate=hyper.value_learning_rate,
-            kind="linear",
-            clip=hyper.clip,
-            max_gradient_norm=1.0,
-        )
-        v = value.network if order == "sequential" else state.value.network
+
+        def gumbel(v: Value) -> Array:
+            z = (q - v(s)) / config.beta
+            return (jnp.exp(z) - z - 1).mean()
+
+        value = adam_step(state.value.network, gumbel, config.value_learning_rate, limit=1.0)
+        v = value if order == "sequential" else state.value.network
         weights = jnp.minimum(jnp.exp(3.0 * (q - v(s))), 100.0)
-        policy, _ = steps.fit_policy_weighted(
-            state.policy, s, a, weights, learning_rate=hyper.policy_learning_rate
+        targets = r + 0.99 * mask * v(after)
+        policy = adam_step(
+            state.policy.network,
+            lambda pi: -(weights * pi.log_prob(s, a)).mean(),
+            config.policy_learning_rate,
         )
-        critic, _ = steps.fit_critic(
-            state.critic,
-            s,
-            a,
-            r + 0.99 * mask * v(after),
-            learning_rate=hyper.critic_learning_rate,
-            kind="huber",
-            huber_delta=20.0,
+        critic = adam_step(
+            state.critic.network,  # no error reaches Huber's 20
+            lambda one: (jnp.square(one(s, a) - targets) / 2).mean(1).sum(),
+            config.critic_learning_rate,
         )
-        target = steps.polyak(state.target_critic, critic.network, jnp.float32(0.005))
+        target = jax.tree.map(lambda t, o: 0.995 * t + 0.005 * o, state.target_critic, critic)
         return value, policy, critic, target
 
-    after_update, _ = update(agent, state, batch)
-    found = (
-        after_update.value,
-        after_update.policy,
-        after_update.critic,
-        after_update.target_critic,
+    found, _ = one_update(agent, state, batch)
+    networks = (found.value, found.policy, found.critic)
+    assert_close(
+        (*(one.network for one in networks), found.target_critic), by_the_equations(state)
     )
-    close(found, by_hand(state))
-    assert int(after_update.step) == 1
+    assert int(found.step) == 1
 
 
 def test_the_two_orders_differ_after_one_update_and_agree_in_the_end() -> None:
     log = random_log(3, states=4, actions=2, steps=400)
-    spec = Spec(4, (-1.0, -1.0), (1.0, 1.0))
     base = XQLConfig(
         hidden=(32,),
         batch_size=64,
@@ -191,9 +255,9 @@ def test_the_two_orders_differ_after_one_update_and_agree_in_the_end() -> None:
     visited = np.unique(log.states)
     spread = v[visited].max() - v[visited].min()
     for order in ("sequential", "simultaneous"):
-        agent = xql(dataclasses.replace(base, update_order=order), 2000)
-        first.append(trained(agent, spec, [Member(0, {})], data, 1))
-        population = trained(agent, spec, [Member(0, {})], data, 2000)
+        agent = make_xql(dataclasses.replace(base, update_order=order), 2000)
+        first.append(trained(agent, spec_of(4, 2), [Member(0)], data, 1))
+        population: Any = trained(agent, spec_of(4, 2), [Member(0)], data, 2000)
         values.append(np.asarray(member(population, 0).value.network(jnp.eye(4)))[visited])
     # The critic's first step is taken from the new V in one order and from the old in the other.
     assert same_bits(first[0].value, first[1].value)
@@ -203,32 +267,33 @@ def test_the_two_orders_differ_after_one_update_and_agree_in_the_end() -> None:
 
 
 def test_each_v_update_sees_a_fresh_block_and_the_rest_sees_the_last() -> None:
-    agent, (one, state) = xql(dataclasses.replace(SMALL, v_updates=3), 10), small()
+    agent, one = made(v_updates=3), made()
     assert (agent.transitions, one.transitions) == (12, 4)
-    state, batch = with_hyper(state, value_learning_rate=0.01), batch_of(12)
+    state, batch = swept(start(), value_learning_rate=0.01), batch_of(12)
 
     def block(index: int) -> Batch:
-        return jax.tree.map(lambda column: column[4 * index : 4 * index + 4], batch)
+        rows: Batch = jax.tree.map(lambda column: column[4 * index : 4 * index + 4], batch)
+        return rows
 
-    several, _ = update(agent, state, batch)
+    several, _ = one_update(agent, static(state, agent), batch)
     step_by_step = state
     for index in range(3):
-        value = update(one, step_by_step, block(index))[0].value
+        value = one_update(one, step_by_step, block(index))[0].value
         # Only V moves between: three V steps, then one of policy and Q.
         step_by_step = step_by_step._replace(value=value)
-    close(several.value, step_by_step.value)
+    assert_close(several.value, step_by_step.value)
     # Policy and Q, from the final V on the last block: an update whose V stands still.
-    rest, _ = update(one, with_hyper(step_by_step, value_learning_rate=0.0), block(2))
-    close(several.policy, rest.policy)
-    close(several.critic, rest.critic)
+    rest, _ = one_update(one, swept(step_by_step, value_learning_rate=0.0), block(2))
+    assert_close(several.policy, rest.policy)
+    assert_close(several.critic, rest.critic)
 
 
 def test_schedules_reach_the_learning_rates() -> None:
     # At the last step of a cosine a network stands still, with a constant rate it does not.
-    agent, state = small()
-    turned = dataclasses.replace(SMALL, value_schedule="cosine", policy_schedule="constant")
-    for one, still in ((agent, {"policy"}), (xql(turned, 10), {"value", "critic"})):
-        after, _ = update(one, state._replace(step=jnp.int32(10)), batch_of(4))
+    turned = made(value_schedule="cosine", policy_schedule="constant")
+    for agent, still in ((made(), {"policy"}), (turned, {"value", "critic"})):
+        state = static(start(), agent)._replace(step=jnp.int32(10))
+        after, _ = one_update(agent, state, batch_of(4))
         for name in ("policy", "value", "critic"):
             before = jax.tree.leaves(getattr(state, name).network)
             moved = jax.tree.leaves(getattr(after, name).network)
@@ -236,86 +301,60 @@ def test_schedules_reach_the_learning_rates() -> None:
             assert (change < 1e-9) == (name in still), (name, change)
 
 
-def test_the_published_extras_query_actions_outside_the_data() -> None:
+def test_the_published_extras_evaluate_q_at_actions_outside_the_data() -> None:
     plain, noisy, random = (
-        xql(dataclasses.replace(SMALL, **change), 10)
-        for change in ({}, {"value_action_noise": 0.1}, {"value_random_actions": 2})
+        made(**change) for change in ({}, {"value_action_noise": 0.1}, {"value_random_actions": 2})
     )
-    state, batch = small()[1], batch_of(4)
-    values = [update(agent, state, batch)[1]["value_loss"] for agent in (plain, noisy, random)]
-    assert len({float(value) for value in values}) == 3
-    other_key = state._replace(key=jax.random.key(99))
-    assert float(update(plain, other_key, batch)[1]["value_loss"]) == float(values[0])
-    assert float(update(noisy, other_key, batch)[1]["value_loss"]) != float(values[1])
+
+    def value_loss(agent: Agent, seed: int = 0) -> float:
+        state = static(start(), agent)._replace(key=jax.random.key(seed))
+        return float(one_update(agent, state, batch_of(4))[1]["value_loss"])
+
+    losses = [value_loss(agent) for agent in (plain, noisy, random)]
+    assert len(set(losses)) == 3
+    assert value_loss(plain, seed=99) == losses[0]
+    assert value_loss(noisy, seed=99) != losses[1]
+    assert value_loss(random, seed=99) != losses[2]
 
 
 def test_the_key_and_the_step_move_on() -> None:
-    agent, state = small()
-    after, _ = update(agent, state, batch_of(4))
-    assert int(after.step) == int(state.step) + 1
-    assert not np.array_equal(jax.random.key_data(after.key), jax.random.key_data(state.key))
+    after, _ = one_update(made(), start(), batch_of(4))
+    assert int(after.step) == int(start().step) + 1
+    assert not same_bits(after.key, start().key)
+
+
+def shapes(agent: Agent) -> Any:
+    """A fresh state as shapes and types, without compiling anything."""
+    config = jax.tree.map(jnp.float32, agent.config)
+    return jax.eval_shape(lambda key: agent.init(key, SPEC, config), jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", sorted(AGENTS))
 def test_every_leaf_of_every_network_is_a_float32_array(name: str) -> None:
-    algorithm = AGENTS[name]
-    settings = configure(name, {"hidden": (8, 8), "batch_size": 4})
-    state = start(algorithm.make(settings, 10), 0)
-    for part in (state.policy, state.value, state.critic):
-        for leaf in jax.tree.leaves(None if part is None else part.network):
-            assert isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32
-    for leaf in jax.tree.leaves(state):
-        assert isinstance(leaf, jax.Array)
+    config = configure(name, {"hidden": (8, 8), "batch_size": 4})
+    state = shapes(AGENTS[name].make(config, 10))
+    networks = [getattr(part, "network", None) for part in state]
+    assert len(jax.tree.leaves(networks)) > 4
+    for leaf in jax.tree.leaves(networks):
+        assert leaf.dtype == jnp.float32
+    # A Python number among the leaves would be of a weak type.
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
 
 
 def test_the_target_critic_starts_as_the_critic() -> None:
-    _, state = small()
-    assert same_bits(state.target_critic, state.critic.network)
+    assert same_bits(start().target_critic, start().critic.network)
 
 
 def test_layer_norm_stands_where_it_is_asked_for() -> None:
-    state = start(xql(XQLConfig(hidden=(8, 8)), 10), 0)
+    state = shapes(made(hidden=(8, 8)))
     assert len(state.value.network.mlp.norms) == 2
     assert all(mlp.norms == () for mlp in state.critic.network.mlps)
 
 
-def test_act_is_the_mode_or_with_a_key_a_draw() -> None:
-    agent, state = small()
-    policy = state.policy.network
+def test_the_actor_is_the_policy() -> None:
+    actor = made().actor(start())
     s = jnp.ones((5, 3))
-    np.testing.assert_array_equal(agent.act(policy, s, None), policy.mean(s))
-    draws = agent.act(policy, s, jax.random.key(0))
+    np.testing.assert_array_equal(actor(s), start().policy.network.mean(s))
+    draws = actor(s, jax.random.key(0))
     assert len(np.unique(draws[:, 0])) > 1
     assert (np.abs(draws) <= jnp.array([1.0, 2.0])).all()
-
-
-def test_behaviour_cloning_finds_the_most_likely_gaussian() -> None:
-    # Actions N(0.5, 0.2²) at s = −1 and N(−0.3, 0.2²) at s = 1; the shared deviation is 0.2.
-    random = np.random.default_rng(0)
-    s = np.repeat([[-1.0], [1.0]], 128, axis=0)
-    a = np.where(s < 0, 0.5, -0.3) + 0.2 * random.normal(size=s.shape)
-    columns = (s, a, np.zeros(256), np.ones(256), s)
-    batch = Batch(*(jnp.array(column, jnp.float32) for column in columns))
-    spec = Spec(1, (-1.0,), (1.0,))
-    agent = bc(BCConfig(hidden=(16,), policy_learning_rate=0.02), 600)
-
-    @jax.jit
-    def fit(state: TrainState) -> TrainState:
-        return jax.lax.fori_loop(0, 600, lambda _, one: agent.update(one, batch)[0], state)
-
-    policy = fit(start(agent, 0, spec)).policy.network
-    means = [a[s < 0].mean(), a[s > 0].mean()]
-    modes = np.asarray(policy.mean(jnp.array([[-1.0], [1.0]])))[:, 0]
-    np.testing.assert_allclose(modes, means, atol=0.005)
-    residuals = a - np.where(s < 0, *means)
-    assert float(jnp.exp(policy.log_std)[0]) == pytest.approx(residuals.std(), rel=0.02)
-
-
-def test_behaviour_cloning_has_no_other_networks_and_takes_no_heed_of_rewards() -> None:
-    agent = bc(BCConfig(hidden=(8,), batch_size=4), 10)
-    state, batch = start(agent, 0), batch_of(4)
-    assert state.value is None and state.critic is None and state.target_critic is None
-    after, metrics = update(agent, state, batch)
-    other, _ = update(agent, state, batch._replace(rewards=100 * batch.rewards))
-    assert same_bits(after, other)
-    assert set(metrics) == {"policy_loss", "log_prob"}

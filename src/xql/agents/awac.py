@@ -60,7 +60,7 @@ class AWACConfig:
 
     temperature: Swept = swept(1.0, "λ of the advantage weights, in units of return.", POSITIVE)
     weight_cap: Swept = swept(100.0, "The largest exponential weight.", POSITIVE)
-    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
     polyak: Swept = swept(0.005, "τ, how far the target critic moves per update.", FRACTION)
     critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
     policy_learning_rate: Swept = swept(3e-4, "Of the policy, for Adam.")

@@ -72,7 +72,7 @@ class CQLConfig:
     target_gap: Swept = swept(
         5.0, "What the Lagrange multiplier holds the gap to, in units of return."
     )
-    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
     polyak: Swept = swept(0.005, "τ, how far the target critic moves per update.", FRACTION)
     critic_learning_rate: Swept = swept(3e-4, "Of Q and of the Lagrange multiplier, for Adam.")
     policy_learning_rate: Swept = swept(

@@ -194,7 +194,7 @@ def _coerce(name: str, value: Any, wanted: Any) -> Any:
             return None
         if option is bool and isinstance(value, bool):
             return value
-        if option is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if option is int and isinstance(value, int) and not isinstance(value, bool):
             return value
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
@@ -202,12 +202,10 @@ def _coerce(name: str, value: Any, wanted: Any) -> Any:
 
 
 def _type_name(wanted: Any) -> str:
+    if wanted is type(None):
+        return "None"
     if typing.get_origin(wanted) is typing.Literal:
         return " or ".join(f"'{one}'" for one in typing.get_args(wanted))
-    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    return " or ".join(
-        _type_name(one)
-        if typing.get_origin(one) is typing.Literal
-        else str(one if typing.get_origin(one) else getattr(one, "__name__", one))
-        for one in options
-    )
+    if isinstance(wanted, types.UnionType):
+        return " or ".join(map(_type_name, typing.get_args(wanted)))
+    return str(wanted) if typing.get_origin(wanted) else str(wanted.__name__)

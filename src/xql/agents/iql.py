@@ -56,7 +56,7 @@ class IQLConfig:
     expectile: Swept = swept(0.7, "τ: 1/2 gives the mean, 1 the maximum.", FRACTION)
     inverse_temperature: Swept = swept(3.0, "κ of the advantage weights, in 1/return.")
     weight_cap: Swept = swept(100.0, "The largest advantage weight.", POSITIVE)
-    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
     polyak: Swept = swept(0.005, "How far the target critic moves per update.", FRACTION)
     value_learning_rate: Swept = swept(3e-4, "Of V, for Adam.")
     critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")

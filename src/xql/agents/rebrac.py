@@ -65,7 +65,7 @@ class ReBRACConfig:
     critic_cloning: Swept = swept(
         0.01, "β₂: the backup's penalty for a squared distance of 1, in units of return."
     )
-    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
     polyak: Swept = swept(0.005, "τ, how far the targets move each time they move.", FRACTION)
     critic_learning_rate: Swept = swept(1e-3, "Of Q, for Adam.")
     policy_learning_rate: Swept = swept(1e-3, "Of the policy, for Adam.")

@@ -69,7 +69,7 @@ class SACConfig:
         8.0, "Where the Gumbel loss stops being exponential, in units of z.", POSITIVE
     )
     initial_temperature: Swept = swept(1.0, "α at the start, in return per nat.", POSITIVE)
-    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
     polyak: Swept = swept(0.005, "τ, how far the target moves per update.", FRACTION)
     value_learning_rate: Swept = swept(3e-4, "Of V, for Adam.")
     critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")

@@ -75,7 +75,7 @@ class TD3Config:
     clip: Swept = swept(
         8.0, "Where the Gumbel loss stops being exponential, in units of z.", POSITIVE
     )
-    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
     polyak: Swept = swept(0.005, "τ, how far the targets move each time they move.", FRACTION)
     critic_learning_rate: Swept = swept(1e-3, "Of Q, for Adam.")
     policy_learning_rate: Swept = swept(1e-3, "Of the policy, for Adam.")

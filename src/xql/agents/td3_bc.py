@@ -56,7 +56,7 @@ class TD3BCConfig:
     value_weight: Swept = swept(
         2.5, "α: how much a whole mean |Q| weighs against a squared distance of 1."
     )
-    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
     polyak: Swept = swept(0.005, "τ, how far the targets move each time they move.", FRACTION)
     critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
     policy_learning_rate: Swept = swept(3e-4, "Of the policy, for Adam.")

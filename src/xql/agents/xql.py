@@ -74,7 +74,7 @@ class XQLConfig:
         5.0, "Where the Gumbel loss stops being exponential, in units of z.", POSITIVE
     )
     weight_cap: Swept = swept(100.0, "The largest advantage weight.", POSITIVE)
-    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
     polyak: Swept = swept(0.005, "τ, how far the target critic moves per update.", FRACTION)
     value_learning_rate: Swept = swept(3e-4, "Of V, for Adam.")
     critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
