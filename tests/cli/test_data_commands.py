@@ -27,7 +27,7 @@ def fits(text):
     return all(len(line) <= 80 for line in text.splitlines())
 
 
-def test_info(path, capsys, monkeypatch):
+def test_info(path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(path.parent)
     commands.info("two.npz")
     printed = capsys.readouterr().out
@@ -41,7 +41,7 @@ def test_info(path, capsys, monkeypatch):
     assert "mean 5.0, median 5.0, from 3.0 to 7.0" in printed
 
 
-def test_check_of_sound_data(path, capsys):
+def test_check_of_sound_data(path, capsys) -> None:
     commands.check(str(path))
     printed = capsys.readouterr().out
     assert printed.startswith("arrays: 2 episodes, 5 transitions")
@@ -49,7 +49,7 @@ def test_check_of_sound_data(path, capsys):
     assert fits(printed)
 
 
-def test_check_exits_1_on_an_error(path, tmp_path, capsys):
+def test_check_exits_1_on_an_error(path, tmp_path, capsys) -> None:
     still = np.zeros((5, 1))
     flags = np.array([0, 0, 1, 0, 1], bool)
     columns = {"observations": still, "actions": still, "rewards": still[:, 0]}
@@ -64,7 +64,7 @@ def test_check_exits_1_on_an_error(path, tmp_path, capsys):
     assert fits(printed)
 
 
-def test_check_names_every_row_that_is_not_finite(path, tmp_path, capsys):
+def test_check_names_every_row_that_is_not_finite(path, tmp_path, capsys) -> None:
     with np.load(path) as file:
         columns = dict(file)
     columns["rewards"][[1, 3]] = np.nan
@@ -77,7 +77,7 @@ def test_check_names_every_row_that_is_not_finite(path, tmp_path, capsys):
         commands.info(str(tmp_path / "nan.npz"))
 
 
-def test_the_environment_as_it_shows(path):
+def test_the_environment_as_it_shows(path) -> None:
     data = open_dataset(path)
     for stated, shown in (
         ("Pendulum-v1", "Pendulum-v1"),
@@ -89,12 +89,12 @@ def test_the_environment_as_it_shows(path):
         assert lines["environment"] == shown
 
 
-def test_convert_looks_at_where_it_writes_first(tmp_path):
+def test_convert_looks_at_where_it_writes_first(tmp_path) -> None:
     with pytest.raises(InputError, match=r"there is no folder .*nowhere; make it first$"):
         commands.convert(str(tmp_path / "missing.npz"), tmp_path / "nowhere" / "a.npz")
 
 
-def test_convert_and_refusal_to_overwrite(path, tmp_path, capsys):
+def test_convert_and_refusal_to_overwrite(path, tmp_path, capsys) -> None:
     out = tmp_path / "two.hdf5"
     commands.convert(str(path), out)
     assert "2 episodes, 5 transitions" in capsys.readouterr().out
@@ -103,7 +103,7 @@ def test_convert_and_refusal_to_overwrite(path, tmp_path, capsys):
         commands.convert(str(path), out)
 
 
-def test_list(tmp_path, monkeypatch, capsys):
+def test_list(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     (tmp_path / "D4RL/door/human-v2/data").mkdir(parents=True)
     (tmp_path / "D4RL/door/human-v2/data/metadata.json").write_text("{}")

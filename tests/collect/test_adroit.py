@@ -55,7 +55,7 @@ def hashes(folder):
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def test_transitions_are_exactly_what_the_environment_gives(clumsy, monkeypatch):
+def test_transitions_are_exactly_what_the_environment_gives(clumsy, monkeypatch) -> None:
     resets = []
     real = adroit.play
 
@@ -78,7 +78,7 @@ def test_transitions_are_exactly_what_the_environment_gives(clumsy, monkeypatch)
     assert not np.array_equal(logs[0].observations[0], logs[1].observations[0])
 
 
-def test_actions_are_draws_from_the_policy(clumsy):
+def test_actions_are_draws_from_the_policy(clumsy) -> None:
     policy = load_hand_policy(clumsy, 39, 28)
     still = np.zeros((200, 28), np.float32)
     for noise in (0.0, 1.0):
@@ -91,7 +91,7 @@ def test_actions_are_draws_from_the_policy(clumsy):
         assert deviation.std() == pytest.approx(noise * np.exp(-2.0), rel=0.1, abs=1e-5)
 
 
-def test_same_seed_same_bytes_another_seed_not(datasets, clumsy, monkeypatch):
+def test_same_seed_same_bytes_another_seed_not(datasets, clumsy, monkeypatch) -> None:
     seen = []
     for name, seed in (("one", 7), ("two", 7), ("three", 8)):
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets / name))
@@ -103,7 +103,7 @@ def test_same_seed_same_bytes_another_seed_not(datasets, clumsy, monkeypatch):
     assert seen[0][data] != seen[2][data]
 
 
-def test_what_a_dataset_says_of_itself(datasets, clumsy):
+def test_what_a_dataset_says_of_itself(datasets, clumsy) -> None:
     made = make_adroit("door", clumsy, transitions=210, seed=1, noise=0.5)
     assert made == "adroit/door-expert-v0"
     dataset = open_dataset(f"minari:{made}")
@@ -127,7 +127,7 @@ def test_what_a_dataset_says_of_itself(datasets, clumsy):
 
 
 @pytest.mark.parametrize("task", ["door", "relocate"])
-def test_the_experts_of_d4rl_succeed(task):
+def test_the_experts_of_d4rl_succeed(task) -> None:
     if not (EXPERTS / f"{task}.npz").exists():
         pytest.skip(f"adroit_policies/{task}.npz is not in XQL_SHARED_DATA")
     expert = load_hand_policy(EXPERTS / f"{task}.npz", *SIZES[task])
@@ -140,14 +140,14 @@ def test_the_experts_of_d4rl_succeed(task):
     assert np.mean(returns) == pytest.approx(known, rel=0.15)
 
 
-def test_the_pen_is_turned_in_most_episodes():
+def test_the_pen_is_turned_in_most_episodes() -> None:
     if not (EXPERTS / "pen.npz").exists():
         pytest.skip("adroit_policies/pen.npz is not in XQL_SHARED_DATA")
     played = list(collect("pen", load_hand_policy(EXPERTS / "pen.npz", 45, 24), 2000, 0, 0.0))
     assert sum(one.success for one in played) >= 5
 
 
-def test_bad_input_is_one_line(datasets, clumsy):
+def test_bad_input_is_one_line(datasets, clumsy) -> None:
     with pytest.raises(InputError) as error:
         make_adroit("pen", clumsy)
     assert str(error.value) == (
@@ -164,7 +164,7 @@ def test_bad_input_is_one_line(datasets, clumsy):
     assert not any(datasets.iterdir())
 
 
-def test_command_line(datasets, clumsy, capsys):
+def test_command_line(datasets, clumsy, capsys) -> None:
     make("adroit-door-expert", policy=clumsy, transitions=200, noise=0.0)
     printed = capsys.readouterr().out
     assert "made adroit/door-expert-v0: 200 transitions in 1 episodes, " in printed

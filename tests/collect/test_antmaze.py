@@ -38,7 +38,7 @@ def datasets(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def short_logs(monkeypatch):
+def short_logs(monkeypatch) -> None:
     monkeypatch.setattr(antmaze, "LOG_STEPS", 12)
 
 
@@ -76,7 +76,7 @@ def is_near(place, centre):
     return np.linalg.norm(np.array(centre) - place) < 1.0
 
 
-def test_evaluation_goes_where_that_of_d4rl_goes():
+def test_evaluation_goes_where_that_of_d4rl_goes() -> None:
     # Start, goal and the number of cells between them, counted by hand in the maps.
     for task, start, goal, apart in (
         ("umaze", (1, 1), (3, 1), 6),
@@ -91,7 +91,7 @@ def test_evaluation_goes_where_that_of_d4rl_goes():
         assert planner.distances[marks["g"], marks["r"]] == apart
 
 
-def test_where_logs_of_each_task_are_sent(compass, monkeypatch):
+def test_where_logs_of_each_task_are_sent(compass, monkeypatch) -> None:
     monkeypatch.setattr(antmaze, "LOG_STEPS", 1)
     policy = load_goal_policy(compass)
     sent = {}
@@ -114,7 +114,7 @@ def test_where_logs_of_each_task_are_sent(compass, monkeypatch):
     assert sent["large-play"] == {(1, 6), (3, 5), (3, 10), (5, 2), (7, 4), (7, 6), (7, 9)}
 
 
-def test_the_ant_is_sent_to_its_cells_centre_and_then_on(compass, monkeypatch):
+def test_the_ant_is_sent_to_its_cells_centre_and_then_on(compass, monkeypatch) -> None:
     monkeypatch.setattr(antmaze, "LOG_STEPS", 2)
     seen = set()
     for one in collect("umaze", load_goal_policy(compass), 60, 0, 0.0):
@@ -132,7 +132,7 @@ def test_the_ant_is_sent_to_its_cells_centre_and_then_on(compass, monkeypatch):
     assert seen == {0.0, -4.0}
 
 
-def test_transitions_are_exactly_what_the_environment_gives(wild, short_logs, monkeypatch):
+def test_transitions_are_exactly_what_the_environment_gives(wild, short_logs, monkeypatch) -> None:
     resets = []
     real = antmaze.play
 
@@ -154,7 +154,7 @@ def test_transitions_are_exactly_what_the_environment_gives(wild, short_logs, mo
     env.close()
 
 
-def test_noise_is_added_and_cut_off(wild, short_logs):
+def test_noise_is_added_and_cut_off(wild, short_logs) -> None:
     policy = load_goal_policy(wild)
     plain, noisy = (
         next(iter(collect("umaze", policy, 12, 0, noise))).log.actions for noise in (0.0, 0.2)
@@ -165,7 +165,7 @@ def test_noise_is_added_and_cut_off(wild, short_logs):
     assert 0.02 < np.abs(noisy[0] - plain[0])[free].std() < 1.0
 
 
-def test_same_seed_same_bytes_another_seed_not(datasets, wild, short_logs, monkeypatch):
+def test_same_seed_same_bytes_another_seed_not(datasets, wild, short_logs, monkeypatch) -> None:
     seen = []
     for name, seed in (("one", 7), ("two", 7), ("three", 8)):
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets / name))
@@ -177,7 +177,7 @@ def test_same_seed_same_bytes_another_seed_not(datasets, wild, short_logs, monke
     assert seen[0][data] != seen[2][data]
 
 
-def test_what_a_dataset_says_of_itself(datasets, wild, short_logs):
+def test_what_a_dataset_says_of_itself(datasets, wild, short_logs) -> None:
     made = make_antmaze("umaze", wild, transitions=30, seed=2, **QUICK)
     assert made == "antmaze/umaze-v0"
     dataset = open_dataset(f"minari:{made}")
@@ -210,7 +210,7 @@ def test_what_a_dataset_says_of_itself(datasets, wild, short_logs):
     recovered.close()
 
 
-def test_an_ant_that_does_not_arrive_makes_no_data(datasets, wild, short_logs):
+def test_an_ant_that_does_not_arrive_makes_no_data(datasets, wild, short_logs) -> None:
     with pytest.raises(InputError) as error:
         make_antmaze("umaze", wild, transitions=30, trials=2)
     assert str(error.value) == (
@@ -221,18 +221,18 @@ def test_an_ant_that_does_not_arrive_makes_no_data(datasets, wild, short_logs):
 
 
 @needs_ant
-def test_the_ant_of_d4rl_arrives():
+def test_the_ant_of_d4rl_arrives() -> None:
     policy = load_goal_policy(ANT)
     # 46 of 50 and 47 of 50 were measured; below 8 of 12 has a probability of 0.004 at 0.9.
     assert controller_success("umaze", policy, trials=12) >= 8 / 12
 
 
-def test_our_own_ant_arrives():
+def test_our_own_ant_arrives() -> None:
     # 46 of 50 were measured; see above.
     assert controller_success("umaze", load_goal_policy(SHIPPED), trials=12) >= 8 / 12
 
 
-def test_without_a_file_our_own_ant_walks(datasets, short_logs):
+def test_without_a_file_our_own_ant_walks(datasets, short_logs) -> None:
     make_antmaze("umaze", transitions=20, **QUICK)
     made = minari.load_dataset("antmaze/umaze-v0").storage.metadata["made_by"]
     made = json.loads(made) if isinstance(made, str) else made
@@ -240,7 +240,7 @@ def test_without_a_file_our_own_ant_walks(datasets, short_logs):
     assert made["command"].startswith("xql data make antmaze-umaze --transitions 20 ")
 
 
-def test_logs_go_on_at_the_goal(datasets, monkeypatch):
+def test_logs_go_on_at_the_goal(datasets, monkeypatch) -> None:
     # Long enough to reach the goal in, some 24 m along at 1.5 m/s, and to stay a while.
     monkeypatch.setattr(antmaze, "LOG_STEPS", 400)
     make_antmaze("umaze", SHIPPED, transitions=1400, **QUICK)
@@ -264,7 +264,7 @@ def test_logs_go_on_at_the_goal(datasets, monkeypatch):
     assert dataset.returns.max() == 1.0
 
 
-def test_nothing_is_overwritten(datasets, wild, short_logs):
+def test_nothing_is_overwritten(datasets, wild, short_logs) -> None:
     make_antmaze("umaze", wild, transitions=12, **QUICK)
     before = hashes(datasets)
     with pytest.raises(InputError, match="a dataset 'antmaze/umaze-v0' exists; choose another id"):
@@ -284,14 +284,14 @@ def test_nothing_is_overwritten(datasets, wild, short_logs):
         ),
     ],
 )
-def test_bad_input_is_one_line(datasets, wild, arguments, line):
+def test_bad_input_is_one_line(datasets, wild, arguments, line) -> None:
     with pytest.raises(InputError) as error:
         make_antmaze("umaze", wild, **arguments)
     assert str(error.value) == line
     assert not any(datasets.iterdir())
 
 
-def test_command_line(datasets, wild, short_logs, monkeypatch, capsys):
+def test_command_line(datasets, wild, short_logs, monkeypatch, capsys) -> None:
     with pytest.raises(InputError) as error:
         make("pointmaze-umaze", policy=wild)
     assert str(error.value) == "pointmaze-umaze: it takes no policy; leave --policy out"

@@ -14,7 +14,7 @@ def column(*values):
     return np.array(values, np.float32)[:, None]
 
 
-def test_hand_computed_layout():
+def test_hand_computed_layout() -> None:
     """Two episodes of 3 and 2 steps; the first terminates, the second is cut by a time limit."""
     data = Dataset.from_arrays(
         observations=column(0, 1, 2, 10, 11),
@@ -39,7 +39,7 @@ def test_hand_computed_layout():
     assert second.truncated
 
 
-def test_without_next_observations_a_truncated_episode_loses_its_last_step():
+def test_without_next_observations_a_truncated_episode_loses_its_last_step() -> None:
     data = Dataset.from_arrays(
         column(0, 1, 2, 10, 11, 20),
         column(*range(6)),
@@ -54,7 +54,7 @@ def test_without_next_observations_a_truncated_episode_loses_its_last_step():
     np.testing.assert_array_equal(data.truncated, [True, False])
 
 
-def test_an_unflagged_break_in_next_observations_is_never_bridged():
+def test_an_unflagged_break_in_next_observations_is_never_bridged() -> None:
     data = Dataset.from_arrays(
         column(0, 1, 50, 51),
         column(0, 0, 0, 0),
@@ -68,7 +68,7 @@ def test_an_unflagged_break_in_next_observations_is_never_bridged():
     assert data.masks.all()
 
 
-def test_episode_labels_end_episodes():
+def test_episode_labels_end_episodes() -> None:
     data = Dataset.from_arrays(
         column(0, 1, 2, 3),
         column(0, 0, 0, 0),
@@ -98,7 +98,7 @@ def steps(draw):
 
 @given(steps(), st.booleans())
 @settings(deadline=None, max_examples=60)
-def test_every_transition_survives_the_layout(columns, continuous):
+def test_every_transition_survives_the_layout(columns, continuous) -> None:
     if continuous:  # what follows a step is the next row, except where a flag says otherwise
         ends = columns["terminated"] | columns["truncated"]
         inner = np.flatnonzero(~ends[:-1])
@@ -118,14 +118,14 @@ def test_every_transition_survives_the_layout(columns, continuous):
 
 @given(steps())
 @settings(deadline=None, max_examples=30)
-def test_from_episodes_rebuilds_the_same_data(columns):
+def test_from_episodes_rebuilds_the_same_data(columns) -> None:
     data = Dataset.from_arrays(**columns)
     again = Dataset.from_episodes(list(data))
     for name in ("observations", "actions", "rewards", "lengths", "terminated", "truncated"):
         np.testing.assert_array_equal(getattr(again, name), getattr(data, name))
 
 
-def test_on_the_cpu_the_device_arrays_are_the_hosts_own_memory():
+def test_on_the_cpu_the_device_arrays_are_the_hosts_own_memory() -> None:
     rng = np.random.default_rng(0)
     observations = rng.normal(size=(1000, 3)).astype(np.float32)
     data = Dataset.from_arrays(observations, observations, observations[:, 0], np.zeros(1000, bool))
@@ -140,7 +140,7 @@ def test_on_the_cpu_the_device_arrays_are_the_hosts_own_memory():
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (17, 2)])
-def test_empty_is_aligned(shape):
+def test_empty_is_aligned(shape) -> None:
     array = empty(shape)
     assert array.shape == shape
     assert array.ctypes.data % 64 == 0
@@ -151,7 +151,7 @@ def episode(length):
     return Episode(np.zeros((length + 1, 1), np.float32), zeros, zeros[:, 0], False, False)
 
 
-def test_bad_input_is_told_in_one_line():
+def test_bad_input_is_told_in_one_line() -> None:
     with pytest.raises(InputError, match=r"^there is no episode; give at least one$"):
         Dataset.from_episodes([])
     with pytest.raises(InputError, match=r"^unnamed: episode 1 has length 0; leave it out"):
@@ -231,7 +231,7 @@ LOW, HIGH = np.float32([-1, -1]), np.float32([1, 1])
         ),
     ],
 )
-def test_arrays_and_bounds_of_the_wrong_kind(change, line, monkeypatch):
+def test_arrays_and_bounds_of_the_wrong_kind(change, line, monkeypatch) -> None:
     # The shape checks of the tests, which users do not have, would speak first.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     Dataset(**SOUND, action_low=LOW, action_high=HIGH)

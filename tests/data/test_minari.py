@@ -1,5 +1,6 @@
 import socket
 import warnings
+from typing import Never
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +24,7 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def make(name, observe, space, actions=None, action_space=None, **describe):
+def make(name, observe, space, actions=None, action_space=None, **describe) -> None:
     """Four episodes of 3, 1, 2 and 3 steps: terminated, cut, both unmarked, terminated inside."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # minari asks for authors, and its readers leak a file
@@ -58,7 +59,7 @@ def flat(ticks):
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
-def test_masks_and_layout(root, data_format):
+def test_masks_and_layout(root, data_format) -> None:
     make("toy/flat-v0", flat, BOX, data_format=data_format)
     data = open_dataset("minari:toy/flat-v0", download=False)
     # The fourth episode's first step is a termination in its middle: cut there, its mask is 0.
@@ -87,7 +88,7 @@ NESTED = gym.spaces.Dict(
 GOALS = gym.spaces.Dict(observation=BOX, desired_goal=BOX)
 
 
-def test_a_goal_that_moves_cannot_be_left_out(root):
+def test_a_goal_that_moves_cannot_be_left_out(root) -> None:
     make("toy/moving-v0", lambda t: {"observation": flat(t), "desired_goal": flat(t // 10)}, GOALS)
     message = (
         r"^minari:toy/moving-v0: the keys leave out 'desired_goal', a goal that is not always the "
@@ -99,12 +100,12 @@ def test_a_goal_that_moves_cannot_be_left_out(root):
     assert kept.observation_size == 4
 
 
-def test_a_goal_that_stays_can_be_left_out(root):
+def test_a_goal_that_stays_can_be_left_out(root) -> None:
     make("toy/still-v0", lambda t: {"observation": flat(t), "desired_goal": flat(t * 0)}, GOALS)
     assert open_dataset("minari:toy/still-v0?keys=observation").observation_size == 2
 
 
-def test_nested_observations_and_selection(root):
+def test_nested_observations_and_selection(root) -> None:
     make("kitchen-v1", nested, NESTED)
     data = open_dataset("minari:kitchen-v1")
     assert data.observations[1].tolist() == [3, 2, -2, 1, -1]
@@ -118,7 +119,7 @@ def test_nested_observations_and_selection(root):
         open_dataset("minari:kitchen-v1?keys=gol")
 
 
-def test_the_environment_specification_comes_along(root):
+def test_the_environment_specification_comes_along(root) -> None:
     scores = {"ref_min_score": 1.0, "ref_max_score": 5.0}
     make("spec-v0", flat, BOX, env="Pendulum-v1", eval_env="Pendulum-v1", **scores)
     data = open_dataset("minari:spec-v0")
@@ -127,13 +128,13 @@ def test_the_environment_specification_comes_along(root):
     assert gym.envs.registration.EnvSpec.from_json(data.environment).id == "Pendulum-v1"
 
 
-def test_discrete_actions_are_refused(root):
+def test_discrete_actions_are_refused(root) -> None:
     make("discrete-v0", flat, BOX, actions=np.array([0, 1, 2]))
     with pytest.raises(InputError, match=r"^minari:discrete-v0: the actions are Discrete\(3\);"):
         open_dataset("minari:discrete-v0")
 
 
-def test_damaged_and_nan(root):
+def test_damaged_and_nan(root) -> None:
     make("toy/flat-v0", flat, BOX)
     file = root / "toy/flat-v0/data/main_data.hdf5"
     whole = file.read_bytes()
@@ -148,11 +149,11 @@ def test_damaged_and_nan(root):
         open_dataset("minari:toy/flat-v0")
 
 
-def test_no_network_says_at_once_what_to_do(root, monkeypatch):
+def test_no_network_says_at_once_what_to_do(root, monkeypatch) -> None:
     make("toy/flat-v0", flat, BOX)
     asked = []
 
-    def refuse(address, timeout):
+    def refuse(address, timeout) -> Never:
         asked.append((address, timeout))
         raise OSError("no network")
 
@@ -173,13 +174,13 @@ def test_no_network_says_at_once_what_to_do(root, monkeypatch):
     assert len(asked) == 2
 
 
-def test_a_resolver_that_hangs_is_not_waited_for(root, monkeypatch):
+def test_a_resolver_that_hangs_is_not_waited_for(root, monkeypatch) -> None:
     import threading
 
     release = threading.Event()
     monkeypatch.setattr(source, "PROBE_SECONDS", 0.05)
 
-    def hang(address, timeout):
+    def hang(address, timeout) -> Never:
         release.wait(30)
         raise OSError("too late")
 
@@ -188,10 +189,10 @@ def test_a_resolver_that_hangs_is_not_waited_for(root, monkeypatch):
     release.set()
 
 
-def test_a_failed_download_is_told_in_one_line(root, monkeypatch):
+def test_a_failed_download_is_told_in_one_line(root, monkeypatch) -> None:
     import minari
 
-    def fail(name):
+    def fail(name) -> Never:
         raise RuntimeError(f"404 for {name}\nand a long trace")
 
     monkeypatch.setattr(source, "reachable", lambda host, port: True)
@@ -200,7 +201,7 @@ def test_a_failed_download_is_told_in_one_line(root, monkeypatch):
         open_dataset("minari:a-v0")
 
 
-def test_bad_names(root):
+def test_bad_names(root) -> None:
     with pytest.raises(InputError, match=r"^minari:\.\./x: this is no Minari name; a name looks"):
         open_dataset("minari:../x")
 
@@ -211,7 +212,7 @@ def hdf5(root):
     return h5py.File(root / "toy/flat-v0/data/main_data.hdf5", "a")
 
 
-def put(group, key, values):
+def put(group, key, values) -> None:
     del group[key]
     group[key] = values
 
@@ -246,7 +247,7 @@ def put(group, key, values):
         ),
     ],
 )
-def test_an_episode_of_the_wrong_shape_is_named(root, key, values, line):
+def test_an_episode_of_the_wrong_shape_is_named(root, key, values, line) -> None:
     make("toy/flat-v0", flat, BOX)
     with hdf5(root) as file:
         put(file["episode_2"], key, values)
@@ -254,7 +255,7 @@ def test_an_episode_of_the_wrong_shape_is_named(root, key, values, line):
         open_dataset("minari:toy/flat-v0")
 
 
-def test_all_that_is_not_finite_can_be_named(root):
+def test_all_that_is_not_finite_can_be_named(root) -> None:
     make("toy/flat-v0", flat, BOX)
     with hdf5(root) as file:
         file["episode_0/observations"][1, 0] = np.nan
@@ -265,10 +266,10 @@ def test_all_that_is_not_finite_can_be_named(root):
     ]
 
 
-def test_a_folder_that_may_not_be_read_is_not_to_be_removed(root, monkeypatch):
+def test_a_folder_that_may_not_be_read_is_not_to_be_removed(root, monkeypatch) -> None:
     make("toy/flat-v0", flat, BOX)
 
-    def barred(*_, **__):
+    def barred(*_, **__) -> Never:
         raise PermissionError(13, "Permission denied", "somewhere")
 
     monkeypatch.setattr(source, "_from_hdf5", barred)
@@ -278,7 +279,7 @@ def test_a_folder_that_may_not_be_read_is_not_to_be_removed(root, monkeypatch):
     assert "remove" not in str(caught.value)
 
 
-def test_columns_of_one_number_and_a_missing_file(root):
+def test_columns_of_one_number_and_a_missing_file(root) -> None:
     make("toy/flat-v0", flat, BOX)
     before = open_dataset("minari:toy/flat-v0")
     with hdf5(root) as file:
@@ -292,7 +293,7 @@ def test_columns_of_one_number_and_a_missing_file(root):
         open_dataset("minari:toy/flat-v0")
 
 
-def test_an_unbounded_action_space_states_no_bounds(root):
+def test_an_unbounded_action_space_states_no_bounds(root) -> None:
     space = gym.spaces.Box(np.float32([-1, -np.inf]), np.float32([1, np.inf]))
     make("toy/flat-v0", flat, BOX, action_space=space)
     data = open_dataset("minari:toy/flat-v0")

@@ -2,6 +2,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from typing import Never
 
 import gymnasium
 import numpy as np
@@ -199,7 +200,7 @@ def test_the_extra_is_named_only_where_it_is_what_is_missing(monkeypatch) -> Non
     "error", [AssertionError("size must be 3"), gymnasium.error.Error("size must be 3")]
 )
 def test_what_stops_the_making_is_one_line(monkeypatch, error) -> None:
-    def broken(*_, **__):
+    def broken(*_, **__) -> Never:
         raise error
 
     monkeypatch.setattr(gymnasium, "make", broken)

@@ -31,21 +31,21 @@ def libraries(monkeypatch):
     ("have", "chosen"),
     [({"EGL", "OSMesa"}, "egl"), ({"EGL"}, "egl"), ({"OSMesa"}, "osmesa"), (set(), None)],
 )
-def test_the_library_that_works_is_chosen(libraries, have, chosen):
+def test_the_library_that_works_is_chosen(libraries, have, chosen) -> None:
     libraries |= have
     choose()
     assert os.environ.get("MUJOCO_GL") == chosen
 
 
 @pytest.mark.parametrize("asked", ["glfw", "disabled", "osmesa"])
-def test_what_the_user_chose_stays(libraries, monkeypatch, asked):
+def test_what_the_user_chose_stays(libraries, monkeypatch, asked) -> None:
     libraries |= {"EGL", "OSMesa"}
     monkeypatch.setenv("MUJOCO_GL", asked)
     choose()
     assert os.environ["MUJOCO_GL"] == asked
 
 
-def test_a_choice_that_is_not_installed_is_one_line(libraries, monkeypatch):
+def test_a_choice_that_is_not_installed_is_one_line(libraries, monkeypatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "egl")
     with pytest.raises(InputError) as error:
         choose()
@@ -55,7 +55,9 @@ def test_a_choice_that_is_not_installed_is_one_line(libraries, monkeypatch):
     )
 
 
-def test_no_library_and_no_screen_is_one_line_before_anything_is_made(libraries, monkeypatch):
+def test_no_library_and_no_screen_is_one_line_before_anything_is_made(
+    libraries, monkeypatch
+) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
@@ -80,7 +82,7 @@ def test_no_library_and_no_screen_is_one_line_before_anything_is_made(libraries,
     assert render.drawing(other, (64, 48)) == {"render_mode": "rgb_array"}
 
 
-def test_a_library_without_egl_in_it_does_not_work(monkeypatch):
+def test_a_library_without_egl_in_it_does_not_work(monkeypatch) -> None:
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
     assert not render.egl_works.__wrapped__()
     # Some library that loads and is not EGL, and a file that is no library.
@@ -89,7 +91,7 @@ def test_a_library_without_egl_in_it_does_not_work(monkeypatch):
         assert not render.egl_works.__wrapped__()
 
 
-def test_an_environment_that_does_not_draw_itself_is_one_line():
+def test_an_environment_that_does_not_draw_itself_is_one_line() -> None:
     with pytest.raises(InputError) as error:
         make_environment(register_line(), picture=(64, 48))
     assert str(error.value) == (
@@ -98,7 +100,7 @@ def test_an_environment_that_does_not_draw_itself_is_one_line():
 
 
 @pytest.mark.parametrize(("name", "cells"), [("UMaze", 5), ("Large", 9)])
-def test_a_maze_is_seen_from_above_and_whole(name, cells):
+def test_a_maze_is_seen_from_above_and_whole(name, cells) -> None:
     pytest.importorskip("gymnasium_robotics")
     env = make_environment(f"AntMaze_{name}-v4", picture=(64, 48))
     camera = env.unwrapped.ant_env.mujoco_renderer.default_cam_config

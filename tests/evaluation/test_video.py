@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("av", reason="the extra video is not installed")
 
+from typing import Never
+
 import av
 
 from worlds import Drawn, Line
@@ -36,7 +38,7 @@ def steps_of(frames):
     return [round(float(frame[STRIP:].mean()) / 20) for frame in frames]
 
 
-def test_the_episodes_are_those_of_a_rollout_and_every_step_is_shown(tmp_path):
+def test_the_episodes_are_those_of_a_rollout_and_every_step_is_shown(tmp_path) -> None:
     path = tmp_path / "film.mp4"
     results = record(Drawn, towards_zero, path, seed=4, episodes=2)
     assert results == rollout(Line, towards_zero, members=1, episodes=2, seed=4)
@@ -48,14 +50,14 @@ def test_the_episodes_are_those_of_a_rollout_and_every_step_is_shown(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["film.mp4"]
 
 
-def test_every_so_many_steps_and_the_last(tmp_path):
+def test_every_so_many_steps_and_the_last(tmp_path) -> None:
     record(Drawn, towards_zero, tmp_path / "film.mp4", every=4)
     rate, frames = frames_of(tmp_path / "film.mp4")
     assert rate == Fraction(10, 4)
     assert steps_of(frames) == [0, 4, 8, 10, 10]
 
 
-def test_a_fast_simulation_is_thinned_to_its_own_speed(tmp_path):
+def test_a_fast_simulation_is_thinned_to_its_own_speed(tmp_path) -> None:
     class Fast(Drawn):
         metadata = {"render_modes": ["rgb_array"], "render_fps": 125}  # noqa: RUF012
 
@@ -65,7 +67,7 @@ def test_a_fast_simulation_is_thinned_to_its_own_speed(tmp_path):
     assert steps_of(frames) == [0, 5, 10] + [10] * 25
 
 
-def test_a_policy_that_gives_no_number_ends_the_film(tmp_path):
+def test_a_policy_that_gives_no_number_ends_the_film(tmp_path) -> None:
     def broken(observations):
         # Only the first step, where x is what the reset gave, gets a finite action.
         seen.append(1)
@@ -77,7 +79,7 @@ def test_a_policy_that_gives_no_number_ends_the_film(tmp_path):
     assert steps_of(frames_of(tmp_path / "film.mp4")[1]) == [0, 1] + [1] * 10
 
 
-def test_an_end_at_success_is_shown(tmp_path):
+def test_an_end_at_success_is_shown(tmp_path) -> None:
     (whole,) = record(Drawn, towards_zero, tmp_path / "whole.mp4", seed=3)
     (cut,) = record(Drawn, towards_zero, tmp_path / "cut.mp4", seed=3, stop_at_success=True)
     assert whole.success and cut.success and cut.length < whole.length
@@ -85,7 +87,7 @@ def test_an_end_at_success_is_shown(tmp_path):
     assert shown == [*range(cut.length + 1), *[cut.length] * 10]
 
 
-def test_the_caption_is_above_the_picture_and_says_the_text():
+def test_the_caption_is_above_the_picture_and_says_the_text() -> None:
     random = np.random.default_rng(0)
     frame = random.integers(0, 255, (30, 200, 3), np.uint8)
     one, other = captioned(frame, "step 1   return 0.5"), captioned(frame, "step 2   return 0.5")
@@ -98,7 +100,7 @@ def test_the_caption_is_above_the_picture_and_says_the_text():
     assert 0 < len(changed) <= 10 and 30 < changed.min() < changed.max() < 60
 
 
-def test_an_odd_size_loses_a_line(tmp_path):
+def test_an_odd_size_loses_a_line(tmp_path) -> None:
     class Odd(Drawn):
         size = (41, 63)
 
@@ -106,7 +108,7 @@ def test_an_odd_size_loses_a_line(tmp_path):
     assert frames_of(tmp_path / "film.mp4")[1][0].shape == (STRIP + 40, 62, 3)
 
 
-def test_side_by_side_the_shorter_one_waits(tmp_path):
+def test_side_by_side_the_shorter_one_waits(tmp_path) -> None:
     long, short, both = (tmp_path / f"{name}.mp4" for name in ("long", "short", "both"))
 
     class Brief(Drawn):
@@ -125,7 +127,7 @@ def test_side_by_side_the_shorter_one_waits(tmp_path):
         side_by_side(short, long, both)
 
 
-def test_films_that_do_not_fit_are_refused(tmp_path):
+def test_films_that_do_not_fit_are_refused(tmp_path) -> None:
     class Tall(Drawn):
         size = (80, 64)
 
@@ -144,7 +146,7 @@ def test_films_that_do_not_fit_are_refused(tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
-def test_nothing_is_written_over_and_nothing_half_is_left(tmp_path):
+def test_nothing_is_written_over_and_nothing_half_is_left(tmp_path) -> None:
     (tmp_path / "mine.mp4").write_text("mine")
     with pytest.raises(InputError, match=r"mine.mp4: the file exists; name another"):
         record(Drawn, towards_zero, tmp_path / "mine.mp4")
@@ -180,9 +182,9 @@ def test_nothing_is_written_over_and_nothing_half_is_left(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_drawn_here_is_one_line(tmp_path, error, line):
+def test_what_cannot_be_drawn_here_is_one_line(tmp_path, error, line) -> None:
     class NoScreen(Drawn):
-        def render(self):
+        def render(self) -> Never:
             raise error
 
     with pytest.raises(InputError) as caught:
@@ -191,9 +193,9 @@ def test_what_cannot_be_drawn_here_is_one_line(tmp_path, error, line):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_draws_nothing_is_one_line(tmp_path):
+def test_what_draws_nothing_is_one_line(tmp_path) -> None:
     class Blind(Drawn):
-        def render(self):
+        def render(self) -> None:
             return None
 
     with pytest.raises(InputError, match=r"^Blind: it draws no pictures; "):
@@ -201,7 +203,7 @@ def test_what_draws_nothing_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("module", ["av", "PIL.Image"])
-def test_the_extra_is_named(monkeypatch, tmp_path, module):
+def test_the_extra_is_named(monkeypatch, tmp_path, module) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=r"run: pip install 'xql\[video\]'$"):
         record(Drawn, towards_zero, tmp_path / "film.mp4")
@@ -220,7 +222,7 @@ def test_the_extra_is_named(monkeypatch, tmp_path, module):
         ("PointMaze_UMaze-v3", "gymnasium_robotics"),
     ],
 )
-def test_simulators_are_drawn_without_a_display(tmp_path, name, module):
+def test_simulators_are_drawn_without_a_display(tmp_path, name, module) -> None:
     pytest.importorskip(module)
     path = tmp_path / "film.mp4"
 

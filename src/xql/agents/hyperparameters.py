@@ -57,7 +57,7 @@ FRACTION = Range(most=1.0, above=True)
 DISCOUNT = Range(most=1.0)
 
 
-def swept(default: float, doc: str, range: Range = NON_NEGATIVE, *, required: bool = False) -> Any:
+def swept(*, default: float, doc: str, range: Range = NON_NEGATIVE, required: bool = False) -> Any:
     """A number that may differ along a population.
 
     Args:
@@ -73,7 +73,7 @@ def swept(default: float, doc: str, range: Range = NON_NEGATIVE, *, required: bo
     )
 
 
-def static(default: Any, doc: str, range: Range = NON_NEGATIVE) -> Any:
+def static(*, default: Any, doc: str, range: Range = NON_NEGATIVE) -> Any:
     """A choice that a whole population shares: the compiled program depends on it."""
     return dataclasses.field(
         default=default,
