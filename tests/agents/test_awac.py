@@ -41,7 +41,7 @@ def test_the_advantage_is_over_the_policy_s_own_action(kind: str) -> None:
     critic = Critic(tuple(MLP((Linear(slope, jnp.zeros(1)),), ()) for _ in range(2)))
     output = MLP((Linear(jnp.zeros((3, 2)), jnp.array([0.5, 0.0])),), ())
     policy = GaussianPolicy(output, jnp.full(2, -40.0), SPEC.actions.low, SPEC.actions.high)
-    state = swept(default=start(), temperature=2.0, critic_learning_rate=0.0)
+    state = swept(start(), temperature=2.0, critic_learning_rate=0.0)
     state = state._replace(
         policy=trainable(policy),
         critic=trainable(critic),
@@ -70,7 +70,7 @@ def test_the_advantage_is_over_the_policy_s_own_action(kind: str) -> None:
 
 def test_the_backup_takes_the_smaller_target_critic_and_the_mask() -> None:
     state = in_place(
-        swept(default=start(), discount=0.9),
+        swept(start(), discount=0.9),
         critic=constant(start().critic.network, 3.0, 3.0),
         target_critic=constant(start().target_critic, 5.0, 2.0),
     )
@@ -86,7 +86,7 @@ def test_the_backup_takes_the_smaller_target_critic_and_the_mask() -> None:
 def test_equal_advantages_are_behaviour_cloning(kind: str) -> None:
     agent = make_awac(dataclasses.replace(AGENT.config, weights=kind), 10)
     state = in_place(
-        swept(default=start(), critic_learning_rate=0.0),
+        swept(start(), critic_learning_rate=0.0),
         critic=constant(start().critic.network, 1.0, 1.0),
     )
     state = state._replace(config=dataclasses.replace(state.config, weights=kind))

@@ -57,7 +57,7 @@ def q_is_the_action(state: IQLState, v: float) -> IQLState:
     state = in_place(
         state, target_critic=critic, critic=critic, value=constant(state.value.network, v)
     )
-    return swept(default=state, critic_learning_rate=0.0, policy_learning_rate=0.0)
+    return swept(state, critic_learning_rate=0.0, policy_learning_rate=0.0)
 
 
 def targets(values: list[float]) -> Batch:
@@ -71,9 +71,7 @@ def targets(values: list[float]) -> Batch:
 def test_the_value_gradient_by_hand() -> None:
     # V = 1 and Q̄ = (0, 1, 3) at τ = .9: errors (−1, 0, 2) weigh .1, .1 and .9, so the loss is
     # (.1 + 0 + .9 · 4)/3 and its slope in V −2 (.1 · −1 + .9 · 2)/3.
-    state = swept(
-        default=q_is_the_action(start(LEARNER), 1.0), expectile=0.9, value_learning_rate=0.01
-    )
+    state = swept(q_is_the_action(start(LEARNER), 1.0), expectile=0.9, value_learning_rate=0.01)
     after, metrics = one_update(LEARNER, state, targets([0.0, 1.0, 3.0]))
     slope = first_gradient(after.value).mlp.layers[-1].bias[0]
     assert slope == pytest.approx(-2 * 1.7 / 3, rel=1e-5)
@@ -93,7 +91,7 @@ def _settle(state: IQLState, batch: Batch) -> IQLState:
 
 def minimiser(values: list[float], expectile: float) -> float:
     """Where V comes to rest, for values of Q̄ that one state shares."""
-    state = swept(default=q_is_the_action(start(LEARNER), 0.0), expectile=expectile)
+    state = swept(q_is_the_action(start(LEARNER), 0.0), expectile=expectile)
     return float(_settle(state, targets(values)).value.network(jnp.zeros(3)))
 
 
@@ -128,7 +126,7 @@ def test_the_backup_by_hand() -> None:
     # the errors 2 and −8, the half squares of each of two critics (2² + 8²)/2/2.
     state = start(AGENT)
     state = in_place(
-        swept(default=state, discount=0.9, value_learning_rate=0.0),
+        swept(state, discount=0.9, value_learning_rate=0.0),
         value=constant(state.value.network, 10.0),
         critic=constant(state.critic.network, 3.0, 3.0),
         target_critic=constant(state.target_critic, 12.0, 11.0),
@@ -145,14 +143,13 @@ def test_the_backup_by_hand() -> None:
 
 def test_all_but_the_value_step_is_xql_s() -> None:
     # With V at rest the two agents take the same step everywhere else.
-    state = swept(default=start(AGENT), value_learning_rate=0.0)
+    state = swept(start(AGENT), value_learning_rate=0.0)
     config = XQLConfig(hidden=(8,), batch_size=6, critic_loss="squared", value_learning_rate=0.0)
     other = make_xql(config, 10)
     parts = state._replace(config=jax.tree.map(jnp.float32, config))._asdict()
     batch = random_batch(6, SPEC)
     ours, theirs = (
-        one_update(agent, one, batch)[0]
-        for agent, one in ((AGENT, state), (other, XQLState(**parts)))
+        one_update(agent, one, batch)[0] for agent, one in ((AGENT, state), (other, XQLState(**parts)))
     )
     for part in ("policy", "critic", "target_critic"):
         assert_close(getattr(ours, part), getattr(theirs, part), rtol=1e-5, atol=1e-7)

@@ -75,7 +75,7 @@ def test_the_backup_by_hand() -> None:
     # 2 and −8, the loss of each member (2² + 8²)/2/2 = 17, and of two members 34.
     # Both errors lie within Huber's δ of 20.
     state = in_place(
-        swept(default=start(), discount=0.9, value_learning_rate=0.0),
+        swept(start(), discount=0.9, value_learning_rate=0.0),
         value=constant(start().value.network, 10.0),
         critic=constant(start().critic.network, 3.0, 3.0),
     )
@@ -88,7 +88,7 @@ def test_the_backup_by_hand() -> None:
 def test_v_and_the_weights_look_at_the_smaller_target_critic() -> None:
     # Target critics 5 and 2, V = 1: the advantage is 1, the weight e^{3 · 1}; z = 1/β.
     state = in_place(
-        swept(default=start(), beta=2.0, value_learning_rate=0.0),
+        swept(start(), beta=2.0, value_learning_rate=0.0),
         target_critic=constant(start().target_critic, 5.0, 2.0),
         value=constant(start().value.network, 1.0),
     )
@@ -100,10 +100,8 @@ def test_v_and_the_weights_look_at_the_smaller_target_critic() -> None:
 
 def linear(inputs: int, weights: dict[int, float], bias: float = 0.0, outputs: int = 1) -> MLP:
     """One layer: Σ weights[i] · input i + bias, for every output."""
-    column = (
-        jnp.zeros((inputs, outputs))
-        .at[jnp.array(list(weights), int)]
-        .set(jnp.array(list(weights.values()))[:, None])
+    column = jnp.zeros((inputs, outputs)).at[jnp.array(list(weights), int)].set(
+        jnp.array(list(weights.values()))[:, None]
     )
     return MLP((Linear(column, jnp.full(outputs, bias)),), ())
 
@@ -111,7 +109,7 @@ def linear(inputs: int, weights: dict[int, float], bias: float = 0.0, outputs: i
 @functools.cache
 def linear_state() -> XQLState:
     """V = 1, Q = 0 and Q̄ = s₀ everywhere, π(s) = tanh(0.5): each network one layer."""
-    state = static(default=start(), doc=made(hidden=(), max_gradient_norm=None))
+    state = static(start(), made(hidden=(), max_gradient_norm=None))
     flat, first = linear(5, {}), linear(5, {0: 1.0})
     return state._replace(
         policy=trainable(GaussianPolicy(linear(3, {}, 0.5, 2), jnp.zeros(2), *BOUNDS)),
@@ -130,8 +128,8 @@ ROWS = batch_of(4)._replace(
 
 def test_the_value_gradient_by_hand() -> None:
     # z = (Q̄ − V)/β with V = 1, β = 2: (0, 1, −1, 0), and dJ/dV = mean(1 − e^z)/β.
-    agent, state = made(hidden=(), max_gradient_norm=None), swept(default=linear_state(), beta=2.0)
-    after, metrics = one_update(agent, swept(default=state, value_learning_rate=0.01), ROWS)
+    agent, state = made(hidden=(), max_gradient_norm=None), swept(linear_state(), beta=2.0)
+    after, metrics = one_update(agent, swept(state, value_learning_rate=0.01), ROWS)
     layer = first_gradient(after.value).mlp.layers[0]
     assert layer.bias[0] == pytest.approx((2 - np.e - 1 / np.e) / 8, rel=1e-5)
     # s₀ is (1, 3, −1, 1).
@@ -147,9 +145,9 @@ def test_the_value_gradient_by_hand() -> None:
 def test_the_value_gradient_s_norm_is_at_most_the_stated_one() -> None:
     # β = 0.5: z = (0, 4, −4, 0). The gradient is far above norm 1, its direction stays.
     free, limited = made(hidden=(), max_gradient_norm=None), made(hidden=())
-    state = swept(default=linear_state(), beta=0.5)
+    state = swept(linear_state(), beta=0.5)
     whole, _ = one_update(free, state, ROWS)
-    cut, _ = one_update(limited, static(default=state, doc=limited), ROWS)
+    cut, _ = one_update(limited, static(state, limited), ROWS)
     gradients = [first_gradient(one.value).mlp.layers[0] for one in (whole, cut)]
     vectors = [np.append(layer.weight[:, 0], layer.bias) for layer in gradients]
     norm = np.linalg.norm(vectors[0])
@@ -162,9 +160,7 @@ def test_the_policy_gradient_by_hand() -> None:
     # gradient of −w log π in the mean is −w (u − m), m = tanh 0.5 and u the action in half ranges;
     # the mean's own slope in the bias is 1 − m². In log σ it is w (1 − (u − m)²).
     agent = made(hidden=(), max_gradient_norm=None)
-    state = swept(
-        default=linear_state(), inverse_temperature=np.log(2) / 2, value_learning_rate=0.0
-    )
+    state = swept(linear_state(), inverse_temperature=np.log(2) / 2, value_learning_rate=0.0)
     after, metrics = one_update(agent, state, ROWS)
     weights = np.array([1.0, 2.0, 0.5, 1.0])[:, None]
     m = np.tanh(0.5)
@@ -184,11 +180,11 @@ def test_the_critic_gradient_by_hand(kind: str) -> None:
     # Q = 0, V = 1 and at rest, γ = 0.5: y = (0, 50 + 0.5, …). Squared: −mean(y); Huber with δ = 20
     # cuts each error at ±20.
     agent = made(hidden=(), max_gradient_norm=None, critic_loss=kind)
-    state = swept(default=linear_state(), discount=0.5, value_learning_rate=0.0)
+    state = swept(linear_state(), discount=0.5, value_learning_rate=0.0)
     batch = ROWS._replace(
         rewards=jnp.array([0.0, 50.0, -2.0, 1.0]), masks=jnp.array([0.0, 1.0, 1.0, 0.0])
     )
-    after, _ = one_update(agent, static(default=state, doc=agent), batch)
+    after, _ = one_update(agent, static(state, agent), batch)
     y = np.array([0.0, 20.0 if kind == "huber" else 50.5, -1.5, 1.0])
     for mlp in first_gradient(after.critic).mlps:
         assert mlp.layers[0].bias[0] == pytest.approx(-y.mean(), rel=1e-5)
@@ -206,7 +202,7 @@ def adam_step(
 @pytest.mark.parametrize("order", ["sequential", "simultaneous"])
 def test_an_update_is_its_four_steps_in_the_stated_order(order: str) -> None:
     agent = made(update_order=order)
-    state = static(default=swept(default=start(), value_learning_rate=0.05), doc=agent)
+    state = static(swept(start(), value_learning_rate=0.05), agent)
     s, a, r, mask, after, *_ = batch = batch_of(4)
 
     @jax.jit
@@ -237,7 +233,9 @@ def test_an_update_is_its_four_steps_in_the_stated_order(order: str) -> None:
 
     found, _ = one_update(agent, state, batch)
     networks = (found.value, found.policy, found.critic)
-    assert_close((*(one.network for one in networks), found.target_critic), by_the_equations(state))
+    assert_close(
+        (*(one.network for one in networks), found.target_critic), by_the_equations(state)
+    )
     assert int(found.step) == 1
 
 
@@ -271,13 +269,13 @@ def test_the_two_orders_differ_after_one_update_and_agree_in_the_end() -> None:
 def test_each_v_update_sees_a_fresh_block_and_the_rest_sees_the_last() -> None:
     agent, one = made(v_updates=3), made()
     assert (agent.transitions, one.transitions) == (12, 4)
-    state, batch = swept(default=start(), value_learning_rate=0.01), batch_of(12)
+    state, batch = swept(start(), value_learning_rate=0.01), batch_of(12)
 
     def block(index: int) -> Batch:
         rows: Batch = jax.tree.map(lambda column: column[4 * index : 4 * index + 4], batch)
         return rows
 
-    several, _ = one_update(agent, static(default=state, doc=agent), batch)
+    several, _ = one_update(agent, static(state, agent), batch)
     step_by_step = state
     for index in range(3):
         value = one_update(one, step_by_step, block(index))[0].value
@@ -285,7 +283,7 @@ def test_each_v_update_sees_a_fresh_block_and_the_rest_sees_the_last() -> None:
         step_by_step = step_by_step._replace(value=value)
     assert_close(several.value, step_by_step.value)
     # Policy and Q, from the final V on the last block: an update whose V stands still.
-    rest, _ = one_update(one, swept(default=step_by_step, value_learning_rate=0.0), block(2))
+    rest, _ = one_update(one, swept(step_by_step, value_learning_rate=0.0), block(2))
     assert_close(several.policy, rest.policy)
     assert_close(several.critic, rest.critic)
 
@@ -294,7 +292,7 @@ def test_schedules_reach_the_learning_rates() -> None:
     # At the last step of a cosine a network stands still, with a constant rate it does not.
     turned = made(value_schedule="cosine", policy_schedule="constant")
     for agent, still in ((made(), {"policy"}), (turned, {"value", "critic"})):
-        state = static(default=start(), doc=agent)._replace(step=jnp.int32(10))
+        state = static(start(), agent)._replace(step=jnp.int32(10))
         after, _ = one_update(agent, state, batch_of(4))
         for name in ("policy", "value", "critic"):
             before = jax.tree.leaves(getattr(state, name).network)
@@ -309,7 +307,7 @@ def test_the_published_extras_evaluate_q_at_actions_outside_the_data() -> None:
     )
 
     def value_loss(agent: Agent, seed: int = 0) -> float:
-        state = static(default=start(), doc=agent)._replace(key=jax.random.key(seed))
+        state = static(start(), agent)._replace(key=jax.random.key(seed))
         return float(one_update(agent, state, batch_of(4))[1]["value_loss"])
 
     losses = [value_loss(agent) for agent in (plain, noisy, random)]
