@@ -137,8 +137,8 @@ def test_from_minari_s_data_to_a_score(
         last_episodes=1,
         progress=False,
     )
-    assert run.folder.config["environment"] == as_evaluated(spec)
-    assert run.folder.config["settings_sources"]["beta"].startswith("preset default")
+    assert run.config.environment == as_evaluated(spec)
+    assert run.config.sources["beta"].startswith("preset default")
     (row,) = run.evaluations
     assert row.length <= 280 and 0 <= row.episode_return <= 4
     assert row.score == 25 * row.episode_return

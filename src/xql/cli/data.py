@@ -1,4 +1,4 @@
-"""`xql data ...`: look at data, check it, and write it in the schema of docs/data.md."""
+"""`xql data ...`: describe data, check it, and convert it to the schema of docs/data.md."""
 
 import textwrap
 from pathlib import Path
@@ -16,7 +16,7 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
 def info(source: tyro.conf.Positional[str]) -> None:
-    """Say what a source holds: sizes, returns, how episodes end, bounds, environment.
+    """Describe a source: sizes, returns, how episodes end, action bounds, environment.
 
     Args:
         source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
@@ -98,7 +98,7 @@ def _environment_name(specification: str) -> str:
 
 
 def check(source: tyro.conf.Positional[str]) -> None:
-    """Look for what is wrong in a source: rows named, reasons given. Exit status 1 on errors.
+    """Check a source and report rows and reasons of what is wrong. Exit status 1 on errors.
 
     Args:
         source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.

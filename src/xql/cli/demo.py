@@ -1,4 +1,4 @@
-"""`xql demo`: the main job from end to end on data made here."""
+"""`xql demo`: offline RL from end to end, on data made here."""
 
 import time
 from pathlib import Path
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 
 def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
-    """Make a maze dataset, learn from it with XQL and with behaviour cloning, and compare.
+    """Make a PointMaze dataset, train XQL and behaviour cloning (BC) on it, and compare.
 
     Args:
         steps: updates of each agent and seed.
@@ -125,7 +125,7 @@ def _proportion(reached: list[bool]) -> str:
 
 
 def _write_table(rows: list[Row], home: Path) -> None:
-    """Print the table and leave it in the folder."""
+    """Print the table and write table.md."""
     from rich.console import Console
     from rich.table import Table
 

@@ -15,17 +15,17 @@ def evaluate(
     video_episodes: int = 1,
     member: int = 0,
 ) -> None:
-    """Evaluate every policy of a run in its environment and print the scores; film one, if asked.
+    """Evaluate every policy of a run in its environment and print the scores.
 
     Args:
         run: the run's folder.
         episodes: episodes for each member.
         seed: the first episode's seed; training evaluates from the default one.
         env: another environment than the run's.
-        video: film the first of these episodes, before the scores.
+        video: record the first of these episodes as a video, before the scores.
         video_out: the mp4; video-STEP.mp4 in the run's folder without it.
-        video_episodes: how many to film, one after another.
-        member: whose policy to film.
+        video_episodes: how many to record, one after another.
+        member: whose policy to record.
     """
     import numpy as np
     from rich.console import Console

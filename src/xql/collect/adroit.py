@@ -1,6 +1,6 @@
-"""A benchmark made here after D4RL's `*-expert`: an Adroit hand that masters its task, logged.
+"""Expert data of the Adroit hand, collected here after D4RL's `*-expert`.
 
-A policy that others trained, read from a file, plays the task from random starts. As in D4RL, each
+A trained policy, read from a file, plays the task from random starts. As in D4RL, each
 action is a draw from the policy, cut off at the bounds, and a log is as long as the environment's
 time limit: nothing here terminates, not even where a pen falls.
 

@@ -1,7 +1,7 @@
-"""Our own goal-reaching ant: SAC on an open plane, written as a policy file.
+"""Train a goal-reaching ant with SAC on an open plane, and write it as a policy file.
 
-`SHIPPED` is what AntMaze's data is made with where the user names no file. `docs/data.md` has the
-command that made it and how well it walks.
+`SHIPPED` is the default policy of AntMaze's data. `docs/data.md` has the command that made it and
+its success rate.
 """
 
 import dataclasses

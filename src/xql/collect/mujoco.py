@@ -4,11 +4,11 @@ One run of SAC, or of any online agent, gives every kind:
 
     random         uniformly random actions; needs no run
     medium         the first policy to come a third of the way from random actions to the last one
-    medium-replay  all that the run had seen by then, in order
+    medium-replay  the run's replay buffer at that time, in order
     expert         the run's last policy
     medium-expert  half medium, half expert
 
-Policies play with draws, as they did while they learned. A score is 0 at the return of random
+Policies draw their actions, as in training. A score is 0 at the return of random
 actions and 100 at that of the run's own last policy: it is no D4RL score, whose references belong
 to other simulators, as these data are not D4RL's.
 """
@@ -48,7 +48,7 @@ ENVIRONMENTS = {
 """The short names; any other environment goes by its id."""
 
 STEPS = 1_000_000
-"""Of SAC, where nobody says how many."""
+"""Of SAC, by default."""
 
 TRANSITIONS = 1_000_000
 """From each policy, as in D4RL."""
@@ -252,7 +252,7 @@ def play(
 
 
 def _draws(source: Source, step: int, seed: int) -> Behaviour:
-    """The run's policy of that step, playing as it did while it learned."""
+    """The run's policy of that step, its actions drawn as in training."""
     actor = load_policy(source.folder.path, step=step).actor
     key = jax.random.key(seed)
 

@@ -1,9 +1,9 @@
-"""A benchmark made here: undirected play in PointMaze, to be stitched into one long path.
+"""Play data in PointMaze, collected here, in which the evaluation task needs stitching.
 
-A point mass walks from cell to cell of a maze, each time to a new random goal. The data knows of
-one *evaluation* task only: from one end of the maze's longest shortest path to its other end,
-reward 1 and termination there, 0 anywhere else. Nobody ever set out to do that, so imitation has
-nothing to imitate, while pieces of the way lie all over the data.
+The behaviour policy walks a point mass through a maze to one random goal after another. Rewards are
+those of one *evaluation* task: from one end of the maze's longest shortest path to its other end,
+reward 1 and termination there, 0 anywhere else. No trajectory pursues that task, so behaviour
+cloning has nothing to copy, while parts of its path occur all over the data.
 
 The evaluation environment itself is stepped, so each stored transition is what it gave: the goal
 and the start carry its own uniform noise of a quarter cell.
@@ -176,7 +176,7 @@ def behaviour_rollouts(maze: Maze, episodes: int, seed: int, noise: float = NOIS
     """Whether the behaviour policy that made the data reaches the evaluation goal, per episode.
 
     It plays as it does for the data, but from the evaluation's start and within its time limit: the
-    data's own success, to stand beside that of what was learned from it.
+    baseline for policies that were learned from the data.
     """
     env = evaluation_environment(maze)
     try:

@@ -1,4 +1,4 @@
-"""Several copies of an environment stepped side by side, so that a policy is asked once for all."""
+"""Several copies of an environment in step, so that one batch of actions serves all."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from xql.collect.writing import Log
 from xql.data.actions import action_spec
 
 COPIES = 4
-"""Environments stepped side by side; ten of the hand no longer fit a processor's cache. The bytes
+"""Environments stepped together; ten Adroit hands no longer fit a processor's cache. The bytes
 of a dataset depend on it, since a matrix product's rounding depends on its shape."""
 
 Act = Callable[

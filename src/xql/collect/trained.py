@@ -203,10 +203,10 @@ def random_return(environment: str) -> float:
 
 
 def replay_logs(source: Source) -> list[Log]:
-    """All that the run had seen when it had its medium policy, in order.
+    """The transitions that the run had collected when it had its medium policy, in order.
 
     Raises:
-        InputError: it never had one, or did not keep what it saw.
+        InputError: it never had one, or did not keep its replay buffer.
     """
     step, where = require_medium(source), str(source.folder.path)
     path, loop = source.folder.path / "replay.npz", source.folder.config.loop

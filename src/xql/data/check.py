@@ -1,4 +1,4 @@
-"""Is this data sound? What is wrong or odd, in which rows, and what to do about it.
+"""Check data: what is wrong or suspicious, in which rows, and what to do about it.
 
 A *row* here is a transition, counted from 0 through the whole dataset in stored order; episodes and
 columns also count from 0.

@@ -1,4 +1,4 @@
-"""`open_dataset`: whatever holds logged experience, in; one `Dataset`, out."""
+"""`open_dataset`: a `Dataset` from any supported source."""
 
 import os
 from collections.abc import Mapping

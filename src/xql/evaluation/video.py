@@ -1,4 +1,4 @@
-"""Film a policy: its episodes as an mp4, with the step and the running return in the frame."""
+"""Record a policy: its episodes as an mp4, with the step and the running return in the frame."""
 
 import contextlib
 import functools
@@ -38,7 +38,7 @@ def record(
     label: str = "",
     stop_at_success: bool = False,
 ) -> list[EpisodeResult]:
-    """Play a policy and film it; the episodes are those that `rollout` plays from the same seed.
+    """Record a policy; the episodes are those that `rollout` plays from the same seed.
 
     Args:
         make: an environment as `rollout` takes it, which can be drawn (`make_environment` with

@@ -1,4 +1,4 @@
-"""Film a run: one of its policies at work, as an mp4."""
+"""Record one policy of a run as an mp4."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def film_run(
     env: str | None = None,
     label: str | None = None,
 ) -> tuple[Path, list[EpisodeResult]]:
-    """Film a policy of a run, from its latest checkpoint.
+    """Record a policy of a run, from its latest checkpoint.
 
     Args:
         run: the run's folder.
@@ -37,7 +37,7 @@ def film_run(
         label: what to write in the frame; the agent's name without it.
 
     Returns:
-        Where the film lies, and the result of each of its episodes.
+        The video's path, and the result of each of its episodes.
 
     Raises:
         InputError: no run, no checkpoint, no such member, no environment or none that can be

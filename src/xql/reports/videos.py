@@ -13,7 +13,7 @@ from xql.runs.folder import RunFolder
 def videos(
     left: Path, right: Path, out: Path, *, member: int = 0, episodes: int = 1, seed: int = 10_000
 ) -> tuple[list[EpisodeResult], list[EpisodeResult]]:
-    """Film a policy of each run from the same starts, and put the films beside each other.
+    """Record a policy of each run from the same initial states, side by side.
 
     Args:
         left: a run's folder.
