@@ -58,7 +58,7 @@ def figure1(
             every=every,
             seeds=seeds,
             jobs=jobs,
-            say=lambda line: print(line, file=sys.stderr),
+            say=lambda text: print(text, file=sys.stderr),
         ),
         end="",
     )
@@ -115,7 +115,7 @@ def figure3(
             seeds=seeds,
             jobs=jobs,
             train_missing=train,
-            say=lambda line: print(line, file=sys.stderr),
+            say=lambda text: print(text, file=sys.stderr),
         ),
         end="",
     )

@@ -144,16 +144,22 @@ def plot_learning_curves(
 
 
 def plot_against(
-    runs: Sequence[RunFolder], name: str, path: Path, quantity: Quantity | None = None
+    runs: Sequence[RunFolder],
+    name: str,
+    path: Path,
+    quantity: Quantity | None = None,
+    *,
+    titles: Sequence[str] | None = None,
 ) -> Path:
     """Draw the score at the last step against a swept hyperparameter, every seed a dot.
 
     Args:
-        runs: those that swept it, a panel for each, titled by the folder's name. A run that swept
-            others too gets a line for each combination of them.
+        runs: those that swept it, a panel for each. A run that swept others too gets a line for
+            each combination of them.
         name: the hyperparameter's; its axis is logarithmic where all its values are positive.
         path: the file to write (.png, .svg or .pdf); its folder is made.
         quantity: what to draw; None for each run's `quantity_of`.
+        titles: the panels'; None for the names of the runs' folders.
 
     Raises:
         InputError: there is no run, or one that did not sweep it or has no evaluations.
@@ -169,7 +175,8 @@ def plot_against(
     figure = Figure(figsize=(1.0 + 4.0 * len(points), 3.6), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(points), squeeze=False)[0]
-    for axes, folder, lines in zip(panels, runs, points, strict=True):
+    titles = [folder.path.name for folder in runs] if titles is None else titles
+    for axes, folder, title, lines in zip(panels, runs, titles, points, strict=True):
         shown = quantity or quantity_of(folder.read_evaluations())
         for index, (label, by) in enumerate(lines.items()):
             colour = COLOURS[index % len(COLOURS)]
@@ -188,7 +195,7 @@ def plot_against(
         axes.set_ylabel(AXES[shown])
         if shown == "success":
             axes.set_ylim(-3, 103)
-        axes.set_title(folder.path.name, loc="left", fontsize=11, fontweight="bold")
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         _plain(axes, "y")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
