@@ -21,7 +21,9 @@ def network(inputs: int, outputs: int) -> MLP:
     """One hidden layer. Drawn with NumPy: orthogonal weights take seconds to compile."""
     random = np.random.default_rng(0)
     sizes = ((inputs, 8), (8, outputs))
-    layers = (Linear(jnp.float32(0.4 * random.normal(size=size)), jnp.zeros(size[1])) for size in sizes)
+    layers = (
+        Linear(jnp.float32(0.4 * random.normal(size=size)), jnp.zeros(size[1])) for size in sizes
+    )
     return MLP(tuple(layers), ())
 
 
