@@ -12,6 +12,8 @@ from xql.data.dataset import Dataset, Episode
 from xql.data.selection import select_episodes
 from xql.errors import InputError
 from xql.reports.compare import compare
+from xql.runs.config import Extent
+from xql.runs.run import Run
 
 
 def episodes_of(*returns_and_lengths: tuple[float, int]) -> Dataset:
@@ -46,7 +48,7 @@ def kept(dataset: Dataset) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("episodes", "numbers"),
+    ("subset", "numbers"),
     [
         # Of the three that return 9 the shortest comes first, then the one that is stored first.
         ("top:0.1", [3]),
@@ -58,8 +60,8 @@ def kept(dataset: Dataset) -> list[int]:
         ("all", list(range(10))),
     ],
 )
-def test_the_best_by_return_are_kept_in_stored_order(episodes: str, numbers: list[int]) -> None:
-    assert kept(select_episodes(TEN, episodes)) == numbers
+def test_the_best_by_return_are_kept_in_stored_order(subset: str, numbers: list[int]) -> None:
+    assert kept(select_episodes(TEN, subset)) == numbers
 
 
 def test_a_share_is_not_lost_to_rounding() -> None:
@@ -67,7 +69,7 @@ def test_a_share_is_not_lost_to_rounding() -> None:
     assert len(select_episodes(hundred, "top:0.29")) == 29  # 0.29 · 100 = 28.999999999999996
 
 
-def test_a_kept_episode_is_whole_and_the_rest_of_the_dataset_is_told_on() -> None:
+def test_a_kept_episode_is_whole_and_the_dataset_s_description_stays() -> None:
     best = select_episodes(TEN, "top:0.2")
     assert best.lengths.tolist() == [4, 3]
     assert best.returns.tolist() == [9.0, 9.0]
@@ -78,23 +80,23 @@ def test_a_kept_episode_is_whole_and_the_rest_of_the_dataset_is_told_on() -> Non
 
 
 @pytest.mark.parametrize(
-    ("episodes", "line"),
+    ("subset", "line"),
     [
-        ("best:0.1", "unknown choice of episodes 'best:0.1'; choose from all, top:X"),
-        ("top", "'top' is no share of the episodes; write it as top:0.1"),
+        ("best:0.1", "unknown subset 'best:0.1'; choose from all, top:X"),
+        ("top", "subset 'top' is no share of the episodes; write it as top:0.1"),
         ("top:ten", "'top:ten' is no share"),
         ("top:0", "'top:0' is no share"),
         ("top:10", "'top:10' is no share of the episodes; write it as top:0.1, at most top:1"),
         ("top:nan", "'top:nan' is no share"),
     ],
 )
-def test_what_is_no_choice_is_refused_in_one_line(episodes: str, line: str) -> None:
+def test_what_is_no_subset_is_refused_in_one_line(subset: str, line: str) -> None:
     with pytest.raises(InputError) as refusal:
-        select_episodes(TEN, episodes)
+        select_episodes(TEN, subset)
     assert line in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def learn(folder: Path, data: Dataset, **changes: Any) -> Any:
+def learn(folder: Path, data: Dataset, **changes: Any) -> Run:
     asked: dict[str, Any] = {
         "agent": "bc",
         "steps": 300,
@@ -106,29 +108,30 @@ def learn(folder: Path, data: Dataset, **changes: Any) -> Any:
     return train_offline(data, **(asked | changes))
 
 
-def test_cloning_the_best_tenth_learns_from_nothing_else(tmp_path: Path) -> None:
-    # Ten actions from 0 to .9 in two states, paid for what they are: the best tenth takes .9.
+def test_ten_percent_bc_learns_from_nothing_else(tmp_path: Path) -> None:
+    # Ten actions from 0 to .9 in two states, each its own reward: the best tenth takes .9.
     numbers = np.repeat(np.arange(10, dtype=np.float32), 4)
     states = np.arange(40, dtype=np.float32)[:, None] % 2
     columns = states, numbers[:, None] / 10, numbers
     data = Dataset.from_arrays(*columns, np.ones(40, bool), name="ten")
     small = {"hidden": [16], "batch_size": 32, "policy_learning_rate": 0.01}
-    run = learn(tmp_path, data, options=small | {"episodes": "top:0.1"})
+    run = learn(tmp_path, data, options=small | {"subset": "top:0.1"})
     actions = run.policy(np.array([[0.0], [1.0]], np.float32))
     np.testing.assert_allclose(actions, 0.9, atol=0.02)
-    told = run.folder.config
-    assert told["data"]["selection"] == "top:0.1"
-    assert (told["data"]["episodes"], told["data"]["mean_return"]) == (4, 9.0)
-    assert told["settings_sources"]["episodes"] == "given"
+    config = run.config
+    assert config.data.subset == "top:0.1"
+    assert config.data.extent == Extent(transitions=4, episodes=4, mean_return=9.0)
+    assert config.data.whole == Extent(transitions=40, episodes=40, mean_return=4.5)
+    assert config.sources["subset"] == "given"
 
 
-def test_it_is_compared_with_cloning_all_of_the_same_data(tmp_path: Path) -> None:
+def test_it_is_compared_with_bc_on_all_of_the_same_data(tmp_path: Path) -> None:
     data = line_data(episodes=20)
     few = {"steps": 4, "env": register_line(), "last_episodes": 3, "seeds": 2}
     small = {"hidden": [4], "batch_size": 4}
     runs = [
         learn(tmp_path / name, data, options=small | chosen, **few).path
-        for name, chosen in (("all", {}), ("top", {"episodes": "top:0.1"}))
+        for name, chosen in (("all", {}), ("top", {"subset": "top:0.1"}))
     ]
     names = compare(runs).methods
     assert len(set(names)) == 2
@@ -137,7 +140,8 @@ def test_it_is_compared_with_cloning_all_of_the_same_data(tmp_path: Path) -> Non
 
 def test_a_run_on_all_episodes_says_so(tmp_path: Path) -> None:
     run = learn(tmp_path, line_data(episodes=3), steps=5)
-    assert run.folder.config["data"]["selection"] == "all"
+    assert run.config.data.subset == "all"
+    assert run.config.data.whole is None
 
 
 @pytest.mark.parametrize(

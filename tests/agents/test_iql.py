@@ -149,7 +149,8 @@ def test_all_but_the_value_step_is_xql_s() -> None:
     parts = state._replace(config=jax.tree.map(jnp.float32, config))._asdict()
     batch = random_batch(6, SPEC)
     ours, theirs = (
-        one_update(agent, one, batch)[0] for agent, one in ((AGENT, state), (other, XQLState(**parts)))
+        one_update(agent, one, batch)[0]
+        for agent, one in ((AGENT, state), (other, XQLState(**parts)))
     )
     for part in ("policy", "critic", "target_critic"):
         assert_close(getattr(ours, part), getattr(theirs, part), rtol=1e-5, atol=1e-7)

@@ -1,6 +1,8 @@
 """ReBRAC: both penalties in numbers, the next action that the log holds, and the settings."""
 
 import csv
+import dataclasses
+import functools
 import importlib.resources
 import statistics
 
@@ -9,22 +11,46 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
+from jaxtyping import Array
 
-from worlds import constant, first_state, in_place, line_data, one_update, random_batch
-from xql.agents import Batch, ReBRACConfig, Spec, TrainState, rebrac, steps
-from xql.presets import settings, suite
+from worlds import (
+    assert_close,
+    constant,
+    first_gradient,
+    first_state,
+    in_place,
+    line_data,
+    one_update,
+    random_batch,
+)
+from xql.agents import Batch, EnvironmentSpec, ReBRACConfig, make_rebrac
+from xql.agents.policies import DeterministicPolicy
+from xql.agents.rebrac import ReBRACState
+from xql.data.actions import box
+from xql.presets import resolve, suite
 from xql.training.population import draw
 
-SPEC = Spec(3, (-1.0, -2.0), (1.0, 2.0))
-AGENT = rebrac(ReBRACConfig(hidden=(8,), batch_size=6, target_noise=0.0), 10)
+SPEC = EnvironmentSpec(3, box([-1.0, -2.0], [1.0, 2.0]))
+AGENT = make_rebrac(ReBRACConfig(hidden=(8,), batch_size=6, target_noise=0.0), 10)
 
 
-def ready(state: TrainState, **numbers: float) -> TrainState:
-    """Target critics 5 and 2, critics 3, both policies at (.5, −.5) of half the action range."""
+@functools.cache
+def start() -> ReBRACState:
+    state: ReBRACState = first_state(AGENT, SPEC)
+    return state
+
+
+def swept(state: ReBRACState, **numbers: float) -> ReBRACState:
     changes = {name: jnp.float32(number) for name, number in numbers.items()}
+    return state._replace(config=dataclasses.replace(state.config, **changes))
+
+
+def ready(**numbers: float) -> ReBRACState:
+    """Target critics 5 and 2, critics 3, both policies at (.5, −.5) of half the action range."""
     bias = np.arctanh(0.5)
+    state: ReBRACState = start()
     return in_place(
-        state._replace(hyper=state.hyper._replace(**changes)),
+        swept(state, **numbers),
         critic=constant(state.critic.network, 3.0, 3.0),
         target_critic=constant(state.target_critic, 5.0, 2.0),
         policy=constant(state.policy.network, bias, -bias),
@@ -45,15 +71,15 @@ def simple_batch() -> Batch:
 def test_the_critic_s_penalty_by_hand() -> None:
     # ‖(.5, −.5) − (.1, .5)‖² = .16 + 1 = 1.16. With β₂ = .5 and γ = .9 the targets are
     # 1 + .9 (2 − .58) = 2.278 three times, 1 + .9 · 2 = 2.8 where the log ends, and 1 twice.
-    state = ready(first_state(AGENT, SPEC), critic_cloning=0.5, discount=0.9)
+    state = ready(critic_cloning=0.5, discount=0.9)
     _, metrics = one_update(AGENT, state, simple_batch())
     errors = 3.0 - np.array([2.278, 2.278, 2.278, 2.8, 1.0, 1.0])
     assert float(metrics["critic_loss"]) == pytest.approx(np.square(errors).mean(), rel=1e-5)
-    assert float(metrics["next_cloning"]) == pytest.approx(4 / 6 * 1.16, rel=1e-5)
+    assert float(metrics["next_bc_distance"]) == pytest.approx(4 / 6 * 1.16, rel=1e-5)
 
 
 def test_without_the_penalty_the_backup_is_td3_s() -> None:
-    state = ready(first_state(AGENT, SPEC), critic_cloning=0.0, discount=0.9)
+    state = ready(critic_cloning=0.0, discount=0.9)
     _, metrics = one_update(AGENT, state, simple_batch())
     errors = 3.0 - np.array([2.8, 2.8, 2.8, 2.8, 1.0, 1.0])
     assert float(metrics["critic_loss"]) == pytest.approx(np.square(errors).mean(), rel=1e-5)
@@ -62,35 +88,53 @@ def test_without_the_penalty_the_backup_is_td3_s() -> None:
 def test_the_policy_s_penalty_by_hand() -> None:
     # At a second update. The policy stands at (.5, −.5), the data at (−.5, .5) in the same units:
     # ‖·‖² = 2, its β₁ = .3 share .6. The smaller critic is −4 everywhere, so Q/|Q| = −1.
-    # What is told of a second update counts twice, as it stands for the one before too.
-    state = ready(first_state(AGENT, SPEC), policy_cloning=0.3, critic_learning_rate=0.0)
+    # The metrics of a second update count twice, as it stands for the one before too.
+    state = ready(policy_cloning=0.3, critic_learning_rate=0.0)
     state = in_place(state, critic=constant(state.critic.network, -4.0, 9.0))
     batch = simple_batch()._replace(actions=jnp.tile(jnp.array([-0.5, 1.0]), (6, 1)))
     _, metrics = one_update(AGENT, state._replace(step=jnp.int32(1)), batch)
-    assert float(metrics["cloning"]) == pytest.approx(2 * 2.0, rel=1e-5)
+    assert float(metrics["bc_distance"]) == pytest.approx(2 * 2.0, rel=1e-5)
     assert float(metrics["policy_loss"]) == pytest.approx(2 * (0.3 * 2.0 + 1.0), rel=1e-5)
 
 
-def test_the_policy_s_step_is_the_shared_one_with_the_smaller_critic() -> None:
-    state, batch = first_state(AGENT, SPEC)._replace(step=jnp.int32(1)), random_batch(6, SPEC)
+def test_the_policy_s_gradient_by_the_equation_with_the_smaller_critic() -> None:
+    state, batch = swept(start(), polyak=0.25)._replace(step=jnp.int32(1)), random_batch(6, SPEC)
     after, _ = one_update(AGENT, state, batch)
-    policy, _ = jax.jit(steps.fit_policy_cloned)(
-        state.policy,
-        after.critic.network,
-        batch.observations,
-        batch.actions,
-        value_weight=jnp.float32(1.0),
-        cloning_weight=state.hyper.policy_cloning,
-        learning_rate=state.hyper.policy_learning_rate,
+    s, a = batch.observations, batch.actions
+    critic = after.critic.network
+
+    def q_of(policy: DeterministicPolicy) -> tuple[Array, Array]:
+        actions = policy.mean(s)
+        q1, q2 = critic(s, actions)
+        return actions, jnp.where(q1 < q2, q1, q2)
+
+    @jax.jit
+    def by_the_equation(policy: DeterministicPolicy) -> DeterministicPolicy:
+        size = jnp.abs(q_of(policy)[1]).mean()  # a constant to the gradient
+
+        def loss(policy: DeterministicPolicy) -> Array:
+            actions, q = q_of(policy)
+            squares = ((actions - a) / jnp.array([1.0, 2.0])) ** 2
+            return 0.01 * squares.sum(1).mean() - q.mean() / size
+
+        gradient: DeterministicPolicy = jax.grad(loss)(policy)
+        return gradient
+
+    found = first_gradient(after.policy)
+    assert_close(found, by_the_equation(state.policy.network), rtol=1e-3, atol=1e-6)
+    # Both critics are the smaller one somewhere, so that neither alone would do.
+    q1, q2 = np.asarray(critic(s, state.policy.network.mean(s)))
+    assert 0 < (q1 < q2).mean() < 1
+    # And the target policy follows the new weights.
+    moved = jax.tree.map(
+        lambda t, o: 0.75 * t + 0.25 * o, state.target_policy, after.policy.network
     )
-    target = steps.polyak(state.target_policy, policy.network, state.hyper.polyak)
-    for found, by_hand in ((after.policy, policy), (after.target_policy, target)):
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(by_hand), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+    assert_close(after.target_policy, moved)
 
 
 def test_the_critics_are_normalised_and_the_policy_is_not() -> None:
-    state = first_state(rebrac(ReBRACConfig(hidden=(8, 8, 8)), 10), SPEC)
+    agent = make_rebrac(ReBRACConfig(hidden=(8, 8, 8)), 10)
+    state = jax.eval_shape(lambda key: agent.init(key, SPEC, agent.config), jax.random.key(0))
     assert [len(mlp.norms) for mlp in state.critic.network.mlps] == [3, 3]
     assert state.policy.network.mlp.norms == ()
 
@@ -153,7 +197,7 @@ SUITES = {
 @pytest.mark.parametrize("dataset", GOLDEN)
 def test_the_tuned_preset_is_the_published_configuration(dataset: str) -> None:
     discount, critic_rate, policy_rate, batch, rewards = SUITES[str(suite(dataset))]
-    chosen = settings("rebrac", "tuned", dataset)
+    chosen = resolve("rebrac", "tuned", dataset)
     assert vars(chosen.config) == {
         "policy_cloning": GOLDEN[dataset][0],
         "critic_cloning": GOLDEN[dataset][1],
@@ -184,13 +228,13 @@ def test_the_tuned_preset_has_no_row_that_is_not_published() -> None:
 )
 def test_the_default_preset_takes_the_medians(name: str, dataset: str) -> None:
     rows = [betas for row, betas in GOLDEN.items() if suite(row) == name]
-    config = settings("rebrac", "default", dataset).config
+    config = resolve("rebrac", "default", dataset).config
     assert config.policy_cloning == statistics.median(policy for policy, _ in rows)
     assert config.critic_cloning == statistics.median(critic for _, critic in rows)
 
 
 def test_the_default_preset_of_adroit_takes_the_upper_median() -> None:
     rows = [betas for row, betas in GOLDEN.items() if suite(row) == "adroit"]
-    config = settings("rebrac", "default", "pen-v9").config
+    config = resolve("rebrac", "default", "pen-v9").config
     assert config.policy_cloning == statistics.median(policy for policy, _ in rows)
     assert config.critic_cloning == statistics.median_high(critic for _, critic in rows)

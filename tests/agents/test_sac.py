@@ -1,62 +1,59 @@
 """SAC, with and without a value network, and X-SAC, against numbers worked out by hand."""
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from worlds import same_bits
-from xql.agents import Agent, Batch, Metrics, SACConfig, Spec, TrainState, member, sac, steps
+from worlds import assert_close, first_gradient, first_state, in_place, one_update, same_bits
+from xql.agents import Agent, Batch, EnvironmentSpec, SACConfig, configure, make_sac, member
 from xql.agents.networks import MLP, Critic, Linear, Value
 from xql.agents.policies import LOG_STD_RANGE, SquashedGaussianPolicy
-from xql.agents.sac import soft_values
-from xql.presets import configure
+from xql.agents.sac import SACState, SoftValueSACState, XSACState
+from xql.data.actions import box
 
-SPEC = Spec(1, (-1.0,), (3.0,))  # actions 1 ± 2
+SPEC = EnvironmentSpec(1, box([-1.0], [3.0]))  # actions 1 ± 2
 KINDS = ["none", "soft", "gumbel"]
-BATCH = Batch(  # the second row ends for good
-    jnp.zeros((2, 1), jnp.float32),
-    jnp.zeros((2, 1), jnp.float32),
-    jnp.array([10.0, 20.0], jnp.float32),
-    jnp.array([1.0, 0.0], jnp.float32),
-    jnp.zeros((2, 1), jnp.float32),
+ROWS = 64
+BATCH = Batch(  # every second row ends for good
+    jnp.zeros((ROWS, 1), jnp.float32),
+    jnp.zeros((ROWS, 1), jnp.float32),
+    jnp.tile(jnp.array([10.0, 20.0], jnp.float32), ROWS // 2),
+    jnp.tile(jnp.array([1.0, 0.0], jnp.float32), ROWS // 2),
+    jnp.zeros((ROWS, 1), jnp.float32),
 )
 
 
-@functools.partial(jax.jit, static_argnames="agent")
-def update(agent: Agent, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    return agent.update(state, batch)
-
-
 @functools.partial(jax.jit, static_argnames=("agent", "updates"))
-def run(agent: Agent, state: TrainState, batch: Batch, updates: int) -> TrainState:
+def run(agent: Agent, state: Any, batch: Batch, updates: int) -> Any:
     return jax.lax.fori_loop(0, updates, lambda _, one: agent.update(one, batch)[0], state)
-
-
-def start(agent: Agent, seed: int = 0, **numbers: float) -> TrainState:
-    return fresh(agent, seed, jax.tree.map(np.float32, agent.hyper._replace(**numbers)))
-
-
-@functools.partial(jax.jit, static_argnames="agent")
-def fresh(agent: Agent, seed: Array, hyper: PyTree) -> TrainState:
-    return agent.init(jax.random.key(seed), SPEC, hyper)
 
 
 @functools.cache
 def linear(value: str) -> Agent:
     """Every network one linear layer."""
-    return sac(SACConfig(hidden=(), batch_size=2, value=value), 10)
+    return make_sac(dataclasses.replace(SACConfig(hidden=()), value=value), 10)
+
+
+@functools.cache
+def fresh(value: str) -> Any:
+    return first_state(linear(value), SPEC)
+
+
+def start(value: str, **numbers: float) -> Any:
+    """A fresh state, with some swept hyperparameters set."""
+    config = dataclasses.replace(linear(value).config, **numbers)
+    state = fresh(value)._replace(config=jax.tree.map(jnp.float32, config))
+    return in_place(state, temperature=jnp.log(state.config.initial_temperature))
 
 
 def column(*values: float) -> Array:
     return jnp.array(values, jnp.float32)[:, None]
-
-
-def repeated(times: int) -> Batch:
-    return jax.tree.map(lambda part: jnp.tile(part, (times,) + (1,) * (part.ndim - 1)), BATCH)
 
 
 def critic_of(*members: tuple[float, float]) -> Critic:
@@ -77,20 +74,7 @@ def raw(log_std: float) -> float:
 def policy_of(mean: float, log_std: float) -> SquashedGaussianPolicy:
     """a = 1 + 2 tanh u with u ~ N(mean, e^{2·log_std}) in every state."""
     mlp = MLP((Linear(jnp.zeros((1, 2)), jnp.array([mean, raw(log_std)], jnp.float32)),), ())
-    return SquashedGaussianPolicy(mlp, SPEC.action_low, SPEC.action_high)
-
-
-def with_networks(state: TrainState, **networks: PyTree) -> TrainState:
-    """The state with some networks replaced; the online ones keep their fresh optimizers."""
-    for name in ("policy", "critic", "value", "temperature"):
-        if name in networks:
-            networks[name] = getattr(state, name)._replace(network=networks[name])
-    return state._replace(**networks)
-
-
-def gradient(trained: PyTree) -> PyTree:
-    """Of the first step, from Adam's first moment: mu = (1 − 0.9) · gradient."""
-    return jax.tree.map(lambda mu: np.asarray(mu) / 0.1, trained.optimizer.mu)
+    return SquashedGaussianPolicy(mlp, SPEC.actions.low, SPEC.actions.high)
 
 
 def draw(noise: np.ndarray, mean: float, log_std: float) -> tuple[np.ndarray, np.ndarray]:
@@ -107,46 +91,50 @@ def entropy_of(mean: float, log_std: float) -> float:
     return float(-(weights * draw(noise, mean, log_std)[1]).sum())
 
 
-def test_soft_values_by_hand() -> None:
-    # min(a, 4 − a) − α log π(a) for the very draws that the key gives.
-    key, s = jax.random.key(3), jnp.zeros((64, 1), jnp.float32)
-    noise = np.asarray(jax.random.normal(key, (64, 1)), np.float64)[:, 0]
-    a, log_prob = draw(noise, 0.3, -0.5)
-    assert (a < 2).any() and (a > 2).any()
-    critic = critic_of((1.0, 0.0), (-1.0, 4.0))
-    found = soft_values(critic, policy_of(0.3, -0.5), s, jnp.float32(0.7), key)
-    np.testing.assert_allclose(found, np.minimum(a, 4 - a) - 0.7 * log_prob, rtol=1e-4, atol=1e-4)
+def noise_of(state: Any, which: int) -> np.ndarray:
+    """The noise of the update's draws: the first for values, the second for the policy."""
+    key = jax.random.split(state.key, 3)[which]
+    return np.asarray(jax.random.normal(key, (ROWS, 1)), np.float64)[:, 0]
 
 
 def test_sac_s_backup_by_hand() -> None:
-    # Q̄ = (5, 3) whatever the action, γ = 0.5, α = 0.2: over many rows the mean of the targets is
-    # r + 0.5 (3 + 0.2 · entropy) where it goes on, and r where it ends. Q = 0, so with y > 0 the
-    # Bellman error is y.
-    agent = linear("none")
-    state = with_networks(
-        start(agent, discount=0.5, initial_temperature=0.2),
+    # Q̄ = (a, 4 − a), γ = 0.5, α = 0.7: y = r + 0.5 (min(a, 4 − a) − 0.7 log π(a)) where it goes on,
+    # r where it ends, for the very draws a that the key gives. Q = 0, so the loss of each of two
+    # critics is the mean of y²/2 and its gradient −E[y].
+    state = in_place(
+        start("none", discount=0.5, initial_temperature=0.7),
         policy=policy_of(0.3, -0.5),
         critic=critic_of((0.0, 0.0), (0.0, 0.0)),
-        target_critic=critic_of((0.0, 5.0), (0.0, 3.0)),
+        target_critic=critic_of((1.0, 0.0), (-1.0, 4.0)),
     )
-    _, metrics = update(agent, state, repeated(20_000))
-    first = 10 + 0.5 * (3 + 0.2 * entropy_of(0.3, -0.5))
-    assert float(metrics["bellman_error"]) == pytest.approx((first + 20) / 2, abs=2e-3)
+    after, metrics = one_update(linear("none"), state, BATCH)
+    a, log_prob = draw(noise_of(state, 1), 0.3, -0.5)
+    assert (a < 2).any() and (a > 2).any()
+    rewards, masks = np.asarray(BATCH.rewards), np.asarray(BATCH.masks)
+    y = rewards + 0.5 * masks * (np.minimum(a, 4 - a) - 0.7 * log_prob)
+    assert float(metrics["critic_loss"]) == pytest.approx((y**2).mean(), rel=1e-5)
+    for mlp in first_gradient(after.critic).mlps:
+        assert mlp.layers[0].bias[0] == pytest.approx(-y.mean(), rel=1e-5)
 
 
 def test_the_value_network_s_backup_by_hand() -> None:
     # Q's target is r + γ·mask·V̄(s') with V̄ = 8, γ = 0.5: 14 and 20, and Q = 12. V's own targets
     # are Q = 12 plus the entropy's share, not Q̄ (there is none).
-    agent = linear("soft")
-    state = start(agent, discount=0.5, initial_temperature=1e-6)
-    assert state.target_critic is None
-    state = with_networks(
-        state, critic=critic_of((0.0, 12.0), (0.0, 12.0)), value=value_of(1.0)
-    )._replace(target_value=value_of(8.0))
-    after, metrics = update(agent, state, BATCH)
+    state = in_place(
+        start("soft", discount=0.5, initial_temperature=0.7),
+        policy=policy_of(0.3, -0.5),
+        critic=critic_of((0.0, 12.0), (0.0, 12.0)),
+        value=value_of(1.0),
+        target_value=value_of(8.0),
+    )
+    assert "target_critic" not in SoftValueSACState._fields
+    after, metrics = one_update(linear("soft"), state, BATCH)
     assert float(metrics["critic_loss"]) == pytest.approx((2.0**2 + 8.0**2) / 2, rel=1e-5)
-    assert float(metrics["value_loss"]) == pytest.approx(11.0**2 / 2, rel=1e-3)
-    assert gradient(after.value).mlp.layers[0].bias[0] == pytest.approx(-11.0, rel=1e-3)
+    _, log_prob = draw(noise_of(state, 1), 0.3, -0.5)
+    targets = 12 - 0.7 * log_prob
+    assert float(metrics["value_loss"]) == pytest.approx(((1 - targets) ** 2).mean() / 2, rel=1e-4)
+    slope = first_gradient(after.value).mlp.layers[0].bias[0]
+    assert slope == pytest.approx((1 - targets).mean(), rel=1e-4)
     moved = 0.995 * 8.0 + 0.005 * float(after.value.network.mlp.layers[0].bias[0])
     assert float(after.target_value.mlp.layers[0].bias[0]) == pytest.approx(moved, rel=1e-6)
 
@@ -154,21 +142,19 @@ def test_the_value_network_s_backup_by_hand() -> None:
 def test_x_sac_s_backup_by_hand() -> None:
     # V = 8, which cannot move, regresses on min Q̄ = 9 at β = 2 (z = 1/2) and not on Q = 12;
     # Q's targets at γ = 0.5 are 10 + 4 and 20.
-    agent = linear("gumbel")
-    state = with_networks(
-        start(agent, discount=0.5, beta=2.0, value_learning_rate=0.0),
+    state = in_place(
+        start("gumbel", discount=0.5, beta=2.0, value_learning_rate=0.0),
         critic=critic_of((0.0, 12.0), (0.0, 12.0)),
         target_critic=critic_of((0.0, 9.0), (0.0, 15.0)),
         value=value_of(8.0),
     )
-    after, metrics = update(agent, state, BATCH)
+    after, metrics = one_update(linear("gumbel"), state, BATCH)
     assert float(metrics["value_loss"]) == pytest.approx(np.exp(0.5) - 1.5, rel=1e-4)
-    assert gradient(after.value).mlp.layers[0].bias[0] == pytest.approx(
-        (1 - np.exp(0.5)) / 2, rel=1e-4
-    )
+    slope = first_gradient(after.value).mlp.layers[0].bias[0]
+    assert slope == pytest.approx((1 - np.exp(0.5)) / 2, rel=1e-4)
     assert float(metrics["critic_loss"]) == pytest.approx((2.0**2 + 8.0**2) / 2, rel=1e-5)
-    assert float(metrics["critic"]) == 12.0
-    assert after.target_value is None
+    assert float(metrics["q"]) == 12.0
+    assert "target_value" not in XSACState._fields
     biases = zip(after.target_critic.mlps, after.critic.network.mlps, (9.0, 15.0), strict=True)
     for target, online, old in biases:
         moved = 0.995 * old + 0.005 * float(online.layers[0].bias[0])
@@ -176,27 +162,21 @@ def test_x_sac_s_backup_by_hand() -> None:
 
 
 @pytest.mark.parametrize("value", KINDS)
-def test_only_x_sac_s_values_take_no_heed_of_log_probabilities(value: str) -> None:
+def test_only_x_sac_s_values_have_no_log_probability_in_them(value: str) -> None:
     # With critics that ignore the action, narrower policies and larger α change log-probabilities
     # and α log π but no Q: X-SAC's V and Q must stay the same to the bit, SAC's must not.
-    agent = linear(value)
-    state = with_networks(
-        start(agent),
-        policy=policy_of(0.0, -0.5),
-        critic=critic_of((0.0, 12.0), (0.0, 12.0)),
-    )
-    if state.target_critic is not None:
-        state = state._replace(target_critic=critic_of((0.0, 9.0), (0.0, 15.0)))
-    reference, _ = update(agent, state, BATCH)
+    networks = {"policy": policy_of(0.0, -0.5), "critic": critic_of((0.0, 12.0), (0.0, 12.0))}
+    if value != "soft":
+        networks["target_critic"] = critic_of((0.0, 9.0), (0.0, 15.0))
+    state = in_place(start(value), **networks)
+    reference, _ = one_update(linear(value), state, BATCH)
     for change in (
         {"policy": policy_of(0.0, -3.0)},
         {"temperature": jnp.float32(3.0)},
     ):
-        other, _ = update(agent, with_networks(state, **change), BATCH)
-        same = all(
-            same_bits(getattr(other, part), getattr(reference, part))
-            for part in ("value", "critic", "target_critic", "target_value")
-        )
+        other, _ = one_update(linear(value), in_place(state, **change), BATCH)
+        parts = {"value", "critic", "target_critic", "target_value"} & set(state._fields)
+        same = all(same_bits(getattr(other, part), getattr(reference, part)) for part in parts)
         assert same == (value == "gumbel"), change
 
 
@@ -205,43 +185,40 @@ def test_x_sac_s_value_is_the_soft_maximum_over_the_policy_s_actions() -> None:
     noise = np.linspace(-8, 8, 20_001)
     weights = np.exp(-(noise**2) / 2) / np.exp(-(noise**2) / 2).sum()
     a, _ = draw(noise, 0.2, -0.5)
-    agent = sac(SACConfig(hidden=(), value="gumbel", batch_size=512), 10)
+    batch = jax.tree.map(lambda part: jnp.concatenate([part] * 8), BATCH)
     held = {f"{name}_learning_rate": 0.0 for name in ("critic", "policy", "temperature")}
     fixed = critic_of((1.5, 0.0), (1.5, 0.0))
     found = []
     for beta in (1.0, 5.0):
-        state = start(agent, beta=beta, value_learning_rate=0.004, **held)
-        state = with_networks(state, policy=policy_of(0.2, -0.5), critic=fixed, target_critic=fixed)
-        v = run(agent, state, repeated(256), 3000).value.network(jnp.zeros((1, 1)))
+        state = start("gumbel", beta=beta, value_learning_rate=0.004, **held)
+        state = in_place(state, policy=policy_of(0.2, -0.5), critic=fixed, target_critic=fixed)
+        v = run(linear("gumbel"), state, batch, 3000).value.network(jnp.zeros((1, 1)))
         truth = beta * np.log((weights * np.exp(1.5 * a / beta)).sum())
         assert float(v[0]) == pytest.approx(truth, abs=0.06)
         found.append(truth)
-    assert found[0] - found[1] > 0.5  # so the two β are really told apart, and from the mean
+    assert found[0] - found[1] > 0.5  # so that the two β differ, and from the mean
     assert found[1] - (weights * 1.5 * a).sum() > 0.15
 
 
 def test_the_policy_s_gradient_is_the_finite_difference_of_its_loss() -> None:
     # E[α log π(a|s) − min Q(s, a)] with the same noise, in float64 from the textbook formula.
-    key, rows, temperature = jax.random.key(5), 64, 0.3
-    noise = np.asarray(jax.random.normal(key, (rows, 1)), np.float64)[:, 0]
+    state = in_place(
+        start("none", initial_temperature=0.3, critic_learning_rate=0.0),
+        policy=policy_of(0.3, -0.5),
+        critic=critic_of((0.8, 0.0), (-0.4, 1.5)),
+    )
+    noise = noise_of(state, 2)
     low, high = LOG_STD_RANGE
 
     def loss(mean: float, output: float) -> float:
         a, log_prob = draw(noise, mean, low + (high - low) * (np.tanh(output) + 1) / 2)
-        return float((temperature * log_prob - np.minimum(0.8 * a, 1.5 - 0.4 * a)).mean())
+        return float((0.3 * log_prob - np.minimum(0.8 * a, 1.5 - 0.4 * a)).mean())
 
-    trained, metrics = steps.fit_policy_soft(
-        steps.trainable(policy_of(0.3, -0.5)),
-        critic_of((0.8, 0.0), (-0.4, 1.5)),
-        jnp.zeros((rows, 1), jnp.float32),
-        key,
-        temperature=jnp.float32(temperature),
-        learning_rate=jnp.float32(0.01),
-    )
+    after, metrics = one_update(linear("none"), state, BATCH)
     at, h = (0.3, raw(-0.5)), 1e-5
     by_mean = (loss(at[0] + h, at[1]) - loss(at[0] - h, at[1])) / (2 * h)
     by_output = (loss(at[0], at[1] + h) - loss(at[0], at[1] - h)) / (2 * h)
-    found = gradient(trained).mlp.layers[0].bias
+    found = first_gradient(after.policy).mlp.layers[0].bias
     np.testing.assert_allclose(found, [by_mean, by_output], rtol=1e-3, atol=1e-5)
     assert float(metrics["policy_loss"]) == pytest.approx(loss(*at), rel=1e-4)
 
@@ -252,45 +229,38 @@ def test_the_temperature_rises_while_the_entropy_is_below_its_target(
 ) -> None:
     # The target is −1 for one action dimension; on [-1, 1] the uniform distribution has log 2.
     assert (entropy_of(0.0, log_std) < -1.0) == up
-    agent = linear("none")
-    state = with_networks(start(agent), policy=policy_of(0.0, log_std))
-    after, metrics = update(agent, state, BATCH)
+    state = in_place(start("none"), policy=policy_of(0.0, log_std))
+    after, metrics = one_update(linear("none"), state, BATCH)
+    _, log_prob = draw(noise_of(state, 2), 0.0, log_std)
+    assert float(metrics["entropy"]) == pytest.approx(-log_prob.mean(), rel=1e-4)
     assert (float(after.temperature.network) > 0.0) == up
     assert float(metrics["temperature"]) == 1.0
     slope = float(metrics["entropy"]) + 1.0
-    assert gradient(after.temperature) == pytest.approx(slope, rel=1e-5)
-    still = state._replace(hyper=state.hyper._replace(temperature_learning_rate=jnp.float32(0.0)))
-    assert float(update(agent, still, BATCH)[0].temperature.network) == 0.0
+    assert first_gradient(after.temperature) == pytest.approx(slope, rel=1e-5)
+    config = dataclasses.replace(state.config, temperature_learning_rate=jnp.float32(0.0))
+    still, _ = one_update(linear("none"), state._replace(config=config), BATCH)
+    assert float(still.temperature.network) == 0.0
 
 
-def test_the_temperature_starts_where_it_is_told() -> None:
-    state = start(linear("none"), initial_temperature=0.1)
+def test_the_temperature_starts_where_it_is_asked_to() -> None:
+    state = first_state(linear("none"), SPEC, initial_temperature=0.1)
     assert float(jnp.exp(state.temperature.network)) == pytest.approx(0.1)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("value", KINDS)
 def test_a_population_is_its_members(value: str) -> None:
-    agent = sac(SACConfig(hidden=(8,), batch_size=2, value=value), 10)
-    states = [start(agent, seed, beta=1.0 + seed) for seed in range(3)]
-    keys = jnp.stack([state.key for state in states])
-    rest = [state._replace(key=None) for state in states]
-    population = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rest)._replace(key=keys)
+    agent = make_sac(dataclasses.replace(SACConfig(hidden=(8,)), value=value), 10)
+    states = [first_state(agent, SPEC, seed, beta=1.0 + seed) for seed in range(3)]
+    population = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     together, metrics = jax.jit(jax.vmap(agent.update, in_axes=(0, None)))(population, BATCH)
     for index, state in enumerate(states):
-        alone, numbers = update(agent, state, BATCH)
+        alone, numbers = one_update(agent, state, BATCH)
         one = member(together, index)
         assert set(metrics) == set(numbers)
         assert all(np.isfinite(float(number)) for number in numbers.values())
-        np.testing.assert_array_equal(jax.random.key_data(one.key), jax.random.key_data(alone.key))
-        assert not np.array_equal(jax.random.key_data(alone.key), jax.random.key_data(state.key))
-        pairs = zip(
-            jax.tree.leaves(one._replace(key=None)),
-            jax.tree.leaves(alone._replace(key=None)),
-            strict=True,
-        )
-        for a, b in pairs:
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        assert same_bits(one.key, alone.key) and not same_bits(alone.key, state.key)
+        assert_close(one._replace(key=None), alone._replace(key=None))
 
 
 def test_the_policy_finds_the_best_action_of_a_bandit() -> None:
@@ -299,9 +269,10 @@ def test_the_policy_finds_the_best_action_of_a_bandit() -> None:
     s, a = random.uniform(-1, 1, (128, 1)), random.uniform(-1, 3, (128, 1))
     columns = (s, a, -3 * ((a - 1 - s) ** 2)[:, 0], np.zeros(128), s)
     batch = Batch(*(jnp.array(part, jnp.float32) for part in columns))
-    agent = sac(SACConfig(hidden=(32, 32)), 10)
+    agent = make_sac(SACConfig(hidden=(32, 32)), 10)
     rates = {f"{name}_learning_rate": 3e-3 for name in ("critic", "policy")}
-    state = start(agent, initial_temperature=0.01, temperature_learning_rate=0.0, **rates)
+    held = {"initial_temperature": 0.01, "temperature_learning_rate": 0.0}
+    state: SACState = first_state(agent, SPEC, **held, **rates)
     policy = run(agent, state, batch, 1200).policy.network
     np.testing.assert_allclose(policy.mean(column(-0.5, 0.0, 0.5))[:, 0], [0.5, 1, 1.5], atol=0.25)
 
@@ -310,3 +281,13 @@ def test_the_variants_are_one_configuration_with_other_defaults() -> None:
     assert configure("sac", {}) == SACConfig()
     assert configure("x-sac", {}) == SACConfig(value="gumbel")
     assert configure("sac", {"value": "soft"}) == SACConfig(value="soft")
+
+
+@pytest.mark.parametrize("value", KINDS)
+def test_what_is_true_of_the_variants(value: str) -> None:
+    # Entropy enters the values of SAC, and then no bound on returns is a bound on them.
+    agent = linear(value)
+    assert agent.values_include_entropy == (value != "gumbel")
+    assert agent.backup is not None
+    assert agent.backup.formula == ("Q₁(s', a')" if value == "none" else "V(s')")
+    assert (agent.overestimation_hint == "a larger β") == (value == "gumbel")

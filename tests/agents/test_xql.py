@@ -100,8 +100,10 @@ def test_v_and_the_weights_look_at_the_smaller_target_critic() -> None:
 
 def linear(inputs: int, weights: dict[int, float], bias: float = 0.0, outputs: int = 1) -> MLP:
     """One layer: Σ weights[i] · input i + bias, for every output."""
-    column = jnp.zeros((inputs, outputs)).at[jnp.array(list(weights), int)].set(
-        jnp.array(list(weights.values()))[:, None]
+    column = (
+        jnp.zeros((inputs, outputs))
+        .at[jnp.array(list(weights), int)]
+        .set(jnp.array(list(weights.values()))[:, None])
     )
     return MLP((Linear(column, jnp.full(outputs, bias)),), ())
 
@@ -233,9 +235,7 @@ def test_an_update_is_its_four_steps_in_the_stated_order(order: str) -> None:
 
     found, _ = one_update(agent, state, batch)
     networks = (found.value, found.policy, found.critic)
-    assert_close(
-        (*(one.network for one in networks), found.target_critic), by_the_equations(state)
-    )
+    assert_close((*(one.network for one in networks), found.target_critic), by_the_equations(state))
     assert int(found.step) == 1
 
 
