@@ -1,0 +1,103 @@
+"""Prepare docstrings and signatures for the API reference.
+
+The docstrings are written to be read in the code: equations are indented, names stand in single
+backticks, and shapes are written as jaxtyping does. reStructuredText would take an indented block
+for a quotation and the bar in π(a|s) for a substitution; autodoc would print a shape as the long
+name of a class.
+"""
+
+import ast
+import inspect
+import re
+import textwrap
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.util.typing import ExtensionMetadata
+
+SECTION = re.compile(
+    r"^(Args|Arguments|Returns|Raises|Yields|Attributes|Example|Examples|Note|Notes):$"
+)
+LIST_ITEM = re.compile(r"^\s*(\d+\.|-|\*) ")
+
+
+def prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Mark indented blocks as literal and escape bars, up to the first Google section."""
+    end = next((i for i, line in enumerate(lines) if SECTION.match(line)), len(lines))
+    lines[:] = [*_literal_blocks(lines[:end]), *[_escape(line) for line in lines[end:]]]
+
+
+def _literal_blocks(lines: list[str]) -> list[str]:
+    found: list[str] = []
+    for block in _blocks(lines):
+        indent = min((len(line) - len(line.lstrip()) for line in block if line.strip()), default=0)
+        if LIST_ITEM.match(block[0]):
+            # " 1. …" is aligned with "10. …" by a space that would make it a quotation.
+            found += [_escape(line) for line in textwrap.dedent("\n".join(block)).split("\n")]
+        elif indent >= 3:
+            found += ["::", "", *block]
+        else:
+            found += [_escape(line) for line in block]
+        found.append("")
+    return found
+
+
+def _blocks(lines: list[str]) -> list[list[str]]:
+    """Paragraphs, where blank lines part them; indented neighbours belong together."""
+    blocks: list[list[str]] = []
+    current: list[str] = []
+    for line in [*lines, ""]:
+        if line.strip():
+            if current and line.startswith("    ") != current[-1].startswith("    ") and not any(
+                LIST_ITEM.match(one) for one in current
+            ):
+                blocks.append(current)
+                current = []
+            current.append(line)
+        elif current:
+            blocks.append(current)
+            current = []
+    return blocks
+
+
+def _escape(line: str) -> str:
+    """The bars outside backticks, escaped."""
+    parts = re.split(r"(`+[^`]*`+)", line)
+    return "".join(
+        part if part.startswith("`") else re.sub(r"(?<!\\)\|", r"\\|", part) for part in parts
+    )
+
+
+def signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, args: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """The signature as the source writes it: Float[Array, "batch observation"]."""
+    node = _function(obj) if what in ("function", "method") else None
+    if node is None or args is None:
+        return None
+    arguments = node.args
+    listed = [*arguments.posonlyargs, *arguments.args]
+    if what == "method" and listed and listed[0].arg in ("self", "cls"):
+        (arguments.posonlyargs or arguments.args).pop(0)
+    result = None if node.returns is None else _tidy(ast.unparse(node.returns))
+    return f"({_tidy(ast.unparse(arguments))})", result
+
+
+def _tidy(text: str) -> str:
+    return text.replace("'", '"')
+
+
+def _function(obj: Any) -> ast.FunctionDef | None:
+    try:
+        source = textwrap.dedent(inspect.getsource(inspect.unwrap(obj)))
+        (node,) = ast.parse(source).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return None
+    return node if isinstance(node, ast.FunctionDef) else None
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    """Connect both, before napoleon reads the sections."""
+    app.connect("autodoc-process-docstring", prepare, priority=400)
+    app.connect("autodoc-process-signature", signature)
+    return {"version": "1", "parallel_read_safe": True}
