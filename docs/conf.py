@@ -40,6 +40,7 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 maximum_signature_line_length = 80
 
 # Every reference to a name of this project must resolve. Those of other projects have no pages

@@ -23,6 +23,9 @@ LIST_ITEM = re.compile(r"^\s*(\d+\.|-|\*) ")
 
 def prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Mark indented blocks as literal and escape bars, up to the first Google section."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()  # what Python says of a NamedTuple's field without a docstring
+        return
     end = next((i for i, line in enumerate(lines) if SECTION.match(line)), len(lines))
     lines[:] = [*_literal_blocks(lines[:end]), *[_escape(line) for line in lines[end:]]]
 
@@ -75,12 +78,35 @@ def signature(
     node = _function(obj) if what in ("function", "method") else None
     if node is None or args is None:
         return None
+    known = getattr(inspect.unwrap(obj), "__globals__", {})
     arguments = node.args
     listed = [*arguments.posonlyargs, *arguments.args]
     if what == "method" and listed and listed[0].arg in ("self", "cls"):
         (arguments.posonlyargs or arguments.args).pop(0)
-    result = None if node.returns is None else _tidy(ast.unparse(node.returns))
-    return f"({_tidy(ast.unparse(arguments))})", result
+    for one in ast.walk(arguments):
+        if isinstance(one, ast.arg) and one.annotation is not None:
+            one.annotation = _Qualify(known).visit(one.annotation)
+    result = None if node.returns is None else _Qualify(known).visit(node.returns)
+    return f"({_tidy(ast.unparse(arguments))})", result and _tidy(ast.unparse(result))
+
+
+class _Qualify(ast.NodeTransformer):
+    """Names of this project's classes as ~module.Class, which Sphinx links and shows as Class."""
+
+    def __init__(self, known: dict[str, Any]) -> None:
+        self.known = known
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        found = self.known.get(node.id)
+        if isinstance(found, type) and found.__module__.startswith("xql."):
+            return ast.Name(f"~{found.__module__}.{found.__qualname__}")
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        # "GaussianPolicy" is a name, "batch observation" is a shape.
+        if isinstance(node.value, str) and isinstance(self.known.get(node.value), type):
+            return self.visit_Name(ast.Name(node.value))
+        return node
 
 
 def _tidy(text: str) -> str:

@@ -4,9 +4,7 @@
     ```{command} train offline          the options of a command, from its signature and docstring
 """
 
-import dataclasses
 import inspect
-import types
 import typing
 from pathlib import Path
 from typing import Any
@@ -60,7 +58,7 @@ def hyperparameter_table(agent: str) -> str:
     algorithm = AGENTS[agent]
     others = other_names()
     rows = []
-    for one in hyperparameters(algorithm.config):
+    for one in hyperparameters(algorithm.config).values():
         default = algorithm.defaults.get(one.name, one.default)
         doc = one.doc.rstrip(".")
         also = others.get(agent, {}).get(one.name) or others["any"].get(one.name)
@@ -68,7 +66,7 @@ def hyperparameter_table(agent: str) -> str:
             (
                 f"`{one.name}`",
                 f"`{_value(default)}`",
-                ", ".join(part for part in (_type(one.type), one.range) if part),
+                one.range.text if _numeric(one.type) else one.type.replace("'", "`"),
                 "yes" if one.swept else "",
                 doc + (f". Elsewhere: {also}" if also else ""),
             )
@@ -150,16 +148,8 @@ def _value(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _type(kind: Any) -> str:
-    if isinstance(kind, str):
-        return kind
-    if typing.get_origin(kind) is typing.Literal:
-        return ", ".join(f"`{one}`" for one in typing.get_args(kind))
-    if isinstance(kind, types.UnionType):
-        return " or ".join("null" if one is type(None) else _type(one) for one in kind.__args__)
-    if typing.get_origin(kind) is tuple:
-        return f"list of {_type(typing.get_args(kind)[0])}"
-    return str(getattr(kind, "__name__", kind))
+def _numeric(kind: str) -> bool:
+    return kind.split(" or ")[0] in ("number", "float", "int")
 
 
 def _markdown(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
