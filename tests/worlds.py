@@ -1,5 +1,6 @@
 """Small worlds whose answers are known: tabular MDPs, and an environment of one line."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xql.agents import Agent, Batch, Metrics, Spec, TrainState
+from xql.agents import Agent, Batch, EnvironmentSpec, Metrics, TrainState
+from xql.data.actions import box
 from xql.data.dataset import Dataset
-from xql.training.population import Member, initial_population, replicated, train_chunk
+from xql.runs.config import Member
+from xql.training.population import initial_population, replicated, train_chunk
 
 
 class Log(NamedTuple):
@@ -116,7 +119,7 @@ def soft_value_iteration(
 
 
 def trained(
-    agent: Agent, spec: Spec, members: Sequence[Member], dataset: Dataset, *chunks: int
+    agent: Agent, spec: EnvironmentSpec, members: Sequence[Member], dataset: Dataset, *chunks: int
 ) -> TrainState:
     """A population after chunks of so many updates each."""
     population = initial_population(agent, spec, members)
@@ -126,29 +129,44 @@ def trained(
     return population
 
 
-@functools.partial(jax.jit, static_argnames=("agent", "spec"))
-def first_state(agent: Agent, spec: Spec, seed: int = 0) -> TrainState:
+def spec_of(observation_size: int, action_size: int, bound: float = 1.0) -> EnvironmentSpec:
+    """Observations of one size, actions within ±`bound`."""
+    return EnvironmentSpec(observation_size, box([-bound] * action_size, [bound] * action_size))
+
+
+def first_state(agent: Agent, spec: EnvironmentSpec, seed: int = 0, **changes: float) -> Any:
     """One member's fresh state."""
-    return agent.init(jax.random.key(seed), spec, jax.tree.map(jnp.float32, agent.hyper))
+    config = dataclasses.replace(agent.config, **changes)
+    return _first_state(agent.init, spec, jax.random.key(seed), jax.tree.map(jnp.float32, config))
 
 
-@functools.partial(jax.jit, static_argnames="agent")
-def one_update(agent: Agent, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update of one member, compiled."""
-    return agent.update(state, batch)
+@functools.partial(jax.jit, static_argnames=("init", "spec"))
+def _first_state(init: Any, spec: EnvironmentSpec, key: Any, config: Any) -> Any:
+    return init(key, spec, config)
 
 
-def random_batch(rows: int, spec: Spec, seed: int = 0) -> Batch:
+def one_update(agent: Agent, state: Any, batch: Batch) -> tuple[Any, Metrics]:
+    """One update of one member, compiled once for each agent's static hyperparameters."""
+    return _one_update(agent.update, state, batch)
+
+
+@functools.partial(jax.jit, static_argnames="update")
+def _one_update(update: Any, state: Any, batch: Batch) -> tuple[Any, Metrics]:
+    result: tuple[Any, Metrics] = update(state, batch)
+    return result
+
+
+def random_batch(rows: int, spec: EnvironmentSpec, seed: int = 0) -> Batch:
     """Transitions that mean nothing; every second one terminates, every third is its log's last."""
     random = np.random.default_rng(seed)
-    low, high = np.array(spec.action_low), np.array(spec.action_high)
+    low, high = np.array(spec.actions.low), np.array(spec.actions.high)
     columns = (
         random.normal(size=(rows, spec.observation_size)),
-        random.uniform(low, high, (rows, spec.action_size)),
+        random.uniform(low, high, (rows, spec.actions.size)),
         random.normal(size=rows),
         np.arange(rows) % 2,
         random.normal(size=(rows, spec.observation_size)),
-        random.uniform(low, high, (rows, spec.action_size)),
+        random.uniform(low, high, (rows, spec.actions.size)),
         np.arange(rows) % 3 > 0,
     )
     return Batch(*(jnp.array(column, jnp.float32) for column in columns))
@@ -172,7 +190,7 @@ def constant(network: Any, *numbers: float) -> Any:
     return eqx.tree_at(lambda one: one.mlp, network, fixed(network.mlp, numbers))
 
 
-def in_place(state: TrainState, **networks: Any) -> TrainState:
+def in_place(state: Any, **networks: Any) -> Any:
     """The state with some networks replaced; the optimizers stay."""
     changes = {
         name: network

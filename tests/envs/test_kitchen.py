@@ -14,7 +14,7 @@ pytest.importorskip("gymnasium_robotics")
 pytest.importorskip("minari")
 
 import xql
-from xql.envs.kitchen import as_judged
+from xql.envs.kitchen import as_evaluated
 from xql.envs.make import make_environment, register_robotics
 from xql.evaluation.scores import normalised_score, reference_score
 
@@ -82,7 +82,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_the_recorder_pays_on_and_the_judge_pays_once() -> None:
     recorder = recording_kitchen()
     assert recorder.spec is not None
-    judged = as_judged(recorder.spec.to_json())
+    judged = as_evaluated(recorder.spec.to_json())
     assert rewards_after_opening(recorder) == [1.0, 1.0, 1.0]
     recorder.close()
     judge = make_environment(judged)
@@ -98,7 +98,7 @@ def test_the_judge_ends_when_every_task_is_done() -> None:
     described = json.loads(recorder.spec.to_json())
     recorder.close()
     described["kwargs"]["tasks_to_complete"] = ["microwave"]
-    judge = make_environment(as_judged(json.dumps(described)))
+    judge = make_environment(as_evaluated(json.dumps(described)))
     judge.reset(seed=0)
     open_microwave(judge)
     _, reward, terminated, truncated, _ = judge.step(np.zeros(9, np.float32))
@@ -108,7 +108,7 @@ def test_the_judge_ends_when_every_task_is_done() -> None:
 
 @pytest.mark.parametrize("spec", ["FrankaKitchen-v1", "HalfCheetah-v5", '{"id": "Hopper-v5"}', "["])
 def test_every_other_specification_stays_as_it_is(spec: str) -> None:
-    assert as_judged(spec) == spec
+    assert as_evaluated(spec) == spec
 
 
 @pytest.mark.parametrize("kind", ["complete", "partial", "mixed"])
@@ -137,7 +137,7 @@ def test_from_minari_s_data_to_a_score(
         last_episodes=1,
         progress=False,
     )
-    assert run.folder.config["environment"] == as_judged(spec)
+    assert run.folder.config["environment"] == as_evaluated(spec)
     assert run.folder.config["settings_sources"]["beta"].startswith("preset default")
     (row,) = run.evaluations
     assert row.length <= 280 and 0 <= row.episode_return <= 4

@@ -80,5 +80,5 @@ def test_the_watch_keeps_its_own_copy() -> None:
 def test_a_critic_above_every_return_is_told(
     low: float, high: float, critic: list[float], expected: list[bool]
 ) -> None:
-    found = RewardRange(low, high).overvalued(np.array(critic), discount=0.99)
+    found = RewardRange(low, high).overestimated(np.array(critic), discount=0.99)
     assert found.tolist() == expected

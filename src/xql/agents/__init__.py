@@ -1,59 +1,70 @@
 """The algorithms: pure functions, one file each. Start with `xql.py`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from xql.agents.awac import AWACConfig, awac
-from xql.agents.bc import BCConfig, bc
-from xql.agents.cql import CQLConfig, cql
-from xql.agents.iql import IQLConfig, iql
-from xql.agents.rebrac import ReBRACConfig, rebrac
-from xql.agents.sac import SACConfig, sac
-from xql.agents.td3 import TD3Config, td3
-from xql.agents.td3_bc import TD3BCConfig, td3_bc
-from xql.agents.types import Act, Agent, Batch, Metrics, Spec, Trainable, TrainState, member
-from xql.agents.xql import XQLConfig, xql
+from xql.agents.awac import AWACConfig, make_awac
+from xql.agents.bc import BCConfig, make_bc
+from xql.agents.cql import CQLConfig, make_cql
+from xql.agents.hyperparameters import from_dict
+from xql.agents.iql import IQLConfig, make_iql
+from xql.agents.rebrac import ReBRACConfig, make_rebrac
+from xql.agents.sac import SACConfig, make_sac
+from xql.agents.td3 import TD3Config, make_td3
+from xql.agents.td3_bc import TD3BCConfig, make_td3_bc
+from xql.agents.types import Actor, Agent, Batch, EnvironmentSpec, Metrics, Trainable, TrainState
+from xql.agents.types import member as member
+from xql.agents.xql import XQLConfig, make_xql
 
 
 class Algorithm(NamedTuple):
     """How an agent is made."""
 
     config: type
-    """Its settings, a frozen dataclass."""
+    """Its configuration's class."""
     make: Callable[[Any, int], Agent]
-    """The constructor: `(settings, total_steps) -> Agent`."""
+    """The constructor: `(config, total_steps) -> Agent`."""
     defaults: Mapping[str, Any] = MappingProxyType({})
-    """What makes it a variant: settings whose defaults differ from the dataclass's own."""
+    """What makes it a variant: fields whose defaults differ from the class's own."""
 
 
 OFFLINE = {
-    "xql": Algorithm(XQLConfig, xql),
-    "iql": Algorithm(IQLConfig, iql),
-    "cql": Algorithm(CQLConfig, cql),
-    "td3-bc": Algorithm(TD3BCConfig, td3_bc),
-    "awac": Algorithm(AWACConfig, awac),
-    "rebrac": Algorithm(ReBRACConfig, rebrac),
-    "bc": Algorithm(BCConfig, bc),
+    "xql": Algorithm(XQLConfig, make_xql),
+    "iql": Algorithm(IQLConfig, make_iql),
+    "cql": Algorithm(CQLConfig, make_cql),
+    "td3-bc": Algorithm(TD3BCConfig, make_td3_bc),
+    "awac": Algorithm(AWACConfig, make_awac),
+    "rebrac": Algorithm(ReBRACConfig, make_rebrac),
+    "bc": Algorithm(BCConfig, make_bc),
 }
 """The agents that learn from logged data alone."""
 
 ONLINE = {
-    "sac": Algorithm(SACConfig, sac),
-    "x-sac": Algorithm(SACConfig, sac, {"value": "gumbel"}),
-    "td3": Algorithm(TD3Config, td3),
-    "x-td3": Algorithm(TD3Config, td3, {"loss": "linear"}),
-    "ddpg": Algorithm(TD3Config, td3, {"critics": 1, "policy_delay": 1, "target_noise": 0.0}),
+    "sac": Algorithm(SACConfig, make_sac),
+    "x-sac": Algorithm(SACConfig, make_sac, {"value": "gumbel"}),
+    "td3": Algorithm(TD3Config, make_td3),
+    "x-td3": Algorithm(TD3Config, make_td3, {"loss": "linear"}),
+    "ddpg": Algorithm(TD3Config, make_td3, {"critics": 1, "policy_delay": 1, "target_noise": 0.0}),
 }
 """The agents that learn from a simulator, each from a replay buffer."""
 
 AGENTS = OFFLINE | ONLINE
 
 
-def beta_of(config: Any) -> float | None:
-    """The temperature in an agent's settings; None where it has no Gumbel loss to use one."""
-    beta: float | None = getattr(config, "beta", None) if getattr(config, "gumbel", True) else None
-    return beta
+def configure(agent: str, values: Mapping[str, Any], others: Iterable[str] = ()) -> Any:
+    """An agent's configuration with some fields given.
+
+    Args:
+        agent: a name in `AGENTS`.
+        values: by field name.
+        others: names that are known elsewhere, to suggest where a name is unknown.
+
+    Raises:
+        InputError: an unknown field, a value of the wrong type, or a number out of range.
+    """
+    kind = AGENTS[agent]
+    return from_dict(kind.config, values, agent, defaults=kind.defaults, others=others)
 
 
 __all__ = [
@@ -61,31 +72,31 @@ __all__ = [
     "OFFLINE",
     "ONLINE",
     "AWACConfig",
-    "Act",
+    "Actor",
     "Agent",
     "Algorithm",
     "BCConfig",
     "Batch",
     "CQLConfig",
+    "EnvironmentSpec",
     "IQLConfig",
     "Metrics",
     "ReBRACConfig",
     "SACConfig",
-    "Spec",
     "TD3BCConfig",
     "TD3Config",
     "TrainState",
     "Trainable",
     "XQLConfig",
-    "awac",
-    "bc",
-    "beta_of",
-    "cql",
-    "iql",
+    "configure",
+    "make_awac",
+    "make_bc",
+    "make_cql",
+    "make_iql",
+    "make_rebrac",
+    "make_sac",
+    "make_td3",
+    "make_td3_bc",
+    "make_xql",
     "member",
-    "rebrac",
-    "sac",
-    "td3",
-    "td3_bc",
-    "xql",
 ]

@@ -31,138 +31,141 @@ Deviations from the paper, each with its switch in `AWACConfig` where it has one
 What it scores is in results/, with the commands.
 """
 
-import functools
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from xql.agents import update as steps
+from xql.agents.backups import policy_backup
+from xql.agents.hyperparameters import (
+    DISCOUNT,
+    FRACTION,
+    POSITIVE,
+    Swept,
+    agent_config,
+    static,
+    swept,
+)
+from xql.agents.losses import advantage_weights, critic_loss
 from xql.agents.networks import Critic
-from xql.agents.policies import GaussianPolicy
-from xql.agents.types import Agent, Batch, Metrics, Spec, TrainState
+from xql.agents.policies import GaussianPolicy, network_of, project
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Number, Scalar, Trainable
+from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
 
 
-@dataclass(frozen=True)
+@agent_config
 class AWACConfig:
-    """Every choice of the algorithm. Only the first block may differ along a population."""
+    """Every choice of the algorithm."""
 
-    temperature: float = 1.0
-    """λ of the advantage weights, in units of return."""
-    weight_cap: float = 100.0
-    """The largest exponential weight."""
-    discount: float = 0.99
-    """γ."""
-    polyak: float = 0.005
-    """The share of the way that the target critic moves per update."""
-    critic_learning_rate: float = 3e-4
-    policy_learning_rate: float = 3e-4
+    temperature: Swept = swept(1.0, "λ of the advantage weights, in units of return.", POSITIVE)
+    weight_cap: Swept = swept(100.0, "The largest exponential weight.", POSITIVE)
+    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    polyak: Swept = swept(0.005, "τ, how far the target critic moves per update.", FRACTION)
+    critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(3e-4, "Of the policy, for Adam.")
 
-    hidden: tuple[int, ...] = (256, 256, 256)
-    critics: int = 2
-    critic_layer_norm: bool = False
-    weights: Literal["exponential", "softmax"] = "exponential"
-    schedule: steps.Schedule = "constant"
-    """Of both learning rates."""
-    batch_size: int = 256
-
-
-class AWACHyper(NamedTuple):
-    """The numbers that may differ along a population; fields as in `AWACConfig`."""
-
-    temperature: Float[Array, ""] | float
-    weight_cap: Float[Array, ""] | float
-    discount: Float[Array, ""] | float
-    polyak: Float[Array, ""] | float
-    critic_learning_rate: Float[Array, ""] | float
-    policy_learning_rate: Float[Array, ""] | float
+    hidden: tuple[int, ...] = static(
+        (256, 256, 256), "Hidden layer widths of every network.", POSITIVE
+    )
+    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
+    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
+    weights: Literal["exponential", "softmax"] = static(
+        "exponential", "Capped exponential weights, or a softmax over the batch."
+    )
+    schedule: Schedule = static("constant", "Learning rate schedule of Q and the policy.")
+    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
 
 
-@functools.cache  # the same configuration is the same agent, and so compiles once
-def awac(config: AWACConfig, total_steps: int) -> Agent:
+class AWACState(NamedTuple):
+    """Everything that the next update depends on."""
+
+    policy: Trainable
+    critic: Trainable
+    target_critic: Critic
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+    config: AWACConfig
+
+
+def make_awac(config: AWACConfig, total_steps: int) -> Agent:
     """The agent for one configuration; cosine schedules end at `total_steps`."""
     return Agent(
-        init=functools.partial(init, config),
-        update=functools.partial(update, config, total_steps),
-        act=steps.act,
-        hyper=AWACHyper(*(getattr(config, name) for name in AWACHyper._fields)),
+        init=init,
+        update=bind(update, total_steps),
+        actor=network_of,
+        config=config,
         transitions=config.batch_size,
+        backup=policy_backup,
     )
 
 
-def init(config: AWACConfig, key: PRNGKeyArray, spec: Spec, hyper: AWACHyper) -> TrainState:
+def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: AWACConfig) -> AWACState:
     """Fresh networks; the target critic starts as a copy of the critic."""
     key, policy_key, critic_key = jax.random.split(key, 3)
-    size, hidden = spec.observation_size, config.hidden
-    policy = GaussianPolicy.create(policy_key, size, spec.action_low, spec.action_high, hidden)
+    policy = GaussianPolicy.create(policy_key, spec, config.hidden)
     critic = Critic.create(
         critic_key,
-        size,
-        spec.action_size,
-        hidden,
+        spec.observation_size,
+        spec.actions.size,
+        config.hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
     )
-    return TrainState(
-        policy=steps.trainable(policy),
-        critic=steps.trainable(critic),
+    return AWACState(
+        policy=trainable(policy),
+        critic=trainable(critic),
         target_critic=jax.tree.map(jnp.copy, critic),
         key=key,
         step=jnp.zeros((), jnp.int32),
-        hyper=hyper,
+        config=config,
     )
 
 
-def update(
-    config: AWACConfig, total_steps: int, state: TrainState, batch: Batch
-) -> tuple[TrainState, Metrics]:
+def update(total_steps: int, state: AWACState, batch: Batch) -> tuple[AWACState, Metrics]:
     """One update of Q, the policy and the target critic, in this order."""
-    assert state.critic is not None
-    hyper = state.hyper
-    decay = steps.decay(config.schedule, state.step, total_steps)
+    config = state.config
+    rate = decay(config.schedule, state.step, total_steps)
     key, next_key, here_key = jax.random.split(state.key, 3)
 
-    # Q: the reward and the policy's own value of what came next.
+    # Q minimises the squared error on r + γ·mask·min Q̄(s', b'), b' ~ π(·|s').
     next_actions = state.policy.network.sample(batch.next_observations, next_key)
     next_q = state.target_critic(batch.next_observations, next_actions).min(0)
-    critic, metrics = steps.fit_critic(
-        state.critic,
-        batch.observations,
-        batch.actions,
-        batch.rewards + hyper.discount * batch.masks * next_q,
-        learning_rate=hyper.critic_learning_rate * decay,
-    )
+    q_targets = batch.rewards + config.discount * batch.masks * next_q
 
-    # Policy: the data's actions, weighted by their advantage over the policy's own.
+    def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
+        return critic_loss(network(batch.observations, batch.actions), q_targets)
+
+    critic, metrics = descend(state.critic, q_loss, config.critic_learning_rate * rate)
+
+    # The policy maximises E[w log π(a|s)], w from the advantage over its own action b ~ π(·|s).
     own_actions = state.policy.network.sample(batch.observations, here_key)
     q = critic.network(batch.observations, batch.actions).min(0)
     advantages = q - critic.network(batch.observations, own_actions).min(0)
     if config.weights == "softmax":
-        weights = softmax_weights(advantages, hyper.temperature)
+        weights = softmax_weights(advantages, config.temperature)
     else:
-        weights = steps.advantage_weights(advantages, 1 / hyper.temperature, hyper.weight_cap)
-    policy, policy_metrics = steps.fit_policy_weighted(
-        state.policy,
-        batch.observations,
-        batch.actions,
-        weights,
-        learning_rate=hyper.policy_learning_rate * decay,
-    )
+        weights = advantage_weights(advantages, 1 / config.temperature, config.weight_cap)
+
+    def policy_loss(network: GaussianPolicy) -> tuple[Scalar, Metrics]:
+        log_prob = network.log_prob(batch.observations, batch.actions)
+        loss = -(weights * log_prob).mean()
+        return loss, {"policy_loss": loss, "log_prob": log_prob.mean()}
+
+    policy, policy_metrics = descend(state.policy, policy_loss, config.policy_learning_rate * rate)
     metrics |= policy_metrics
     metrics |= {"advantage": advantages.mean(), "weight": weights.mean()}
     return state._replace(
-        policy=policy,
+        policy=project(policy),
         critic=critic,
-        target_critic=steps.polyak(state.target_critic, critic.network, hyper.polyak),
+        target_critic=polyak(state.target_critic, critic.network, config.polyak),
         key=key,
         step=state.step + 1,
     ), metrics
 
 
 def softmax_weights(
-    advantages: Float[Array, " batch"], temperature: Float[Array, ""]
+    advantages: Float[Array, " batch"], temperature: Number
 ) -> Float[Array, " batch"]:
     """n e^{A/λ} / Σ e^{A/λ} over the batch of n: their mean is 1."""
     return len(advantages) * jax.nn.softmax(advantages / temperature)

@@ -11,67 +11,67 @@ which any other agent takes as well.
 What it scores is in results/, with the commands.
 """
 
-import functools
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from xql.agents import update as steps
-from xql.agents.policies import GaussianPolicy
-from xql.agents.types import Agent, Batch, Metrics, Spec, TrainState
+from xql.agents.hyperparameters import POSITIVE, Swept, agent_config, static, swept
+from xql.agents.policies import GaussianPolicy, network_of, project
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.update import Schedule, bind, decay, descend, trainable
 
 
-@dataclass(frozen=True)
+@agent_config
 class BCConfig:
     """Every choice of the algorithm."""
 
-    policy_learning_rate: float = 3e-4
+    policy_learning_rate: Swept = swept(3e-4, "For Adam.")
 
-    hidden: tuple[int, ...] = (256, 256)
-    policy_schedule: steps.Schedule = "cosine"
-    batch_size: int = 256
-
-
-class BCHyper(NamedTuple):
-    """The numbers that may differ along a population."""
-
-    policy_learning_rate: Float[Array, ""] | float
+    hidden: tuple[int, ...] = static((256, 256), "Hidden layer widths.", POSITIVE)
+    policy_schedule: Schedule = static("cosine", "Learning rate schedule.")
+    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
 
 
-@functools.cache  # the same configuration is the same agent, and so compiles once
-def bc(config: BCConfig, total_steps: int) -> Agent:
+class BCState(NamedTuple):
+    """Everything that the next update depends on."""
+
+    policy: Trainable
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+    config: BCConfig
+
+
+def make_bc(config: BCConfig, total_steps: int) -> Agent:
     """The agent for one configuration; the cosine schedule ends at `total_steps`."""
     return Agent(
-        init=functools.partial(init, config),
-        update=functools.partial(update, config, total_steps),
-        act=steps.act,
-        hyper=BCHyper(*(getattr(config, name) for name in BCHyper._fields)),
+        init=init,
+        update=bind(update, total_steps),
+        actor=network_of,
+        config=config,
         transitions=config.batch_size,
     )
 
 
-def init(config: BCConfig, key: PRNGKeyArray, spec: Spec, hyper: BCHyper) -> TrainState:
+def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: BCConfig) -> BCState:
     """A fresh policy."""
     key, policy_key = jax.random.split(key)
-    policy = GaussianPolicy.create(
-        policy_key, spec.observation_size, spec.action_low, spec.action_high, config.hidden
-    )
-    return TrainState(steps.trainable(policy), key, jnp.zeros((), jnp.int32), hyper)
+    policy = GaussianPolicy.create(policy_key, spec, config.hidden)
+    return BCState(trainable(policy), key, jnp.zeros((), jnp.int32), config)
 
 
-def update(
-    config: BCConfig, total_steps: int, state: TrainState, batch: Batch
-) -> tuple[TrainState, Metrics]:
+def update(total_steps: int, state: BCState, batch: Batch) -> tuple[BCState, Metrics]:
     """One step of maximum likelihood."""
-    decay = steps.decay(config.policy_schedule, state.step, total_steps)
-    policy, metrics = steps.fit_policy_weighted(
-        state.policy,
-        batch.observations,
-        batch.actions,
-        jnp.ones_like(batch.rewards),
-        learning_rate=state.hyper.policy_learning_rate * decay,
+    config = state.config
+
+    def policy_loss(network: GaussianPolicy) -> tuple[Scalar, Metrics]:
+        log_prob = network.log_prob(batch.observations, batch.actions)
+        loss = -log_prob.mean()
+        return loss, {"policy_loss": loss, "log_prob": log_prob.mean()}
+
+    learning_rate = config.policy_learning_rate * decay(
+        config.policy_schedule, state.step, total_steps
     )
-    return state._replace(policy=policy, step=state.step + 1), metrics
+    policy, metrics = descend(state.policy, policy_loss, learning_rate)
+    return state._replace(policy=project(policy), step=state.step + 1), metrics

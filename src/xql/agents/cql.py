@@ -39,158 +39,199 @@ What it scores is in results/, with the commands.
 """
 
 import functools
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from xql.agents import update as steps
+from xql.agents.backups import policy_backup
+from xql.agents.hyperparameters import (
+    DISCOUNT,
+    FRACTION,
+    POSITIVE,
+    Swept,
+    agent_config,
+    static,
+    swept,
+)
+from xql.agents.losses import critic_metrics
 from xql.agents.networks import Critic
-from xql.agents.policies import SquashedGaussianPolicy
-from xql.agents.types import Agent, Batch, Metrics, Spec, TrainState
+from xql.agents.policies import SquashedGaussianPolicy, network_of
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Number, Scalar, Trainable
+from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
+
+MOST_LOG_MULTIPLIER = 13.8  # a multiplier of 10⁶, as in the published CQL code
 
 
-@dataclass(frozen=True)
+@agent_config
 class CQLConfig:
-    """Every choice of the algorithm. Only the first block may differ along a population."""
+    """Every choice of the algorithm."""
 
-    penalty: float = 5.0
-    """α: how much the gap weighs beside the squared error of Q."""
-    target_gap: float = 5.0
-    """What the multiplier holds the gap to, in units of return, where `lagrange` is on."""
-    discount: float = 0.99
-    """γ."""
-    polyak: float = 0.005
-    """The share of the way that the target critic moves per update."""
-    critic_learning_rate: float = 3e-4
-    """Of Q and of the multiplier."""
-    policy_learning_rate: float = 1e-4
-    """Of the policy and of the entropy's weight."""
+    penalty: Swept = swept(5.0, "α: how much the gap weighs beside the squared error of Q.")
+    target_gap: Swept = swept(
+        5.0, "What the Lagrange multiplier holds the gap to, in units of return."
+    )
+    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    polyak: Swept = swept(0.005, "τ, how far the target critic moves per update.", FRACTION)
+    critic_learning_rate: Swept = swept(3e-4, "Of Q and of the Lagrange multiplier, for Adam.")
+    policy_learning_rate: Swept = swept(
+        1e-4, "Of the policy and of the entropy's weight, for Adam."
+    )
 
-    hidden: tuple[int, ...] = (256, 256, 256)
-    """Of the policy."""
-    critic_hidden: tuple[int, ...] = (256, 256, 256)
-    critics: int = 2
-    critic_layer_norm: bool = False
-    samples: int = 10
-    """n: actions of each of the three kinds per state."""
-    lagrange: bool = False
-    max_backup: bool = False
-    schedule: steps.Schedule = "constant"
-    """Of the learning rates of Q and the policy."""
-    batch_size: int = 256
+    hidden: tuple[int, ...] = static(
+        (256, 256, 256), "Hidden layer widths of the policy.", POSITIVE
+    )
+    critic_hidden: tuple[int, ...] = static((256, 256, 256), "Hidden layer widths of Q.", POSITIVE)
+    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
+    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
+    samples: int = static(10, "n: actions of each of the three kinds per state.", POSITIVE)
+    lagrange: bool = static(False, "Learn the penalty's weight as a Lagrange multiplier.")
+    max_backup: bool = static(False, "Back up the best of the n actions at s', not one.")
+    schedule: Schedule = static("constant", "Learning rate schedule of Q and the policy.")
+    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
 
 
-class CQLHyper(NamedTuple):
-    """The numbers that may differ along a population; fields as in `CQLConfig`."""
+class CQLState(NamedTuple):
+    """Everything that the next update depends on."""
 
-    penalty: Float[Array, ""] | float
-    target_gap: Float[Array, ""] | float
-    discount: Float[Array, ""] | float
-    polyak: Float[Array, ""] | float
-    critic_learning_rate: Float[Array, ""] | float
-    policy_learning_rate: Float[Array, ""] | float
+    policy: Trainable
+    critic: Trainable
+    target_critic: Critic
+    temperature: Trainable
+    """The log of the entropy's weight η."""
+    multiplier: Trainable | None
+    """The log of α'; None where `lagrange` is off."""
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+    config: CQLConfig
 
 
-@functools.cache  # the same configuration is the same agent, and so compiles once
-def cql(config: CQLConfig, total_steps: int) -> Agent:
+def make_cql(config: CQLConfig, total_steps: int) -> Agent:
     """The agent for one configuration; cosine schedules end at `total_steps`."""
     return Agent(
-        init=functools.partial(init, config),
-        update=functools.partial(update, config, total_steps),
-        act=steps.act,
-        hyper=CQLHyper(*(getattr(config, name) for name in CQLHyper._fields)),
+        init=init,
+        update=bind(update, total_steps),
+        actor=network_of,
+        config=config,
         transitions=config.batch_size,
+        backup=policy_backup,
     )
 
 
-def init(config: CQLConfig, key: PRNGKeyArray, spec: Spec, hyper: CQLHyper) -> TrainState:
+def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: CQLConfig) -> CQLState:
     """Fresh networks, η = α' = 1; the target critic starts as a copy of the critic."""
     key, policy_key, critic_key = jax.random.split(key, 3)
-    policy = SquashedGaussianPolicy.create(
-        policy_key, spec.observation_size, spec.action_low, spec.action_high, config.hidden
-    )
+    policy = SquashedGaussianPolicy.create(policy_key, spec, config.hidden)
     critic = Critic.create(
         critic_key,
         spec.observation_size,
-        spec.action_size,
+        spec.actions.size,
         config.critic_hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
     )
-    return TrainState(
-        policy=steps.trainable(policy),
-        critic=steps.trainable(critic),
+    return CQLState(
+        policy=trainable(policy),
+        critic=trainable(critic),
         target_critic=jax.tree.map(jnp.copy, critic),
-        temperature=steps.trainable(jnp.zeros(())),
-        multiplier=steps.trainable(jnp.zeros(())) if config.lagrange else None,
+        temperature=trainable(jnp.zeros(())),
+        multiplier=trainable(jnp.zeros(())) if config.lagrange else None,
         key=key,
         step=jnp.zeros((), jnp.int32),
-        hyper=hyper,
+        config=config,
     )
 
 
-def update(
-    config: CQLConfig, total_steps: int, state: TrainState, batch: Batch
-) -> tuple[TrainState, Metrics]:
+def update(total_steps: int, state: CQLState, batch: Batch) -> tuple[CQLState, Metrics]:
     """One update of Q, the multiplier, the policy, η and the target critic, in this order."""
-    assert state.critic is not None and state.temperature is not None
-    hyper, policy = state.hyper, state.policy.network
-    decay = steps.decay(config.schedule, state.step, total_steps)
+    config, policy = state.config, state.policy.network
+    rate = decay(config.schedule, state.step, total_steps)
     key, samples_key, policy_key = jax.random.split(state.key, 3)
 
-    # Q: the usual error, and the gap between the soft maximum over all actions and the data's.
+    # Q minimises the squared error on r + γ·mask·min Q̄(s', a'), plus α times the gap between its
+    # soft maximum over all actions, log Σ e^{Q(s, b)}/p(b), and its value at the data's.
     samples, log_densities = penalty_actions(policy, config.samples, batch, samples_key)
-    asked = samples[-config.samples :] if config.max_backup else samples[-1:]  # drawn at s'
+    candidates = samples[-config.samples :] if config.max_backup else samples[-1:]  # drawn at s'
     next_observations = jnp.broadcast_to(
-        batch.next_observations, (len(asked), *batch.next_observations.shape)
+        batch.next_observations, (len(candidates), *batch.next_observations.shape)
     )
-    next_q = state.target_critic(next_observations, asked).min(0).max(0)
+    next_q = state.target_critic(next_observations, candidates).min(0).max(0)
+    q_targets = batch.rewards + config.discount * batch.masks * next_q
     multiplier = state.multiplier
-    weight = hyper.penalty * (1.0 if multiplier is None else jnp.exp(multiplier.network))
-    critic, metrics = steps.fit_critic_conservative(
-        state.critic,
-        batch.observations,
-        batch.actions,
-        batch.rewards + hyper.discount * batch.masks * next_q,
-        samples,
-        log_densities,
-        weight=weight,
-        learning_rate=hyper.critic_learning_rate * decay,
-    )
+    weight = config.penalty * (1.0 if multiplier is None else jnp.exp(multiplier.network))
+    states = jnp.broadcast_to(batch.observations, (len(samples), *batch.observations.shape))
+
+    def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
+        q = network(batch.observations, batch.actions)
+        error = q - q_targets
+        all_actions = jax.nn.logsumexp(network(states, samples) - log_densities, axis=1)
+        gap = (all_actions - q).mean(-1)
+        # The whole square, not its half as elsewhere: published penalty weights stand beside that.
+        squared = jnp.square(error).mean(-1).sum()
+        metrics = critic_metrics(squared, q, error) | {"gap": gap.mean()}
+        return squared + weight * gap.sum(), metrics
+
+    critic, metrics = descend(state.critic, q_loss, config.critic_learning_rate * rate)
     if multiplier is not None:
-        excess = hyper.penalty * (metrics["gap"] - hyper.target_gap)
-        multiplier, multiplier_metrics = steps.fit_multiplier(
-            multiplier, excess, learning_rate=hyper.critic_learning_rate
+        # α' rises while the gap is above its target, and falls below it.
+        excess = config.penalty * (metrics["gap"] - config.target_gap)
+        multiplier, multiplier_metrics = multiplier_step(
+            multiplier, excess, config.critic_learning_rate
         )
         metrics |= multiplier_metrics
 
-    # Policy and the weight of its entropy: soft actor-critic's.
-    new_policy, policy_metrics = steps.fit_policy_soft(
-        state.policy,
-        critic.network,
-        batch.observations,
-        policy_key,
-        temperature=jnp.exp(state.temperature.network),
-        learning_rate=hyper.policy_learning_rate * decay,
+    # The policy maximises E[min Q(s, b) − η log π(b|s)], b ~ π(·|s), as in SAC.
+    entropy_weight = jnp.exp(state.temperature.network)
+
+    def policy_loss(network: SquashedGaussianPolicy) -> tuple[Scalar, Metrics]:
+        actions, log_prob = network.sample_with_log_prob(batch.observations, policy_key)
+        q = critic.network(batch.observations, actions).min(0)
+        loss = (entropy_weight * log_prob - q).mean()
+        return loss, {"policy_loss": loss, "entropy": -log_prob.mean()}
+
+    new_policy, policy_metrics = descend(
+        state.policy, policy_loss, config.policy_learning_rate * rate
     )
-    temperature, temperature_metrics = steps.fit_temperature(
-        state.temperature,
-        policy_metrics["entropy"],
-        target_entropy=-float(batch.actions.shape[-1]),
-        learning_rate=hyper.policy_learning_rate,
+
+    # η rises while the entropy is below its target, −d.
+    target_entropy = -float(batch.actions.shape[-1])
+
+    def temperature_loss(log_temperature: Scalar) -> tuple[Scalar, Metrics]:
+        # In log η, not η: this gradient does not die out where η has come near 0.
+        loss = log_temperature * (policy_metrics["entropy"] - target_entropy)
+        return loss, {"temperature": jnp.exp(log_temperature)}
+
+    temperature, temperature_metrics = descend(
+        state.temperature, temperature_loss, config.policy_learning_rate
     )
     return state._replace(
         policy=new_policy,
         critic=critic,
-        target_critic=steps.polyak(state.target_critic, critic.network, hyper.polyak),
+        target_critic=polyak(state.target_critic, critic.network, config.polyak),
         temperature=temperature,
         multiplier=multiplier,
         key=key,
         step=state.step + 1,
     ), metrics | policy_metrics | temperature_metrics
+
+
+def multiplier_step(
+    multiplier: Trainable, excess: Scalar, learning_rate: Number
+) -> tuple[Trainable, Metrics]:
+    """Raise a Lagrange multiplier while its constraint's `excess` is above 0, else lower it.
+
+    The network of `multiplier` is its logarithm, one number, kept at or below `MOST_LOG_MULTIPLIER`
+    by projection.
+    """
+
+    def loss(log_multiplier: Scalar) -> tuple[Scalar, Metrics]:
+        return -jnp.exp(log_multiplier) * excess, {"multiplier": jnp.exp(log_multiplier)}
+
+    multiplier, metrics = descend(multiplier, loss, learning_rate)
+    return multiplier._replace(
+        network=jnp.minimum(multiplier.network, MOST_LOG_MULTIPLIER)
+    ), metrics
 
 
 def penalty_actions(
@@ -207,7 +248,7 @@ def penalty_actions(
     uniform_log = jnp.full(shape[:2], shape[-1] * jnp.log(0.5))
 
     def drawn(observations: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
-        # Under vmap over the keys alone, the network is asked once per state.
+        # Under vmap over the keys alone, the network runs once per state.
         one = functools.partial(policy.sample_with_log_prob, observations)
         result: tuple[Array, Array] = jax.vmap(one)(jax.random.split(key, count))
         return result

@@ -26,143 +26,147 @@ Deviations from the published code, each with its switch in `IQLConfig` where it
 What it scores is in results/, with the commands.
 """
 
-import functools
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from xql.agents import update as steps
+from xql.agents.backups import value_backup
+from xql.agents.hyperparameters import (
+    DISCOUNT,
+    FRACTION,
+    POSITIVE,
+    Swept,
+    agent_config,
+    static,
+    swept,
+)
+from xql.agents.losses import advantage_weights, critic_loss
 from xql.agents.networks import Critic, Value
-from xql.agents.policies import GaussianPolicy
-from xql.agents.types import Agent, Batch, Metrics, Spec, TrainState
+from xql.agents.policies import GaussianPolicy, network_of, project
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
 
 
-@dataclass(frozen=True)
+@agent_config
 class IQLConfig:
-    """Every choice of the algorithm. Only the first block may differ along a population."""
+    """Every choice of the algorithm."""
 
-    expectile: float = 0.7
-    """τ: 1/2 gives the mean, 1 the maximum."""
-    inverse_temperature: float = 3.0
-    """κ of the advantage weights, in 1/return."""
-    weight_cap: float = 100.0
-    """The largest advantage weight."""
-    discount: float = 0.99
-    """γ."""
-    polyak: float = 0.005
-    """The share of the way that the target critic moves per update."""
-    value_learning_rate: float = 3e-4
-    critic_learning_rate: float = 3e-4
-    policy_learning_rate: float = 3e-4
+    expectile: Swept = swept(0.7, "τ: 1/2 gives the mean, 1 the maximum.", FRACTION)
+    inverse_temperature: Swept = swept(3.0, "κ of the advantage weights, in 1/return.")
+    weight_cap: Swept = swept(100.0, "The largest advantage weight.", POSITIVE)
+    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    polyak: Swept = swept(0.005, "How far the target critic moves per update.", FRACTION)
+    value_learning_rate: Swept = swept(3e-4, "Of V, for Adam.")
+    critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(3e-4, "Of the policy, for Adam.")
 
-    hidden: tuple[int, ...] = (256, 256)
-    critics: int = 2
-    value_layer_norm: bool = False
-    critic_layer_norm: bool = False
-    policy_schedule: steps.Schedule = "cosine"
-    value_schedule: steps.Schedule = "constant"
-    """Of V and Q."""
-    batch_size: int = 256
+    hidden: tuple[int, ...] = static((256, 256), "Hidden layer widths of every network.", POSITIVE)
+    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
+    value_layer_norm: bool = static(False, "LayerNorm in V.")
+    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
+    policy_schedule: Schedule = static("cosine", "Learning rate schedule of the policy.")
+    value_schedule: Schedule = static("constant", "Learning rate schedule of V and Q.")
+    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
 
 
-class IQLHyper(NamedTuple):
-    """The numbers that may differ along a population; fields as in `IQLConfig`."""
+class IQLState(NamedTuple):
+    """Everything that the next update depends on."""
 
-    expectile: Float[Array, ""] | float
-    inverse_temperature: Float[Array, ""] | float
-    weight_cap: Float[Array, ""] | float
-    discount: Float[Array, ""] | float
-    polyak: Float[Array, ""] | float
-    value_learning_rate: Float[Array, ""] | float
-    critic_learning_rate: Float[Array, ""] | float
-    policy_learning_rate: Float[Array, ""] | float
+    policy: Trainable
+    value: Trainable
+    critic: Trainable
+    target_critic: Critic
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+    config: IQLConfig
 
 
-@functools.cache  # the same configuration is the same agent, and so compiles once
-def iql(config: IQLConfig, total_steps: int) -> Agent:
+def make_iql(config: IQLConfig, total_steps: int) -> Agent:
     """The agent for one configuration; cosine schedules end at `total_steps`."""
     return Agent(
-        init=functools.partial(init, config),
-        update=functools.partial(update, config, total_steps),
-        act=steps.act,
-        hyper=IQLHyper(*(getattr(config, name) for name in IQLHyper._fields)),
+        init=init,
+        update=bind(update, total_steps),
+        actor=network_of,
+        config=config,
         transitions=config.batch_size,
+        backup=value_backup,
     )
 
 
-def init(config: IQLConfig, key: PRNGKeyArray, spec: Spec, hyper: IQLHyper) -> TrainState:
+def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: IQLConfig) -> IQLState:
     """Fresh networks; the target critic starts as a copy of the critic."""
     key, policy_key, value_key, critic_key = jax.random.split(key, 4)
     size, hidden = spec.observation_size, config.hidden
-    policy = GaussianPolicy.create(policy_key, size, spec.action_low, spec.action_high, hidden)
+    policy = GaussianPolicy.create(policy_key, spec, hidden)
     value = Value.create(value_key, size, hidden, layer_norm=config.value_layer_norm)
     critic = Critic.create(
         critic_key,
         size,
-        spec.action_size,
+        spec.actions.size,
         hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
     )
-    return TrainState(
-        policy=steps.trainable(policy),
-        value=steps.trainable(value),
-        critic=steps.trainable(critic),
+    return IQLState(
+        policy=trainable(policy),
+        value=trainable(value),
+        critic=trainable(critic),
         target_critic=jax.tree.map(jnp.copy, critic),
         key=key,
         step=jnp.zeros((), jnp.int32),
-        hyper=hyper,
+        config=config,
     )
 
 
-def update(
-    config: IQLConfig, total_steps: int, state: TrainState, batch: Batch
-) -> tuple[TrainState, Metrics]:
+def update(total_steps: int, state: IQLState, batch: Batch) -> tuple[IQLState, Metrics]:
     """One update of V, the policy, Q and the target critic, in this order."""
-    assert state.value is not None and state.critic is not None
-    hyper = state.hyper
-    value_decay = steps.decay(config.value_schedule, state.step, total_steps)
-    policy_decay = steps.decay(config.policy_schedule, state.step, total_steps)
+    config = state.config
+    value_decay = decay(config.value_schedule, state.step, total_steps)
+    policy_decay = decay(config.policy_schedule, state.step, total_steps)
 
-    # V: one expectile step. All else is as in xql.py.
-    q = state.target_critic(batch.observations, batch.actions).min(0)
-    value, metrics = steps.fit_value_expectile(
-        state.value,
-        batch.observations,
-        q,
-        expectile=hyper.expectile,
-        learning_rate=hyper.value_learning_rate * value_decay,
-    )
+    # V minimises the asymmetric square E[|τ − 1(Q̄ < V)| (Q̄ − V)²]. All else is as in xql.py.
+    target_q = state.target_critic(batch.observations, batch.actions).min(0)
+
+    def value_loss(network: Value) -> tuple[Scalar, Metrics]:
+        v = network(batch.observations)
+        above = target_q > v
+        weight = jnp.where(above, config.expectile, 1 - config.expectile)
+        loss = (weight * jnp.square(target_q - v)).mean()
+        return loss, {"value_loss": loss, "v": v.mean(), "above": above.mean(dtype=jnp.float32)}
+
+    value, metrics = descend(state.value, value_loss, config.value_learning_rate * value_decay)
     v = value.network
 
-    # Policy: the data's actions, weighted by their advantage.
-    advantages = q - v(batch.observations)
-    weights = steps.advantage_weights(advantages, hyper.inverse_temperature, hyper.weight_cap)
-    policy, policy_metrics = steps.fit_policy_weighted(
-        state.policy,
-        batch.observations,
-        batch.actions,
-        weights,
-        learning_rate=hyper.policy_learning_rate * policy_decay,
+    # The policy maximises E[w log π(a|s)], w = min(e^{κ (Q̄ − V)}, cap).
+    advantages = target_q - v(batch.observations)
+    weights = advantage_weights(advantages, config.inverse_temperature, config.weight_cap)
+
+    def policy_loss(network: GaussianPolicy) -> tuple[Scalar, Metrics]:
+        log_prob = network.log_prob(batch.observations, batch.actions)
+        loss = -(weights * log_prob).mean()
+        return loss, {"policy_loss": loss, "log_prob": log_prob.mean()}
+
+    policy, policy_metrics = descend(
+        state.policy, policy_loss, config.policy_learning_rate * policy_decay
     )
 
-    # Q: the reward and the discounted expectile value of what came next.
-    critic, critic_metrics = steps.fit_critic(
-        state.critic,
-        batch.observations,
-        batch.actions,
-        batch.rewards + hyper.discount * batch.masks * v(batch.next_observations),
-        learning_rate=hyper.critic_learning_rate * value_decay,
+    # Q minimises the squared error on r + γ·mask·V(s').
+    q_targets = batch.rewards + config.discount * batch.masks * v(batch.next_observations)
+
+    def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
+        return critic_loss(network(batch.observations, batch.actions), q_targets)
+
+    critic, critic_metrics = descend(
+        state.critic, q_loss, config.critic_learning_rate * value_decay
     )
     metrics |= policy_metrics | critic_metrics
     metrics |= {"advantage": advantages.mean(), "weight": weights.mean()}
     return state._replace(
-        policy=policy,
+        policy=project(policy),
         value=value,
         critic=critic,
-        target_critic=steps.polyak(state.target_critic, critic.network, hyper.polyak),
+        target_critic=polyak(state.target_critic, critic.network, config.polyak),
         step=state.step + 1,
     ), metrics

@@ -6,6 +6,7 @@ temperature or a target entropy means the same whatever the bounds are.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from xql.agents.networks import MLP
+from xql.agents.types import EnvironmentSpec, Trainable
 
 Bounds = tuple[float, ...]
 
@@ -42,14 +44,19 @@ class GaussianPolicy(eqx.Module):
     def create(
         cls,
         key: PRNGKeyArray,
-        observation_size: int,
-        low: Bounds,
-        high: Bounds,
+        spec: EnvironmentSpec,
         hidden: Sequence[int],
     ) -> "GaussianPolicy":
         """Standard deviation 1 in units of half the action range."""
-        mlp = MLP.create(key, (observation_size, *hidden, len(low)))
-        return cls(mlp, jnp.zeros(len(low)), low, high)
+        size = spec.actions.size
+        mlp = MLP.create(key, (spec.observation_size, *hidden, size))
+        return cls(mlp, jnp.zeros(size), spec.actions.low, spec.actions.high)
+
+    def __call__(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*batch action"]:
+        """The mode, or with a key a draw."""
+        return self.mean(observations) if key is None else self.sample(observations, key)
 
     def mean(
         self, observations: Float[Array, "*batch observation"]
@@ -95,21 +102,30 @@ class DeterministicPolicy(eqx.Module):
     mlp: MLP
     low: Bounds = eqx.field(static=True)
     high: Bounds = eqx.field(static=True)
+    exploration_noise: float = eqx.field(static=True, default=0.0)
+    """Standard deviation of the noise on drawn actions, in half action ranges."""
 
     @classmethod
     def create(
         cls,
         key: PRNGKeyArray,
-        observation_size: int,
-        low: Bounds,
-        high: Bounds,
+        spec: EnvironmentSpec,
         hidden: Sequence[int],
         *,
         layer_norm: bool = False,
     ) -> "DeterministicPolicy":
         """An MLP from the observation to one number per action dimension."""
-        sizes = (observation_size, *hidden, len(low))
-        return cls(MLP.create(key, sizes, layer_norm=layer_norm), low, high)
+        sizes = (spec.observation_size, *hidden, spec.actions.size)
+        mlp = MLP.create(key, sizes, layer_norm=layer_norm)
+        return cls(mlp, spec.actions.low, spec.actions.high)
+
+    def __call__(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*batch action"]:
+        """The action; with a key, the exploration noise is added, within the bounds."""
+        if key is None:
+            return self.mean(observations)
+        return self.sample(observations, key, self.exploration_noise)
 
     def mean(
         self, observations: Float[Array, "*batch observation"]
@@ -162,13 +178,18 @@ class SquashedGaussianPolicy(eqx.Module):
     def create(
         cls,
         key: PRNGKeyArray,
-        observation_size: int,
-        low: Bounds,
-        high: Bounds,
+        spec: EnvironmentSpec,
         hidden: Sequence[int],
     ) -> "SquashedGaussianPolicy":
         """An MLP from the observation to a mean and a log deviation per action dimension."""
-        return cls(MLP.create(key, (observation_size, *hidden, 2 * len(low))), low, high)
+        mlp = MLP.create(key, (spec.observation_size, *hidden, 2 * spec.actions.size))
+        return cls(mlp, spec.actions.low, spec.actions.high)
+
+    def __call__(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*batch action"]:
+        """The mode, or with a key a draw."""
+        return self.mean(observations) if key is None else self.sample(observations, key)
 
     def mean(
         self, observations: Float[Array, "*batch observation"]
@@ -220,3 +241,13 @@ class SquashedGaussianPolicy(eqx.Module):
         normal = -(0.5 * jnp.square(z) + log_std + 0.5 * jnp.log(2 * jnp.pi))
         squash = 2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u))
         return (normal - squash).sum(-1)
+
+
+def network_of(state: Any) -> Any:
+    """The policy network of a state: the actor of every agent that acts by it alone."""
+    return state.policy.network
+
+
+def project(policy: Trainable) -> Trainable:
+    """A Gaussian policy with its standard deviation within its range, after an optimizer step."""
+    return policy._replace(network=policy.network.projected())

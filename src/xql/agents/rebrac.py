@@ -32,147 +32,155 @@ Deviations from the published code, each with its switch in `ReBRACConfig` where
 What it scores is in results/, with the commands.
 """
 
-import functools
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from xql.agents import update as steps
+from xql.agents.backups import policy_backup
+from xql.agents.hyperparameters import (
+    DISCOUNT,
+    FRACTION,
+    POSITIVE,
+    Swept,
+    agent_config,
+    static,
+    swept,
+)
+from xql.agents.losses import critic_loss, mean_magnitude
 from xql.agents.networks import Critic
-from xql.agents.policies import DeterministicPolicy
-from xql.agents.types import Agent, Batch, Metrics, Spec, TrainState
+from xql.agents.policies import DeterministicPolicy, network_of
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.update import Schedule, bind, decay, descend, every, polyak, trainable
 
 
-@dataclass(frozen=True)
+@agent_config
 class ReBRACConfig:
-    """Every choice of the algorithm. Only the first block may differ along a population."""
+    """Every choice of the algorithm."""
 
-    policy_cloning: float = 0.01
-    """β₁: what the policy pays for a squared distance of 1, in units of mean |Q|."""
-    critic_cloning: float = 0.01
-    """β₂: what the backup pays for it, in units of return."""
-    discount: float = 0.99
-    """γ."""
-    polyak: float = 0.005
-    """The share of the way that the targets move each time they move."""
-    critic_learning_rate: float = 1e-3
-    policy_learning_rate: float = 1e-3
+    policy_cloning: Swept = swept(
+        0.01, "β₁: the policy's penalty for a squared distance of 1, in units of mean |Q|."
+    )
+    critic_cloning: Swept = swept(
+        0.01, "β₂: the backup's penalty for a squared distance of 1, in units of return."
+    )
+    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    polyak: Swept = swept(0.005, "τ, how far the targets move each time they move.", FRACTION)
+    critic_learning_rate: Swept = swept(1e-3, "Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(1e-3, "Of the policy, for Adam.")
 
-    hidden: tuple[int, ...] = (256, 256, 256)
-    critics: int = 2
-    critic_layer_norm: bool = True
-    policy_layer_norm: bool = False
-    policy_delay: int = 2
-    """Critic updates per update of the policy and the targets."""
-    target_noise: float = 0.2
-    """Standard deviation of the noise on the target policy's actions."""
-    target_noise_clip: float = 0.5
-    """Where that noise is cut off, on both sides."""
-    schedule: steps.Schedule = "constant"
-    """Of both learning rates."""
-    batch_size: int = 1024
-
-
-class ReBRACHyper(NamedTuple):
-    """The numbers that may differ along a population; fields as in `ReBRACConfig`."""
-
-    policy_cloning: Float[Array, ""] | float
-    critic_cloning: Float[Array, ""] | float
-    discount: Float[Array, ""] | float
-    polyak: Float[Array, ""] | float
-    critic_learning_rate: Float[Array, ""] | float
-    policy_learning_rate: Float[Array, ""] | float
+    hidden: tuple[int, ...] = static(
+        (256, 256, 256), "Hidden layer widths of every network.", POSITIVE
+    )
+    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
+    critic_layer_norm: bool = static(True, "LayerNorm in Q.")
+    policy_layer_norm: bool = static(False, "LayerNorm in the policy.")
+    policy_delay: int = static(
+        2, "Critic updates per update of the policy and the targets.", POSITIVE
+    )
+    target_noise: float = static(
+        0.2,
+        "Standard deviation of the noise on the target policy's actions, in half action ranges.",
+    )
+    target_noise_clip: float = static(0.5, "Where that noise is cut off, on both sides.")
+    schedule: Schedule = static("constant", "Learning rate schedule of Q and the policy.")
+    batch_size: int = static(1024, "Transitions per batch.", POSITIVE)
 
 
-@functools.cache  # the same configuration is the same agent, and so compiles once
-def rebrac(config: ReBRACConfig, total_steps: int) -> Agent:
+class ReBRACState(NamedTuple):
+    """Everything that the next update depends on."""
+
+    policy: Trainable
+    critic: Trainable
+    target_policy: DeterministicPolicy
+    target_critic: Critic
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+    config: ReBRACConfig
+
+
+def make_rebrac(config: ReBRACConfig, total_steps: int) -> Agent:
     """The agent for one configuration; cosine schedules end at `total_steps`."""
     return Agent(
-        init=functools.partial(init, config),
-        update=functools.partial(update, config, total_steps),
-        act=steps.act,
-        hyper=ReBRACHyper(*(getattr(config, name) for name in ReBRACHyper._fields)),
+        init=init,
+        update=bind(update, total_steps),
+        actor=network_of,
+        config=config,
         transitions=config.batch_size,
+        backup=policy_backup,
     )
 
 
-def init(config: ReBRACConfig, key: PRNGKeyArray, spec: Spec, hyper: ReBRACHyper) -> TrainState:
+def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: ReBRACConfig) -> ReBRACState:
     """Fresh networks; the targets start as copies."""
     key, policy_key, critic_key = jax.random.split(key, 3)
     policy = DeterministicPolicy.create(
-        policy_key,
-        spec.observation_size,
-        spec.action_low,
-        spec.action_high,
-        config.hidden,
-        layer_norm=config.policy_layer_norm,
+        policy_key, spec, config.hidden, layer_norm=config.policy_layer_norm
     )
     critic = Critic.create(
         critic_key,
         spec.observation_size,
-        spec.action_size,
+        spec.actions.size,
         config.hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
     )
-    return TrainState(
-        policy=steps.trainable(policy),
-        critic=steps.trainable(critic),
+    return ReBRACState(
+        policy=trainable(policy),
+        critic=trainable(critic),
         target_policy=jax.tree.map(jnp.copy, policy),
         target_critic=jax.tree.map(jnp.copy, critic),
         key=key,
         step=jnp.zeros((), jnp.int32),
-        hyper=hyper,
+        config=config,
     )
 
 
-def update(
-    config: ReBRACConfig, total_steps: int, state: TrainState, batch: Batch
-) -> tuple[TrainState, Metrics]:
+def update(total_steps: int, state: ReBRACState, batch: Batch) -> tuple[ReBRACState, Metrics]:
     """One update of Q and, every `policy_delay`-th time, of the policy and both targets."""
-    assert state.critic is not None
-    hyper = state.hyper
-    decay = steps.decay(config.schedule, state.step, total_steps)
+    assert batch.next_actions is not None and batch.next_acted is not None, "logged data has both"
+    config = state.config
+    rate = decay(config.schedule, state.step, total_steps)
     key, noise_key = jax.random.split(state.key)
 
-    # Q: the reward and the smaller target critic at the target policy's action, blurred by noise,
-    # less the price of its distance from what the data did next.
+    # Q minimises the squared error on r + γ·mask·(min Q̄(s', b) − β₂ ‖b − a'‖²), b the target
+    # policy's action with noise and a' the data's.
     next_actions = state.target_policy.sample(
         batch.next_observations, noise_key, config.target_noise, config.target_noise_clip
     )
     next_q = state.target_critic(batch.next_observations, next_actions).min(0)
-    next_cloning = batch.next_acted * state.target_policy.distance(next_actions, batch.next_actions)
-    next_values = next_q - hyper.critic_cloning * next_cloning
-    critic, metrics = steps.fit_critic(
-        state.critic,
-        batch.observations,
-        batch.actions,
-        batch.rewards + hyper.discount * batch.masks * next_values,
-        learning_rate=hyper.critic_learning_rate * decay,
+    next_distance = batch.next_acted * state.target_policy.distance(
+        next_actions, batch.next_actions
     )
-    metrics |= {"next_cloning": next_cloning.mean()}
+    next_values = next_q - config.critic_cloning * next_distance
+    q_targets = batch.rewards + config.discount * batch.masks * next_values
 
-    # Policy: uphill on the smaller critic, near the data's actions. Then the targets.
+    def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
+        return critic_loss(network(batch.observations, batch.actions), q_targets)
+
+    critic, metrics = descend(state.critic, q_loss, config.critic_learning_rate * rate)
+    metrics |= {"next_bc_distance": next_distance.mean()}
+
+    # The policy minimises β₁ ‖π(s) − a‖² − E[min Q(s, π(s))] / E|min Q(s, π(s))|.
+    def policy_loss(network: DeterministicPolicy) -> tuple[Scalar, Metrics]:
+        actions = network.mean(batch.observations)
+        q = critic.network(batch.observations, actions).min(0)
+        distance = network.distance(actions, batch.actions).mean()
+        loss = config.policy_cloning * distance - q.mean() / mean_magnitude(q)
+        return loss, {"policy_loss": loss, "bc_distance": distance}
+
     def move() -> tuple[PyTree, Metrics]:
-        policy, policy_metrics = steps.fit_policy_cloned(
-            state.policy,
-            critic.network,
-            batch.observations,
-            batch.actions,
-            value_weight=jnp.ones(()),
-            cloning_weight=hyper.policy_cloning,
-            learning_rate=hyper.policy_learning_rate * decay,
+        policy, policy_metrics = descend(
+            state.policy, policy_loss, config.policy_learning_rate * rate
         )
-        target_policy = steps.polyak(state.target_policy, policy.network, hyper.polyak)
-        target_critic = steps.polyak(state.target_critic, critic.network, hyper.polyak)
+        target_policy = polyak(state.target_policy, policy.network, config.polyak)
+        target_critic = polyak(state.target_critic, critic.network, config.polyak)
         return (policy, target_policy, target_critic), policy_metrics
 
     step = state.step + 1
-    stay = (state.policy, state.target_policy, state.target_critic)
-    moved, policy_metrics = steps.every(config.policy_delay, step, move, stay)
+    unchanged = (state.policy, state.target_policy, state.target_critic)
+    moved, policy_metrics = every(config.policy_delay, step, move, unchanged)
     policy, target_policy, target_critic = moved
     return state._replace(
         policy=policy,

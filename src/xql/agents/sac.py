@@ -29,222 +29,289 @@ Deviations from the papers, each with its switch in `SACConfig` where it has one
  9. Networks start orthogonal with gain √2, last layers too, as everywhere in this library.
 """
 
-import functools
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from xql.agents import update as steps
+from xql.agents.backups import policy_backup, value_backup
+from xql.agents.hyperparameters import (
+    DISCOUNT,
+    FRACTION,
+    POSITIVE,
+    Range,
+    Swept,
+    agent_config,
+    static,
+    swept,
+)
+from xql.agents.losses import critic_loss, gumbel_metrics
 from xql.agents.networks import Critic, Value
-from xql.agents.policies import SquashedGaussianPolicy
-from xql.agents.types import Agent, Batch, Metrics, Spec, Trainable, TrainState
-from xql.gumbel.losses import Kind
+from xql.agents.policies import SquashedGaussianPolicy, network_of
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.update import descend, polyak, trainable
+from xql.gumbel.losses import Kind, gumbel_loss
 
-Scalar = Float[Array, ""]
 
-
-@dataclass(frozen=True)
+@agent_config
 class SACConfig:
-    """Every choice of the algorithm; the defaults are SAC's. Only the first block may be swept."""
+    """Every choice of the algorithm; the defaults are SAC's."""
 
-    beta: float = 1.0
-    """Temperature of X-SAC's Gumbel loss, in units of return; SAC has none."""
-    clip: float = 8.0
-    """Where the Gumbel loss stops being exponential, in units of z."""
-    initial_temperature: float = 1.0
-    """α at the start, in units of return per nat."""
-    discount: float = 0.99
-    """γ."""
-    polyak: float = 0.005
-    """The share of the way that the target moves per update."""
-    value_learning_rate: float = 3e-4
-    critic_learning_rate: float = 3e-4
-    policy_learning_rate: float = 3e-4
-    temperature_learning_rate: float = 3e-4
-    """0 keeps α where it starts."""
+    beta: Swept = swept(
+        1.0,
+        "β, temperature of X-SAC's Gumbel loss, in units of return; SAC has none.",
+        POSITIVE,
+        required=True,
+    )
+    clip: Swept = swept(
+        8.0, "Where the Gumbel loss stops being exponential, in units of z.", POSITIVE
+    )
+    initial_temperature: Swept = swept(1.0, "α at the start, in return per nat.", POSITIVE)
+    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    polyak: Swept = swept(0.005, "τ, how far the target moves per update.", FRACTION)
+    value_learning_rate: Swept = swept(3e-4, "Of V, for Adam.")
+    critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(3e-4, "Of the policy, for Adam.")
+    temperature_learning_rate: Swept = swept(3e-4, "Of log α, for Adam; 0 keeps α where it starts.")
 
-    hidden: tuple[int, ...] = (256, 256)
-    critics: int = 2
-    value: Literal["none", "soft", "gumbel"] = "none"
-    """What stands for the value of s': the critic, a soft V, or X-SAC's V."""
-    value_layer_norm: bool = False
-    critic_layer_norm: bool = False
-    loss: Kind = "linear"
-    """X-SAC's."""
-    maclaurin_order: int = 8
-    max_gradient_norm: float | None = 1.0
-    """Of X-SAC's V; None leaves it as it is."""
-    batch_size: int = 256
+    hidden: tuple[int, ...] = static((256, 256), "Hidden layer widths of every network.", POSITIVE)
+    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
+    value: Literal["none", "soft", "gumbel"] = static(
+        "none", "What stands for the value of s': the critic, a soft V, or X-SAC's V."
+    )
+    value_layer_norm: bool = static(False, "LayerNorm in V.")
+    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
+    loss: Kind = static("linear", "Which Gumbel loss X-SAC's V minimises.")
+    maclaurin_order: int = static(8, "Order of `loss=maclaurin`.", Range(2, even=True))
+    max_gradient_norm: float | None = static(
+        1.0, "Largest norm of the gradient of X-SAC's V; None does not clip it.", POSITIVE
+    )
+    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
 
     @property
-    def gumbel(self) -> bool:
-        """Whether β means anything."""
-        return self.value == "gumbel"
+    def inactive(self) -> frozenset[str]:
+        """Without a Gumbel loss there is no β."""
+        return frozenset(() if self.value == "gumbel" else {"beta"})
 
 
-class SACHyper(NamedTuple):
-    """The numbers that may differ along a population; fields as in `SACConfig`."""
+class SACState(NamedTuple):
+    """Everything that the next update of SAC depends on."""
 
-    beta: Scalar | float
-    clip: Scalar | float
-    initial_temperature: Scalar | float
-    discount: Scalar | float
-    polyak: Scalar | float
-    value_learning_rate: Scalar | float
-    critic_learning_rate: Scalar | float
-    policy_learning_rate: Scalar | float
-    temperature_learning_rate: Scalar | float
+    policy: Trainable
+    critic: Trainable
+    target_critic: Critic
+    temperature: Trainable
+    """log α."""
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+    config: SACConfig
 
 
-@functools.cache  # the same configuration is the same agent, and so compiles once
-def sac(config: SACConfig, total_steps: int) -> Agent:
+class XSACState(NamedTuple):
+    """Everything that the next update of X-SAC depends on."""
+
+    policy: Trainable
+    value: Trainable
+    critic: Trainable
+    target_critic: Critic
+    temperature: Trainable
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+    config: SACConfig
+
+
+class SoftValueSACState(NamedTuple):
+    """Everything that the next update of the first SAC, the one with a V, depends on."""
+
+    policy: Trainable
+    value: Trainable
+    target_value: Value
+    critic: Trainable
+    temperature: Trainable
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+    config: SACConfig
+
+
+State = SACState | XSACState | SoftValueSACState
+
+
+def make_sac(config: SACConfig, total_steps: int) -> Agent:
     """The agent for one configuration; nothing in it depends on `total_steps`."""
+    updates: dict[str, Callable[[Any, Batch], tuple[Any, Metrics]]] = {
+        "none": update,
+        "soft": update_with_soft_value,
+        "gumbel": update_with_gumbel_value,
+    }
     return Agent(
-        init=functools.partial(init, config),
-        update=functools.partial(update, config),
-        act=steps.act,
-        hyper=SACHyper(*(getattr(config, name) for name in SACHyper._fields)),
+        init=init,
+        update=updates[config.value],
+        actor=network_of,
+        config=config,
         transitions=config.batch_size,
+        backup=policy_backup if config.value == "none" else value_backup,
+        values_include_entropy=config.value != "gumbel",
+        overestimation_hint="a larger β" if config.value == "gumbel" else "a smaller learning rate",
     )
 
 
-def init(config: SACConfig, key: PRNGKeyArray, spec: Spec, hyper: SACHyper) -> TrainState:
+def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: SACConfig) -> State:
     """Fresh networks; the targets start as copies."""
     key, policy_key, value_key, critic_key = jax.random.split(key, 4)
     size, hidden = spec.observation_size, config.hidden
-    policy = SquashedGaussianPolicy.create(
-        policy_key, size, spec.action_low, spec.action_high, hidden
-    )
-    value = Value.create(value_key, size, hidden, layer_norm=config.value_layer_norm)
-    critic = Critic.create(
+    network = Critic.create(
         critic_key,
         size,
-        spec.action_size,
+        spec.actions.size,
         hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
     )
-    soft = config.value == "soft"
-    return TrainState(
-        policy=steps.trainable(policy),
-        value=None if config.value == "none" else steps.trainable(value),
-        target_value=jax.tree.map(jnp.copy, value) if soft else None,
-        critic=steps.trainable(critic),
-        target_critic=None if soft else jax.tree.map(jnp.copy, critic),
-        temperature=steps.trainable(jnp.log(jnp.asarray(hyper.initial_temperature, jnp.float32))),
-        key=key,
-        step=jnp.zeros((), jnp.int32),
-        hyper=hyper,
-    )
+    v = Value.create(value_key, size, hidden, layer_norm=config.value_layer_norm)
+    policy = trainable(SquashedGaussianPolicy.create(policy_key, spec, hidden))
+    temperature = trainable(jnp.log(jnp.asarray(config.initial_temperature, jnp.float32)))
+    value, critic, step = trainable(v), trainable(network), jnp.zeros((), jnp.int32)
+    if config.value == "soft":
+        target_value = jax.tree.map(jnp.copy, v)
+        return SoftValueSACState(
+            policy, value, target_value, critic, temperature, key, step, config
+        )
+    target_critic = jax.tree.map(jnp.copy, network)
+    if config.value == "gumbel":
+        return XSACState(policy, value, critic, target_critic, temperature, key, step, config)
+    return SACState(policy, critic, target_critic, temperature, key, step, config)
 
 
-def update(config: SACConfig, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update of V where there is one, then of Q, the policy, α and the target."""
-    assert state.critic is not None and state.temperature is not None
-    hyper = state.hyper
-    temperature = jnp.exp(state.temperature.network)
+def update(state: SACState, batch: Batch) -> tuple[SACState, Metrics]:
+    """SAC: Q, the policy, α and the target critic, in this order."""
     key, value_key, policy_key = jax.random.split(state.key, 3)
 
-    value, next_values, metrics = fit_value(config, state, batch, temperature, value_key)
-    critic, critic_metrics = steps.fit_critic(
-        state.critic,
-        batch.observations,
-        batch.actions,
-        batch.rewards + hyper.discount * batch.masks * next_values,
-        learning_rate=hyper.critic_learning_rate,
-    )
-    policy, policy_metrics = steps.fit_policy_soft(
-        state.policy,
-        critic.network,
-        batch.observations,
-        policy_key,
+    # The value of s' is min Q̄(s', a~) − α log π(a~|s'), a~ ~ π(·|s').
+    next_values = soft_values(state, state.target_critic, batch.next_observations, value_key)
+    critic, policy, temperature, metrics = learn_to_act(state, batch, next_values, policy_key)
+    return state._replace(
+        policy=policy,
+        critic=critic,
+        target_critic=polyak(state.target_critic, critic.network, state.config.polyak),
         temperature=temperature,
-        learning_rate=hyper.policy_learning_rate,
+        key=key,
+        step=state.step + 1,
+    ), metrics
+
+
+def update_with_soft_value(
+    state: SoftValueSACState, batch: Batch
+) -> tuple[SoftValueSACState, Metrics]:
+    """The first SAC: V, Q, the policy, α and the target of V, in this order."""
+    config = state.config
+    key, value_key, policy_key = jax.random.split(state.key, 3)
+
+    # V minimises (V(s) − min Q(s, a~) + α log π(a~|s))²: its minimiser is the mean over a~.
+    targets = soft_values(state, state.critic.network, batch.observations, value_key)
+
+    def value_loss(network: Value) -> tuple[Scalar, Metrics]:
+        v = network(batch.observations)
+        loss = jnp.square(v - targets).mean() / 2
+        return loss, {"value_loss": loss, "v": v.mean()}
+
+    value, value_metrics = descend(state.value, value_loss, config.value_learning_rate)
+    next_values = state.target_value(batch.next_observations)
+    critic, policy, temperature, metrics = learn_to_act(state, batch, next_values, policy_key)
+    return state._replace(
+        policy=policy,
+        value=value,
+        target_value=polyak(state.target_value, value.network, config.polyak),
+        critic=critic,
+        temperature=temperature,
+        key=key,
+        step=state.step + 1,
+    ), value_metrics | metrics
+
+
+def update_with_gumbel_value(state: XSACState, batch: Batch) -> tuple[XSACState, Metrics]:
+    """X-SAC: V, Q, the policy, α and the target critic, in this order."""
+    config = state.config
+    key, value_key, policy_key = jax.random.split(state.key, 3)
+
+    # V minimises E[e^z − z − 1], z = (min Q̄(s, a~) − V(s))/β, a~ ~ π(·|s).
+    actions = state.policy.network.sample(batch.observations, value_key)
+    targets = state.target_critic(batch.observations, actions).min(0)
+
+    def value_loss(network: Value) -> tuple[Scalar, Metrics]:
+        v = network(batch.observations)
+        loss, diagnostics = gumbel_loss(
+            (targets - v) / config.beta,
+            kind=config.loss,
+            clip=config.clip,
+            order=config.maclaurin_order,
+        )
+        return loss, {"value_loss": loss, "v": v.mean(), **gumbel_metrics(diagnostics)}
+
+    value, value_metrics = descend(
+        state.value, value_loss, config.value_learning_rate, config.max_gradient_norm
     )
-    log_temperature, temperature_metrics = steps.fit_temperature(
-        state.temperature,
-        policy_metrics["entropy"],
-        target_entropy=-float(batch.actions.shape[-1]),
-        learning_rate=hyper.temperature_learning_rate,
-    )
-    state = state._replace(
+    next_values = value.network(batch.next_observations)
+    critic, policy, temperature, metrics = learn_to_act(state, batch, next_values, policy_key)
+    return state._replace(
         policy=policy,
         value=value,
         critic=critic,
-        temperature=log_temperature,
+        target_critic=polyak(state.target_critic, critic.network, config.polyak),
+        temperature=temperature,
         key=key,
         step=state.step + 1,
+    ), value_metrics | metrics
+
+
+def learn_to_act(
+    state: State, batch: Batch, next_values: Float[Array, " batch"], key: PRNGKeyArray
+) -> tuple[Trainable, Trainable, Trainable, Metrics]:
+    """Q on r + γ·mask·(value of s'), the policy on Q, and α: what all three variants share."""
+    config = state.config
+
+    # Q minimises the squared error on r + γ·mask·(value of s').
+    q_targets = batch.rewards + config.discount * batch.masks * next_values
+
+    def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
+        return critic_loss(network(batch.observations, batch.actions), q_targets)
+
+    critic, metrics = descend(state.critic, q_loss, config.critic_learning_rate)
+
+    # The policy maximises E[min Q(s, a~) − α log π(a~|s)].
+    alpha = jnp.exp(state.temperature.network)
+
+    def policy_loss(network: SquashedGaussianPolicy) -> tuple[Scalar, Metrics]:
+        actions, log_prob = network.sample_with_log_prob(batch.observations, key)
+        q = critic.network(batch.observations, actions).min(0)
+        loss = (alpha * log_prob - q).mean()
+        return loss, {"policy_loss": loss, "entropy": -log_prob.mean()}
+
+    policy, policy_metrics = descend(state.policy, policy_loss, config.policy_learning_rate)
+
+    # α rises while the entropy is below its target, minus the number of action dimensions.
+    target_entropy = -float(batch.actions.shape[-1])
+
+    def temperature_loss(log_alpha: Scalar) -> tuple[Scalar, Metrics]:
+        # In log α, not α: this gradient does not die out where α has come near 0.
+        loss = log_alpha * (policy_metrics["entropy"] - target_entropy)
+        return loss, {"temperature": jnp.exp(log_alpha)}
+
+    temperature, temperature_metrics = descend(
+        state.temperature, temperature_loss, config.temperature_learning_rate
     )
-    if config.value == "soft":
-        assert value is not None
-        target = steps.polyak(state.target_value, value.network, hyper.polyak)
-        state = state._replace(target_value=target)
-    else:
-        target = steps.polyak(state.target_critic, critic.network, hyper.polyak)
-        state = state._replace(target_critic=target)
-    return state, metrics | critic_metrics | policy_metrics | temperature_metrics
-
-
-def fit_value(
-    config: SACConfig, state: TrainState, batch: Batch, temperature: Scalar, key: PRNGKeyArray
-) -> tuple[Trainable | None, Float[Array, " batch"], Metrics]:
-    """V after its step, where there is one, and the value of every s'."""
-    policy: SquashedGaussianPolicy = state.policy.network
-    if config.value == "none":
-        following = batch.next_observations
-        return None, soft_values(state.target_critic, policy, following, temperature, key), {}
-
-    assert state.value is not None and state.critic is not None
-    hyper = state.hyper
-    if config.value == "soft":
-        targets = soft_values(state.critic.network, policy, batch.observations, temperature, key)
-        value, metrics = fit_value_squared(
-            state.value, batch.observations, targets, learning_rate=hyper.value_learning_rate
-        )
-        return value, state.target_value(batch.next_observations), metrics
-
-    actions = policy.sample(batch.observations, key)
-    value, metrics = steps.fit_value_gumbel(
-        state.value,
-        batch.observations,
-        state.target_critic(batch.observations, actions).min(0),
-        beta=hyper.beta,
-        learning_rate=hyper.value_learning_rate,
-        kind=config.loss,
-        clip=hyper.clip,
-        order=config.maclaurin_order,
-        max_gradient_norm=config.max_gradient_norm,
-    )
-    return value, value.network(batch.next_observations), metrics
+    return critic, policy, temperature, metrics | policy_metrics | temperature_metrics
 
 
 def soft_values(
+    state: State,
     critic: Critic,
-    policy: SquashedGaussianPolicy,
     observations: Float[Array, "batch observation"],
-    temperature: Scalar,
     key: PRNGKeyArray,
 ) -> Float[Array, " batch"]:
-    """min Q(s, a) − α log π(a|s), one draw a ~ π(·|s) per state."""
-    actions, log_prob = policy.sample_with_log_prob(observations, key)
-    return critic(observations, actions).min(0) - temperature * log_prob
-
-
-def fit_value_squared(
-    value: Trainable,
-    observations: Float[Array, "batch observation"],
-    targets: Float[Array, " batch"],
-    *,
-    learning_rate: Scalar,
-) -> tuple[Trainable, Metrics]:
-    """V by squared error on `targets`: its minimiser is their mean."""
-
-    def loss(network: Value) -> tuple[Scalar, Metrics]:
-        v = network(observations)
-        value_loss = jnp.square(v - targets).mean() / 2
-        return value_loss, {"value_loss": value_loss, "value": v.mean()}
-
-    return steps.descend(value, loss, learning_rate)
+    """min Q(s, a~) − α log π(a~|s), one draw a~ ~ π(·|s) per state."""
+    alpha = jnp.exp(state.temperature.network)
+    actions, log_prob = state.policy.network.sample_with_log_prob(observations, key)
+    values: Float[Array, " batch"] = critic(observations, actions).min(0) - alpha * log_prob
+    return values

@@ -33,155 +33,197 @@ Deviations from the papers, each with its switch in `TD3Config` where it has one
     decay and no correlated noise in DDPG.
 """
 
+import dataclasses
 import functools
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from xql.agents import update as steps
+from xql.agents.backups import policy_backup
+from xql.agents.hyperparameters import (
+    DISCOUNT,
+    FRACTION,
+    POSITIVE,
+    Range,
+    Swept,
+    agent_config,
+    static,
+    swept,
+)
+from xql.agents.losses import critic_loss, critic_metrics, gumbel_metrics
 from xql.agents.networks import Critic
 from xql.agents.policies import DeterministicPolicy
-from xql.agents.types import Agent, Batch, Metrics, Spec, Trainable, TrainState
-from xql.gumbel.losses import Kind
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.update import descend, every, polyak, trainable
+from xql.gumbel.losses import Kind, gumbel_loss
 
 Loss = Literal["squared", Kind]
 
 
-@dataclass(frozen=True)
+@agent_config
 class TD3Config:
-    """Every choice of the algorithm; the defaults are TD3's. Only the first block may be swept."""
+    """Every choice of the algorithm; the defaults are TD3's."""
 
-    beta: float = 1.0
-    """Temperature of the Gumbel loss, in units of return; the squared loss has none."""
-    clip: float = 8.0
-    """Where the Gumbel loss stops being exponential, in units of z."""
-    discount: float = 0.99
-    """γ."""
-    polyak: float = 0.005
-    """The share of the way that the targets move each time they move."""
-    critic_learning_rate: float = 1e-3
-    policy_learning_rate: float = 1e-3
+    beta: Swept = swept(
+        1.0,
+        "β, temperature of the Gumbel loss, in units of return; the squared loss has none.",
+        POSITIVE,
+        required=True,
+    )
+    clip: Swept = swept(
+        8.0, "Where the Gumbel loss stops being exponential, in units of z.", POSITIVE
+    )
+    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    polyak: Swept = swept(0.005, "τ, how far the targets move each time they move.", FRACTION)
+    critic_learning_rate: Swept = swept(1e-3, "Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(1e-3, "Of the policy, for Adam.")
 
-    hidden: tuple[int, ...] = (256, 256)
-    critics: int = 2
-    """The targets take the minimum over so many; 1 is without the double-Q trick."""
-    critic_layer_norm: bool = False
-    loss: Loss = "squared"
-    maclaurin_order: int = 8
-    max_gradient_norm: float | None = 1.0
-    """Of the critic's gradient under the Gumbel loss; None leaves it as it is."""
-    policy_delay: int = 2
-    """Critic updates per update of the policy and the targets."""
-    exploration_noise: float = 0.1
-    """Standard deviation, in units of half the action range; so are the next two."""
-    target_noise: float = 0.2
-    """Of the target policy's actions."""
-    target_noise_clip: float = 0.5
-    """Where that noise is cut off, on both sides."""
-    batch_size: int = 256
+    hidden: tuple[int, ...] = static((256, 256), "Hidden layer widths of every network.", POSITIVE)
+    critics: int = static(
+        2,
+        "Ensemble size of Q; the targets take the minimum. 1 removes the double-Q trick.",
+        POSITIVE,
+    )
+    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
+    loss: Loss = static("squared", "Error of Q: TD3's square, or a Gumbel loss for X-TD3.")
+    maclaurin_order: int = static(8, "Order of `loss=maclaurin`.", Range(2, even=True))
+    max_gradient_norm: float | None = static(
+        1.0,
+        "Largest norm of Q's gradient under the Gumbel loss; None does not clip it.",
+        POSITIVE,
+    )
+    policy_delay: int = static(
+        2, "Critic updates per update of the policy and the targets.", POSITIVE
+    )
+    exploration_noise: float = static(
+        0.1, "Standard deviation of the exploration noise, in half action ranges."
+    )
+    target_noise: float = static(
+        0.2,
+        "Standard deviation of the noise on the target policy's actions, in half action ranges.",
+    )
+    target_noise_clip: float = static(0.5, "Where that noise is cut off, on both sides.")
+    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
 
     @property
-    def gumbel(self) -> bool:
-        """Whether β means anything."""
-        return self.loss != "squared"
+    def inactive(self) -> frozenset[str]:
+        """Without a Gumbel loss there is no β."""
+        return frozenset({"beta"} if self.loss == "squared" else ())
 
 
-class TD3Hyper(NamedTuple):
-    """The numbers that may differ along a population; fields as in `TD3Config`."""
+class TD3State(NamedTuple):
+    """Everything that the next update depends on."""
 
-    beta: Float[Array, ""] | float
-    clip: Float[Array, ""] | float
-    discount: Float[Array, ""] | float
-    polyak: Float[Array, ""] | float
-    critic_learning_rate: Float[Array, ""] | float
-    policy_learning_rate: Float[Array, ""] | float
+    policy: Trainable
+    critic: Trainable
+    target_policy: DeterministicPolicy
+    target_critic: Critic
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+    config: TD3Config
 
 
-@functools.cache  # the same configuration is the same agent, and so compiles once
-def td3(config: TD3Config, total_steps: int) -> Agent:
+def make_td3(config: TD3Config, total_steps: int) -> Agent:
     """The agent for one configuration; nothing in it depends on `total_steps`."""
     return Agent(
-        init=functools.partial(init, config),
-        update=functools.partial(update, config),
-        act=functools.partial(act, config.exploration_noise),
-        hyper=TD3Hyper(*(getattr(config, name) for name in TD3Hyper._fields)),
+        init=init,
+        update=update,
+        actor=actor,
+        config=config,
         transitions=config.batch_size,
+        backup=policy_backup,
+        overestimation_hint="a smaller learning rate" if config.loss == "squared" else "a larger β",
     )
 
 
-def init(config: TD3Config, key: PRNGKeyArray, spec: Spec, hyper: TD3Hyper) -> TrainState:
+def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: TD3Config) -> TD3State:
     """Fresh networks; the targets start as copies."""
     key, policy_key, critic_key = jax.random.split(key, 3)
-    policy = DeterministicPolicy.create(
-        policy_key, spec.observation_size, spec.action_low, spec.action_high, config.hidden
-    )
+    policy = DeterministicPolicy.create(policy_key, spec, config.hidden)
     critic = Critic.create(
         critic_key,
         spec.observation_size,
-        spec.action_size,
+        spec.actions.size,
         config.hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
     )
-    return TrainState(
-        policy=steps.trainable(policy),
-        critic=steps.trainable(critic),
+    return TD3State(
+        policy=trainable(policy),
+        critic=trainable(critic),
         target_policy=jax.tree.map(jnp.copy, policy),
         target_critic=jax.tree.map(jnp.copy, critic),
         key=key,
         step=jnp.zeros((), jnp.int32),
-        hyper=hyper,
+        config=config,
     )
 
 
-def update(config: TD3Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+def actor(state: TD3State) -> DeterministicPolicy:
+    """The policy, with Gaussian noise where it explores."""
+    policy: DeterministicPolicy = dataclasses.replace(
+        state.policy.network, exploration_noise=state.config.exploration_noise
+    )
+    return policy
+
+
+def update(state: TD3State, batch: Batch) -> tuple[TD3State, Metrics]:
     """One update of Q and, every `policy_delay`-th time, of the policy and both targets."""
-    assert state.critic is not None
-    hyper = state.hyper
+    config = state.config
     key, noise_key = jax.random.split(state.key)
 
-    # Q: the mean of its targets, or their soft maximum.
-    targets = critic_targets(config, state, batch, noise_key)
-    if config.loss == "squared":
-        critic, metrics = steps.fit_critic(
-            state.critic,
-            batch.observations,
-            batch.actions,
-            targets,
-            learning_rate=hyper.critic_learning_rate,
-        )
+    # y = r + γ·mask·min Q̄(s', a'), a' the target policy's action with noise.
+    next_actions = state.target_policy.sample(
+        batch.next_observations, noise_key, config.target_noise, config.target_noise_clip
+    )
+    next_q = state.target_critic(batch.next_observations, next_actions).min(0)
+    q_targets = batch.rewards + config.discount * batch.masks * next_q
+
+    # Q minimises (Q − y)², for the mean of y;
+    # or E[e^z − z − 1], z = (y − Q)/β, for its soft maximum β log E[e^{y/β}].
+    if (kind := config.loss) == "squared":
+
+        def squared_loss(network: Critic) -> tuple[Scalar, Metrics]:
+            return critic_loss(network(batch.observations, batch.actions), q_targets)
+
+        critic, metrics = descend(state.critic, squared_loss, config.critic_learning_rate)
     else:
-        critic, metrics = steps.fit_critic_gumbel(
-            state.critic,
-            batch.observations,
-            batch.actions,
-            targets,
-            beta=hyper.beta,
-            learning_rate=hyper.critic_learning_rate,
-            kind=config.loss,
-            clip=hyper.clip,
-            order=config.maclaurin_order,
-            max_gradient_norm=config.max_gradient_norm,
+        one_loss = functools.partial(
+            gumbel_loss, kind=kind, clip=config.clip, order=config.maclaurin_order
         )
 
-    # Policy: uphill on the first critic. Then the targets.
-    def move() -> tuple[PyTree, Metrics]:
-        policy, policy_metrics = fit_policy(
-            state.policy,
-            critic.network,
-            batch.observations,
-            learning_rate=hyper.policy_learning_rate,
+        def soft_maximum_loss(network: Critic) -> tuple[Scalar, Metrics]:
+            q = network(batch.observations, batch.actions)
+            error = q_targets - q
+            # Member by member: two of the kinds look at their batch as a whole.
+            each, diagnostics = jax.vmap(one_loss)(error / config.beta)
+            loss = each.sum()
+            return loss, critic_metrics(loss, q, error) | gumbel_metrics(diagnostics)
+
+        critic, metrics = descend(
+            state.critic,
+            soft_maximum_loss,
+            config.critic_learning_rate,
+            config.max_gradient_norm,
         )
-        target_policy = steps.polyak(state.target_policy, policy.network, hyper.polyak)
-        target_critic = steps.polyak(state.target_critic, critic.network, hyper.polyak)
+    first = Critic(critic.network.mlps[:1])
+
+    # The policy maximises E[Q₁(s, π(s))].
+    def policy_loss(network: DeterministicPolicy) -> tuple[Scalar, Metrics]:
+        loss = -first(batch.observations, network.mean(batch.observations)).mean()
+        return loss, {"policy_loss": loss}
+
+    def move() -> tuple[PyTree, Metrics]:
+        policy, policy_metrics = descend(state.policy, policy_loss, config.policy_learning_rate)
+        target_policy = polyak(state.target_policy, policy.network, config.polyak)
+        target_critic = polyak(state.target_critic, critic.network, config.polyak)
         return (policy, target_policy, target_critic), policy_metrics
 
     step = state.step + 1
-    resting = (state.policy, state.target_policy, state.target_critic)
-    moved, policy_metrics = steps.every(config.policy_delay, step, move, resting)
+    unchanged = (state.policy, state.target_policy, state.target_critic)
+    moved, policy_metrics = every(config.policy_delay, step, move, unchanged)
     policy, target_policy, target_critic = moved
     return state._replace(
         policy=policy,
@@ -191,44 +233,3 @@ def update(config: TD3Config, state: TrainState, batch: Batch) -> tuple[TrainSta
         key=key,
         step=step,
     ), metrics | policy_metrics
-
-
-def critic_targets(
-    config: TD3Config, state: TrainState, batch: Batch, key: PRNGKeyArray
-) -> Float[Array, " batch"]:
-    """r + γ·mask·min Q̄(s', a'), a' the target policy's action with noise."""
-    next_actions = state.target_policy.sample(
-        batch.next_observations, key, config.target_noise, config.target_noise_clip
-    )
-    q = state.target_critic(batch.next_observations, next_actions).min(0)
-    targets: Float[Array, " batch"] = batch.rewards + state.hyper.discount * batch.masks * q
-    return targets
-
-
-def fit_policy(
-    policy: Trainable,
-    critic: Critic,
-    observations: Float[Array, "batch observation"],
-    *,
-    learning_rate: Float[Array, ""],
-) -> tuple[Trainable, Metrics]:
-    """The policy by ascent on the first critic: maximise E[Q₁(s, π(s))]."""
-    first = Critic(critic.mlps[:1])
-
-    def loss(network: DeterministicPolicy) -> tuple[Float[Array, ""], Metrics]:
-        policy_loss = -first(observations, network.mean(observations)).mean()
-        return policy_loss, {"policy_loss": policy_loss}
-
-    return steps.descend(policy, loss, learning_rate)
-
-
-def act(
-    exploration_noise: float,
-    policy: DeterministicPolicy,
-    observations: Float[Array, "*batch observation"],
-    key: PRNGKeyArray | None,
-) -> Float[Array, "*batch action"]:
-    """The policy's action; with a key, Gaussian noise is added, within the bounds."""
-    if key is None:
-        return policy.mean(observations)
-    return policy.sample(observations, key, exploration_noise)

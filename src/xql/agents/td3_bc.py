@@ -26,133 +26,142 @@ Deviations from the published code, each with its switch in `TD3BCConfig` where 
 What it scores is in results/, with the commands.
 """
 
-import functools
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from xql.agents import update as steps
+from xql.agents.backups import policy_backup
+from xql.agents.hyperparameters import (
+    DISCOUNT,
+    FRACTION,
+    POSITIVE,
+    Swept,
+    agent_config,
+    static,
+    swept,
+)
+from xql.agents.losses import critic_loss, mean_magnitude
 from xql.agents.networks import Critic
-from xql.agents.policies import DeterministicPolicy
-from xql.agents.types import Agent, Batch, Metrics, Spec, TrainState
+from xql.agents.policies import DeterministicPolicy, network_of
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.update import Schedule, bind, decay, descend, every, polyak, trainable
 
 
-@dataclass(frozen=True)
+@agent_config
 class TD3BCConfig:
-    """Every choice of the algorithm. Only the first block may differ along a population."""
+    """Every choice of the algorithm."""
 
-    value_weight: float = 2.5
-    """α: how much a whole mean |Q| weighs against a squared distance of 1."""
-    discount: float = 0.99
-    """γ."""
-    polyak: float = 0.005
-    """The share of the way that the targets move each time they move."""
-    critic_learning_rate: float = 3e-4
-    policy_learning_rate: float = 3e-4
+    value_weight: Swept = swept(
+        2.5, "α: how much a whole mean |Q| weighs against a squared distance of 1."
+    )
+    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    polyak: Swept = swept(0.005, "τ, how far the targets move each time they move.", FRACTION)
+    critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(3e-4, "Of the policy, for Adam.")
 
-    hidden: tuple[int, ...] = (256, 256)
-    critics: int = 2
-    critic_layer_norm: bool = False
-    policy_delay: int = 2
-    """Critic updates per update of the policy and the targets."""
-    target_noise: float = 0.2
-    """Standard deviation of the noise on the target policy's actions."""
-    target_noise_clip: float = 0.5
-    """Where that noise is cut off, on both sides."""
-    schedule: steps.Schedule = "constant"
-    """Of both learning rates."""
-    batch_size: int = 256
-
-
-class TD3BCHyper(NamedTuple):
-    """The numbers that may differ along a population; fields as in `TD3BCConfig`."""
-
-    value_weight: Float[Array, ""] | float
-    discount: Float[Array, ""] | float
-    polyak: Float[Array, ""] | float
-    critic_learning_rate: Float[Array, ""] | float
-    policy_learning_rate: Float[Array, ""] | float
+    hidden: tuple[int, ...] = static((256, 256), "Hidden layer widths of every network.", POSITIVE)
+    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
+    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
+    policy_delay: int = static(
+        2, "Critic updates per update of the policy and the targets.", POSITIVE
+    )
+    target_noise: float = static(
+        0.2,
+        "Standard deviation of the noise on the target policy's actions, in half action ranges.",
+    )
+    target_noise_clip: float = static(0.5, "Where that noise is cut off, on both sides.")
+    schedule: Schedule = static("constant", "Learning rate schedule of Q and the policy.")
+    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
 
 
-@functools.cache  # the same configuration is the same agent, and so compiles once
-def td3_bc(config: TD3BCConfig, total_steps: int) -> Agent:
+class TD3BCState(NamedTuple):
+    """Everything that the next update depends on."""
+
+    policy: Trainable
+    critic: Trainable
+    target_policy: DeterministicPolicy
+    target_critic: Critic
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+    config: TD3BCConfig
+
+
+def make_td3_bc(config: TD3BCConfig, total_steps: int) -> Agent:
     """The agent for one configuration; cosine schedules end at `total_steps`."""
     return Agent(
-        init=functools.partial(init, config),
-        update=functools.partial(update, config, total_steps),
-        act=steps.act,
-        hyper=TD3BCHyper(*(getattr(config, name) for name in TD3BCHyper._fields)),
+        init=init,
+        update=bind(update, total_steps),
+        actor=network_of,
+        config=config,
         transitions=config.batch_size,
+        backup=policy_backup,
     )
 
 
-def init(config: TD3BCConfig, key: PRNGKeyArray, spec: Spec, hyper: TD3BCHyper) -> TrainState:
+def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: TD3BCConfig) -> TD3BCState:
     """Fresh networks; the targets start as copies."""
     key, policy_key, critic_key = jax.random.split(key, 3)
-    size, hidden = spec.observation_size, config.hidden
-    policy = DeterministicPolicy.create(policy_key, size, spec.action_low, spec.action_high, hidden)
+    policy = DeterministicPolicy.create(policy_key, spec, config.hidden)
     critic = Critic.create(
         critic_key,
-        size,
-        spec.action_size,
-        hidden,
+        spec.observation_size,
+        spec.actions.size,
+        config.hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
     )
-    return TrainState(
-        policy=steps.trainable(policy),
-        critic=steps.trainable(critic),
+    return TD3BCState(
+        policy=trainable(policy),
+        critic=trainable(critic),
         target_policy=jax.tree.map(jnp.copy, policy),
         target_critic=jax.tree.map(jnp.copy, critic),
         key=key,
         step=jnp.zeros((), jnp.int32),
-        hyper=hyper,
+        config=config,
     )
 
 
-def update(
-    config: TD3BCConfig, total_steps: int, state: TrainState, batch: Batch
-) -> tuple[TrainState, Metrics]:
+def update(total_steps: int, state: TD3BCState, batch: Batch) -> tuple[TD3BCState, Metrics]:
     """One update of Q and, every `policy_delay`-th time, of the policy and both targets."""
-    assert state.critic is not None
-    hyper = state.hyper
-    decay = steps.decay(config.schedule, state.step, total_steps)
+    config = state.config
+    rate = decay(config.schedule, state.step, total_steps)
     key, noise_key = jax.random.split(state.key)
 
-    # Q: the reward and the smaller target critic at the target policy's action, blurred by noise.
+    # Q minimises the squared error on r + γ·mask·min Q̄(s', a'), a' the target policy's with noise.
     next_actions = state.target_policy.sample(
         batch.next_observations, noise_key, config.target_noise, config.target_noise_clip
     )
     next_q = state.target_critic(batch.next_observations, next_actions).min(0)
-    critic, metrics = steps.fit_critic(
-        state.critic,
-        batch.observations,
-        batch.actions,
-        batch.rewards + hyper.discount * batch.masks * next_q,
-        learning_rate=hyper.critic_learning_rate * decay,
-    )
+    q_targets = batch.rewards + config.discount * batch.masks * next_q
 
-    # Policy: uphill on the first critic, near the data's actions. Then the targets.
+    def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
+        return critic_loss(network(batch.observations, batch.actions), q_targets)
+
+    critic, metrics = descend(state.critic, q_loss, config.critic_learning_rate * rate)
+    first = Critic(critic.network.mlps[:1])
+
+    # The policy minimises ‖π(s) − a‖² / d − α E[Q₁(s, π(s))] / E|Q₁(s, π(s))|.
+    def policy_loss(network: DeterministicPolicy) -> tuple[Scalar, Metrics]:
+        actions = network.mean(batch.observations)
+        q = first(batch.observations, actions).min(0)
+        distance = network.distance(actions, batch.actions).mean()
+        cloning = (1 / batch.actions.shape[-1]) * distance
+        loss = cloning - config.value_weight * q.mean() / mean_magnitude(q)
+        return loss, {"policy_loss": loss, "bc_distance": distance}
+
     def move() -> tuple[PyTree, Metrics]:
-        policy, policy_metrics = steps.fit_policy_cloned(
-            state.policy,
-            Critic(critic.network.mlps[:1]),
-            batch.observations,
-            batch.actions,
-            value_weight=hyper.value_weight,
-            cloning_weight=1 / batch.actions.shape[-1],
-            learning_rate=hyper.policy_learning_rate * decay,
+        policy, policy_metrics = descend(
+            state.policy, policy_loss, config.policy_learning_rate * rate
         )
-        target_policy = steps.polyak(state.target_policy, policy.network, hyper.polyak)
-        target_critic = steps.polyak(state.target_critic, critic.network, hyper.polyak)
+        target_policy = polyak(state.target_policy, policy.network, config.polyak)
+        target_critic = polyak(state.target_critic, critic.network, config.polyak)
         return (policy, target_policy, target_critic), policy_metrics
 
     step = state.step + 1
-    stay = (state.policy, state.target_policy, state.target_critic)
-    moved, policy_metrics = steps.every(config.policy_delay, step, move, stay)
+    unchanged = (state.policy, state.target_policy, state.target_critic)
+    moved, policy_metrics = every(config.policy_delay, step, move, unchanged)
     policy, target_policy, target_critic = moved
     return state._replace(
         policy=policy,

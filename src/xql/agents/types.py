@@ -1,12 +1,16 @@
-"""The few types that every agent shares: what goes in, what comes out, and all in between."""
+"""The types that every agent shares: what goes in, what comes out, and what an agent is."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, PyTree
 
+from xql.data.actions import Box
+
 Metrics = dict[str, Float[Array, ""]]
+Scalar = Float[Array, ""]
+Number = Scalar | float
 
 
 class Batch(NamedTuple):
@@ -22,22 +26,16 @@ class Batch(NamedTuple):
     masks: Float32[Array, " batch"]
     next_observations: Float32[Array, "batch observation"]
     next_actions: Float32[Array, "batch action"] | None = None
-    """What was done at s', where `next_acted` is 1; logged data has it, a replay buffer has not."""
+    """The action taken at s', where `next_acted` is 1; logged data has it, a replay buffer not."""
     next_acted: Float32[Array, " batch"] | None = None
     """0 where the log ends at s', or the episode does."""
 
 
-class Spec(NamedTuple):
-    """The sizes and bounds that the networks are built for. Bounds are in the data's own units."""
+class EnvironmentSpec(NamedTuple):
+    """What networks are built for: the length of an observation, and the actions."""
 
     observation_size: int
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
-
-    @property
-    def action_size(self) -> int:
-        """The length of one action."""
-        return len(self.action_low)
+    actions: Box
 
 
 class Trainable(NamedTuple):
@@ -47,50 +45,74 @@ class Trainable(NamedTuple):
     optimizer: PyTree
 
 
-class TrainState(NamedTuple):
-    """Everything that the next update depends on, as one pytree of arrays.
+@runtime_checkable
+class TrainState(Protocol):
+    """Everything that an agent's next update depends on, as one pytree of arrays.
 
-    A population is a TrainState whose every leaf has a leading member axis. Agents leave the
-    networks that they do not have at None.
+    Each agent has a NamedTuple of its own with these fields and the networks that it needs. A
+    population is a state whose every leaf has a leading member axis.
     """
 
-    policy: Trainable
-    key: PRNGKeyArray
-    step: Int[Array, ""]
-    hyper: Any
-    value: Trainable | None = None
-    critic: Trainable | None = None
-    target_critic: PyTree = None
-    target_policy: PyTree = None
-    target_value: PyTree = None
-    temperature: Trainable | None = None
-    """The log of the entropy's weight, where an agent learns it."""
-    multiplier: Trainable | None = None
-    """The log of a constraint's Lagrange multiplier, where an agent learns it."""
+    @property
+    def policy(self) -> Trainable:
+        """The policy and its optimizer."""
+
+    @property
+    def key(self) -> PRNGKeyArray:
+        """The random key that the next update splits."""
+
+    @property
+    def step(self) -> Int[Array, ""]:
+        """The updates made so far."""
+
+    @property
+    def config(self) -> Any:
+        """The agent's configuration, its swept fields as arrays."""
+
+    def _replace(self, **changes: Any) -> Self: ...
 
 
-Init = Callable[[PRNGKeyArray, Spec, Any], TrainState]
-Update = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-Act = Callable[[PyTree, Float[Array, "*batch observation"], PRNGKeyArray | None], Array]
+class Actor(Protocol):
+    """What acts: a pytree that can be called."""
+
+    def __call__(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*batch action"]:
+        """The most likely actions, or with a key a draw to explore with."""
+
+
+class Backup(NamedTuple):
+    """What an agent's critic bootstraps from, for Bellman errors."""
+
+    formula: str
+    """In symbols, such as "V(s')"."""
+    next_values: Callable[[Any, Batch, PRNGKeyArray], Float[Array, " batch"]]
+    """`(state, batch, key) -> values of s'`, from the online networks, not their targets."""
 
 
 class Agent(NamedTuple):
-    """An algorithm: three pure functions, the numbers it may sweep, and how much data it eats.
+    """An algorithm: three pure functions, its configuration, and what is true of it.
 
     Attributes:
-        init: `(key, spec, hyper) -> TrainState`.
-        update: `(TrainState, Batch) -> (TrainState, metrics)`; the batch has `transitions` rows.
-        act: `(policy network, observations, key | None) -> actions`; without a key, the mode.
-        hyper: a NamedTuple of floats with this configuration's values, the leaves of
-            `TrainState.hyper`; one value each, or swept along the population.
+        init: `(key, spec, config) -> state`; fresh networks.
+        update: `(state, batch) -> (state, metrics)`; the batch has `transitions` rows.
+        actor: `state -> Actor`: what acts and is evaluated, exported and served.
+        config: its configuration, with one number for each swept field.
         transitions: the rows that one update consumes.
+        backup: what its critic bootstraps from; None without a critic.
+        values_include_entropy: whether its values hold discounted entropy beside the rewards, so
+            that no bound on returns is a bound on them.
+        overestimation_hint: what helps where its values rise above all possible returns.
     """
 
-    init: Init
-    update: Update
-    act: Act
-    hyper: Any
+    init: Callable[[PRNGKeyArray, EnvironmentSpec, Any], Any]
+    update: Callable[[Any, Batch], tuple[Any, Metrics]]
+    actor: Callable[[Any], Any]
+    config: Any
     transitions: int
+    backup: Backup | None = None
+    values_include_entropy: bool = False
+    overestimation_hint: str = "a smaller learning rate"
 
 
 def member(population: PyTree, index: int) -> PyTree:

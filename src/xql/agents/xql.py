@@ -33,189 +33,212 @@ Deviations from the paper, each with its switch in `XQLConfig` where it has one:
 What it scores is in results/, with the commands.
 """
 
-import functools
 import operator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from xql.agents import update as steps
+from xql.agents.backups import value_backup
+from xql.agents.hyperparameters import (
+    DISCOUNT,
+    FRACTION,
+    POSITIVE,
+    Range,
+    Swept,
+    agent_config,
+    static,
+    swept,
+)
+from xql.agents.losses import CriticLoss, advantage_weights, critic_loss, gumbel_metrics
 from xql.agents.networks import Critic, Value
-from xql.agents.policies import GaussianPolicy
-from xql.agents.types import Agent, Batch, Metrics, Spec, TrainState
-from xql.gumbel.losses import Kind
+from xql.agents.policies import GaussianPolicy, network_of, project
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
+from xql.gumbel.losses import Kind, gumbel_loss
 
 
-@dataclass(frozen=True)
+@agent_config
 class XQLConfig:
-    """Every choice of the algorithm. Only the first block may differ along a population."""
+    """Every choice of the algorithm."""
 
-    beta: float = 1.0
-    """Temperature of the Gumbel loss, in units of return: ∞ gives the mean, 0 the maximum."""
-    inverse_temperature: float = 3.0
-    """κ of the advantage weights, in 1/return."""
-    clip: float = 5.0
-    """Where the Gumbel loss stops being exponential, in units of z."""
-    weight_cap: float = 100.0
-    """The largest advantage weight."""
-    discount: float = 0.99
-    """γ."""
-    polyak: float = 0.005
-    """The share of the way that the target critic moves per update."""
-    value_learning_rate: float = 3e-4
-    critic_learning_rate: float = 3e-4
-    policy_learning_rate: float = 3e-4
+    beta: Swept = swept(
+        1.0,
+        "β, temperature of the Gumbel loss, in units of return: ∞ gives the mean, 0 the maximum.",
+        POSITIVE,
+        required=True,
+    )
+    inverse_temperature: Swept = swept(3.0, "κ of the advantage weights, in 1/return.")
+    clip: Swept = swept(
+        5.0, "Where the Gumbel loss stops being exponential, in units of z.", POSITIVE
+    )
+    weight_cap: Swept = swept(100.0, "The largest advantage weight.", POSITIVE)
+    discount: Swept = swept(0.99, "γ.", DISCOUNT)
+    polyak: Swept = swept(0.005, "τ, how far the target critic moves per update.", FRACTION)
+    value_learning_rate: Swept = swept(3e-4, "Of V, for Adam.")
+    critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(3e-4, "Of the policy, for Adam.")
 
-    hidden: tuple[int, ...] = (256, 256)
-    critics: int = 2
-    value_layer_norm: bool = True
-    critic_layer_norm: bool = False
-    loss: Kind = "linear"
-    maclaurin_order: int = 4
-    max_gradient_norm: float | None = 1.0
-    """Of V's gradient; None leaves it as it is."""
-    critic_loss: steps.CriticLoss = "huber"
-    huber_delta: float = 20.0
-    policy_schedule: steps.Schedule = "cosine"
-    value_schedule: steps.Schedule = "constant"
-    """Of V and Q."""
-    batch_size: int = 256
-    v_updates: int = 1
-    """V steps per update, each on a fresh batch."""
-    value_action_noise: float = 0.0
-    """Standard deviation of noise on V's actions, cut at ±0.5 (published scripts only)."""
-    value_random_actions: int = 0
-    """Uniform random actions beside each of V's data actions (published scripts only)."""
-    update_order: Literal["sequential", "simultaneous"] = "sequential"
-
-
-class XQLHyper(NamedTuple):
-    """The numbers that may differ along a population; fields as in `XQLConfig`."""
-
-    beta: Float[Array, ""] | float
-    inverse_temperature: Float[Array, ""] | float
-    clip: Float[Array, ""] | float
-    weight_cap: Float[Array, ""] | float
-    discount: Float[Array, ""] | float
-    polyak: Float[Array, ""] | float
-    value_learning_rate: Float[Array, ""] | float
-    critic_learning_rate: Float[Array, ""] | float
-    policy_learning_rate: Float[Array, ""] | float
-
-
-@functools.cache  # the same configuration is the same agent, and so compiles once
-def xql(config: XQLConfig, total_steps: int) -> Agent:
-    """The agent for one configuration; cosine schedules end at `total_steps`."""
-    return Agent(
-        init=functools.partial(init, config),
-        update=functools.partial(update, config, total_steps),
-        act=steps.act,
-        hyper=XQLHyper(*(getattr(config, name) for name in XQLHyper._fields)),
-        transitions=config.batch_size * config.v_updates,
+    hidden: tuple[int, ...] = static((256, 256), "Hidden layer widths of every network.", POSITIVE)
+    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
+    value_layer_norm: bool = static(True, "LayerNorm in V.")
+    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
+    loss: Kind = static("linear", "Which Gumbel loss V minimises; see `xql.gumbel.losses`.")
+    maclaurin_order: int = static(4, "Order of `loss=maclaurin`.", Range(2, even=True))
+    max_gradient_norm: float | None = static(
+        1.0, "Largest norm of V's gradient; None does not clip it.", POSITIVE
+    )
+    critic_loss: CriticLoss = static("huber", "Error of Q.")
+    huber_delta: float = static(20.0, "Where Huber's error turns linear.", POSITIVE)
+    policy_schedule: Schedule = static("cosine", "Learning rate schedule of the policy.")
+    value_schedule: Schedule = static("constant", "Learning rate schedule of V and Q.")
+    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
+    v_updates: int = static(1, "V steps per update, each on a fresh batch.", POSITIVE)
+    value_action_noise: float = static(
+        0.0, "Standard deviation of noise on V's actions, cut at ±0.5 (published scripts only)."
+    )
+    value_random_actions: int = static(
+        0, "Uniform random actions beside each of V's data actions (published scripts only)."
+    )
+    update_order: Literal["sequential", "simultaneous"] = static(
+        "sequential", "Whether policy and Q see V after or before its step."
     )
 
 
-def init(config: XQLConfig, key: PRNGKeyArray, spec: Spec, hyper: XQLHyper) -> TrainState:
+class XQLState(NamedTuple):
+    """Everything that the next update depends on."""
+
+    policy: Trainable
+    value: Trainable
+    critic: Trainable
+    target_critic: Critic
+    key: PRNGKeyArray
+    step: Int[Array, ""]
+    config: XQLConfig
+
+
+def make_xql(config: XQLConfig, total_steps: int) -> Agent:
+    """The agent for one configuration; cosine schedules end at `total_steps`."""
+    return Agent(
+        init=init,
+        update=bind(update, total_steps),
+        actor=network_of,
+        config=config,
+        transitions=config.batch_size * config.v_updates,
+        backup=value_backup,
+        overestimation_hint="a larger β",
+    )
+
+
+def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: XQLConfig) -> XQLState:
     """Fresh networks; the target critic starts as a copy of the critic."""
     key, policy_key, value_key, critic_key = jax.random.split(key, 4)
     size, hidden = spec.observation_size, config.hidden
-    policy = GaussianPolicy.create(policy_key, size, spec.action_low, spec.action_high, hidden)
+    policy = GaussianPolicy.create(policy_key, spec, hidden)
     value = Value.create(value_key, size, hidden, layer_norm=config.value_layer_norm)
     critic = Critic.create(
         critic_key,
         size,
-        spec.action_size,
+        spec.actions.size,
         hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
     )
-    return TrainState(
-        policy=steps.trainable(policy),
-        value=steps.trainable(value),
-        critic=steps.trainable(critic),
+    return XQLState(
+        policy=trainable(policy),
+        value=trainable(value),
+        critic=trainable(critic),
         target_critic=jax.tree.map(jnp.copy, critic),
         key=key,
         step=jnp.zeros((), jnp.int32),
-        hyper=hyper,
+        config=config,
     )
 
 
-def update(
-    config: XQLConfig, total_steps: int, state: TrainState, batch: Batch
-) -> tuple[TrainState, Metrics]:
+def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, Metrics]:
     """One update of V, the policy, Q and the target critic, in this order."""
-    assert state.value is not None and state.critic is not None
-    hyper = state.hyper
-    value_decay = steps.decay(config.value_schedule, state.step, total_steps)
-    policy_decay = steps.decay(config.policy_schedule, state.step, total_steps)
+    config = state.config
+    value_decay = decay(config.value_schedule, state.step, total_steps)
+    policy_decay = decay(config.policy_schedule, state.step, total_steps)
     key, *value_keys = jax.random.split(state.key, 1 + config.v_updates)
 
-    # V: one Gumbel step for each block of the batch; the last block also serves the rest.
+    # V minimises E[e^z − z − 1], z = (Q̄(s, a) − V(s)) / β: one step for each block of the batch.
+    # The last block also serves the policy and Q.
     value = state.value
     for block, value_key in enumerate(value_keys):
         rows = slice(block * config.batch_size, (block + 1) * config.batch_size)
         data: Batch = jax.tree.map(operator.itemgetter(rows), batch)
-        q = state.target_critic(data.observations, data.actions).min(0)
-        value, metrics = steps.fit_value_gumbel(
-            value,
-            *value_targets(config, state, data, q, value_key),
-            beta=hyper.beta,
-            learning_rate=hyper.value_learning_rate * value_decay,
-            kind=config.loss,
-            clip=hyper.clip,
-            order=config.maclaurin_order,
-            max_gradient_norm=config.max_gradient_norm,
+        target_q = state.target_critic(data.observations, data.actions).min(0)
+        observations, targets = value_targets(state, data, target_q, value_key)
+
+        def value_loss(
+            network: Value,
+            observations: Float[Array, "rows observation"] = observations,
+            targets: Float[Array, " rows"] = targets,
+        ) -> tuple[Scalar, Metrics]:
+            v = network(observations)
+            loss, diagnostics = gumbel_loss(
+                (targets - v) / config.beta,
+                kind=config.loss,
+                clip=config.clip,
+                order=config.maclaurin_order,
+            )
+            return loss, {"value_loss": loss, "v": v.mean(), **gumbel_metrics(diagnostics)}
+
+        value, metrics = descend(
+            value, value_loss, config.value_learning_rate * value_decay, config.max_gradient_norm
         )
     v = (value if config.update_order == "sequential" else state.value).network
 
-    # Policy: the data's actions, weighted by their advantage.
-    advantages = q - v(data.observations)
-    weights = steps.advantage_weights(advantages, hyper.inverse_temperature, hyper.weight_cap)
-    policy, policy_metrics = steps.fit_policy_weighted(
-        state.policy,
-        data.observations,
-        data.actions,
-        weights,
-        learning_rate=hyper.policy_learning_rate * policy_decay,
+    # The policy maximises E[w log π(a|s)], w = min(e^{κ (Q̄ − V)}, cap).
+    advantages = target_q - v(data.observations)
+    weights = advantage_weights(advantages, config.inverse_temperature, config.weight_cap)
+
+    def policy_loss(network: GaussianPolicy) -> tuple[Scalar, Metrics]:
+        log_prob = network.log_prob(data.observations, data.actions)
+        loss = -(weights * log_prob).mean()
+        return loss, {"policy_loss": loss, "log_prob": log_prob.mean()}
+
+    policy, policy_metrics = descend(
+        state.policy, policy_loss, config.policy_learning_rate * policy_decay
     )
 
-    # Q: the reward and the discounted soft value of what came next.
-    critic, critic_metrics = steps.fit_critic(
-        state.critic,
-        data.observations,
-        data.actions,
-        data.rewards + hyper.discount * data.masks * v(data.next_observations),
-        learning_rate=hyper.critic_learning_rate * value_decay,
-        kind=config.critic_loss,
-        huber_delta=config.huber_delta,
+    # Q minimises the error on r + γ·mask·V(s').
+    q_targets = data.rewards + config.discount * data.masks * v(data.next_observations)
+
+    def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
+        q = network(data.observations, data.actions)
+        return critic_loss(q, q_targets, config.critic_loss, config.huber_delta)
+
+    critic, critic_metrics = descend(
+        state.critic, q_loss, config.critic_learning_rate * value_decay
     )
     metrics |= policy_metrics | critic_metrics
     metrics |= {"advantage": advantages.mean(), "weight": weights.mean()}
     return state._replace(
-        policy=policy,
+        policy=project(policy),
         value=value,
         critic=critic,
-        target_critic=steps.polyak(state.target_critic, critic.network, hyper.polyak),
+        target_critic=polyak(state.target_critic, critic.network, config.polyak),
         key=key,
         step=state.step + 1,
     ), metrics
 
 
 def value_targets(
-    config: XQLConfig, state: TrainState, data: Batch, q: Float[Array, " batch"], key: PRNGKeyArray
+    state: XQLState, data: Batch, target_q: Float[Array, " batch"], key: PRNGKeyArray
 ) -> tuple[Float[Array, "rows observation"], Float[Array, " rows"]]:
     """V's inputs and targets: the data's own, unless a published script's extra is on."""
+    config = state.config
     if config.value_action_noise == 0.0 and config.value_random_actions == 0:
-        return data.observations, q
+        return data.observations, target_q
     policy: GaussianPolicy = state.policy.network
     low, high = jnp.array(policy.low), jnp.array(policy.high)
     noise_key, random_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, data.actions.shape) * config.value_action_noise
     noisy = jnp.clip(data.actions + jnp.clip(noise, -0.5, 0.5), low, high)
-    shape = (config.value_random_actions * len(q), len(policy.low))
+    shape = (config.value_random_actions * len(target_q), len(policy.low))
     uniform = jax.random.uniform(random_key, shape, minval=low, maxval=high)
     observations = jnp.tile(data.observations, (1 + config.value_random_actions, 1))
     actions = jnp.concatenate([noisy, uniform])

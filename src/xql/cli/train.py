@@ -1,5 +1,6 @@
 """`xql train …`: learn a policy."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,15 @@ import tyro
 import yaml
 
 from xql.errors import InputError
+
+# NAME=VALUE words; the flag may be given once with several words, or several times.
+Assignments = Annotated[
+    tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE...")
+]
+Sweep = Annotated[
+    tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=A,B...")
+]
+Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER...")]
 
 
 def offline(
@@ -16,10 +26,11 @@ def offline(
     steps: int = 100_000,
     seeds: int = 1,
     first_seed: int = 0,
-    beta: tuple[float, ...] = (),
+    beta: Numbers = (),
+    sweep: Sweep = (),
     env: str | None = None,
     out: Path | None = None,
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = (),
+    set: Assignments = (),
     evaluations: int = 20,
     episodes: int = 10,
     last_episodes: int = 100,
@@ -33,16 +44,19 @@ def offline(
         agent: xql, iql, cql, td3-bc, awac, rebrac or bc (docs/agents.md).
         preset: named settings, default for any data; xql has consistent, tuned and official too,
             rebrac tuned (docs/presets.md).
-        steps: updates of each member of the population.
+        steps: gradient updates of each member of the population.
         seeds: how many seeds.
         first_seed: the first of them.
-        beta: temperatures of the Gumbel loss; the population is seeds × β. The preset's without it.
-        env: the simulator to evaluate in; the one that the data names without it.
+        beta: temperatures of the Gumbel loss, such as 0.5,2: short for --sweep beta=0.5,2. The
+            preset's without it.
+        sweep: values of hyperparameters, such as beta=0.5,2 discount=0.99,0.995; every combination
+            is trained with every seed, side by side in one program.
+        env: the environment to evaluate in; the one that the data names without it.
         out: the run's folder, which must not exist; runs/DATA-AGENT-N without it.
         set: settings that override the preset's, such as batch_size=1024 hidden=[128,128].
         evaluations: how many times to evaluate, evenly spaced, the last step included.
-        episodes: episodes per member at each of these but the last.
-        last_episodes: episodes per member at the last step.
+        episodes: evaluation episodes per member at each of these but the last.
+        last_episodes: evaluation episodes per member at the last step.
         stop_at_success: end an evaluation episode at its first success; for AntMaze without it.
         plot: draw learning-curves.png into the run's folder.
     """
@@ -56,7 +70,7 @@ def offline(
         preset=preset,
         steps=steps,
         seeds=range(first_seed, first_seed + max(seeds, 0)),
-        beta=list(beta) or None,
+        sweep=parse_sweep(sweep, beta),
         env=env,
         out=out,
         options=parse_settings(set),
@@ -75,9 +89,10 @@ def online(
     steps: int = 1_000_000,
     seeds: int = 1,
     first_seed: int = 0,
-    beta: tuple[float, ...] = (),
+    beta: Numbers = (),
+    sweep: Sweep = (),
     out: Path | None = None,
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = (),
+    set: Assignments = (),
     environments: int = 1,
     warmup: int | None = None,
     update_to_data: float = 1.0,
@@ -89,7 +104,7 @@ def online(
     keep_policies: bool = False,
     plot: bool = True,
 ) -> None:
-    """Learn a policy in a simulator.
+    """Learn a policy in an environment.
 
     Args:
         env: dm_control/hopper-hop and its like, or a Gymnasium id such as HalfCheetah-v5.
@@ -98,22 +113,26 @@ def online(
         steps: environment steps of each member of the population, the warm-up included.
         seeds: how many seeds.
         first_seed: the first of them.
-        beta: temperatures of the Gumbel loss; the population is seeds × β. The preset's without it.
+        beta: temperatures of the Gumbel loss, such as 0.5,2: short for --sweep beta=0.5,2. The
+            preset's without it.
+        sweep: values of hyperparameters, such as beta=0.5,2 discount=0.99,0.995; every combination
+            is trained with every seed, side by side in one program.
         out: the run's folder, which must not exist; runs/ENV-AGENT-N without it.
         set: settings that override the preset's, such as batch_size=1024 hidden=[128,128].
-        environments: copies of the simulator for each member, stepped in turn.
+        environments: copies of the environment for each member, stepped in turn.
         warmup: steps of random actions before the first update; 5000 without it, or a twentieth of
             a shorter run.
-        update_to_data: updates for each step.
-        buffer: the transitions that each member remembers.
+        update_to_data: gradient updates for each environment step.
+        buffer: capacity of each member's replay buffer, in transitions.
         evaluations: how many times to evaluate, evenly spaced, the last step included.
-        episodes: episodes per member at each of these but the last.
-        last_episodes: episodes per member at the last step.
-        keep_replay: write what the members remember to replay.npz at the end.
+        episodes: evaluation episodes per member at each of these but the last.
+        last_episodes: evaluation episodes per member at the last step.
+        keep_replay: write the replay buffers to replay.npz at the end.
         keep_policies: keep the policies of every evaluation, as `xql data make mujoco` wants them.
         plot: draw learning-curves.png into the run's folder.
     """
-    from xql.training.online import Loop, loop_for, train_online
+    from xql.runs.config import OnlineLoop
+    from xql.training.online import loop_for, train_online
     from xql.training.population import use_all_cores
 
     use_all_cores()
@@ -123,10 +142,10 @@ def online(
         preset=preset,
         steps=steps,
         seeds=range(first_seed, first_seed + max(seeds, 0)),
-        beta=list(beta) or None,
+        sweep=parse_sweep(sweep, beta),
         out=out,
         options=parse_settings(set),
-        loop=Loop(
+        loop=OnlineLoop(
             environments,
             loop_for(steps).warmup if warmup is None else warmup,
             update_to_data,
@@ -142,26 +161,24 @@ def online(
 
 
 def finish(run: Any, plot: bool) -> None:
-    """Say what a run came to and where it lies; draw its curves."""
+    """Print the scores of a run and its folder; draw its learning curves."""
     print(run.describe())
     if plot and run.results:
         draw(run.path)
     print(f"run folder: {run.path}")
 
 
-def parse_settings(words: tuple[str, ...]) -> dict[str, Any]:
+def parse_settings(words: Iterable[Iterable[str]]) -> dict[str, Any]:
     """NAME=VALUE words as a mapping, each value read as YAML.
 
     Raises:
         InputError: a word without "=", or a value that is no YAML.
     """
     found: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise InputError(f"--set {word}", hint="write NAME=VALUE, such as batch_size=1024")
+    for word in (word for group in words for word in group):
+        name, value = _assignment("--set", word, "batch_size=1024")
         try:
-            # YAML reads 3e-4 as a word: its numbers want a point.
+            # YAML reads 3e-4 as a word: its numbers need a point.
             found[name] = float(value) if _is_number(value) else yaml.safe_load(value)
         except yaml.YAMLError:
             raise InputError(
@@ -170,6 +187,40 @@ def parse_settings(words: tuple[str, ...]) -> dict[str, Any]:
         if isinstance(found[name], float) and found[name].is_integer() and "." not in value:
             found[name] = int(found[name])
     return found
+
+
+def parse_sweep(words: Iterable[Iterable[str]], beta: Iterable[str] = ()) -> dict[str, list[float]]:
+    """NAME=A,B words, and --beta's numbers, as values by hyperparameter.
+
+    Raises:
+        InputError: a word without "=", a name given twice, or what is no number.
+    """
+    found: dict[str, list[float]] = {}
+    if numbers := ",".join(beta):
+        found["beta"] = _numbers("--beta", numbers)
+    for word in (word for group in words for word in group):
+        name, values = _assignment("--sweep", word, "beta=0.5,2")
+        if name in found:
+            raise InputError(f"{name} is swept twice", where="--sweep", hint="give it once")
+        found[name] = _numbers(f"--sweep {name}", values)
+    return found
+
+
+def _assignment(flag: str, word: str, example: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals or not name:
+        raise InputError(f"{flag} {word}", hint=f"write NAME=VALUE, such as {example}")
+    return name, value
+
+
+def _numbers(flag: str, text: str) -> list[float]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    wrong = [word for word in words if not _is_number(word)]
+    if wrong or not words:
+        raise InputError(
+            f"{flag} {text}: '{''.join(wrong[:1])}' is no number", hint="write it as 0.5,2"
+        )
+    return [float(word) for word in words]
 
 
 def _is_number(text: str) -> bool:
@@ -188,14 +239,14 @@ def draw(run: Path) -> None:
     from xql.runs.summary import quantity_of
 
     folder = RunFolder.open(run)
-    online = folder.config.get("kind") == "online"
+    config = folder.config
     try:
         plot_learning_curves(
-            curves_from_run(folder, label=str(folder.config["agent"])),
+            curves_from_run(folder, label=config.agent),
             run / "learning-curves.png",
             quantity=quantity_of(folder.read_evaluations()),
-            title=str(folder.config["data"]["name"]),
-            steps="Environment steps" if online else "Gradient updates",
+            title=config.data.name,
+            steps="Environment steps" if config.online else "Gradient updates",
         )
     except MissingExtra as missing:
         print(f"no figure: {missing}")

@@ -12,7 +12,7 @@ STEPS = 280
 """D4RL's time limit; the recordings' own is longer."""
 
 
-def as_judged(spec: str) -> str:
+def as_evaluated(spec: str) -> str:
     """The specification of the environment to judge policies in, where `spec` recorded the data.
 
     Args:

@@ -1,17 +1,14 @@
 """Named settings, read from YAML: every value with its source, and an unknown key is an error."""
 
-import dataclasses
 import importlib.resources
-import math
 import re
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import yaml
 
-from xql.agents import AGENTS, beta_of
+from xql.agents import AGENTS, configure
+from xql.agents.hyperparameters import hyperparameters, inactive
 from xql.errors import InputError, nearest
 
 SUITES = {
@@ -24,21 +21,13 @@ SUITES = {
 }
 """The words by which a dataset's name is known to belong to a suite."""
 
-RECIPE = {"rewards": "raw", "observations": "raw", "episodes": "all"}
-"""The settings that name what is done to the data rather than a field of the agent, with their
-defaults."""
-
-POSITIVE = frozenset(
-    {"beta", "clip", "weight_cap", "polyak", "hidden", "critics", "batch_size", "v_updates"}
-    | {"huber_delta", "max_gradient_norm", "policy_delay", "initial_temperature"}
-    | {"expectile", "temperature", "samples", "critic_hidden"}
-)
-AT_MOST_ONE = frozenset({"discount", "polyak", "expectile"})
-"""The numbers that must be above 0, and those that are shares; every other is at least 0."""
+DATA_OPTIONS = {"rewards": "raw", "observations": "raw", "subset": "all"}
+"""The options that say what is done to the data rather than set a hyperparameter, with their
+defaults: see `data/scaling.py` and `data/selection.py`."""
 
 
-class Settings(NamedTuple):
-    """What a preset and the user's own words come to."""
+class Resolved(NamedTuple):
+    """What a preset and the user's own options come to."""
 
     config: Any
     """The agent's configuration, a frozen dataclass."""
@@ -46,7 +35,7 @@ class Settings(NamedTuple):
     observations: str
     sources: dict[str, str]
     """Where each value comes from; what is not named here is the library's default."""
-    episodes: str = "all"
+    subset: str = "all"
 
 
 MADE_FOR = {
@@ -96,24 +85,24 @@ def _environment_suite(environment: str) -> str | None:
     return MADE_FOR.get(word[1]) if word else None
 
 
-def settings(
+def resolve(
     agent: str,
     preset: str,
     dataset: str,
     options: Mapping[str, Any] | None = None,
     *,
-    needs_beta: bool = True,
+    swept: Collection[str] = (),
     task: str | None = None,
-) -> Settings:
+) -> Resolved:
     """An agent's settings for a dataset: the preset's, overridden by the user's `options`.
 
     Args:
         agent: a name in `AGENTS`.
         preset: a name in the agent's YAML file.
         dataset: the dataset's name, by which the preset's suite and row are found.
-        options: field names of the agent's configuration, or of `RECIPE`.
-        needs_beta: whether a preset without a β for this dataset is an error; not where the
-            population brings its own.
+        options: field names of the agent's configuration, or of `DATA_OPTIONS`.
+        swept: the hyperparameters that the population brings its own values of, so that the preset
+            need not have one.
         task: the environment that the data was recorded in, where it says so; see `suite`.
 
     Raises:
@@ -143,77 +132,23 @@ def settings(
             sources[key] = f"preset {preset}: {entry['source']}"
     for key, value in (options or {}).items():
         values[key], sources[key] = value, "given"
-    scaling = {key: str(values.pop(key, default)) for key, default in RECIPE.items()}
-    config = configure(agent, values)
-    if "beta" in (options or {}) and beta_of(config) is None:
-        raise InputError(f"agent {agent} has no β", hint="leave --set beta out")
-    if needs_beta and beta_of(config) is not None and "beta" not in sources:
+    data = {key: str(values.pop(key, default)) for key, default in DATA_OPTIONS.items()}
+    config = configure(agent, values, others=DATA_OPTIONS)
+    unused = inactive(config)
+    for name in unused & set(options or {}):
+        raise InputError(f"agent {agent} has no {name}", hint=f"leave --set {name} out")
+    missing = [
+        one.name
+        for one in hyperparameters(config).values()
+        if one.required and one.name not in unused and one.name not in sources
+    ]
+    for name in set(missing) - set(swept):
         other = f", or use --preset default; it knows {', '.join(_known(sections))}"
         raise InputError(
-            f"preset '{preset}' has no β for '{dataset}'",
-            hint=f"give --beta{'' if preset == 'default' else other}",
+            f"preset '{preset}' has no {name} for '{dataset}'",
+            hint=f"give --set {name}=…{'' if preset == 'default' else other}",
         )
-    return Settings(config, sources=sources, **scaling)
-
-
-def configure(agent: str, values: Mapping[str, Any]) -> Any:
-    """The agent's configuration with some fields given.
-
-    Raises:
-        InputError: an unknown field (the nearest is named), a value of the wrong type, or a number
-            out of range.
-    """
-    kind = AGENTS[agent].config
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
-    checked = {}
-    for key, value in values.items():
-        if key not in fields:
-            raise InputError(
-                f"unknown option '{key}' of agent {agent}", hint=nearest(key, (*fields, *RECIPE))
-            )
-        checked[key] = _coerce(key, value, fields[key])
-        _check_range(key, checked[key])
-    return kind(**{**AGENTS[agent].defaults, **checked})
-
-
-def _check_range(key: str, value: Any) -> None:
-    """Refuse numbers of the right type with which no update would make sense."""
-    numbers = value if isinstance(value, tuple) else (value,)
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            continue
-        above_zero, most = key in POSITIVE, 1.0 if key in AT_MOST_ONE else math.inf
-        hint = f"give {'a number above 0' if above_zero else 'at least 0'}"
-        hint += " and at most 1" if key in AT_MOST_ONE else ""
-        wrong = not math.isfinite(number) or not 0 <= number <= most
-        if key == "maclaurin_order":
-            wrong, hint = number < 2 or number % 2 == 1, "give an even number, at least 2"
-        if wrong or (above_zero and number == 0):
-            raise InputError(f"option {key} cannot be {value!r}", hint=hint)
-
-
-def _coerce(key: str, value: Any, wanted: Any) -> Any:
-    """`value` as the field's type, where it is that without loss."""
-    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    for option in options:
-        origin = typing.get_origin(option)
-        if origin is typing.Literal and value in typing.get_args(option):
-            return value
-        if origin is tuple and isinstance(value, list | tuple) and value:
-            inner = typing.get_args(option)[0]
-            return tuple(_coerce(key, item, inner) for item in value)
-        if option is type(None) and value is None:
-            return None
-        if option is bool and isinstance(value, bool):
-            return value
-        if option is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    names = [str(getattr(one, "__name__", one)) for one in options]
-    if typing.get_origin(wanted) is typing.Literal:
-        names = [f"'{one}'" for one in typing.get_args(wanted)]
-    raise InputError(f"option {key} cannot be {value!r}", hint=f"it takes {' or '.join(names)}")
+    return Resolved(config, sources=sources, **data)
 
 
 def preset_names(agent: str) -> list[str]:

@@ -24,6 +24,9 @@ from xql.errors import InputError
 KEEP = 2
 """The latest checkpoints that stay: one to resume from, and one more should that be damaged."""
 
+_OLD_CONFIG = ".hyper."
+"""Where xql 0.1 kept the swept hyperparameters, which are in the state's `config` now."""
+
 
 def save_checkpoint(
     folder: Path, step: int, state: PyTree, *, keep: int = KEEP, name: str | None = None
@@ -88,6 +91,10 @@ def load_checkpoint(folder: Path, step: int | str | None, template: PyTree) -> P
         saved = checkpointer.metadata(path).item_metadata
         if saved is None:
             raise _unreadable(path, "its description is missing or damaged")
+        if any(key.startswith(_OLD_CONFIG) for key in saved.tree):
+            names = {key: key.replace(".config.", _OLD_CONFIG, 1) for key in arrays}
+            arrays = {names[key]: array for key, array in arrays.items()}
+            wanted = {names.get(key, key): array for key, array in wanted.items()}
         _check_leaves(
             {key: (tuple(one.shape), np.dtype(one.dtype)) for key, one in saved.tree.items()},
             arrays,

@@ -1,6 +1,6 @@
 """What one run leaves on disk, in formats that any tool reads.
 
-config.yaml        everything that the run was told
+config.yaml        all that the run was asked for and decided: `RunConfig`
 metrics.jsonl      one line per log step: {"step": …, name: [one number per member], …}
 evaluations.csv    one row per step, member and episode
 frozen.csv         the members that diverged, where there are any: the step at which each one stands
@@ -10,6 +10,7 @@ tensorboard/       events, where tensorboardX is installed
 """
 
 import csv
+import gzip
 import io
 import json
 import math
@@ -25,21 +26,10 @@ from jaxtyping import ArrayLike
 from xql.errors import InputError, MissingExtra, require
 from xql.evaluation.rollout import EpisodeResult
 from xql.evaluation.scores import Reference, normalised_score
+from xql.runs.config import RunConfig
 
-COLUMNS = ("step", "member", "seed", "beta", "episode", "return", "length", "score", "success")
-"""The columns of evaluations.csv."""
-
-_NEEDED: dict[str, type | tuple[type, ...]] = {
-    "agent": str,
-    "settings": dict,
-    "steps": int,
-    "members": list,
-    "data": dict,
-    "scaling": dict,
-    "evaluation": dict,
-    "environment": (str, type(None)),
-}
-"""What config.yaml must hold for a run to be loaded, evaluated or drawn."""
+COLUMNS = ("step", "member", "seed", "episode", "return", "length", "score", "success")
+"""The columns of evaluations.csv; xql 0.1 wrote a beta too, which config.yaml says as well."""
 
 
 class Evaluation(NamedTuple):
@@ -50,8 +40,6 @@ class Evaluation(NamedTuple):
     member: int
     seed: int
     """The member's own (training) seed."""
-    beta: float | None
-    """The member's β; None for an agent that has none."""
     episode: int
     episode_return: float
     length: int
@@ -82,16 +70,14 @@ def evaluation_rows(
     step: int,
     results: Iterable[EpisodeResult],
     seeds: Sequence[int],
-    betas: Sequence[float | None],
     reference: Reference | None = None,
 ) -> list[Evaluation]:
-    """Turn a rollout's results into rows: each member's seed, β and normalised score added."""
+    """Turn a rollout's results into rows: each member's seed and normalised score added."""
     return [
         Evaluation(
             step=step,
             member=result.member,
             seed=seeds[result.member],
-            beta=betas[result.member],
             episode=result.episode,
             episode_return=result.episode_return,
             length=result.length,
@@ -107,13 +93,13 @@ def evaluation_rows(
 class RunFolder:
     """One run's folder. Make it with `create`, come back to it with `open`."""
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, config
         self._events: Any = None
         self._events_missing = False
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
+    def create(cls, path: Path, config: RunConfig) -> "RunFolder":
         """Start a new run: make the folder and write its config.yaml.
 
         Raises:
@@ -122,15 +108,15 @@ class RunFolder:
         """
         path = Path(path)
         cls.require_free(path)
-        plain = _plain(config)
+        text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _write(path / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+            _write(path / "config.yaml", text)
             _write(path / "evaluations.csv", ",".join(COLUMNS) + "\n")
             _write(path / "metrics.jsonl", "")
         except OSError as error:
             raise _unwritable(path, str(error)) from None
-        return cls(path, plain)
+        return cls(path, config)
 
     @staticmethod
     def require_free(path: Path) -> None:
@@ -170,25 +156,12 @@ class RunFolder:
             )
         if not path.is_dir():
             raise InputError("there is no such run folder", where=str(path), hint="check the path")
-        for name in ("config.yaml", "metrics.jsonl", "evaluations.csv"):
-            if not (path / name).is_file():
+        config = RunConfig.load(path)
+        for name in ("metrics.jsonl", "evaluations.csv"):
+            if not _stored(path / name).is_file():
                 raise InputError(
                     f"{name} is missing", where=str(path), hint="this is no complete run folder"
                 )
-        try:
-            config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"this is not YAML: {error}",
-                where=str(path / "config.yaml"),
-                hint="restore the file as the run wrote it",
-            ) from None
-        if fault := _fault(config):
-            raise InputError(
-                fault,
-                where=str(path / "config.yaml"),
-                hint="restore the file as the run wrote it",
-            )
         return cls(path, config)
 
     @property
@@ -226,7 +199,7 @@ class RunFolder:
 
     def read_metrics(self) -> list[Metrics]:
         """Every logged line, in order; a last line cut short by an interruption is left out."""
-        path = self.path / "metrics.jsonl"
+        path = _stored(self.path / "metrics.jsonl")
         metrics = []
         for number, text in enumerate(_complete_lines(path), start=1):
             try:
@@ -252,18 +225,22 @@ class RunFolder:
 
     def read_evaluations(self) -> list[Evaluation]:
         """Every row of evaluations.csv, in order; a last row cut short is left out."""
-        path = self.path / "evaluations.csv"
+        path = _stored(self.path / "evaluations.csv")
         lines = _complete_lines(path)
-        if not lines or tuple(lines[0].split(",")) != COLUMNS:
+        header = lines[0].split(",") if lines else []
+        if not set(COLUMNS) <= set(header):
             raise InputError(
                 "the first line is not the header",
                 where=str(path),
                 hint=f"it must be: {','.join(COLUMNS)}",
             )
+        places = [header.index(column) for column in COLUMNS]
         rows = []
         for number, cells in enumerate(csv.reader(lines[1:]), start=2):
             try:
-                rows.append(_row(cells))
+                if len(cells) != len(header):
+                    raise ValueError
+                rows.append(_row([cells[place] for place in places]))
             except ValueError:
                 raise InputError(
                     f"line {number} is damaged", where=str(path), hint="remove that line"
@@ -310,37 +287,10 @@ class RunFolder:
             self._events = None
 
 
-def _fault(config: Any) -> str:
-    """The first thing that a configuration lacks of `_NEEDED`; empty where it lacks nothing."""
-    if not isinstance(config, dict):
-        return "it holds no settings"
-    for key, kind in _NEEDED.items():
-        if key not in config:
-            return f"'{key}' is missing"
-        if not isinstance(config[key], kind):
-            return f"'{key}' is {config[key]!r:.60}"
-    return ""
-
-
 def _unwritable(path: Path, reason: str) -> InputError:
     return InputError(
         f"no run can be written here ({reason})", where=str(path), hint="choose another --out"
     )
-
-
-def _plain(value: Any) -> Any:
-    """The same settings in the types that YAML has."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"config.yaml holds plain values only, not {type(value).__name__}: {value!r}")
 
 
 def _write(path: Path, text: str) -> None:
@@ -362,7 +312,16 @@ def _append(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def _stored(path: Path) -> Path:
+    """The file, or where only that is there, its compressed copy, which results/ keeps."""
+    compressed = path.with_name(f"{path.name}.gz")
+    return compressed if compressed.is_file() and not path.is_file() else path
+
+
 def _complete_lines(path: Path) -> list[str]:
+    if path.suffix == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return file.read().split("\n")[:-1]
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
@@ -373,12 +332,11 @@ def _cell(value: Any) -> str:
 
 
 def _row(cells: list[str]) -> Evaluation:
-    step, member, seed, beta, episode, returned, length, score, success = cells
+    step, member, seed, episode, returned, length, score, success = cells
     return Evaluation(
         step=int(step),
         member=int(member),
         seed=int(seed),
-        beta=float(beta) if beta else None,
         episode=int(episode),
         episode_return=float(returned),
         length=int(length),

@@ -1,7 +1,7 @@
-"""A learned policy, ready to act: the network, and the scaling that its inputs need."""
+"""A learned policy, ready to act: what acts, and the scaling that its inputs need."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 
-from xql.agents import AGENTS, Act, Agent, Spec, TrainState, member
+from xql.agents import Agent, EnvironmentSpec, TrainState, member
 from xql.data.scaling import Scaling
 from xql.errors import InputError
-from xql.presets import configure
 from xql.runs.checkpoints import load_checkpoint
+from xql.runs.config import RunConfig
 from xql.runs.folder import RunFolder
 
 
 class Policy:
-    """a = π(s), in the units of the data: raw observations in, actions within the bounds out."""
+    """a = π(s), in the units of the data: raw observations in, actions within the bounds out.
 
-    def __init__(self, network: PyTree, act: Act, scaling: Scaling) -> None:
-        self.network, self.scaling = network, scaling
-        self._act = act
+    Attributes:
+        actor: what acts on scaled observations; see `xql.agents.Actor`.
+        scaling: of the observations.
+    """
+
+    def __init__(self, actor: PyTree, scaling: Scaling) -> None:
+        self.actor, self.scaling = actor, scaling
 
     def __call__(
         self,
@@ -47,7 +51,7 @@ class Policy:
                 hint=f"its last axis must be {size}",
             )
         scaled = scale(np.asarray(observation, np.float32), self.scaling)
-        return np.asarray(_act(self.network, scaled, key, act=self._act))
+        return np.asarray(_act(self.actor, scaled, key))
 
 
 def scale(
@@ -58,50 +62,47 @@ def scale(
     return scaled
 
 
-@functools.partial(jax.jit, static_argnames="act")
-def _act(network: PyTree, observations: PyTree, key: PyTree, *, act: Act) -> jax.Array:
-    return act(network, observations, key)
+@jax.jit
+def _act(actor: Any, observations: PyTree, key: PyTree) -> jax.Array:
+    actions: Array = actor(observations, key)
+    return actions
 
 
-@functools.partial(jax.jit, static_argnames="act")
+@functools.partial(jax.jit, static_argnames="actor")
 def act_members(
-    networks: PyTree, observations: Float[Array, "members *batch observation"], *, act: Act
+    population: TrainState,
+    observations: Float[Array, "members *batch observation"],
+    *,
+    actor: Callable[[Any], Any],
 ) -> Float[Array, "members *batch action"]:
-    """The modes of a population's policies, each for its own block of observations."""
-    actions: Array = jax.vmap(lambda network, rows: act(network, rows, None))(
-        networks, observations
+    """The most likely actions of a population, each member for its own block of observations."""
+    actions: Array = jax.vmap(lambda state, rows: actor(state)(rows, None))(
+        population, observations
     )
     return actions
 
 
-def agent_of(config: Mapping[str, Any]) -> tuple[Agent, Spec]:
-    """The agent and the sizes that a run's config.yaml describes."""
-    name = str(config["agent"])
-    settings = configure(name, config["settings"])
-    data = config["data"]
-    spec = Spec(
-        int(data["observation_size"]), tuple(data["action_low"]), tuple(data["action_high"])
-    )
-    return AGENTS[name].make(settings, int(config["steps"])), spec
-
-
-def template(agent: Agent, spec: Spec, members: int) -> TrainState:
+def template(agent: Agent, spec: EnvironmentSpec, members: int) -> TrainState:
     """A population of the right structure whose values mean nothing, to load a checkpoint into."""
 
     def one(key: PRNGKeyArray) -> TrainState:
-        hyper = jax.tree.map(jnp.float32, agent.hyper)
-        return agent.init(key, spec, hyper)
+        state: TrainState = agent.init(key, spec, jax.tree.map(jnp.float32, agent.config))
+        return state
 
     population: TrainState = jax.vmap(one)(jax.random.split(jax.random.key(0), members))
     return population
 
 
+def template_of(config: RunConfig) -> TrainState:
+    """The template of a run's population."""
+    return template(config.make_agent(), config.spec, len(config.members))
+
+
 def load_population(folder: RunFolder, step: int | None = None) -> tuple[Agent, TrainState]:
     """A run's agent and its whole training state, at `step` or else the latest checkpoint."""
-    agent, spec = agent_of(folder.config)
-    empty = template(agent, spec, len(folder.config["members"]))
+    empty = template_of(folder.config)
     state: TrainState = load_checkpoint(folder.checkpoints, step, empty)
-    return agent, state
+    return folder.config.make_agent(), state
 
 
 def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Policy:
@@ -117,16 +118,11 @@ def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Pol
         InputError: no run, no checkpoint or no such member.
     """
     folder = RunFolder.open(Path(run))
-    members = len(folder.config["members"])
-    if not 0 <= index < members:
-        raise InputError(
-            f"there is no member {index}", where=str(run), hint=f"choose 0 to {members - 1}"
-        )
+    folder.config.require_member(index, str(run))
     if step is not None and (folder.policies / str(step)).is_dir():
-        agent, spec = agent_of(folder.config)
-        empty = template(agent, spec, members).policy.network
-        networks = load_checkpoint(folder.policies, step, empty)
+        agent, empty = folder.config.make_agent(), template_of(folder.config)
+        actors = load_checkpoint(folder.policies, step, agent.actor(empty))
     else:
         agent, population = load_population(folder, step)
-        networks = population.policy.network
-    return Policy(member(networks, index), agent.act, Scaling.from_dict(folder.config["scaling"]))
+        actors = agent.actor(population)
+    return Policy(member(actors, index), folder.config.scaling)

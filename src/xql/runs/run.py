@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from xql.agents import TrainState, member
-from xql.data.scaling import Scaling
 from xql.evaluation.statistics import format_interval
+from xql.runs.config import RunConfig
 from xql.runs.folder import Evaluation, RunFolder
-from xql.runs.policy import Policy, agent_of, load_population
+from xql.runs.policy import Policy, load_population
 from xql.runs.summary import UNITS, Result, results
 
 
@@ -37,6 +37,11 @@ class Run:
         return self.folder.path
 
     @property
+    def config(self) -> RunConfig:
+        """All that the run was asked for and decided."""
+        return self.folder.config
+
+    @property
     def policy(self) -> Policy:
         """The first member's policy at the last step."""
         return self.policies[0]
@@ -44,12 +49,10 @@ class Run:
     @property
     def policies(self) -> list[Policy]:
         """Every member's policy at the last step, in the order of config.yaml."""
-        agent, _ = agent_of(self.folder.config)
-        scaling = Scaling.from_dict(self.folder.config["scaling"])
-        networks = self.population.policy.network
+        actors = self.config.make_agent().actor(self.population)
         return [
-            Policy(member(networks, index), agent.act, scaling)
-            for index in range(len(self.folder.config["members"]))
+            Policy(member(actors, index), self.config.scaling)
+            for index in range(len(self.config.members))
         ]
 
     @property
@@ -59,18 +62,22 @@ class Run:
 
     @property
     def results(self) -> list[Result]:
-        """Per β the score over seeds, at the last step and at each seed's best evaluation."""
-        return results(self.evaluations) if self.evaluations else []
+        """The score over seeds, at the last step and at each seed's best evaluation.
+
+        One for each combination of the swept hyperparameters.
+        """
+        rows = self.evaluations
+        return results(rows, self.config.members) if rows else []
 
     def describe(self) -> str:
-        """The scores in words, one line per β."""
+        """The scores in words, one line each."""
         lines = []
         for result in self.results:
-            beta = "" if result.beta is None else f"β = {result.beta:g}: "
+            head = f"{result.label}: " if result.changes else ""
             for summary in (result.last, result.best):
                 score = f"{format_interval(summary.interval)} {UNITS[result.quantity]}"
                 count = f"{summary.interval.seeds} seeds × {summary.episodes} episodes"
-                lines.append(f"{beta}{score}, {summary.label}, {count}")
+                lines.append(f"{head}{score}, {summary.label}, {count}")
         for index, step in self.folder.read_frozen().items():
-            lines.append(f"member {index} diverged: it is judged as it was at step {step:,}")
+            lines.append(f"member {index} diverged: it is evaluated as it was at step {step:,}")
         return "\n".join(lines) or "not evaluated"

@@ -1,27 +1,42 @@
-"""What a run's evaluations come to: one number per member, one line per β, last and best apart."""
+"""What a run's evaluations come to: one number per member, over seeds, last and best apart."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from xql.errors import InputError
 from xql.evaluation.statistics import Summary, best_summary, last_summary
+from xql.runs.config import Member
 from xql.runs.folder import Evaluation
 
 Quantity = Literal["success", "score", "return"]
+
+SYMBOLS = {"beta": "β"}
+"""How hyperparameters with a symbol of their own are shown."""
 
 UNITS: dict[Quantity, str] = {"success": "% success", "score": "score", "return": "return"}
 
 
 class Result(NamedTuple):
-    """What one β of a run achieved, over its seeds."""
+    """What one combination of the swept hyperparameters achieved, over its seeds."""
 
-    beta: float | None
+    changes: dict[str, float]
+    """The swept hyperparameters; empty where nothing was swept."""
     quantity: Quantity
     last: Summary
     best: Summary
+
+    @property
+    def label(self) -> str:
+        """The swept hyperparameters, for one line."""
+        return label_of(self.changes)
+
+
+def label_of(changes: Mapping[str, float]) -> str:
+    """Hyperparameters and their values, for one line."""
+    return ", ".join(f"{SYMBOLS.get(name, name)} = {value:g}" for name, value in changes.items())
 
 
 def quantity_of(rows: Sequence[Evaluation]) -> Quantity:
@@ -61,36 +76,48 @@ def member_means(rows: Sequence[Evaluation], quantity: Quantity) -> dict[int, fl
     }
 
 
-def by_beta(rows: Sequence[Evaluation]) -> dict[float | None, list[Evaluation]]:
-    """The rows of each β, None first, then in order of β."""
-    betas = sorted({row.beta for row in rows}, key=lambda one: (one is not None, one))
-    return {beta: [row for row in rows if row.beta == beta] for beta in betas}
+def by_changes(
+    rows: Sequence[Evaluation], members: Sequence[Member]
+) -> list[tuple[dict[str, float], list[Evaluation]]]:
+    """The rows of each combination of the swept hyperparameters, in the population's order."""
+    groups: dict[tuple[tuple[str, float], ...], list[Evaluation]] = {}
+    for member in members:
+        groups.setdefault(tuple(member.changes.items()), [])
+    for row in rows:
+        groups[tuple(members[row.member].changes.items())].append(row)
+    return [(dict(changes), own) for changes, own in groups.items() if own]
 
 
-def results(rows: Sequence[Evaluation], quantity: Quantity | None = None) -> list[Result]:
-    """Per β the interquartile mean over seeds, at the last step and at each seed's best.
+def results(
+    rows: Sequence[Evaluation], members: Sequence[Member], quantity: Quantity | None = None
+) -> list[Result]:
+    """The interquartile mean over seeds, at the last step and at each seed's best.
 
     Args:
         rows: a run's evaluations.csv.
+        members: the run's population.
         quantity: None for `quantity_of` the rows.
+
+    Returns:
+        One for each combination of the swept hyperparameters.
     """
     quantity = quantity or quantity_of(rows)
     found = []
-    for beta, own in by_beta(rows).items():
+    for changes, own in by_changes(rows, members):
         columns = (
             [row.step for row in own],
             [row.seed for row in own],
             [value_of(row, quantity) for row in own],
         )
-        found.append(Result(beta, quantity, last_summary(*columns), best_summary(*columns)))
+        found.append(Result(changes, quantity, last_summary(*columns), best_summary(*columns)))
     return found
 
 
-def in_brief(rows: Sequence[Evaluation]) -> str:
-    """One evaluation in a few words: the interquartile mean over seeds, for each β."""
-    found = results(rows)
+def in_brief(rows: Sequence[Evaluation], members: Sequence[Member]) -> str:
+    """One evaluation in a few words: the interquartile mean over seeds."""
+    found = results(rows, members)
     unit = UNITS[found[0].quantity]
     if len(found) == 1:
         return f"{found[0].last.interval.estimate:.1f} {unit}"
-    each = (f"{one.last.interval.estimate:.1f} (β {one.beta:g})" for one in found)
+    each = (f"{one.last.interval.estimate:.1f} ({one.label})" for one in found)
     return f"{', '.join(each)} {unit}"

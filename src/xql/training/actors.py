@@ -13,8 +13,8 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float, Float32
 
-from xql.agents import Spec
-from xql.errors import InputError
+from xql.agents import EnvironmentSpec
+from xql.data.actions import action_spec, require_box
 from xql.training.divergence import RewardRange
 from xql.training.replay import Rows
 
@@ -32,6 +32,7 @@ class Actors:
 
     Attributes:
         observations: where every copy stands, [members, environments, observation].
+        spec: what networks are built for.
         finished: the episodes that ended, in order.
         breakdowns: of each member's simulators: steps that gave no finite number. The episode ends
             there, with the observation before it and no reward.
@@ -62,7 +63,9 @@ class Actors:
                 self._copies.append([])
                 for _ in range(environments):
                     self._copies[-1].append(make())
-            self._low, self._high = _bounds(self._copies[0][0])
+            first = self._copies[0][0]
+            name = first.spec.id if first.spec is not None else "the environment"
+            self.spec = environment_spec(first, name)
             starts = [
                 [copy.reset(seed=_seed(seed, place))[0] for place, copy in enumerate(own)]
                 for seed, own in zip(seeds, self._copies, strict=True)
@@ -75,34 +78,29 @@ class Actors:
         self._lengths = np.zeros(self.observations.shape[:2], np.int64)
         self._random = [np.random.default_rng([seed, 1]) for seed in seeds]
 
-    @property
-    def spec(self) -> Spec:
-        """The sizes and bounds for the networks."""
-        low, high = tuple(map(float, self._low)), tuple(map(float, self._high))
-        return Spec(self.observations.shape[-1], low, high)
-
     def random_actions(self) -> Float32[np.ndarray, "members environments action"]:
         """Uniform within the bounds, from each member's own stream."""
-        shape = (self.observations.shape[1], len(self._low))
-        drawn = [one.uniform(self._low, self._high, shape) for one in self._random]
-        return np.asarray(drawn, np.float32)
+        each = self.observations.shape[1]
+        return np.stack([self.spec.actions.sample(one, each) for one in self._random])
 
     def step(self, actions: Float[np.ndarray, "members environments action"]) -> Rows:
         """One step of every copy: the transitions, as arrays [members, environments, ...]."""
         before = self.observations
-        # A diverged member is found out by its metrics; until then its simulator gets no nan.
-        actions = np.clip(np.nan_to_num(actions), self._low, self._high)
+        # A diverged member is found by its metrics; until then its simulator gets no nan.
+        actions = self.spec.actions.clip(actions)
         after, following = np.empty_like(before), np.empty_like(before)
         rewards = np.empty(before.shape[:2], np.float32)
         masks = np.ones_like(rewards)
         for member, own in enumerate(self._copies):
             for place, copy in enumerate(own):
                 at = (member, place)
-                observation, reward, terminated, truncated, told = copy.step(actions[at])
+                observation, reward, terminated, truncated, info = copy.step(
+                    self.spec.actions.unflatten(actions[at])
+                )
                 if not (np.isfinite(observation).all() and np.isfinite(float(reward))):
                     # One nan in the buffer would sooner or later be in every parameter.
-                    observation, reward, told = before[at], 0.0, {"physics_error": "not finite"}
-                if "physics_error" in told:
+                    observation, reward, info = before[at], 0.0, {"physics_error": "not finite"}
+                if "physics_error" in info:
                     # A simulation that broke down has no next state to bootstrap from.
                     terminated = True
                     self.breakdowns[member] += 1
@@ -144,25 +142,17 @@ class Actors:
         self._copies = []
 
 
+def environment_spec(env: gymnasium.Env[Any, Any], name: str) -> EnvironmentSpec:
+    """What networks are built for in an environment of flat observations.
+
+    Raises:
+        InputError: its actions are not one flat Box with finite bounds.
+    """
+    assert env.observation_space.shape is not None
+    size = int(np.prod(env.observation_space.shape))
+    return EnvironmentSpec(size, require_box(action_spec(env.action_space, name), name))
+
+
 def _seed(seed: int, place: int) -> int:
     """A copy's own seed, far from the small numbers that evaluations use."""
     return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
-
-
-def _bounds(
-    env: gymnasium.Env[Any, Any],
-) -> tuple[Float32[np.ndarray, " action"], Float32[np.ndarray, " action"]]:
-    box = env.action_space
-    assert isinstance(box, gymnasium.spaces.Box)
-    if len(box.shape) != 1:
-        name = env.spec.id if env.spec is not None else "the environment"
-        raise InputError(f"its actions are {box}", where=name, hint="one flat Box is needed")
-    low, high = box.low.astype(np.float32), box.high.astype(np.float32)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        name = env.spec.id if env.spec is not None else "the environment"
-        raise InputError(
-            "its actions have no bounds",
-            where=name,
-            hint="wrap it in gymnasium.wrappers.RescaleAction, which needs to be told the range",
-        )
-    return low, high

@@ -1,6 +1,6 @@
 """A member that diverges is frozen at its last good state, and the others go on.
 
-One whose critic says more than any return can be is told of: it is wrong long before it overflows.
+A critic above every possible return is warned of: it is wrong long before it overflows.
 """
 
 import functools
@@ -10,13 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree, Shaped
+from jaxtyping import Array, Bool, PyTree, Shaped
 
 from xql.agents import TrainState
 
 
 class DivergenceGuard:
-    """Looks at a population now and then, and keeps a copy of it as it last was.
+    """Checks a population now and then, and keeps a copy of it as it last was.
 
     Divergence is a number that is not finite: among the metrics, or among the parameters and
     optimizer states. What exploded but is still finite goes on (see `RewardRange`).
@@ -66,17 +66,15 @@ class RewardRange(NamedTuple):
         """No discounted return is above this; 0 is the return of an episode that ends at once."""
         return max(0.0, self.high) / (1 - discount)
 
-    def overvalued(
-        self, critic: Float[np.ndarray, " members"], discount: float
-    ) -> Bool[np.ndarray, " members"]:
-        """Which members' mean Q is above all that a return can be.
+    def overestimated(self, q: float, discount: float) -> bool:
+        """Whether a mean Q is above all possible returns.
 
         A tenth of the span of all possible returns is left for noise, since a mean over states and
         actions lies well inside it wherever learning goes well; and 1 for a fresh network.
         """
         highest = self.highest_return(discount)
         span = highest - min(0.0, self.low) / (1 - discount)
-        return critic > highest + 0.1 * span + 1.0
+        return bool(q > highest + 0.1 * span + 1.0)
 
 
 @jax.jit

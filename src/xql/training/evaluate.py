@@ -1,20 +1,18 @@
-"""PopulationEvaluator a population in the simulator that its data came from."""
+"""Evaluate a population in the environment that its data came from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from xql.agents import Act, TrainState, beta_of
-from xql.data.scaling import Scaling
+from xql.agents import TrainState
 from xql.envs.make import check_fits, make_environment
-from xql.errors import InputError, require_seed
+from xql.errors import require_seed
 from xql.evaluation.rollout import Evaluator
-from xql.evaluation.scores import Reference
-from xql.presets import configure
 from xql.runs.checkpoints import latest_step
+from xql.runs.config import RunConfig, require_at_least
 from xql.runs.folder import Evaluation, RunFolder, evaluation_rows
 from xql.runs.policy import act_members, load_population, scale
 
@@ -23,50 +21,50 @@ EVALUATION_SEED = 10_000
 
 
 class PopulationEvaluator:
-    """The environment copies, kept from one evaluation to the next, and what their scores mean."""
+    """The copies of the environment, kept from one evaluation to the next."""
 
-    def __init__(self, config: Mapping[str, Any], act: Act) -> None:
+    def __init__(
+        self, config: RunConfig, actor: Callable[[Any], Any], env: str | None = None
+    ) -> None:
         """Make the environments.
 
         Args:
-            config: what a run's config.yaml holds; its environment must not be None.
-            act: the agent's.
+            config: the run's.
+            actor: the agent's.
+            env: another environment than the run's own.
 
         Raises:
             InputError: there is no such environment, or its spaces do not fit the data.
         """
-        environment, data = str(config["environment"]), config["data"]
-        keys = tuple(data["observation_keys"] or ()) or None
+        environment, data = config.require_environment(config.data.name, env), config.data
+        keys = data.observation_keys
         probe = make_environment(environment, keys=keys)
         try:
-            check_fits(probe, data["observation_size"], len(data["action_low"]), data["name"])
+            check_fits(probe, data.observation_size, data.actions.size, data.name)
         finally:
             probe.close()
-        members = config["members"]
-        beta = beta_of(configure(str(config["agent"]), config["settings"]))
-        self._act, self._recipe = act, Scaling.from_dict(config["scaling"])
-        self._seeds = [one["seed"] for one in members]
-        self._betas = [one["changes"].get("beta", beta) for one in members]
-        reference = data["reference"]
-        self._reference = None if reference is None else Reference(**reference)
-        self._stop_at_success = bool(config["evaluation"]["stop_at_success"])
-        self._evaluator = Evaluator(lambda: make_environment(environment, keys=keys), len(members))
+        self._config, self._actor = config, actor
+        self._evaluator = Evaluator(
+            lambda: make_environment(environment, keys=keys), len(config.members)
+        )
 
     def evaluate(
         self, population: TrainState, step: int, episodes: int, seed: int = EVALUATION_SEED
     ) -> list[Evaluation]:
         """Every member plays the same episodes with its most likely actions."""
+        config = self._config
 
         def act(
             observations: Float32[np.ndarray, "members parallel observation"],
         ) -> Float32[np.ndarray, "members parallel action"]:
-            scaled = scale(observations, self._recipe)
-            return np.asarray(act_members(population.policy.network, scaled, act=self._act))
+            scaled = scale(observations, config.scaling)
+            return np.asarray(act_members(population, scaled, actor=self._actor))
 
         results = self._evaluator.rollout(
-            act, episodes, seed, stop_at_success=self._stop_at_success
+            act, episodes, seed, stop_at_success=config.evaluation.stop_at_success
         )
-        return evaluation_rows(step, results, self._seeds, self._betas, self._reference)
+        seeds = [one.seed for one in config.members]
+        return evaluation_rows(step, results, seeds, config.data.reference)
 
     def close(self) -> None:
         """Close the environments."""
@@ -76,29 +74,26 @@ class PopulationEvaluator:
 def evaluate_run(
     run: Path | str, *, episodes: int = 100, seed: int = EVALUATION_SEED, env: str | None = None
 ) -> list[Evaluation]:
-    """Play every member of a finished run again, from its latest checkpoint.
+    """Play more episodes with every member of a finished run, from its latest checkpoint.
 
     Args:
         run: the run's folder, which is left as it is.
         episodes: episodes for each member.
         seed: the first episode's seed.
-        env: another simulator than the run's own.
+        env: another environment than the run's own.
 
     Raises:
         InputError: no run, no checkpoint, or no environment.
     """
     folder = RunFolder.open(Path(run))
     require_seed(seed)
-    if episodes < 1:
-        raise InputError(f"--episodes {episodes} is too small", hint="give at least 1")
-    config = folder.config | ({"environment": env} if env else {})
-    if config["environment"] is None:
-        raise InputError("this run has no environment", where=str(run), hint="give one with --env")
+    require_at_least("episodes", episodes, 1)
+    folder.config.require_environment(str(run), env)
     agent, population = load_population(folder)
     step = latest_step(folder.checkpoints)
     assert step is not None, "a population was loaded from it"
-    judge = PopulationEvaluator(config, agent.act)
+    evaluator = PopulationEvaluator(folder.config, agent.actor, env)
     try:
-        return judge.evaluate(population, step, episodes, seed)
+        return evaluator.evaluate(population, step, episodes, seed)
     finally:
-        judge.close()
+        evaluator.close()

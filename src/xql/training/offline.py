@@ -1,44 +1,63 @@
 """Train a policy from logged data: one compiled population, evaluated as it goes.
 
-The flow of a run: dataset → scaling → check → device → population → compiled chunks, and between
-chunks metrics, evaluations and checkpoints into the run's folder.
+    train_offline = plan_offline → execute_offline
+
+Planning opens and checks the data, resolves the preset and writes nothing. Executing puts the data
+on the device and runs compiled chunks of updates; between chunks it logs, evaluates and saves.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from xql.agents import OFFLINE, ONLINE, Agent, Spec, TrainState
-from xql.data.check import require_sound
+from xql.agents import OFFLINE, ONLINE, Agent, TrainState
+from xql.data.actions import Box, box
+from xql.data.check import Finding, require_sound
 from xql.data.dataset import Dataset, DeviceData
-from xql.data.scaling import Scaling, apply_scaling, fit_scaling
+from xql.data.scaling import apply_scaling, fit_scaling
 from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
-from xql.envs.kitchen import as_judged
+from xql.envs.kitchen import as_evaluated
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
-from xql.presets import Settings, settings, suite
+from xql.presets import resolve, suite
+from xql.runs.config import (
+    DEFAULT_EVALUATION,
+    SWEPT_SOURCE,
+    DataConfig,
+    EvaluationPlan,
+    Extent,
+    RunConfig,
+    choose_members,
+    require_at_least,
+    sweep_of,
+)
 from xql.runs.folder import RunFolder, free_folder
 from xql.runs.run import Run
 from xql.training.divergence import RewardRange
 from xql.training.evaluate import PopulationEvaluator
-from xql.training.population import Member, initial_population, replicated, train_chunk
-from xql.training.progress import Line
-from xql.training.run_logger import (
-    RunLogger,
-    check_counts,
-    choose_members,
-    describe_members,
-    milestones,
-)
-from xql.version import __version__
+from xql.training.population import initial_population, mesh_for, place, replicated, train_chunk
+from xql.training.progress import ProgressBar
+from xql.training.run_logger import RunLogger
 
 LOG_EVERY = 1000
 """Updates between two lines of metrics.jsonl."""
+
+
+class OfflinePlan(NamedTuple):
+    """An offline run, decided but not begun."""
+
+    config: RunConfig
+    dataset: Dataset
+    """The episodes to learn from, with raw rewards and observations."""
+    notes: list[str]
+    """What was decided, a line each."""
+    warnings: list[Finding]
+    """What may be wrong with the data."""
 
 
 def train_offline(
@@ -48,6 +67,7 @@ def train_offline(
     preset: str = "default",
     steps: int = 100_000,
     seeds: int | Sequence[int] = 1,
+    sweep: Mapping[str, Sequence[float]] | None = None,
     beta: float | Sequence[float] | None = None,
     env: str | None = None,
     out: str | Path | None = None,
@@ -66,121 +86,206 @@ def train_offline(
         preset: named settings; see docs/presets.md.
         steps: updates per member.
         seeds: how many seeds (0, 1, ...), or which.
-        beta: one temperature or several; the population is seeds × β. The preset's where None.
-        env: the simulator to evaluate in, a Gymnasium id; where None, the one that the data names,
-            and without one nothing is evaluated.
+        sweep: values by hyperparameter, such as {"beta": [0.5, 2], "discount": [0.99, 0.995]}; the
+            population is every combination × seeds, trained as one compiled program.
+        beta: one temperature or several; short for sweep={"beta": ...}.
+        env: the environment to evaluate in, a Gymnasium id; where None, the one that the data
+            names, and without one nothing is evaluated.
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
         options: settings by name that override the preset's: the fields of the agent's
-            configuration, `rewards` and `observations` for the scaling, and `episodes` for the
-            choice of episodes.
-        evaluations: how many times to evaluate on the way, evenly spaced, the last step included.
-        episodes: episodes per member at each of these but the last.
-        last_episodes: episodes per member at the last step, whose score is the run's result.
+            configuration, `rewards` and `observations` for the scaling, and `subset` for the
+            episodes to learn from.
+        evaluations: how many times to evaluate, evenly spaced, the last step included.
+        episodes: evaluation episodes per member at each of these but the last.
+        last_episodes: evaluation episodes per member at the last step, whose score is the result.
         stop_at_success: end an evaluation episode at its first success, as D4RL counts AntMaze;
             where None, exactly for AntMaze.
-        progress: show a live line on standard error.
+        progress: show a progress bar on standard error.
 
     Raises:
         InputError: anything among these that cannot be used, or data that is not sound. Nothing is
             written then.
     """
-    check_counts(steps, evaluations, episodes, last_episodes)
     if out is not None:
         RunFolder.require_free(Path(out))
+    plan = plan_offline(
+        data,
+        agent=agent,
+        preset=preset,
+        steps=steps,
+        seeds=seeds,
+        sweep=sweep_of(sweep, beta),
+        env=env,
+        options=options,
+        evaluation=EvaluationPlan(evaluations, episodes, last_episodes),
+        stop_at_success=stop_at_success,
+    )
+    return execute_offline(plan, out, progress=progress)
+
+
+def plan_offline(
+    data: str | Path | Mapping[str, np.ndarray] | Dataset,
+    *,
+    agent: str = "xql",
+    preset: str = "default",
+    steps: int = 100_000,
+    seeds: int | Sequence[int] = 1,
+    sweep: Mapping[str, Sequence[float]] | None = None,
+    env: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    evaluation: EvaluationPlan = DEFAULT_EVALUATION,
+    stop_at_success: bool | None = None,
+) -> OfflinePlan:
+    """Decide everything about an offline run; write nothing.
+
+    Args:
+        data, agent, preset, steps, seeds, sweep, env, options, stop_at_success: as `train_offline`
+            takes them.
+        evaluation: when to evaluate; `stop_at_success` has the last word on its own field.
+
+    Raises:
+        InputError: as `train_offline` does.
+    """
+    require_at_least("steps", steps, 1)
+    evaluation.check()
     _require_offline(agent)
-    dataset = open_dataset(data)
-    task = dataset.environment
-    chosen = settings(agent, preset, dataset.name, options, needs_beta=beta is None, task=task)
-    members = choose_members(agent, chosen.config, seeds, beta)
-    findings = require_sound(dataset)
-    whole = dataset
-    dataset = select_episodes(dataset, chosen.episodes)
+    sweep = dict(sweep or {})
+    whole = open_dataset(data)
+    task = whole.environment
+    chosen = resolve(agent, preset, whole.name, options, swept=sweep, task=task)
+    made = OFFLINE[agent].make(chosen.config, steps)
+    members = choose_members(made, agent, seeds, sweep)
+    findings = require_sound(whole)
+    dataset = select_episodes(whole, chosen.subset)
     scaling = fit_scaling(dataset, chosen.rewards, chosen.observations)
-    spec = _spec(dataset)
-    learner = OFFLINE[agent].make(chosen.config, steps)
-    of_suite = suite(dataset.name, task)
-    at_success = of_suite == "antmaze" if stop_at_success is None else stop_at_success
-    if beta is not None:
-        chosen.sources["beta"] = "given: each member's own, see members"
-    about = _describe(dataset, agent, preset, steps, members, chosen, scaling, spec) | {
-        "environment": env or _judged_in(dataset),
-        "evaluation": {
-            "evaluations": evaluations,
-            "episodes": episodes,
-            "last_episodes": last_episodes,
-            "stop_at_success": at_success,
-        },
-    }
-    if chosen.episodes != "all":
-        about["data"]["whole"] = _extent(whole)
-    judge = None if about["environment"] is None else PopulationEvaluator(about, learner.act)
+    of_suite = suite(whole.name, task)
+    stop = of_suite == "antmaze" if stop_at_success is None else stop_at_success
+    config = RunConfig(
+        agent=agent,
+        preset=preset,
+        steps=steps,
+        members=members,
+        hyperparameters=chosen.config,
+        sources=chosen.sources | dict.fromkeys(sweep, SWEPT_SOURCE),
+        scaling=scaling,
+        data=DataConfig(
+            name=whole.name,
+            source=whole.source,
+            observation_size=whole.observation_size,
+            observation_keys=_keys(whole),
+            actions=_actions(dataset),
+            reference=reference_score(whole.name, whole.metadata),
+            extent=_extent(dataset),
+            subset=chosen.subset,
+            whole=None if chosen.subset == "all" else _extent(whole),
+        ),
+        environment=env or _named_environment(whole),
+        evaluation=dataclasses.replace(evaluation, stop_at_success=stop),
+    )
+    notes = [
+        f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes",
+        f"settings: preset {preset}" + (f", suite {of_suite}" if of_suite else ""),
+        scaling.describe(),
+    ]
+    if chosen.subset != "all":
+        notes.append(f"subset {chosen.subset}: {len(dataset):,} of {len(whole):,} episodes kept")
+    if config.environment is None:
+        notes.append("no environment: nothing is evaluated (give --env)")
+    warnings = [one for one in findings if one.severity == "warning"]
+    return OfflinePlan(config, dataset, notes, warnings)
+
+
+def execute_offline(
+    plan: OfflinePlan,
+    out: str | Path | None = None,
+    *,
+    state: TrainState | None = None,
+    step: int = 0,
+    progress: bool = True,
+) -> Run:
+    """Train what was planned.
+
+    Args:
+        plan: from `plan_offline`.
+        out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
+        state: a population to go on with, as it was after `step` updates; fresh where None.
+        step: updates that `state` has behind it.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        InputError: the environment or the folder cannot be used. Nothing is written then.
+    """
+    config, dataset = plan.config, plan.dataset
+    agent = config.make_agent()
     with contextlib.ExitStack() as stack:
-        if judge is not None:
-            stack.callback(judge.close)
-        path = free_folder(f"{dataset.name}-{agent}") if out is None else Path(out)
-        folder = RunFolder.create(path, about)
+        evaluator = None
+        if config.environment is not None:
+            evaluator = PopulationEvaluator(config, agent.actor)
+            stack.callback(evaluator.close)
+        path = free_folder(f"{dataset.name}-{config.agent}") if out is None else Path(out)
+        folder = RunFolder.create(path, config)
         stack.callback(folder.close)
-        line = stack.enter_context(Line(steps, len(members), enabled=progress))
-        line.say(
-            f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes"
-        )
-        line.say(f"settings: preset {preset}" + (f", suite {of_suite}" if of_suite else ""))
-        line.say(scaling.describe())
-        if chosen.episodes != "all":
-            line.say(f"episodes {chosen.episodes}: {len(dataset):,} of {len(whole):,} kept")
-        for finding in findings:
-            if finding.severity == "warning":
-                line.warn_once(f"{finding.what} ({finding.where}); {finding.hint}")
-        if judge is None:
-            line.say("no environment: nothing is evaluated (give --env)")
-        population = initial_population(learner, spec, members)
-        device_data = apply_scaling(dataset, scaling).to_device(replicated(population))
-        population = _loop(population, device_data, learner, judge, folder, line)
+        bar = stack.enter_context(ProgressBar(config.steps, len(config.members), enabled=progress))
+        for note in plan.notes:
+            bar.say(note)
+        for finding in plan.warnings:
+            bar.warn_once(f"{finding.what} ({finding.where}); {finding.hint}")
+        if state is None:
+            population = initial_population(agent, config.spec, config.members)
+        else:
+            population = place(state, mesh_for(len(config.members)))
+        data = apply_scaling(dataset, config.scaling).to_device(replicated(population))
+        logger = RunLogger(folder, bar, evaluator, agent, population)
+        population = _loop(population, data, agent, logger, config, step)
+        bar.say(f"{config.steps:,} updates × {len(config.members)} in {logger.seconds:.0f} s")
     return Run(folder, population)
 
 
-def _judged_in(dataset: Dataset) -> str | None:
-    """The simulator that the data names for judging policies."""
-    named = dataset.evaluation_environment or dataset.environment
-    return None if named is None else as_judged(named)
+def _loop(
+    population: TrainState,
+    data: DeviceData,
+    agent: Agent,
+    logger: RunLogger,
+    config: RunConfig,
+    step: int,
+) -> TrainState:
+    """Compiled chunks of updates, and between them what the logger does."""
+    rewards = RewardRange(float(data.rewards.min()), float(data.rewards.max()))
+    for target in config.evaluation.steps(config.steps):
+        while step < target:
+            updates = min(LOG_EVERY, target - step)
+            population, metrics = train_chunk(population, data, updates, agent=agent)
+            step += updates
+            values = {name: np.asarray(value) for name, value in metrics.items()}
+            population = logger.metrics(step, population, values, rewards)
+        if step == target:
+            logger.milestone(step, population)
+    return population
 
 
 def _require_offline(agent: str) -> None:
     if agent in ONLINE:
         raise InputError(
-            f"agent {agent} learns from a simulator, not from logged data",
+            f"agent {agent} learns from an environment, not from logged data",
             hint=f"use xql train online, or choose from {', '.join(OFFLINE)}",
         )
     if agent not in OFFLINE:
         raise InputError(f"unknown agent '{agent}'", hint=nearest(agent, OFFLINE))
 
 
-def _loop(
-    population: TrainState,
-    data: DeviceData,
-    learner: Agent,
-    judge: PopulationEvaluator | None,
-    folder: RunFolder,
-    line: Line,
-) -> TrainState:
-    """Compiled chunks, and between them what the book does."""
-    config = folder.config
-    book, step = RunLogger(folder, line, judge, population), 0
-    rewards = RewardRange(float(data.rewards.min()), float(data.rewards.max()))
-    for target in milestones(config["steps"], config["evaluation"]["evaluations"]):
-        while step < target:
-            updates = min(LOG_EVERY, target - step)
-            population, metrics = train_chunk(population, data, updates, agent=learner)
-            step += updates
-            values = {name: np.asarray(value) for name, value in metrics.items()}
-            population = book.metrics(step, population, values, rewards)
-        book.milestone(step, population)
-    line.say(f"{step:,} updates × {len(config['members'])} in {book.seconds:.0f} s")
-    return population
+def _named_environment(dataset: Dataset) -> str | None:
+    """The environment that the data names for evaluating policies."""
+    named = dataset.evaluation_environment or dataset.environment
+    return None if named is None else as_evaluated(named)
 
 
-def _spec(dataset: Dataset) -> Spec:
-    """Sizes and action bounds; where the data does not state its bounds, what its actions span."""
+def _keys(dataset: Dataset) -> tuple[str, ...] | None:
+    keys = dataset.metadata.get("observation_keys")
+    return tuple(keys) if keys else None
+
+
+def _actions(dataset: Dataset) -> Box:
+    """The action bounds; where the data does not state them, what its actions span."""
     low, high = dataset.action_low, dataset.action_high
     if low is None or high is None or not (np.isfinite(low).all() and np.isfinite(high).all()):
         taken = dataset.actions[dataset.starts]
@@ -189,49 +294,8 @@ def _spec(dataset: Dataset) -> Spec:
             # Nearly every logged task acts in [-1, 1]; the data need not reach its corners.
             low, high = -np.ones_like(low), np.ones_like(high)
     # A dimension that never moves has no range to scale by.
-    high = np.maximum(high, low + 1e-3)
-    return Spec(dataset.observation_size, tuple(map(float, low)), tuple(map(float, high)))
+    return box(low, np.maximum(high, low + 1e-3))
 
 
-def _extent(dataset: Dataset) -> dict[str, Any]:
-    """How much data there is, for config.yaml."""
-    return {
-        "transitions": dataset.transitions,
-        "episodes": dataset.episodes,
-        "mean_return": float(dataset.returns.mean()),
-    }
-
-
-def _describe(
-    dataset: Dataset,
-    agent: str,
-    preset: str,
-    steps: int,
-    members: Sequence[Member],
-    chosen: Settings,
-    scaling: Scaling,
-    spec: Spec,
-) -> dict[str, Any]:
-    """What the run was told and decided, for config.yaml."""
-    reference = reference_score(dataset.name, dataset.metadata)
-    return {
-        "xql": __version__,
-        "agent": agent,
-        "preset": preset,
-        "steps": steps,
-        "members": describe_members(members),
-        "settings": asdict(chosen.config),
-        "settings_sources": chosen.sources,
-        "scaling": scaling.to_dict(),
-        "data": {
-            "name": dataset.name,
-            "source": dataset.source,
-            **_extent(dataset),
-            "selection": chosen.episodes,
-            "observation_size": dataset.observation_size,
-            "observation_keys": dataset.metadata.get("observation_keys"),
-            "action_low": spec.action_low,
-            "action_high": spec.action_high,
-            "reference": None if reference is None else reference._asdict(),
-        },
-    }
+def _extent(dataset: Dataset) -> Extent:
+    return Extent(dataset.transitions, dataset.episodes, float(dataset.returns.mean()))

@@ -1,65 +1,57 @@
-"""Train a policy in a simulator: act, remember, learn; a whole population at once.
+"""Train a policy in an environment: act, store, learn; a whole population at once.
+
+    train_online = plan_online → execute_online
 
 One step of the loop: every member acts in its own copies of the environment, the transitions go to
-its ring buffer on the device, and one compiled program writes them there and makes the updates.
-While it runs the simulators take the next step, with actions chosen just before it: the policy that
-acts is behind the one that learns by one step's updates.
+its replay buffer on the device, and one compiled program makes the updates. While it runs the
+environments take the next step, with actions chosen just before it: the policy that acts is behind
+the one that learns by one step's updates.
 """
 
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array
 
-from xql.agents import ONLINE, Agent, Spec, TrainState, beta_of
+from xql.agents import ONLINE, Agent, EnvironmentSpec, TrainState
 from xql.data.scaling import Scaling
 from xql.envs.make import make_environment
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
-from xql.presets import settings, suite
+from xql.presets import resolve, suite
+from xql.runs.config import (
+    DEFAULT_EVALUATION,
+    SWEPT_SOURCE,
+    DataConfig,
+    EvaluationPlan,
+    OnlineLoop,
+    RunConfig,
+    choose_members,
+    require_at_least,
+    sweep_of,
+)
 from xql.runs.folder import RunFolder, free_folder
 from xql.runs.run import Run
-from xql.training.actors import Actors
+from xql.training.actors import Actors, environment_spec
 from xql.training.evaluate import PopulationEvaluator
-from xql.training.online_state import Learner, explore, fresh_learner, learn, remember
+from xql.training.online_state import OnlineState, add, explore, initial_online_state, learn
 from xql.training.population import initial_population
-from xql.training.progress import Line
+from xql.training.progress import ProgressBar
 from xql.training.replay import Replay, ring_capacity
-from xql.training.run_logger import (
-    RunLogger,
-    check_counts,
-    choose_members,
-    describe_members,
-    milestones,
-)
-from xql.version import __version__
+from xql.training.run_logger import RunLogger
 
 LOG_EVERY = 1000
 """Environment steps of each member between two lines of metrics.jsonl."""
 
 
-@dataclass(frozen=True)
-class Loop:
-    """How acting and learning take turns. Steps are those of one member's environments together."""
-
-    environments: int = 1
-    """Copies of the simulator for each member, stepped in turn."""
-    warmup: int = 5_000
-    """Steps of uniformly random actions before the first update."""
-    update_to_data: float = 1.0
-    """Updates for each step after the warm-up."""
-    buffer: int = 1_000_000
-    """The transitions that each member remembers."""
-
-
-def loop_for(steps: int) -> Loop:
+def loop_for(steps: int) -> OnlineLoop:
     """The usual loop; a run shorter than 100,000 steps warms up for a twentieth of them."""
-    return Loop(warmup=max(1, min(Loop.warmup, steps // 20)))
+    return OnlineLoop(warmup=max(1, min(OnlineLoop.warmup, steps // 20)))
 
 
 Observe = Callable[[int, TrainState, Replay, int], None]
@@ -73,10 +65,11 @@ def train_online(
     preset: str = "default",
     steps: int = 1_000_000,
     seeds: int | Sequence[int] = 1,
+    sweep: Mapping[str, Sequence[float]] | None = None,
     beta: float | Sequence[float] | None = None,
     out: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
-    loop: Loop | None = None,
+    loop: OnlineLoop | None = None,
     evaluations: int = 20,
     episodes: int = 10,
     last_episodes: int = 100,
@@ -85,7 +78,7 @@ def train_online(
     observe: Observe | None = None,
     progress: bool = True,
 ) -> Run:
-    """Learn a policy in a simulator.
+    """Learn a policy in an environment.
 
     Args:
         env: "dm_control/hopper-hop" and its like, or a Gymnasium id.
@@ -93,97 +86,168 @@ def train_online(
         preset: named settings; see docs/online-agents.md.
         steps: environment steps of each member, the warm-up included.
         seeds: how many seeds (0, 1, ...), or which.
-        beta: one temperature or several; the population is seeds × β. The preset's where None.
+        sweep: values by hyperparameter, such as {"beta": [2, 5]}; the population is every
+            combination × seeds.
+        beta: one temperature or several; short for sweep={"beta": ...}.
         out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N.
         options: settings by name that override the preset's.
         loop: how acting and learning take turns; `loop_for(steps)` where None.
-        evaluations: how many times to evaluate on the way, evenly spaced, the last step included.
-        episodes: episodes per member at each of these but the last.
-        last_episodes: episodes per member at the last step, whose score is the run's result.
-        keep_replay: write the buffers to replay.npz at the end.
+        evaluations: how many times to evaluate, evenly spaced, the last step included.
+        episodes: evaluation episodes per member at each of these but the last.
+        last_episodes: evaluation episodes per member at the last step, whose score is the result.
+        keep_replay: write the replay buffers to replay.npz at the end.
         keep_policies: keep the policies of every evaluation; `load_policy(run, step=…)`.
         observe: called whenever metrics are logged, every 1000 steps and at each evaluation, with
             the step, the population, its replay buffers and how many rows of them are filled. The
             arrays are the run's own: look at them, or copy them, before it returns.
-        progress: show a live line on standard error.
+        progress: show a progress bar on standard error.
 
     Raises:
         InputError: anything among these that cannot be used. Nothing is written then.
     """
-    check_counts(steps, evaluations, episodes, last_episodes)
-    loop = loop_for(steps) if loop is None else loop
-    _check_loop(loop, steps)
     if out is not None:
         RunFolder.require_free(Path(out))
+    config = plan_online(
+        env,
+        agent=agent,
+        preset=preset,
+        steps=steps,
+        seeds=seeds,
+        sweep=sweep_of(sweep, beta),
+        options=options,
+        loop=loop,
+        evaluation=EvaluationPlan(evaluations, episodes, last_episodes),
+        keep_policies=keep_policies,
+    )
+    return execute_online(config, out, keep_replay=keep_replay, observe=observe, progress=progress)
+
+
+def plan_online(
+    env: str,
+    *,
+    agent: str = "x-td3",
+    preset: str = "default",
+    steps: int = 1_000_000,
+    seeds: int | Sequence[int] = 1,
+    sweep: Mapping[str, Sequence[float]] | None = None,
+    options: Mapping[str, Any] | None = None,
+    loop: OnlineLoop | None = None,
+    evaluation: EvaluationPlan = DEFAULT_EVALUATION,
+    keep_policies: bool = False,
+) -> RunConfig:
+    """Decide everything about an online run; write nothing.
+
+    Args:
+        env, agent, preset, steps, seeds, sweep, options, loop, keep_policies: as `train_online`
+            takes them.
+        evaluation: when to evaluate.
+
+    Raises:
+        InputError: as `train_online` does.
+    """
+    require_at_least("steps", steps, 1)
+    evaluation.check()
+    loop = loop_for(steps) if loop is None else loop
+    _check_loop(loop, steps)
     if agent not in ONLINE:
         raise InputError(f"agent '{agent}' does not learn online", hint=nearest(agent, ONLINE))
-    chosen = settings(agent, preset, env, options, needs_beta=beta is None)
-    members = choose_members(agent, chosen.config, seeds, beta)
-    learner = ONLINE[agent].make(chosen.config, steps)
-    if beta is not None:
-        chosen.sources["beta"] = "given: each member's own, see members"
+    sweep = dict(sweep or {})
+    chosen = resolve(agent, preset, env, options, swept=sweep)
+    made = ONLINE[agent].make(chosen.config, steps)
+    members = choose_members(made, agent, seeds, sweep)
+    spec = _spec_of(env)
+    zeros = np.zeros(spec.observation_size, np.float32)
+    return RunConfig(
+        agent=agent,
+        preset=preset,
+        steps=steps,
+        members=members,
+        hyperparameters=chosen.config,
+        sources=chosen.sources | dict.fromkeys(sweep, SWEPT_SOURCE),
+        scaling=Scaling("raw", "raw", 1.0, 0.0, zeros, zeros + 1),
+        data=DataConfig(
+            name=env,
+            source="online",
+            observation_size=spec.observation_size,
+            actions=spec.actions,
+            reference=reference_score(env),
+        ),
+        environment=env,
+        evaluation=replace(evaluation, stop_at_success=False),
+        loop=loop,
+        keep_policies=keep_policies,
+    )
+
+
+def execute_online(
+    config: RunConfig,
+    out: str | Path | None = None,
+    *,
+    keep_replay: bool = False,
+    observe: Observe | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train what was planned.
+
+    Args:
+        config: from `plan_online`.
+        out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N.
+        keep_replay, observe, progress: as `train_online` takes them.
+
+    Raises:
+        InputError: the environment or the folder cannot be used. Nothing is written then.
+    """
+    assert config.loop is not None and config.environment is not None, "an online run has both"
+    env, loop, agent = config.environment, config.loop, config.make_agent()
     with contextlib.ExitStack() as stack:
         actors = Actors(
-            lambda: make_environment(env), [one.seed for one in members], loop.environments
+            lambda: make_environment(env), [one.seed for one in config.members], loop.environments
         )
         stack.callback(actors.close)
-        about = {
-            "xql": __version__,
-            "kind": "online",
-            "agent": agent,
-            "preset": preset,
-            "steps": steps,
-            "loop": asdict(loop),
-            "keep_policies": keep_policies,
-            "members": describe_members(members),
-            "settings": _settings_of(chosen.config),
-            "settings_sources": chosen.sources,
-            **_describe_simulator(env, actors.spec),
-            "evaluation": {
-                "evaluations": evaluations,
-                "episodes": episodes,
-                "last_episodes": last_episodes,
-                "stop_at_success": False,
-            },
-        }
-        judge = PopulationEvaluator(about, learner.act)
-        stack.callback(judge.close)
-        path = free_folder(f"{env}-{agent}") if out is None else Path(out)
-        folder = RunFolder.create(path, about)
+        evaluator = PopulationEvaluator(config, agent.actor)
+        stack.callback(evaluator.close)
+        path = free_folder(f"{env}-{config.agent}") if out is None else Path(out)
+        folder = RunFolder.create(path, config)
         stack.callback(folder.close)
-        line = stack.enter_context(
-            Line(steps, len(members), unit="steps", skip=loop.warmup, enabled=progress)
+        bar = stack.enter_context(
+            ProgressBar(
+                config.steps,
+                len(config.members),
+                unit="steps",
+                skip=loop.warmup,
+                enabled=progress,
+            )
         )
         of_suite = suite(env)
-        line.say(f"settings: preset {preset}" + (f", suite {of_suite}" if of_suite else ""))
-        population = initial_population(learner, actors.spec, members)
-        book = RunLogger(folder, line, judge, population)
-        population, replay = _run(population, actors, learner, loop, book, folder.config, observe)
+        bar.say(f"settings: preset {config.preset}" + (f", suite {of_suite}" if of_suite else ""))
+        population = initial_population(agent, config.spec, config.members)
+        logger = RunLogger(folder, bar, evaluator, agent, population)
+        population, replay = _loop(population, actors, agent, logger, config, loop, observe)
         if keep_replay:
-            _save_replay(path / "replay.npz", replay, steps, actors, len(members))
+            _save_replay(path / "replay.npz", replay, config.steps, actors)
         if actors.breakdowns.any():
             each = ", ".join(map(str, actors.breakdowns))
-            line.warn_once(f"steps at which a simulator gave no finite number, by member: {each}")
-        line.say(f"{steps:,} steps × {len(members)} in {book.seconds:.0f} s")
+            bar.warn_once(f"steps at which a simulator gave no finite number, by member: {each}")
+        bar.say(f"{config.steps:,} steps × {len(config.members)} in {logger.seconds:.0f} s")
     return Run(folder, population)
 
 
-def _run(
+def _loop(
     population: TrainState,
     actors: Actors,
     agent: Agent,
-    loop: Loop,
-    book: RunLogger,
-    config: Mapping[str, Any],
+    logger: RunLogger,
+    config: RunConfig,
+    loop: OnlineLoop,
     observe: Observe | None,
 ) -> tuple[TrainState, Replay]:
-    """Act, remember, learn, until the steps are done."""
-    steps, each = config["steps"], loop.environments
+    """Act, store, learn, until the steps are done."""
+    steps, each = config.steps, loop.environments
     capacity = ring_capacity(loop.buffer, steps, each)
-    seeds = [one["seed"] for one in config["members"]]
-    learner = fresh_learner(population, agent, actors.spec, capacity, seeds)
+    seeds = [one.seed for one in config.members]
+    state = initial_online_state(population, agent, config.spec, capacity, seeds)
     updates = round(loop.update_to_data * each)
-    targets = set(milestones(steps, config["evaluation"]["evaluations"], each))
+    targets = set(config.evaluation.steps(steps, each))
     actions: np.ndarray | Array = actors.random_actions()
     step = logged = done = 0
     while step < steps:
@@ -194,39 +258,40 @@ def _run(
             actions = actors.random_actions()
         else:
             # Before the update is dispatched, so that the simulators need not wait for it.
-            learner, actions = explore(learner, actors.observations, agent)
-        learner = remember(learner, rows, (step - each) % capacity)
+            state, actions = explore(state, actors.observations, agent)
+        state = add(state, rows, (step - each) % capacity)
         if step > loop.warmup:
-            learner = learn(learner, filled, updates, agent)
+            state = learn(state, filled, updates, agent)
             done += updates
         if step - logged >= LOG_EVERY or step in targets:
-            learner = _log(book, learner, actors, step, done)
+            state = _log(logger, state, actors, step, done)
             logged, done = step, 0
             if observe is not None:
-                observe(step, learner.population, learner.replay, filled)
+                observe(step, state.population, state.replay, filled)
         if step in targets:
-            book.milestone(step, learner.population)
-    return learner.population, learner.replay
+            logger.milestone(step, state.population)
+    return state.population, state.replay
 
 
-def _log(book: RunLogger, learner: Learner, actors: Actors, step: int, updates: int) -> Learner:
+def _log(
+    logger: RunLogger, state: OnlineState, actors: Actors, step: int, updates: int
+) -> OnlineState:
     """The mean of each metric over `updates` updates; the sums begin anew."""
-    means = {name: np.asarray(total) / updates for name, total in learner.totals.items() if updates}
-    told = actors.recent_returns()
+    means = {name: np.asarray(total) / updates for name, total in state.totals.items() if updates}
+    more = actors.recent_returns()
     if actors.breakdowns.any():
-        told["breakdowns"] = actors.breakdowns.astype(np.float64)
-    return learner.restart(book.metrics(step, learner.population, means, actors.rewards, **told))
+        more["breakdowns"] = actors.breakdowns.astype(np.float64)
+    return state.restart(logger.metrics(step, state.population, means, actors.rewards, **more))
 
 
-def _check_loop(loop: Loop, steps: int) -> None:
-    """Refuse a loop that cannot be run as it is told.
+def _check_loop(loop: OnlineLoop, steps: int) -> None:
+    """Refuse a loop that cannot be run.
 
     Raises:
         InputError: says which number, and what it can be.
     """
     each, updates = loop.environments, loop.update_to_data * loop.environments
-    if each < 1:
-        raise InputError(f"--environments {each} is too small", hint="give at least 1")
+    require_at_least("environments", each, 1)
     if not (math.isfinite(updates) and updates > 0.5 and abs(updates - round(updates)) < 1e-6):
         raise InputError(
             f"--update-to-data {loop.update_to_data:g} with {each} environments is {updates:g} "
@@ -245,41 +310,23 @@ def _check_loop(loop: Loop, steps: int) -> None:
         )
 
 
-def _settings_of(config: Any) -> dict[str, Any]:
-    """An agent's settings for config.yaml, without the β of one that has no use for it."""
-    told = asdict(config)
-    if beta_of(config) is None:
-        told.pop("beta", None)
-    return told
+def _spec_of(env: str) -> EnvironmentSpec:
+    """What networks are built for in an environment."""
+    probe = make_environment(env)
+    try:
+        return environment_spec(probe, env)
+    finally:
+        probe.close()
 
 
-def _describe_simulator(env: str, spec: Spec) -> dict[str, Any]:
-    """What config.yaml says where an offline run tells of its data."""
-    reference = reference_score(env)
-    zeros = np.zeros(spec.observation_size, np.float32)
-    return {
-        "environment": env,
-        "scaling": Scaling("raw", "raw", 1.0, 0.0, zeros, zeros + 1).to_dict(),
-        "data": {
-            "name": env,
-            "source": "online",
-            "observation_size": spec.observation_size,
-            "observation_keys": None,
-            "action_low": spec.action_low,
-            "action_high": spec.action_high,
-            "reference": None if reference is None else reference._asdict(),
-        },
-    }
+def _save_replay(path: Path, replay: Replay, steps: int, actors: Actors) -> None:
+    """Each member's replay buffer, oldest transition first, and how long its episodes were.
 
-
-def _save_replay(path: Path, replay: Replay, steps: int, actors: Actors, members: int) -> None:
-    """Everything that each member remembers, oldest first, and how long its episodes were.
-
-    The lengths are of all the run's finished episodes, also those that the buffer has forgotten.
+    The lengths are of all the run's finished episodes, also those that the buffer no longer holds.
     """
     lengths = {
         f"episode_lengths_{member}": [one.length for one in actors.finished if one.member == member]
-        for member in range(members)
+        for member in range(len(replay.rewards))
     }
     oldest = steps % replay.capacity
     columns = {

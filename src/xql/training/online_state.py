@@ -1,27 +1,27 @@
-"""What an online run keeps on the devices, and its programs: explore, remember, learn.
+"""What an online run keeps on the devices, and its programs: explore, insert, learn.
 
-Remembering is apart from learning, because a program that both writes a buffer and reads it in a
+Inserting is apart from learning, because a program that both writes a buffer and reads it in a
 loop copies it whole.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import PyTreeDef
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from xql.agents import Agent, Metrics, Spec, TrainState
-from xql.training.population import MemberMetrics, by_cores, mesh_of, place, side_by_side
+from xql.agents import Agent, EnvironmentSpec, Metrics, TrainState
+from xql.training.population import MemberMetrics, Update, by_cores, mesh_of, place, side_by_side
 from xql.training.replay import Replay, Rows, empty_replay, insert, pack, sample
 
 _EXPLORATION = 2**31 - 1
 
 
-class Learner(NamedTuple):
+class OnlineState(NamedTuple):
     """All that lives on the devices; every array has a leading member axis.
 
     The population is kept as its arrays and the tree that they make: to take a tree of Equinox
@@ -44,7 +44,7 @@ class Learner(NamedTuple):
         population: TrainState = jax.tree.unflatten(self.tree, self.arrays)
         return population
 
-    def restart(self, population: TrainState) -> "Learner":
+    def restart(self, population: TrainState) -> "OnlineState":
         """The same with another population of the same shapes, and the sums at zero."""
         totals = jax.tree.map(jnp.zeros_like, self.totals)
         return self._replace(arrays=jax.tree.leaves(population), totals=totals)
@@ -57,9 +57,9 @@ class Learner(NamedTuple):
         return sharding.mesh
 
 
-def fresh_learner(
-    population: TrainState, agent: Agent, spec: Spec, capacity: int, seeds: Sequence[int]
-) -> Learner:
+def initial_online_state(
+    population: TrainState, agent: Agent, spec: EnvironmentSpec, capacity: int, seeds: Sequence[int]
+) -> OnlineState:
     """Empty buffers, the exploration's keys and zero sums, spread as the population is."""
 
     def metrics_of(state: TrainState) -> Metrics:
@@ -74,7 +74,7 @@ def fresh_learner(
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), _EXPLORATION) for seed in seeds])
     replay = empty_replay(len(seeds), capacity, spec)
     arrays, tree = jax.tree.flatten(population)
-    return Learner(arrays, tree, *place((replay, keys, totals), mesh_of(population)))
+    return OnlineState(arrays, tree, *place((replay, keys, totals), mesh_of(population)))
 
 
 def _explore_on_devices(
@@ -83,16 +83,16 @@ def _explore_on_devices(
     observations: Float[Array, "members environments observation"],
     *,
     tree: PyTreeDef,
-    agent: Agent,
+    actor: Callable[[Any], Any],
     mesh: Mesh,
 ) -> tuple[Key[Array, " members"], Float[Array, "members environments action"]]:
     """A draw from every member's policy, and the keys of the next one."""
 
-    def one(network: PyTree, key: PRNGKeyArray, rows: Array) -> tuple[PRNGKeyArray, Array]:
+    def one(state: TrainState, key: PRNGKeyArray, rows: Array) -> tuple[PRNGKeyArray, Array]:
         key, draw_key = jax.random.split(key)
-        return key, agent.act(network, rows, draw_key)
+        return key, actor(state)(rows, draw_key)
 
-    networks = jax.tree.unflatten(tree, arrays).policy.network
+    population: TrainState = jax.tree.unflatten(tree, arrays)
     members = PartitionSpec("members")  # type: ignore[no-untyped-call]
     drawn: tuple[Array, Array] = jax.shard_map(
         side_by_side(one),
@@ -100,11 +100,11 @@ def _explore_on_devices(
         in_specs=(members, members, members),
         out_specs=members,
         check_vma=False,
-    )(networks, keys, observations)
+    )(population, keys, observations)
     return drawn
 
 
-def _remember_on_devices(
+def _insert_on_devices(
     replay: Replay,
     packed: Float[Array, "members rows packed"],
     position: Int[Array, ""],
@@ -131,7 +131,8 @@ def _learn_on_devices(
     updates: Int[Array, ""],
     *,
     tree: PyTreeDef,
-    agent: Agent,
+    update: Update,
+    transitions: int,
     mesh: Mesh,
 ) -> tuple[list[Array], MemberMetrics]:
     """`updates` updates of every member from the first `filled` rows of its buffer."""
@@ -141,8 +142,8 @@ def _learn_on_devices(
             _: Int[Array, ""], carry: tuple[TrainState, Metrics]
         ) -> tuple[TrainState, Metrics]:
             key, batch_key = jax.random.split(carry[0].key)
-            batch = sample(memory, batch_key, filled, agent.transitions)
-            state, metrics = agent.update(carry[0]._replace(key=key), batch)
+            batch = sample(memory, batch_key, filled, transitions)
+            state, metrics = update(carry[0]._replace(key=key), batch)
             return state, jax.tree.map(jnp.add, carry[1], metrics)
 
         learned: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, updates, body, (state, totals))
@@ -159,45 +160,50 @@ def _learn_on_devices(
     return jax.tree.leaves(population), totals
 
 
-_explore = by_cores(_explore_on_devices, static=("tree", "agent"), donate=("keys",))
-_remember = by_cores(_remember_on_devices, static=(), donate=("replay",))
-_learn = by_cores(_learn_on_devices, static=("tree", "agent"), donate=("arrays", "totals"))
+_explore = by_cores(_explore_on_devices, static=("tree", "actor"), donate=("keys",))
+_insert = by_cores(_insert_on_devices, static=(), donate=("replay",))
+_learn = by_cores(
+    _learn_on_devices,
+    static=("tree", "update", "transitions"),
+    donate=("arrays", "totals"),
+)
 # Numbers are passed as numpy's: making a JAX array of one takes 0.1 ms, a fiftieth of a step.
 
 
 def explore(
-    learner: Learner,
+    state: OnlineState,
     observations: Float[np.ndarray, "members environments observation"],
     agent: Agent,
-) -> tuple[Learner, Float[Array, "members environments action"]]:
+) -> tuple[OnlineState, Float[Array, "members environments action"]]:
     """Every member's next actions, drawn; dispatched, not awaited."""
     keys, actions = _explore(
-        learner.arrays,
-        learner.keys,
+        state.arrays,
+        state.keys,
         observations,
-        tree=learner.tree,
-        agent=agent,
-        mesh=learner.mesh,
+        tree=state.tree,
+        actor=agent.actor,
+        mesh=state.mesh,
     )
-    return learner._replace(keys=keys), actions
+    return state._replace(keys=keys), actions
 
 
-def remember(learner: Learner, rows: Rows, position: int) -> Learner:
-    """Write new transitions at `position` of every member's buffer; `learner` is given up."""
-    replay = _remember(learner.replay, pack(rows), np.int32(position), mesh=learner.mesh)
-    return learner._replace(replay=replay)
+def add(state: OnlineState, rows: Rows, position: int) -> OnlineState:
+    """Write new transitions at `position` of every member's buffer; `state` is given up."""
+    replay = _insert(state.replay, pack(rows), np.int32(position), mesh=state.mesh)
+    return state._replace(replay=replay)
 
 
-def learn(learner: Learner, filled: int, updates: int, agent: Agent) -> Learner:
-    """Make updates from the first `filled` transitions; `learner` is given up. Not awaited."""
+def learn(state: OnlineState, filled: int, updates: int, agent: Agent) -> OnlineState:
+    """Make updates from the first `filled` transitions; `state` is given up. Not awaited."""
     arrays, totals = _learn(
-        learner.arrays,
-        learner.totals,
-        learner.replay,
+        state.arrays,
+        state.totals,
+        state.replay,
         np.int32(filled),
         np.int32(updates),
-        tree=learner.tree,
-        agent=agent,
-        mesh=learner.mesh,
+        tree=state.tree,
+        update=agent.update,
+        transitions=agent.transitions,
+        mesh=state.mesh,
     )
-    return learner._replace(arrays=arrays, totals=totals)
+    return state._replace(arrays=arrays, totals=totals)

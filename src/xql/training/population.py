@@ -1,14 +1,15 @@
-"""Many training runs as one: seeds × hyperparameters, one compiled program.
+"""Many training runs as one: seeds × swept hyperparameters, one compiled program.
 
-A population is a `TrainState` whose every leaf has a leading member axis. The compiled chunk draws
+A population is a state whose every leaf has a leading member axis. The compiled chunk draws
 its own batches from data on the device and never speaks to the host before it ends.
 """
 
 import contextlib
+import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,33 +17,32 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from xql.agents import Agent, Batch, Metrics, Spec, TrainState
+from xql.agents import Agent, Batch, EnvironmentSpec, Metrics, TrainState
 from xql.data.dataset import DeviceData
+from xql.runs.config import Member
+
+Update = Callable[[Any, Batch], tuple[Any, Metrics]]
 
 MemberMetrics = dict[str, Float[Array, " members"]]
 """What an agent reports, one number per member."""
 
 
-class Member(NamedTuple):
-    """Which run a member of the population is: its seed and what it changes of the settings."""
-
-    seed: int
-    changes: Mapping[str, float]
-
-
-def initial_population(agent: Agent, spec: Spec, members: Sequence[Member]) -> TrainState:
-    """A fresh TrainState per member, stacked and spread over as many devices as divide it evenly.
+def initial_population(
+    agent: Agent, spec: EnvironmentSpec, members: Sequence[Member]
+) -> TrainState:
+    """A fresh state per member, stacked and spread over as many devices as divide it evenly.
 
     A member depends on its own seed and changes only.
     """
 
-    def one(key: PRNGKeyArray, hyper: PyTree) -> TrainState:
-        return agent.init(key, spec, hyper)
+    def one(key: PRNGKeyArray, config: PyTree) -> TrainState:
+        state: TrainState = agent.init(key, spec, config)
+        return state
 
     keys = jnp.stack([jax.random.key(member.seed) for member in members])
-    hypers = [agent.hyper._replace(**member.changes) for member in members]
-    hyper = jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *hypers)
-    population: TrainState = place(jax.vmap(one)(keys, hyper), mesh_for(len(members)))
+    configs = [dataclasses.replace(agent.config, **member.changes) for member in members]
+    config = jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *configs)
+    population: TrainState = place(jax.vmap(one)(keys, config), mesh_for(len(members)))
     return population
 
 
@@ -100,17 +100,28 @@ def train_chunk(
         agent: the population's.
     """
     result: tuple[TrainState, MemberMetrics] = _compiled_chunk(
-        population, data, jnp.int32(updates), agent=agent, mesh=mesh_of(population)
+        population,
+        data,
+        jnp.int32(updates),
+        update=agent.update,
+        transitions=agent.transitions,
+        mesh=mesh_of(population),
     )
     return result
 
 
 def _chunk(
-    population: TrainState, data: DeviceData, updates: Int[Array, ""], *, agent: Agent, mesh: Mesh
+    population: TrainState,
+    data: DeviceData,
+    updates: Int[Array, ""],
+    *,
+    update: Update,
+    transitions: int,
+    mesh: Mesh,
 ) -> tuple[TrainState, MemberMetrics]:
     members, everywhere = PartitionSpec("members"), PartitionSpec()  # type: ignore[no-untyped-call]
     on_each_device = jax.shard_map(
-        functools.partial(_advance, agent=agent),
+        functools.partial(_advance, update=update, transitions=transitions),
         mesh=mesh,
         in_specs=(members, everywhere, everywhere),
         out_specs=members,
@@ -121,22 +132,27 @@ def _chunk(
 
 
 def _advance(
-    members: TrainState, data: DeviceData, updates: Int[Array, ""], *, agent: Agent
+    members: TrainState,
+    data: DeviceData,
+    updates: Int[Array, ""],
+    *,
+    update: Update,
+    transitions: int,
 ) -> tuple[TrainState, MemberMetrics]:
     """What one device does: its own members, side by side."""
 
-    def update(state: TrainState) -> tuple[TrainState, Metrics]:
+    def learn(state: TrainState) -> tuple[TrainState, Metrics]:
         key, batch_key = jax.random.split(state.key)
-        return agent.update(state._replace(key=key), draw(data, batch_key, agent.transitions))
+        return update(state._replace(key=key), draw(data, batch_key, transitions))
 
     def run(state: TrainState) -> tuple[TrainState, Metrics]:
         def body(
             _: Int[Array, ""], carry: tuple[TrainState, Metrics]
         ) -> tuple[TrainState, Metrics]:
-            state, metrics = update(carry[0])
+            state, metrics = learn(carry[0])
             return state, jax.tree.map(jnp.add, carry[1], metrics)
 
-        shapes = jax.eval_shape(update, state)[1]
+        shapes = jax.eval_shape(learn, state)[1]
         zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         state, total = jax.lax.fori_loop(0, updates, body, (state, zero))
         return state, jax.tree.map(lambda summed: summed / updates, total)
@@ -190,7 +206,7 @@ def by_cores(
     return call
 
 
-_compiled_chunk = by_cores(_chunk, static=("agent",), donate=("population",))
+_compiled_chunk = by_cores(_chunk, static=("update", "transitions"), donate=("population",))
 
 
 def cores() -> int:

@@ -1,4 +1,4 @@
-"""The live line of a run: updates per second, time left, last score."""
+"""The progress bar of a run: updates per second, time left, last score."""
 
 import sys
 import time
@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 
-class Line:
+class ProgressBar:
     """A progress bar on a terminal, and plain lines now and then where standard error is a file."""
 
     def __init__(
         self, steps: int, members: int, *, unit: str = "updates", skip: int = 0, enabled: bool
     ) -> None:
-        """Make a line for `steps` of each of `members`.
+        """Make a bar for `steps` of each of `members`.
 
         Args:
             steps: what `advance` counts to.
@@ -41,7 +41,7 @@ class Line:
         self._began: float | None = None
         self._first_step = 0
 
-    def __enter__(self) -> "Line":
+    def __enter__(self) -> "ProgressBar":
         self._bar.start()
         return self
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int, PRNGKeyArray
 
-from xql.agents import Batch, Spec
+from xql.agents import Batch, EnvironmentSpec
 from xql.errors import InputError
 
 
@@ -58,21 +58,21 @@ def ring_capacity(wanted: int, steps: int, environments: int) -> int:
     return capacity
 
 
-def empty_replay(members: int, capacity: int, spec: Spec) -> Replay:
+def empty_replay(members: int, capacity: int, spec: EnvironmentSpec) -> Replay:
     """A buffer of zeros."""
     rows = (members, capacity)
     return Replay(
         observations=jnp.zeros((*rows, spec.observation_size), jnp.float32),
-        actions=jnp.zeros((*rows, spec.action_size), jnp.float32),
+        actions=jnp.zeros((*rows, spec.actions.size), jnp.float32),
         rewards=jnp.zeros(rows, jnp.float32),
         masks=jnp.zeros(rows, jnp.float32),
         next_observations=jnp.zeros((*rows, spec.observation_size), jnp.float32),
     )
 
 
-def row_size(spec: Spec) -> int:
+def row_size(spec: EnvironmentSpec) -> int:
     """The length of one packed transition."""
-    return 2 * spec.observation_size + spec.action_size + 2
+    return 2 * spec.observation_size + spec.actions.size + 2
 
 
 def pack(rows: Rows) -> Float32[np.ndarray, "members rows packed"]:

@@ -10,12 +10,12 @@ from jaxtyping import Float, PRNGKeyArray
 
 from xql.agents import Batch, member
 from xql.data.dataset import Dataset
-from xql.data.scaling import Scaling, apply_scaling
+from xql.data.scaling import apply_scaling
 from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
 from xql.envs.make import make_environment
 from xql.errors import InputError, require_seed
-from xql.evaluation.bellman import errors_of_member
+from xql.evaluation.bellman import bellman_errors
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_population
 from xql.training.actors import Actors
@@ -55,39 +55,35 @@ def run_errors(
     if transitions < 2:
         raise InputError(f"--transitions {transitions} is too small", hint="give at least 2")
     folder = RunFolder.open(Path(run))
-    members = len(folder.config["members"])
-    if not 0 <= index < members:
-        raise InputError(
-            f"there is no member {index}", where=str(run), hint=f"choose 0 to {members - 1}"
-        )
+    config = folder.config
+    config.require_member(index, str(run))
     agent, population = load_population(folder)
     state = member(population, index)
-    if state.critic is None:
+    if agent.backup is None:
         raise InputError(
-            f"agent {folder.config['agent']} has no critic, and so no Bellman errors",
+            f"agent {config.agent} has no critic, and so no Bellman errors",
             where=str(run),
             hint="take another agent's run",
         )
-    scaling = Scaling.from_dict(folder.config["scaling"])
     random = np.random.default_rng(seed)
     play_key, error_key = jax.random.split(jax.random.key(seed))
     if (folder.path / "replay.npz").is_file():
-        batch, origin = _remembered(folder.path / "replay.npz", index, transitions, random)
-    elif folder.config.get("kind") == "online":
-        policy = Policy(state.policy.network, agent.act, scaling)
-        batch = _played(str(folder.config["environment"]), policy, transitions, seed, play_key)
+        batch, origin = _replayed(folder.path / "replay.npz", index, transitions, random)
+    elif config.online:
+        policy = Policy(agent.actor(state), config.scaling)
+        environment = config.require_environment(str(run))
+        batch = _played(environment, policy, transitions, seed, play_key)
         origin = f"{transitions:,} steps that its exploring policy played"
     else:
-        batch, origin = _logged(apply_scaling(_data_of(folder), scaling), transitions, random)
+        batch, origin = _logged(
+            apply_scaling(_data_of(folder), config.scaling), transitions, random
+        )
     on_device = jax.tree.map(jnp.asarray, batch)
-    errors = np.asarray(errors_of_member(state, on_device, error_key))
-    following = "Q₁(s', a')" if state.value is None else "V(s')"
-    return RunErrors(errors, f"r + γ · mask · {following} − Q₁(s, a)", origin)
+    errors = np.asarray(bellman_errors(state, on_device, error_key, backup=agent.backup))
+    return RunErrors(errors, f"r + γ · mask · {agent.backup.formula} − Q₁(s, a)", origin)
 
 
-def _remembered(
-    path: Path, index: int, count: int, random: np.random.Generator
-) -> tuple[Batch, str]:
+def _replayed(path: Path, index: int, count: int, random: np.random.Generator) -> tuple[Batch, str]:
     """Transitions of a member's replay buffer, none twice."""
     with np.load(path) as kept:
         columns = {name: kept[name][index] for name in Replay._fields}
@@ -100,7 +96,7 @@ def _remembered(
 def _played(
     environment: str, policy: Policy, steps: int, seed: int, play_key: PRNGKeyArray
 ) -> Batch:
-    """What one copy of the simulator tells while the policy explores in it."""
+    """The transitions of one copy of the environment while the policy explores in it."""
     actors = Actors(lambda: make_environment(environment), [seed], 1)
     try:
         keys = jax.random.split(play_key, steps)
@@ -130,8 +126,8 @@ def _data_of(folder: RunFolder) -> Dataset:
     Raises:
         InputError: they are not there any more, or not as many.
     """
-    told = folder.config["data"]
-    source = str(told["source"])
+    data = folder.config.data
+    source = data.source
     if source == "arrays":
         raise InputError(
             "its data was given as arrays, which no run keeps",
@@ -146,10 +142,11 @@ def _data_of(folder: RunFolder) -> Dataset:
             where=f"{folder.path}, {source}",
             hint="put it back; a relative path starts in the current folder",
         ) from None
-    dataset = select_episodes(dataset, str(told.get("selection", "all")))
-    if dataset.transitions != told["transitions"]:
+    dataset = select_episodes(dataset, data.subset)
+    wanted = dataset.transitions if data.extent is None else data.extent.transitions
+    if dataset.transitions != wanted:
         raise InputError(
-            f"its data had {told['transitions']:,} transitions and has {dataset.transitions:,} now",
+            f"its data had {wanted:,} transitions and has {dataset.transitions:,} now",
             where=f"{folder.path}, {source}",
             hint="put back what the run learned from",
         )

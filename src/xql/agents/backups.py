@@ -1,0 +1,27 @@
+"""What critics bootstrap from, for Bellman errors: V(s'), or Q at the policy's next action."""
+
+from typing import Any
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from xql.agents.networks import Critic
+from xql.agents.types import Backup, Batch
+
+
+def _value_of_next(state: Any, batch: Batch, key: PRNGKeyArray) -> Float[Array, " batch"]:
+    del key
+    values: Float[Array, " batch"] = state.value.network(batch.next_observations)
+    return values
+
+
+def _first_q_of_next(state: Any, batch: Batch, key: PRNGKeyArray) -> Float[Array, " batch"]:
+    actions = state.policy.network.sample(batch.next_observations, key)
+    first = Critic(state.critic.network.mlps[:1])
+    return first(batch.next_observations, actions)[0]
+
+
+value_backup = Backup("V(s')", _value_of_next)
+"""For agents with a V, which is asked as it is, not as its target."""
+
+policy_backup = Backup("Q₁(s', a')", _first_q_of_next)
+"""For agents without one: the first critic at a' ~ π(·|s')."""

@@ -1,0 +1,213 @@
+"""Hyperparameters: each one declared once, as a field of its agent's configuration.
+
+A field says its default, its range, one line of documentation, and whether it may be *swept*. The
+configuration is a pytree whose swept fields are leaves and whose static fields are structure: in a
+population `config.beta` is an array with a number for each member, in a preset it is one number,
+and two configurations that differ in swept fields alone share one compiled program.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform
+
+import jax
+
+from xql.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    Swept = float | jax.Array
+else:
+    # JAX rebuilds a pytree with whatever stands for its leaves, so nothing can be checked here.
+    Swept = Any
+
+Config = TypeVar("Config")
+
+
+class Range(NamedTuple):
+    """The numbers that a hyperparameter takes."""
+
+    least: float = 0.0
+    most: float = math.inf
+    above: bool = False
+    """Whether `least` itself is excluded."""
+    even: bool = False
+
+    def holds(self, number: float) -> bool:
+        """Whether `number` is finite and in the range."""
+        inside = math.isfinite(number) and self.least <= number <= self.most
+        return (
+            inside and not (self.above and number == self.least) and not (self.even and number % 2)
+        )
+
+    @property
+    def text(self) -> str:
+        """In words, such as "a number above 0 and at most 1"."""
+        if self.even:
+            return f"an even number, at least {self.least:g}"
+        lower = f"{'a number above' if self.above else 'at least'} {self.least:g}"
+        return lower if self.most == math.inf else f"{lower} and at most {self.most:g}"
+
+
+NON_NEGATIVE = Range()
+POSITIVE = Range(above=True)
+FRACTION = Range(most=1.0, above=True)
+DISCOUNT = Range(most=1.0)
+
+
+def swept(default: float, doc: str, range: Range = NON_NEGATIVE, *, required: bool = False) -> Any:
+    """A number that may differ along a population.
+
+    Args:
+        default: its value.
+        doc: one line, with its unit.
+        range: what it may be.
+        required: whether a preset or the user must give it, because the default is in the unit of
+            somebody's rewards.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={"swept": True, "doc": doc, "range": range, "required": required},
+    )
+
+
+def static(default: Any, doc: str, range: Range = NON_NEGATIVE) -> Any:
+    """A choice that a whole population shares: the compiled program depends on it."""
+    return dataclasses.field(
+        default=default,
+        metadata={"swept": False, "doc": doc, "range": range, "required": False},
+    )
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(swept, static))
+def agent_config(cls: type[Config]) -> type[Config]:
+    """Make a frozen dataclass of `swept` and `static` fields, and register it as a pytree."""
+    made = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(made)  # type: ignore[arg-type]
+    jax.tree_util.register_dataclass(
+        made,
+        data_fields=[field.name for field in fields if field.metadata["swept"]],
+        meta_fields=[field.name for field in fields if not field.metadata["swept"]],
+    )
+    return made
+
+
+class Hyperparameter(NamedTuple):
+    """One field of a configuration, as the documentation and the command line show it."""
+
+    name: str
+    type: str
+    default: Any
+    swept: bool
+    range: Range
+    required: bool
+    doc: str
+
+
+def hyperparameters(config: Any) -> dict[str, Hyperparameter]:
+    """The hyperparameters of a configuration, or of its class, by name, in order."""
+    return {
+        field.name: Hyperparameter(
+            name=field.name,
+            type="number" if field.metadata["swept"] else _type_name(field.type),
+            default=field.default,
+            **field.metadata,
+        )
+        for field in dataclasses.fields(config)
+    }
+
+
+def inactive(config: Any) -> frozenset[str]:
+    """The hyperparameters without effect in this configuration, such as β where no loss has one."""
+    names: frozenset[str] = getattr(config, "inactive", frozenset())
+    return names
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The hyperparameters that have an effect, as plain values."""
+    unused = inactive(config)
+    return {name: one for name, one in dataclasses.asdict(config).items() if name not in unused}
+
+
+def from_dict(
+    kind: type[Config],
+    values: Mapping[str, Any],
+    agent: str,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    others: Iterable[str] = (),
+) -> Config:
+    """A configuration with some fields given.
+
+    Args:
+        kind: the configuration's class.
+        values: by name, as YAML or a user gives them.
+        agent: its name, for messages.
+        defaults: what a variant of the agent changes of the class's own defaults.
+        others: further names that are known elsewhere, to suggest.
+
+    Raises:
+        InputError: an unknown name (the nearest is suggested), a value of the wrong type, or a
+            number out of range.
+    """
+    known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    checked = dict(defaults or {})
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(
+                f"unknown option '{name}' of agent {agent}",
+                hint=nearest(name, (*known, *others)),
+            )
+        field = known[name]
+        wanted = float if field.metadata["swept"] else field.type
+        checked[name] = _coerce(name, value, wanted)
+        check_range(name, checked[name], field.metadata["range"])
+    return kind(**checked)
+
+
+def check_range(name: str, value: Any, range: Range) -> None:
+    """Check every number in a value.
+
+    Raises:
+        InputError: one lies outside the range.
+    """
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if not range.holds(number):
+            raise InputError(f"option {name} cannot be {value!r}", hint=f"give {range.text}")
+
+
+def _coerce(name: str, value: Any, wanted: Any) -> Any:
+    """`value` as the field's type, where it is that without loss."""
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    for option in options:
+        origin = typing.get_origin(option)
+        if origin is typing.Literal and value in typing.get_args(option):
+            return value
+        if origin is tuple and isinstance(value, list | tuple) and value:
+            inner = typing.get_args(option)[0]
+            return tuple(_coerce(name, item, inner) for item in value)
+        if option is type(None) and value is None:
+            return None
+        if option is bool and isinstance(value, bool):
+            return value
+        if option is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    raise InputError(f"option {name} cannot be {value!r}", hint=f"it takes {_type_name(wanted)}")
+
+
+def _type_name(wanted: Any) -> str:
+    if typing.get_origin(wanted) is typing.Literal:
+        return " or ".join(f"'{one}'" for one in typing.get_args(wanted))
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    return " or ".join(
+        _type_name(one)
+        if typing.get_origin(one) is typing.Literal
+        else str(one if typing.get_origin(one) else getattr(one, "__name__", one))
+        for one in options
+    )
