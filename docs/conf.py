@@ -34,6 +34,7 @@ myst_heading_anchors = 3
 
 # Docstrings.
 default_role = "code"
+highlight_language = "text"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True

@@ -12,6 +12,8 @@ import re
 import textwrap
 from typing import Any
 
+from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
@@ -122,8 +124,24 @@ def _function(obj: Any) -> ast.FunctionDef | None:
     return node if isinstance(node, ast.FunctionDef) else None
 
 
+KEY = re.compile(r"Key\[Array, \"\"\]( \| UInt32\[Array, \"[24]\"\]){2}")
+
+
+def shorten(app: Sphinx, doctree: nodes.document) -> None:
+    """Types of fields, which autodoc reads from the running class: Array, not jaxlib._jax.Array."""
+    for kind in (addnodes.desc_parameter, addnodes.desc_annotation, addnodes.desc_returns):
+        for node in list(doctree.findall(kind)):
+            text = node.astext()
+            if "jaxlib._jax.Array" in text or "numpy.ndarray, '" in text:
+                plain = text.replace("jaxlib._jax.Array", "Array").replace("'", '"')
+                plain = KEY.sub("PRNGKeyArray", plain.replace("numpy.ndarray", "np.ndarray"))
+                node.children = []
+                node += nodes.Text(plain)
+
+
 def setup(app: Sphinx) -> ExtensionMetadata:
-    """Connect both, before napoleon reads the sections."""
+    """Connect them; docstrings before napoleon reads the sections."""
     app.connect("autodoc-process-docstring", prepare, priority=400)
     app.connect("autodoc-process-signature", signature)
+    app.connect("doctree-read", shorten)
     return {"version": "1", "parallel_read_safe": True}

@@ -5,6 +5,7 @@
 """
 
 import inspect
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def hyperparameter_table(agent: str) -> str:
             (
                 f"`{one.name}`",
                 f"`{_value(default)}`",
-                one.range.text if _numeric(one.type) else one.type.replace("'", "`"),
+                _kind(one.type, one.range),
                 "yes" if one.swept else "",
                 doc + (f". Elsewhere: {also}" if also else ""),
             )
@@ -148,8 +149,22 @@ def _value(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _numeric(kind: str) -> bool:
-    return kind.split(" or ")[0] in ("number", "float", "int")
+def _kind(kind: str, range: Any) -> str:
+    """What values an option takes, in words."""
+    plain, _, optional = kind.partition(" or None")
+    several = plain.startswith("tuple")
+    if several:
+        plain = plain.removeprefix("tuple[").split(",")[0]
+    if plain in ("number", "float", "int"):
+        word = "integer" if plain == "int" else "number"
+        text = range.text.removeprefix("a number ").replace("an even number", "even")
+        plain = f"{word}s {text}" if several else f"{word} {text}"
+    elif "'" in plain:
+        plain = ", ".join(f"`{one}`" for one in re.findall(r"'([^']+)'", plain))
+    elif plain == "bool":
+        plain = "true, false"
+    nullable = ", or null" if kind.endswith("None") else ""
+    return ("list of " if several else "") + plain + nullable
 
 
 def _markdown(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -168,15 +168,20 @@ def commands() -> list[tuple[str, str, bool]]:
 
 def parse(line: str, in_text: bool) -> None:
     """Parse a command line as `xql` would, without running it."""
-    arguments, place = words(line)[1:], COMMANDS
+    arguments, place, path = words(line)[1:], COMMANDS, list[str]()
     while isinstance(place, dict):
         if not arguments or arguments[0] == "COMMAND":
             return  # a group, in a sentence
         word = arguments.pop(0)
         assert word in place, f"there is no command {word!r}"
         place = place[word]
-    if in_text and not arguments:
-        return  # the name of the command
+        path.append(word)
+    if in_text:  # a part of a command line: the name of the command, perhaps an option or two
+        known = set(re.findall(r"`(--[\w-]+)`", command_text(path)))
+        known |= {flag.replace("--no-", "--") for flag in known}
+        unknown = {word for word in arguments if word.startswith("--")} - known
+        assert not unknown, f"there is no option {unknown}"
+        return
     complaint = io.StringIO()
     with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
         try:
