@@ -41,7 +41,7 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Fields", "params_style")]  # what docstrings.py makes of Attributes
 maximum_signature_line_length = 80
 
 # Every reference to a name of this project must resolve. Those of other projects have no pages

@@ -29,7 +29,11 @@ def prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
         lines.clear()  # what Python says of a NamedTuple's field without a docstring
         return
     end = next((i for i, line in enumerate(lines) if SECTION.match(line)), len(lines))
-    lines[:] = [*_literal_blocks(lines[:end]), *[_escape(line) for line in lines[end:]]]
+    sections = [_escape(line) for line in lines[end:]]
+    sections = ["Fields:" if line == "Attributes:" else line for line in sections]
+    # Without the empty line napoleon takes what stands before a property's first colon for a type.
+    first = [""] if what in ("attribute", "property") else []
+    lines[:] = [*first, *_literal_blocks(lines[:end]), *sections]
 
 
 def _literal_blocks(lines: list[str]) -> list[str]:
@@ -48,13 +52,15 @@ def _literal_blocks(lines: list[str]) -> list[str]:
 
 
 def _blocks(lines: list[str]) -> list[list[str]]:
-    """Paragraphs, where blank lines part them; indented neighbours belong together."""
+    """Paragraphs, where blank lines part them; indented neighbours are one block."""
     blocks: list[list[str]] = []
     current: list[str] = []
     for line in [*lines, ""]:
         if line.strip():
-            if current and line.startswith("    ") != current[-1].startswith("    ") and not any(
-                LIST_ITEM.match(one) for one in current
+            if (
+                current
+                and line.startswith("    ") != current[-1].startswith("    ")
+                and not any(LIST_ITEM.match(one) for one in current)
             ):
                 blocks.append(current)
                 current = []
@@ -62,7 +68,14 @@ def _blocks(lines: list[str]) -> list[list[str]]:
         elif current:
             blocks.append(current)
             current = []
-    return blocks
+    joined: list[list[str]] = []
+    for block in blocks:
+        indented = block[0].startswith("    ")
+        if indented and joined and joined[-1][0].startswith("    "):
+            joined[-1] += ["", *block]
+        else:
+            joined.append(block)
+    return joined
 
 
 def _escape(line: str) -> str:
@@ -77,9 +90,11 @@ def signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, args: str | None, returns: str | None
 ) -> tuple[str, str | None] | None:
     """The signature as the source writes it: Float[Array, "batch observation"]."""
-    node = _function(obj) if what in ("function", "method") else None
-    if node is None or args is None:
+    if args is None:
         return None
+    node = _function(obj) if what in ("function", "method") else None
+    if node is None:
+        return args.replace("<factory>", "..."), returns
     known = getattr(inspect.unwrap(obj), "__globals__", {})
     arguments = node.args
     listed = [*arguments.posonlyargs, *arguments.args]
@@ -128,7 +143,22 @@ KEY = re.compile(r"Key\[Array, \"\"\]( \| UInt32\[Array, \"[24]\"\]){2}")
 
 
 def shorten(app: Sphinx, doctree: nodes.document) -> None:
-    """Types of fields, which autodoc reads from the running class: Array, not jaxlib._jax.Array."""
+    """Types of fields, which autodoc reads from the running class: Array, not jaxlib._jax.Array.
+
+    And fields that the class's own list describes are not listed once more.
+    """
+    for node in list(doctree.findall(addnodes.desc_sig_literal_string)):
+        text = node.astext()
+        node.children = []
+        node += nodes.Text(text.replace("'", '"'))
+    for node in list(doctree.findall(addnodes.desc)):
+        content = next(iter(node.findall(addnodes.desc_content)), None)
+        if node["objtype"] == "attribute" and content is not None and not content.astext():
+            listed = [
+                one.astext() for one in node.parent.children if isinstance(one, nodes.field_list)
+            ]
+            if any("Fields" in one for one in listed):
+                node.parent.remove(node)
     for kind in (addnodes.desc_parameter, addnodes.desc_annotation, addnodes.desc_returns):
         for node in list(doctree.findall(kind)):
             text = node.astext()

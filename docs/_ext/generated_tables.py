@@ -1,7 +1,7 @@
 """Tables that are written from the code, so that they cannot fall behind it.
 
-    ```{hyperparameters} xql            the options of an agent, from its configuration
-    ```{command} train offline          the options of a command, from its signature and docstring
+```{hyperparameters} xql            the options of an agent, from its configuration
+```{command} train offline          the options of a command, from its signature and docstring
 """
 
 import inspect
@@ -90,7 +90,7 @@ def command_text(path: list[str]) -> str:
         place = place[word]
     command = _load(place)
     about = docstring_parser.parse(inspect.getdoc(command) or "")
-    meanings = {one.arg_name: " ".join((one.description or "").split()) for one in about.params}
+    meanings = {one.arg_name: _linked(one.description or "") for one in about.params}
     words, rows = [], []
     for one in inspect.signature(command).parameters.values():
         kind, marks = _parts(one.annotation)
@@ -110,7 +110,10 @@ def command_text(path: list[str]) -> str:
         if required:
             words.append(f"--{name} {name.upper()}")
         default = "required" if required else _default(one.default)
-        rows.append((f"`--{name}`", default, meanings.get(one.name, "")))
+        shown = f"`--{name}`" + (f" `{metavar}`" if metavar else "")
+        choices = ", ".join(f"`{one}`" for one in _choices(kind))
+        meaning = meanings.get(one.name, "") + (f" One of {choices}." if choices else "")
+        rows.append((shown, default, meaning))
     usage = " ".join(["xql", *path, *words, "[options]" if rows else ""]).strip()
     parts = [f"```text\n{usage}\n```", about.short_description or ""]
     if about.long_description:
@@ -118,6 +121,19 @@ def command_text(path: list[str]) -> str:
     if rows:
         parts.append(_markdown(("option", "default", "meaning"), rows))
     return "\n\n".join(parts)
+
+
+def _linked(meaning: str) -> str:
+    """On one line, and with links where it names a page."""
+    return re.sub(r"\bdocs/([\w-]+)\.md", r"[\1](\1.md)", " ".join(meaning.split()))
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The values of a Literal, also an optional one."""
+    for one in (kind, *typing.get_args(kind)):
+        if typing.get_origin(one) is typing.Literal:
+            return typing.get_args(one)
+    return ()
 
 
 def _negated(default: Any, meaning: str) -> str:
@@ -146,19 +162,23 @@ def _value(value: Any) -> str:
         return f"{value:g}" if 1e-4 <= abs(value) < 1e6 or value == 0 else repr(value)
     if isinstance(value, tuple):
         return str(list(value))
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def _kind(kind: str, range: Any) -> str:
     """What values an option takes, in words."""
-    plain, _, optional = kind.partition(" or None")
+    plain = kind.removesuffix(" or None")
     several = plain.startswith("tuple")
     if several:
         plain = plain.removeprefix("tuple[").split(",")[0]
     if plain in ("number", "float", "int"):
         word = "integer" if plain == "int" else "number"
-        text = range.text.removeprefix("a number ").replace("an even number", "even")
-        plain = f"{word}s {text}" if several else f"{word} {text}"
+        word = f"even {word}" if range.even else word
+        text = range.text.removeprefix("a number").removeprefix("an even number")
+        text = text if text.startswith((" ", ",")) else f", {text}"
+        plain = f"{word}{'s' * several}{text}"
     elif "'" in plain:
         plain = ", ".join(f"`{one}`" for one in re.findall(r"'([^']+)'", plain))
     elif plain == "bool":

@@ -26,9 +26,7 @@ from xql.cli import COMMANDS, _deferred, _load
 from xql.data.files import save_dataset
 
 ROOT = Path(__file__).parents[2]
-DOCS = [
-    page for page in sorted((ROOT / "docs").rglob("*.md")) if "repository" not in page.parts
-]
+DOCS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "repository" not in page.parts]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md", *DOCS]
 NOT_RUN = 4
 """Blocks that may be left out in all; each is one that a reader may find broken."""
@@ -81,7 +79,9 @@ def log() -> dict[str, np.ndarray]:
             before = after
     env.close()
     names = "observations", "actions", "rewards", "terminated", "truncated", "next_observations"
-    return {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    return {
+        name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
+    }
 
 
 @pytest.fixture(scope="module")
