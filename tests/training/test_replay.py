@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xql.agents import Spec
+from worlds import spec_of
 from xql.errors import InputError
 from xql.training.replay import Rows, empty_replay, insert, pack, ring_capacity, sample
 
-SPEC = Spec(2, (-1.0,), (1.0,))
+SPEC = spec_of(2, 1)
 
 
 def numbered(step: int, members: int, rows: int) -> Rows:

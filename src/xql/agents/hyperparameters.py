@@ -35,7 +35,7 @@ class Range(NamedTuple):
     """Whether `least` itself is excluded."""
     even: bool = False
 
-    def holds(self, number: float) -> bool:
+    def holds(self, number: float | int) -> bool:
         """Whether `number` is finite and in the range."""
         inside = math.isfinite(number) and self.least <= number <= self.most
         return (

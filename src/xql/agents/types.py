@@ -1,7 +1,7 @@
 """The types that every agent shares: what goes in, what comes out, and what an agent is."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, PyTree
@@ -69,7 +69,7 @@ class TrainState(Protocol):
     def config(self) -> Any:
         """The agent's configuration, its swept fields as arrays."""
 
-    def _replace(self, **changes: Any) -> Self: ...
+    def _replace(self, **changes: Any) -> Any: ...
 
 
 class Actor(Protocol):

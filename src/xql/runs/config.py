@@ -6,7 +6,6 @@ Whatever continues, evaluates, exports or compares a run starts from here.
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -389,11 +388,7 @@ def _plain(value: Any) -> Any:
         return [_plain(inner) for inner in value]
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"config.yaml holds plain values only, not {type(value).__name__}: {value!r}")
+    return value
 
 
 def sweep_of(
