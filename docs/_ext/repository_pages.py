@@ -1,8 +1,8 @@
 """Bring the repository's own pages into the site, and point links at them.
 
 `docs/` links to files beside it, such as `../results/peers/table.md`, so that the pages read well
-as files too. Sphinx only knows files below `docs/`. Before a build these files are therefore copied to
-`docs/repository/` (which git ignores), and links are rewritten while a page is read.
+as files too. Sphinx only knows files below `docs/`. Before a build these files are therefore copied
+to `docs/repository/` (which git ignores), and links are rewritten while a page is read.
 """
 
 import posixpath
