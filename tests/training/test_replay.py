@@ -13,7 +13,7 @@ SPEC = spec_of(2, 1)
 
 
 def numbered(step: int, members: int, rows: int) -> Rows:
-    """Transitions that tell their step, member and row in every column."""
+    """Transitions with their step, member and row in every column."""
     numbers = 100.0 * step + 10.0 * np.arange(members)[:, None] + np.arange(rows)
     numbers = numbers.astype(np.float32)
     observations = np.stack([numbers, numbers + 0.25], -1)

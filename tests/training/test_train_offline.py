@@ -27,7 +27,7 @@ SMALL = {"hidden": [16], "batch_size": 32}
 
 
 def learn(folder: Path, data: Dataset | None = None, **changes: Any) -> Run:
-    asked: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "steps": 60,
         "out": folder,
         "options": SMALL,
@@ -36,7 +36,7 @@ def learn(folder: Path, data: Dataset | None = None, **changes: Any) -> Run:
         "last_episodes": 3,
         "progress": False,
     }
-    return xql.train_offline(line_data() if data is None else data, **(asked | changes))
+    return xql.train_offline(line_data() if data is None else data, **(settings | changes))
 
 
 def lines_of(run: Run) -> list[str]:
@@ -64,7 +64,7 @@ def test_the_run_s_files(run: Run) -> None:
     assert sorted(int(path.name) for path in run.folder.checkpoints.iterdir()) == [40, 60]
 
 
-def test_config_yaml_says_all_that_the_run_was_asked_for(run: Run) -> None:
+def test_config_yaml_says_all_that_the_run_was_settings_for(run: Run) -> None:
     config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
     assert (config["agent"], config["preset"], config["steps"]) == ("xql", "default", 60)
     assert config["version"] == 2 and config["kind"] == "offline"

@@ -1,6 +1,6 @@
 """What one run leaves on disk, in formats that any tool reads.
 
-config.yaml        all that the run was asked for and decided: `RunConfig`
+config.yaml        the configuration, see `RunConfig`
 metrics.jsonl      one line per log step: {"step": …, name: [one number per member], …}
 evaluations.csv    one row per step, member and episode
 frozen.csv         the members that diverged, where there are any: the step at which each one stands
@@ -171,7 +171,7 @@ class RunFolder:
 
     @property
     def policies(self) -> Path:
-        """Where the policies of every evaluation lie, in a run that was told to keep them."""
+        """Where the policies of every evaluation lie, where the run keeps them."""
         return self.path / "policies"
 
     def log_metrics(self, step: int, metrics: Mapping[str, ArrayLike | Sequence[float]]) -> None:
