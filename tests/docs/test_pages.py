@@ -8,6 +8,7 @@ it downloads something or trains for minutes, follows an HTML comment that says 
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import re
 import shlex
@@ -168,19 +169,19 @@ def commands() -> list[tuple[str, str, bool]]:
 
 def parse(line: str, in_text: bool) -> None:
     """Parse a command line as `xql` would, without running it."""
-    arguments, place, path = words(line)[1:], COMMANDS, list[str]()
+    arguments = words(line)[1:]
+    place: Any = COMMANDS
     while isinstance(place, dict):
         if not arguments or arguments[0] == "COMMAND":
             return  # a group, in a sentence
         word = arguments.pop(0)
         assert word in place, f"there is no command {word!r}"
         place = place[word]
-        path.append(word)
     if in_text:  # a part of a command line: the name of the command, perhaps an option or two
-        known = set(re.findall(r"`(--[\w-]+)`", command_text(path)))
-        known |= {flag.replace("--no-", "--") for flag in known}
-        unknown = {word for word in arguments if word.startswith("--")} - known
-        assert not unknown, f"there is no option {unknown}"
+        known = inspect.signature(_load(place)).parameters
+        for word in arguments:
+            name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
+            assert not word.startswith("--") or name in known, f"there is no option {word}"
         return
     complaint = io.StringIO()
     with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
