@@ -23,6 +23,7 @@ import pytest
 import tyro
 
 import xql
+from xql.agents import OFFLINE
 from xql.cli import COMMANDS, _deferred, _load
 from xql.data.files import save_dataset
 
@@ -119,10 +120,7 @@ def test_python_blocks_run(
     here = tmp_path / "here"
     shutil.copytree(files, here)
     monkeypatch.chdir(here)
-    for table in (xql.agents.OFFLINE, xql.agents.ONLINE):
-        for name in table:  # so that an agent that a page adds is taken away again
-            monkeypatch.setitem(table, name, table[name])
-    registered = dict(xql.agents.OFFLINE)
+    before = set(OFFLINE)
     namespace: dict[str, Any] = {"__name__": "__page__"}
     try:
         for block in PYTHON[page]:
@@ -130,8 +128,8 @@ def test_python_blocks_run(
                 padded = "\n" * (block.line - 1) + block.text
                 exec(compile(padded, str(ROOT / page), "exec"), namespace)
     finally:
-        for name in set(xql.agents.OFFLINE) - set(registered):
-            del xql.agents.OFFLINE[name]
+        for name in set(OFFLINE) - before:  # an agent that the page added
+            del OFFLINE[name]
 
 
 def test_few_blocks_are_left_out() -> None:
