@@ -1,4 +1,5 @@
 import hashlib
+from typing import Never
 
 import gymnasium
 import numpy as np
@@ -6,8 +7,6 @@ import pytest
 
 pytest.importorskip("gymnasium_robotics")
 minari = pytest.importorskip("minari")
-
-from typing import Never
 
 from xql.cli.make import make  # noqa: E402
 from xql.collect.planner import Planner, evaluation_map  # noqa: E402
