@@ -157,7 +157,8 @@ def _opened(path: Path) -> Iterator[tuple[Fraction, Iterator[Frame]]]:
         ) from None
     with container:
         frames = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
-        yield container.streams.video[0].average_rate, frames
+        rate = container.streams.video[0].average_rate  # av 19 has its own type of fraction
+        yield Fraction(rate.numerator, rate.denominator), frames
 
 
 class _Film(gymnasium.Wrapper[Any, Any, Any, Any]):
