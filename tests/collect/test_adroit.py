@@ -1,6 +1,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +23,14 @@ SIZES = {"pen": (45, 24), "door": (39, 28), "relocate": (39, 30)}
 
 
 @pytest.fixture
-def datasets(tmp_path, monkeypatch):
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     (tmp_path / "minari").mkdir()
     return tmp_path / "minari"
 
 
 @pytest.fixture
-def clumsy(tmp_path):
+def clumsy(tmp_path: Path) -> Any:
     """The file of a random small policy for the door."""
     random = np.random.default_rng(0)
     inputs, outputs = SIZES["door"]
@@ -50,16 +51,18 @@ def clumsy(tmp_path):
     return tmp_path / "clumsy.npz"
 
 
-def hashes(folder):
+def hashes(folder: Path) -> Any:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def test_transitions_are_exactly_what_the_environment_gives(clumsy, monkeypatch) -> None:
+def test_transitions_are_exactly_what_the_environment_gives(
+    clumsy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resets = []
     real = adroit.play
 
-    def spy(envs, given, *rest):
+    def spy(envs: Any, given: Any, *rest: Any) -> Any:
         resets.extend(given)
         return real(envs, given, *rest)
 
@@ -78,7 +81,7 @@ def test_transitions_are_exactly_what_the_environment_gives(clumsy, monkeypatch)
     assert not np.array_equal(logs[0].observations[0], logs[1].observations[0])
 
 
-def test_actions_are_draws_from_the_policy(clumsy) -> None:
+def test_actions_are_draws_from_the_policy(clumsy: Any) -> None:
     policy = load_hand_policy(clumsy, 39, 28)
     still = np.zeros((200, 28), np.float32)
     for noise in (0.0, 1.0):
@@ -91,7 +94,9 @@ def test_actions_are_draws_from_the_policy(clumsy) -> None:
         assert deviation.std() == pytest.approx(noise * np.exp(-2.0), rel=0.1, abs=1e-5)
 
 
-def test_same_seed_same_bytes_another_seed_not(datasets, clumsy, monkeypatch) -> None:
+def test_same_seed_same_bytes_another_seed_not(
+    datasets: Path, clumsy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     for name, seed in (("one", 7), ("two", 7), ("three", 8)):
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets / name))
@@ -103,7 +108,7 @@ def test_same_seed_same_bytes_another_seed_not(datasets, clumsy, monkeypatch) ->
     assert seen[0][data] != seen[2][data]
 
 
-def test_what_a_dataset_says_of_itself(datasets, clumsy) -> None:
+def test_what_a_dataset_says_of_itself(datasets: Path, clumsy: Any) -> None:
     made = make_adroit("door", clumsy, transitions=210, seed=1, noise=0.5)
     assert made == "adroit/door-expert-v0"
     dataset = open_dataset(f"minari:{made}")
@@ -127,7 +132,7 @@ def test_what_a_dataset_says_of_itself(datasets, clumsy) -> None:
 
 
 @pytest.mark.parametrize("task", ["door", "relocate"])
-def test_the_experts_of_d4rl_succeed(task) -> None:
+def test_the_experts_of_d4rl_succeed(task: str) -> None:
     if not (EXPERTS / f"{task}.npz").exists():
         pytest.skip(f"adroit_policies/{task}.npz is not in XQL_SHARED_DATA")
     expert = load_hand_policy(EXPERTS / f"{task}.npz", *SIZES[task])
@@ -147,7 +152,7 @@ def test_the_pen_is_turned_in_most_episodes() -> None:
     assert sum(one.success for one in played) >= 5
 
 
-def test_bad_input_is_one_line(datasets, clumsy) -> None:
+def test_bad_input_is_one_line(datasets: Path, clumsy: Any) -> None:
     with pytest.raises(InputError) as error:
         make_adroit("pen", clumsy)
     assert str(error.value) == (
@@ -164,7 +169,7 @@ def test_bad_input_is_one_line(datasets, clumsy) -> None:
     assert not any(datasets.iterdir())
 
 
-def test_command_line(datasets, clumsy, capsys) -> None:
+def test_command_line(datasets: Path, clumsy: Any, capsys: pytest.CaptureFixture[str]) -> None:
     make("adroit-door-expert", policy=clumsy, transitions=200, noise=0.0)
     printed = capsys.readouterr().out
     assert "made adroit/door-expert-v0: 200 transitions in 1 episodes, " in printed

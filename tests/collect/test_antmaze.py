@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -31,19 +32,19 @@ QUICK = {"trials": 1, "least_success": 0.0}
 
 
 @pytest.fixture
-def datasets(tmp_path, monkeypatch):
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     (tmp_path / "minari").mkdir()
     return tmp_path / "minari"
 
 
 @pytest.fixture
-def short_logs(monkeypatch) -> None:
+def short_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(antmaze, "LOG_STEPS", 12)
 
 
 @pytest.fixture
-def wild(tmp_path):
+def wild(tmp_path: Path) -> Any:
     """The file of a random small policy."""
     random = np.random.default_rng(0)
     shapes = {"fc0": (16, 29), "last_fc": (8, 16), "last_fc_log_std": (8, 16)}
@@ -54,7 +55,7 @@ def wild(tmp_path):
 
 
 @pytest.fixture
-def compass(tmp_path):
+def compass(tmp_path: Path) -> Any:
     """The file of a policy whose first two actions tell where it is sent: tanh(relative / 20)."""
     weight, head = np.zeros((4, 29)), np.zeros((8, 4))
     weight[0, 27], weight[1, 27], weight[2, 28], weight[3, 28] = 1, -1, 1, -1
@@ -67,12 +68,12 @@ def compass(tmp_path):
     return tmp_path / "compass.npz"
 
 
-def hashes(folder):
+def hashes(folder: Path) -> Any:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def is_near(place, centre):
+def is_near(place: Any, centre: Any) -> Any:
     return np.linalg.norm(np.array(centre) - place) < 1.0
 
 
@@ -91,7 +92,7 @@ def test_evaluation_goes_where_that_of_d4rl_goes() -> None:
         assert planner.distances[marks["g"], marks["r"]] == apart
 
 
-def test_where_logs_of_each_task_are_sent(compass, monkeypatch) -> None:
+def test_where_logs_of_each_task_are_sent(compass: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(antmaze, "LOG_STEPS", 1)
     policy = load_goal_policy(compass)
     sent = {}
@@ -114,7 +115,9 @@ def test_where_logs_of_each_task_are_sent(compass, monkeypatch) -> None:
     assert sent["large-play"] == {(1, 6), (3, 5), (3, 10), (5, 2), (7, 4), (7, 6), (7, 9)}
 
 
-def test_the_ant_is_sent_to_its_cells_centre_and_then_on(compass, monkeypatch) -> None:
+def test_the_ant_is_sent_to_its_cells_centre_and_then_on(
+    compass: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(antmaze, "LOG_STEPS", 2)
     seen = set()
     for one in collect("umaze", load_goal_policy(compass), 60, 0, 0.0):
@@ -132,11 +135,13 @@ def test_the_ant_is_sent_to_its_cells_centre_and_then_on(compass, monkeypatch) -
     assert seen == {0.0, -4.0}
 
 
-def test_transitions_are_exactly_what_the_environment_gives(wild, short_logs, monkeypatch) -> None:
+def test_transitions_are_exactly_what_the_environment_gives(
+    wild: Any, short_logs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resets = []
     real = antmaze.play
 
-    def spy(envs, given, *rest):
+    def spy(envs: Any, given: Any, *rest: Any) -> Any:
         resets.extend(given)
         return real(envs, given, *rest)
 
@@ -154,7 +159,7 @@ def test_transitions_are_exactly_what_the_environment_gives(wild, short_logs, mo
     env.close()
 
 
-def test_noise_is_added_and_cut_off(wild, short_logs) -> None:
+def test_noise_is_added_and_cut_off(wild: Any, short_logs: Any) -> None:
     policy = load_goal_policy(wild)
     plain, noisy = (
         next(iter(collect("umaze", policy, 12, 0, noise))).log.actions for noise in (0.0, 0.2)
@@ -165,7 +170,9 @@ def test_noise_is_added_and_cut_off(wild, short_logs) -> None:
     assert 0.02 < np.abs(noisy[0] - plain[0])[free].std() < 1.0
 
 
-def test_same_seed_same_bytes_another_seed_not(datasets, wild, short_logs, monkeypatch) -> None:
+def test_same_seed_same_bytes_another_seed_not(
+    datasets: Path, wild: Any, short_logs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     for name, seed in (("one", 7), ("two", 7), ("three", 8)):
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets / name))
@@ -177,7 +184,7 @@ def test_same_seed_same_bytes_another_seed_not(datasets, wild, short_logs, monke
     assert seen[0][data] != seen[2][data]
 
 
-def test_what_a_dataset_says_of_itself(datasets, wild, short_logs) -> None:
+def test_what_a_dataset_says_of_itself(datasets: Path, wild: Any, short_logs: Any) -> None:
     made = make_antmaze("umaze", wild, transitions=30, seed=2, **QUICK)
     assert made == "antmaze/umaze-v0"
     dataset = open_dataset(f"minari:{made}")
@@ -210,7 +217,9 @@ def test_what_a_dataset_says_of_itself(datasets, wild, short_logs) -> None:
     recovered.close()
 
 
-def test_an_ant_that_does_not_arrive_makes_no_data(datasets, wild, short_logs) -> None:
+def test_an_ant_that_does_not_arrive_makes_no_data(
+    datasets: Path, wild: Any, short_logs: Any
+) -> None:
     with pytest.raises(InputError) as error:
         make_antmaze("umaze", wild, transitions=30, trials=2)
     assert str(error.value) == (
@@ -232,7 +241,7 @@ def test_our_own_ant_arrives() -> None:
     assert controller_success("umaze", load_goal_policy(SHIPPED), trials=12) >= 8 / 12
 
 
-def test_without_a_file_our_own_ant_walks(datasets, short_logs) -> None:
+def test_without_a_file_our_own_ant_walks(datasets: Path, short_logs: Any) -> None:
     make_antmaze("umaze", transitions=20, **QUICK)
     made = minari.load_dataset("antmaze/umaze-v0").storage.metadata["made_by"]
     made = json.loads(made) if isinstance(made, str) else made
@@ -240,7 +249,7 @@ def test_without_a_file_our_own_ant_walks(datasets, short_logs) -> None:
     assert made["command"].startswith("xql data make antmaze-umaze --transitions 20 ")
 
 
-def test_logs_go_on_at_the_goal(datasets, monkeypatch) -> None:
+def test_logs_go_on_at_the_goal(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Long enough to reach the goal in, some 24 m along at 1.5 m/s, and to stay a while.
     monkeypatch.setattr(antmaze, "LOG_STEPS", 400)
     make_antmaze("umaze", SHIPPED, transitions=1400, **QUICK)
@@ -264,7 +273,7 @@ def test_logs_go_on_at_the_goal(datasets, monkeypatch) -> None:
     assert dataset.returns.max() == 1.0
 
 
-def test_nothing_is_overwritten(datasets, wild, short_logs) -> None:
+def test_nothing_is_overwritten(datasets: Path, wild: Any, short_logs: Any) -> None:
     make_antmaze("umaze", wild, transitions=12, **QUICK)
     before = hashes(datasets)
     with pytest.raises(InputError, match="a dataset 'antmaze/umaze-v0' exists; choose another id"):
@@ -284,14 +293,20 @@ def test_nothing_is_overwritten(datasets, wild, short_logs) -> None:
         ),
     ],
 )
-def test_bad_input_is_one_line(datasets, wild, arguments, line) -> None:
+def test_bad_input_is_one_line(datasets: Path, wild: Any, arguments: Any, line: str) -> None:
     with pytest.raises(InputError) as error:
         make_antmaze("umaze", wild, **arguments)
     assert str(error.value) == line
     assert not any(datasets.iterdir())
 
 
-def test_command_line(datasets, wild, short_logs, monkeypatch, capsys) -> None:
+def test_command_line(
+    datasets: Path,
+    wild: Any,
+    short_logs: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(InputError) as error:
         make("pointmaze-umaze", policy=wild)
     assert str(error.value) == "pointmaze-umaze: it takes no policy; leave --policy out"

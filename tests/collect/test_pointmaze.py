@@ -1,4 +1,6 @@
 import hashlib
+from pathlib import Path
+from typing import Any, Never
 
 import gymnasium
 import numpy as np
@@ -6,8 +8,6 @@ import pytest
 
 pytest.importorskip("gymnasium_robotics")
 minari = pytest.importorskip("minari")
-
-from typing import Never
 
 from xql.cli.make import make  # noqa: E402
 from xql.collect.planner import Planner, evaluation_map  # noqa: E402
@@ -30,12 +30,12 @@ RING = [
 
 
 @pytest.fixture
-def datasets(tmp_path, monkeypatch):
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     return tmp_path
 
 
-def hashes(folder):
+def hashes(folder: Path) -> Any:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
@@ -76,7 +76,7 @@ def test_evaluation_runs_between_the_farthest_cells() -> None:
         env.close()
 
 
-def test_transitions_are_exactly_what_the_environment_gives(datasets) -> None:
+def test_transitions_are_exactly_what_the_environment_gives(datasets: Path) -> None:
     made = make_pointmaze("umaze", transitions=900, seed=4)
     dataset = minari.load_dataset(made)
     env = dataset.recover_environment()
@@ -97,7 +97,7 @@ def test_transitions_are_exactly_what_the_environment_gives(datasets) -> None:
     env.close()
 
 
-def test_episodes_end_only_at_the_goal_or_at_the_limit(datasets) -> None:
+def test_episodes_end_only_at_the_goal_or_at_the_limit(datasets: Path) -> None:
     dataset = minari.load_dataset(make_pointmaze("umaze", transitions=3000, seed=1))
     episodes = list(dataset.iterate_episodes())
     assert sum(len(episode.rewards) for episode in episodes) == dataset.total_steps == 3000
@@ -119,7 +119,7 @@ def test_episodes_end_only_at_the_goal_or_at_the_limit(datasets) -> None:
         assert np.abs(episode.actions).max() <= 1
 
 
-def test_recovered_environment_is_the_evaluation_task(datasets) -> None:
+def test_recovered_environment_is_the_evaluation_task(datasets: Path) -> None:
     dataset = minari.load_dataset(make_pointmaze("medium", transitions=50))
     env, own = dataset.recover_environment(eval_env=True), evaluation_environment("medium")
     assert env.spec.max_episode_steps == own.spec.max_episode_steps == 600
@@ -140,7 +140,9 @@ def test_recovered_environment_is_the_evaluation_task(datasets) -> None:
     ).read_text(encoding="utf-8")
 
 
-def test_same_seed_same_bytes_another_seed_not(datasets, monkeypatch) -> None:
+def test_same_seed_same_bytes_another_seed_not(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     for name, seed in (("one", 7), ("two", 7), ("three", 8)):
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets / name))
@@ -183,7 +185,7 @@ def test_behaviour_seldom_does_the_evaluation_task() -> None:
     assert any(behaviour_rollouts("umaze", 20, 0))
 
 
-def test_nothing_is_overwritten(datasets) -> None:
+def test_nothing_is_overwritten(datasets: Path) -> None:
     make_pointmaze("umaze", transitions=20)
     before = hashes(datasets)
     with pytest.raises(InputError) as error:
@@ -195,8 +197,10 @@ def test_nothing_is_overwritten(datasets) -> None:
     make_pointmaze("umaze", transitions=30, dataset_id="pointmaze/umaze-play-v1")
 
 
-def test_a_write_that_fails_leaves_nothing_behind(datasets, monkeypatch) -> None:
-    def full(*_) -> Never:
+def test_a_write_that_fails_leaves_nothing_behind(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Never:
         raise OSError("no space left on device")
 
     from minari.dataset._storages.hdf5_storage import HDF5Storage
@@ -208,10 +212,12 @@ def test_a_write_that_fails_leaves_nothing_behind(datasets, monkeypatch) -> None
 
 
 @pytest.mark.parametrize("when", ["while collecting", "while writing"])
-def test_what_another_process_writes_meanwhile_stays(datasets, monkeypatch, when) -> None:
+def test_what_another_process_writes_meanwhile_stays(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     theirs = datasets / "pointmaze" / "umaze-play-v0" / "data" / "metadata.json"
 
-    def other(*_) -> None:
+    def other(*_: Any) -> None:
         theirs.parent.mkdir(parents=True)
         theirs.write_text("theirs")
 
@@ -229,7 +235,7 @@ def test_what_another_process_writes_meanwhile_stays(datasets, monkeypatch, when
     assert folders == ["umaze-play-v0"]
 
 
-def test_a_dataset_is_reused_only_if_the_same_arguments_made_it(datasets) -> None:
+def test_a_dataset_is_reused_only_if_the_same_arguments_made_it(datasets: Path) -> None:
     wanted = {"transitions": 20, "seed": 3, "noise": 1.0}
     assert ensure_pointmaze("umaze", **wanted) == ("pointmaze/umaze-play-v0", True)
     assert minari.load_dataset("pointmaze/umaze-play-v0").spec.dataset_id == (
@@ -267,14 +273,16 @@ def test_a_dataset_is_reused_only_if_the_same_arguments_made_it(datasets) -> Non
         ),
     ],
 )
-def test_bad_numbers_and_ids_are_one_line(datasets, arguments, line) -> None:
+def test_bad_numbers_and_ids_are_one_line(datasets: Path, arguments: Any, line: str) -> None:
     with pytest.raises(InputError) as error:
         make_pointmaze("umaze", **arguments)
     assert str(error.value) == line
     assert not any(datasets.iterdir())
 
 
-def test_command_line_makes_and_says_what_comes_next(datasets, capsys) -> None:
+def test_command_line_makes_and_says_what_comes_next(
+    datasets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make("pointmaze-umaze", transitions=400, out_id="mine/play-v0")
     printed = capsys.readouterr().out
     episodes = minari.load_dataset("mine/play-v0").total_episodes

@@ -1,6 +1,7 @@
 import socket
 import warnings
-from typing import Never
+from pathlib import Path
+from typing import Any, Never
 
 import gymnasium as gym
 import numpy as np
@@ -17,14 +18,21 @@ BOX = gym.spaces.Box(-9, 9, (2,))
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     monkeypatch.delenv("HTTPS_PROXY", raising=False)
     monkeypatch.delenv("https_proxy", raising=False)
     return tmp_path
 
 
-def make(name, observe, space, actions=None, action_space=None, **describe) -> None:
+def make(
+    name: str,
+    observe: Any,
+    space: Any,
+    actions: str | None = None,
+    action_space: str | None = None,
+    **describe: Any,
+) -> None:
     """Four episodes of 3, 1, 2 and 3 steps: terminated, cut, both unmarked, terminated inside."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # minari asks for authors, and its readers leak a file
@@ -54,12 +62,12 @@ def make(name, observe, space, actions=None, action_space=None, **describe) -> N
         )
 
 
-def flat(ticks):
+def flat(ticks: Any) -> Any:
     return np.stack([ticks, -ticks], axis=1).astype(np.float32)
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
-def test_masks_and_layout(root, data_format) -> None:
+def test_masks_and_layout(root: Any, data_format: str) -> None:
     make("toy/flat-v0", flat, BOX, data_format=data_format)
     data = open_dataset("minari:toy/flat-v0", download=False)
     # The fourth episode's first step is a termination in its middle: cut there, its mask is 0.
@@ -75,7 +83,7 @@ def test_masks_and_layout(root, data_format) -> None:
     assert source.local_names() == ["toy/flat-v0"]
 
 
-def nested(ticks):
+def nested(ticks: Any) -> Any:
     rows = flat(ticks)
     return {"observation": rows, "goal": {"b": rows * 2, "a": rows[:, :1] * 3}}
 
@@ -88,7 +96,7 @@ NESTED = gym.spaces.Dict(
 GOALS = gym.spaces.Dict(observation=BOX, desired_goal=BOX)
 
 
-def test_a_goal_that_moves_cannot_be_left_out(root) -> None:
+def test_a_goal_that_moves_cannot_be_left_out(root: Any) -> None:
     make("toy/moving-v0", lambda t: {"observation": flat(t), "desired_goal": flat(t // 10)}, GOALS)
     message = (
         r"^minari:toy/moving-v0: the keys leave out 'desired_goal', a goal that is not always the "
@@ -100,12 +108,12 @@ def test_a_goal_that_moves_cannot_be_left_out(root) -> None:
     assert kept.observation_size == 4
 
 
-def test_a_goal_that_stays_can_be_left_out(root) -> None:
+def test_a_goal_that_stays_can_be_left_out(root: Any) -> None:
     make("toy/still-v0", lambda t: {"observation": flat(t), "desired_goal": flat(t * 0)}, GOALS)
     assert open_dataset("minari:toy/still-v0?keys=observation").observation_size == 2
 
 
-def test_nested_observations_and_selection(root) -> None:
+def test_nested_observations_and_selection(root: Any) -> None:
     make("kitchen-v1", nested, NESTED)
     data = open_dataset("minari:kitchen-v1")
     assert data.observations[1].tolist() == [3, 2, -2, 1, -1]
@@ -119,7 +127,7 @@ def test_nested_observations_and_selection(root) -> None:
         open_dataset("minari:kitchen-v1?keys=gol")
 
 
-def test_the_environment_specification_comes_along(root) -> None:
+def test_the_environment_specification_comes_along(root: Any) -> None:
     scores = {"ref_min_score": 1.0, "ref_max_score": 5.0}
     make("spec-v0", flat, BOX, env="Pendulum-v1", eval_env="Pendulum-v1", **scores)
     data = open_dataset("minari:spec-v0")
@@ -128,13 +136,13 @@ def test_the_environment_specification_comes_along(root) -> None:
     assert gym.envs.registration.EnvSpec.from_json(data.environment).id == "Pendulum-v1"
 
 
-def test_discrete_actions_are_refused(root) -> None:
+def test_discrete_actions_are_refused(root: Any) -> None:
     make("discrete-v0", flat, BOX, actions=np.array([0, 1, 2]))
     with pytest.raises(InputError, match=r"^minari:discrete-v0: the actions are Discrete\(3\);"):
         open_dataset("minari:discrete-v0")
 
 
-def test_damaged_and_nan(root) -> None:
+def test_damaged_and_nan(root: Any) -> None:
     make("toy/flat-v0", flat, BOX)
     file = root / "toy/flat-v0/data/main_data.hdf5"
     whole = file.read_bytes()
@@ -149,11 +157,11 @@ def test_damaged_and_nan(root) -> None:
         open_dataset("minari:toy/flat-v0")
 
 
-def test_no_network_says_at_once_what_to_do(root, monkeypatch) -> None:
+def test_no_network_says_at_once_what_to_do(root: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     make("toy/flat-v0", flat, BOX)
     asked = []
 
-    def refuse(address, timeout) -> Never:
+    def refuse(address: Any, timeout: Any) -> Never:
         asked.append((address, timeout))
         raise OSError("no network")
 
@@ -174,13 +182,15 @@ def test_no_network_says_at_once_what_to_do(root, monkeypatch) -> None:
     assert len(asked) == 2
 
 
-def test_a_resolver_that_hangs_is_not_waited_for(root, monkeypatch) -> None:
+def test_a_resolver_that_hangs_is_not_waited_for(
+    root: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import threading
 
     release = threading.Event()
     monkeypatch.setattr(source, "PROBE_SECONDS", 0.05)
 
-    def hang(address, timeout) -> Never:
+    def hang(address: Any, timeout: Any) -> Never:
         release.wait(30)
         raise OSError("too late")
 
@@ -189,10 +199,10 @@ def test_a_resolver_that_hangs_is_not_waited_for(root, monkeypatch) -> None:
     release.set()
 
 
-def test_a_failed_download_is_told_in_one_line(root, monkeypatch) -> None:
+def test_a_failed_download_is_told_in_one_line(root: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import minari
 
-    def fail(name) -> Never:
+    def fail(name: str) -> Never:
         raise RuntimeError(f"404 for {name}\nand a long trace")
 
     monkeypatch.setattr(source, "reachable", lambda host, port: True)
@@ -201,18 +211,18 @@ def test_a_failed_download_is_told_in_one_line(root, monkeypatch) -> None:
         open_dataset("minari:a-v0")
 
 
-def test_bad_names(root) -> None:
+def test_bad_names(root: Any) -> None:
     with pytest.raises(InputError, match=r"^minari:\.\./x: this is no Minari name; a name looks"):
         open_dataset("minari:../x")
 
 
-def hdf5(root):
+def hdf5(root: Any) -> Any:
     import h5py
 
     return h5py.File(root / "toy/flat-v0/data/main_data.hdf5", "a")
 
 
-def put(group, key, values) -> None:
+def put(group: Any, key: Any, values: Any) -> None:
     del group[key]
     group[key] = values
 
@@ -247,7 +257,9 @@ def put(group, key, values) -> None:
         ),
     ],
 )
-def test_an_episode_of_the_wrong_shape_is_named(root, key, values, line) -> None:
+def test_an_episode_of_the_wrong_shape_is_named(
+    root: Any, key: str, values: Any, line: str
+) -> None:
     make("toy/flat-v0", flat, BOX)
     with hdf5(root) as file:
         put(file["episode_2"], key, values)
@@ -255,7 +267,7 @@ def test_an_episode_of_the_wrong_shape_is_named(root, key, values, line) -> None
         open_dataset("minari:toy/flat-v0")
 
 
-def test_all_that_is_not_finite_can_be_named(root) -> None:
+def test_all_that_is_not_finite_can_be_named(root: Any) -> None:
     make("toy/flat-v0", flat, BOX)
     with hdf5(root) as file:
         file["episode_0/observations"][1, 0] = np.nan
@@ -266,10 +278,12 @@ def test_all_that_is_not_finite_can_be_named(root) -> None:
     ]
 
 
-def test_a_folder_that_may_not_be_read_is_not_to_be_removed(root, monkeypatch) -> None:
+def test_a_folder_that_may_not_be_read_is_not_to_be_removed(
+    root: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make("toy/flat-v0", flat, BOX)
 
-    def barred(*_, **__) -> Never:
+    def barred(*_: Any, **__: Any) -> Never:
         raise PermissionError(13, "Permission denied", "somewhere")
 
     monkeypatch.setattr(source, "_from_hdf5", barred)
@@ -279,7 +293,7 @@ def test_a_folder_that_may_not_be_read_is_not_to_be_removed(root, monkeypatch) -
     assert "remove" not in str(caught.value)
 
 
-def test_columns_of_one_number_and_a_missing_file(root) -> None:
+def test_columns_of_one_number_and_a_missing_file(root: Any) -> None:
     make("toy/flat-v0", flat, BOX)
     before = open_dataset("minari:toy/flat-v0")
     with hdf5(root) as file:
@@ -293,7 +307,7 @@ def test_columns_of_one_number_and_a_missing_file(root) -> None:
         open_dataset("minari:toy/flat-v0")
 
 
-def test_an_unbounded_action_space_states_no_bounds(root) -> None:
+def test_an_unbounded_action_space_states_no_bounds(root: Any) -> None:
     space = gym.spaces.Box(np.float32([-1, -np.inf]), np.float32([1, np.inf]))
     make("toy/flat-v0", flat, BOX, action_space=space)
     data = open_dataset("minari:toy/flat-v0")

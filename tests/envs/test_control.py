@@ -1,6 +1,7 @@
 import importlib.util
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ if importlib.util.find_spec("dm_control") is None:
     pytest.skip("dm_control is not installed", allow_module_level=True)
 
 
-def suite():
+def suite() -> Any:
     return importlib.import_module("dm_control.suite")
 
 
-def episode(env, steps=40):
+def episode(env: Any, steps: int = 40) -> Any:
     """Everything seen in `steps` steps of the same actions, after a reset that was made before."""
     random = np.random.default_rng(0)
     seen = []
@@ -82,7 +83,7 @@ def test_the_time_limit_truncates_where_the_suite_ends_with_discount_one() -> No
 
 
 @pytest.mark.parametrize("limit", [7, 1003])
-def test_another_time_limit(limit) -> None:
+def test_another_time_limit(limit: int) -> None:
     env = make_environment("dm_control/cartpole-swingup", max_episode_steps=limit)
     env.reset(seed=0)
     ends = [env.step(np.zeros(1, np.float32))[2:4] for _ in range(limit)]
@@ -115,7 +116,7 @@ def test_an_invalid_state_cuts_the_episode_and_shows_nothing_of_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["finger-turn_hard", "point_mass-hard"])
-def test_an_episode_is_a_function_of_its_seed(name) -> None:
+def test_an_episode_is_a_function_of_its_seed(name: str) -> None:
     # Both change the model itself (a target's size, the actuators' gains) at each reset.
     env, other = (make_environment(f"dm_control/{name}") for _ in range(2))
     starts, runs = [], []
@@ -150,7 +151,7 @@ def test_without_a_seed_the_stream_goes_on() -> None:
         ("dm_control/point-mass-easy", "dm_control/point_mass-easy-v0"),
     ],
 )
-def test_names(name, full) -> None:
+def test_names(name: str, full: str) -> None:
     env = make_environment(name)
     assert env.spec.id == full
     again = make_environment(env.env.spec.to_json())
@@ -179,7 +180,7 @@ def test_one_task_of_every_benchmarking_domain() -> None:
         ("dm_control/hopper-hop-v3", "dm_control/hopper-hop"),
     ],
 )
-def test_an_unknown_task_offers_the_nearest(name, meant) -> None:
+def test_an_unknown_task_offers_the_nearest(name: str, meant: str) -> None:
     with pytest.raises(InputError) as error:
         make_environment(name)
     line = f"environment: no environment '{name}'; did you mean '{meant}'?"
@@ -191,7 +192,7 @@ def test_an_argument_that_it_does_not_take_is_one_line() -> None:
         make_environment("dm_control/hopper-hop", colour="red")
 
 
-def test_the_extra_is_named(monkeypatch) -> None:
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dm_control", None)
     with pytest.raises(MissingExtra) as error:
         make_environment("dm_control/hopper-hop")

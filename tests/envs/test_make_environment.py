@@ -2,7 +2,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from typing import Never
+from typing import Any, Never
 
 import gymnasium
 import numpy as np
@@ -31,14 +31,14 @@ class Toy(gymnasium.Env):
     )
     action_space = gymnasium.spaces.Box(np.array([-1, -2.0]), np.array([3, 4.0]), dtype=np.float64)
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: str | None = None, options: str | None = None) -> Any:
         super().reset(seed=seed)
         return self.at(), {}
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         return self.at(), 0.0, False, False, {}
 
-    def at(self):
+    def at(self) -> Any:
         # Not in the order of the keys: simulators answer in any.
         return {
             "zoo": np.array([[1.0, 2.0], [3.0, 4.0]]),
@@ -83,7 +83,7 @@ def test_observation_is_not_the_simulators_own_buffer() -> None:
         observation_space = gymnasium.spaces.Box(-9, 9, (2,), np.float32)
         buffer = np.zeros(2, np.float32)
 
-        def at(self):
+        def at(self) -> Any:
             self.buffer += 1
             return self.buffer
 
@@ -150,7 +150,7 @@ def test_check_fits_names_both_sizes() -> None:
         ("qqqqqqqqqq", "`gymnasium.pprint_registry()` lists them"),
     ],
 )
-def test_unknown_id_names_what_to_type(name, hint) -> None:
+def test_unknown_id_names_what_to_type(name: str, hint: str) -> None:
     with pytest.raises(InputError) as error:
         make_environment(name)
     assert str(error.value) == f"environment: no environment '{name}'; {hint}"
@@ -176,7 +176,9 @@ def test_observation_that_is_no_box_is_refused() -> None:
         FlatObservation(Odd(), None, "toy")
 
 
-def test_the_extra_is_named_only_where_it_is_what_is_missing(monkeypatch) -> None:
+def test_the_extra_is_named_only_where_it_is_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     text = json.dumps({"id": "Toy-v0", "entry_point": "no_such_simulator.envs:Toy"})
     with pytest.raises(InputError) as error:
         make_environment(text)
@@ -199,8 +201,8 @@ def test_the_extra_is_named_only_where_it_is_what_is_missing(monkeypatch) -> Non
 @pytest.mark.parametrize(
     "error", [AssertionError("size must be 3"), gymnasium.error.Error("size must be 3")]
 )
-def test_what_stops_the_making_is_one_line(monkeypatch, error) -> None:
-    def broken(*_, **__) -> Never:
+def test_what_stops_the_making_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Any) -> None:
+    def broken(*_: Any, **__: Any) -> Never:
         raise error
 
     monkeypatch.setattr(gymnasium, "make", broken)
