@@ -13,10 +13,10 @@ minari = pytest.importorskip("minari")
 
 from xql.cli.data import list_  # noqa: E402
 from xql.cli.make import make  # noqa: E402
-from xql.collect import antmaze  # noqa: E402
+from xql.collect import antmaze, rollouts  # noqa: E402
 from xql.collect.antmaze import collect, controller_success, evaluation_spec, make_antmaze  # noqa: E402
 from xql.collect.goal_ant import SHIPPED  # noqa: E402
-from xql.collect.planner import Planner  # noqa: E402
+from xql.collect.planner import Cell, Planner  # noqa: E402
 from xql.collect.policies import load_goal_policy  # noqa: E402
 from xql.data.sources import open_dataset  # noqa: E402
 from xql.envs.make import make_environment  # noqa: E402
@@ -28,7 +28,7 @@ needs_ant = pytest.mark.skipif(
     not ANT.exists(), reason="ant_goal_policy.npz is not in XQL_SHARED_DATA"
 )
 # Logs too short to reach a goal in.
-QUICK = {"trials": 1, "least_success": 0.0}
+QUICK: dict[str, Any] = {"trials": 1, "least_success": 0.0}
 
 
 @pytest.fixture
@@ -44,27 +44,27 @@ def short_logs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def wild(tmp_path: Path) -> Any:
+def wild(tmp_path: Path) -> Path:
     """The file of a random small policy."""
     random = np.random.default_rng(0)
     shapes = {"fc0": (16, 29), "last_fc": (8, 16), "last_fc_log_std": (8, 16)}
-    arrays = {f"{name}.weight": random.normal(size=shape) for name, shape in shapes.items()}
+    arrays: dict[str, Any] = {
+        f"{name}.weight": random.normal(size=shape) for name, shape in shapes.items()
+    }
     arrays |= {f"{name}.bias": random.normal(size=shape[0]) for name, shape in shapes.items()}
     np.savez(tmp_path / "wild.npz", **arrays)
     return tmp_path / "wild.npz"
 
 
 @pytest.fixture
-def compass(tmp_path: Path) -> Any:
+def compass(tmp_path: Path) -> Path:
     """The file of a policy whose first two actions tell where it is sent: tanh(relative / 20)."""
     weight, head = np.zeros((4, 29)), np.zeros((8, 4))
     weight[0, 27], weight[1, 27], weight[2, 28], weight[3, 28] = 1, -1, 1, -1
     head[0, :2], head[1, 2:] = [0.05, -0.05], [0.05, -0.05]
-    np.savez(
-        tmp_path / "compass.npz",
-        **{"fc0.weight": weight, "fc0.bias": np.zeros(4)},
-        **{"last_fc.weight": head, "last_fc.bias": np.zeros(8)},
-    )
+    arrays: dict[str, Any] = {"fc0.weight": weight, "fc0.bias": np.zeros(4)}
+    arrays |= {"last_fc.weight": head, "last_fc.bias": np.zeros(8)}
+    np.savez(tmp_path / "compass.npz", **arrays)
     return tmp_path / "compass.npz"
 
 
@@ -79,11 +79,12 @@ def is_near(place: Any, centre: Any) -> Any:
 
 def test_evaluation_goes_where_that_of_d4rl_goes() -> None:
     # Start, goal and the number of cells between them, counted by hand in the maps.
-    for task, start, goal, apart in (
+    cases: list[tuple[antmaze.Task, Cell, Cell, int]] = [
         ("umaze", (1, 1), (3, 1), 6),
         ("medium-play", (1, 1), (6, 6), 10),
         ("large-diverse", (1, 1), (7, 9), 14),
-    ):
+    ]
+    for task, start, goal, apart in cases:
         maze = evaluation_spec(task).kwargs["maze_map"]
         planner = Planner.of(maze)
         marks = {maze[r][c]: number for number, (r, c) in enumerate(planner.cells)}
@@ -92,7 +93,7 @@ def test_evaluation_goes_where_that_of_d4rl_goes() -> None:
         assert planner.distances[marks["g"], marks["r"]] == apart
 
 
-def test_where_logs_of_each_task_are_sent(compass: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_logs_of_each_task_are_sent(compass: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(antmaze, "LOG_STEPS", 1)
     policy = load_goal_policy(compass)
     sent = {}
@@ -116,15 +117,16 @@ def test_where_logs_of_each_task_are_sent(compass: Any, monkeypatch: pytest.Monk
 
 
 def test_the_ant_is_sent_to_its_cells_centre_and_then_on(
-    compass: Any, monkeypatch: pytest.MonkeyPatch
+    compass: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(antmaze, "LOG_STEPS", 2)
     seen = set()
     for one in collect("umaze", load_goal_policy(compass), 60, 0, 0.0):
-        relative = 20 * np.arctanh(one.log.actions[:, :2].astype(float))
+        log: Any = one.log
+        relative = 20 * np.arctanh(log.actions[:, :2].astype(float))
         assert np.linalg.norm(relative, axis=1) == pytest.approx([10.0, 10.0], abs=1e-3)
         # The first cell's centre is (-4, 4), the next one's (0, 4).
-        for place, direction in zip(one.log.observations[:-1, :2], relative, strict=True):
+        for place, direction in zip(log.observations[:-1, :2], relative, strict=True):
             target = np.array([0.0, 4.0] if is_near(place, (-4.0, 4.0)) else [-4.0, 4.0])
             gap = target - place
             across = gap[0] * direction[1] - gap[1] * direction[0]
@@ -136,17 +138,18 @@ def test_the_ant_is_sent_to_its_cells_centre_and_then_on(
 
 
 def test_transitions_are_exactly_what_the_environment_gives(
-    wild: Any, short_logs: Any, monkeypatch: pytest.MonkeyPatch
+    wild: Path, short_logs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resets = []
-    real = antmaze.play
+    real = rollouts.play
 
     def spy(envs: Any, given: Any, *rest: Any) -> Any:
         resets.extend(given)
         return real(envs, given, *rest)
 
     monkeypatch.setattr(antmaze, "play", spy)
-    logs = [one.log for one in collect("umaze-diverse", load_goal_policy(wild), 70, 3, 0.2)]
+    played = collect("umaze-diverse", load_goal_policy(wild), 70, 3, 0.2)
+    logs: list[Any] = [one.log for one in played]
     assert [len(log.actions) for log in logs] == [12] * 5 + [10]
     env = gymnasium.make(evaluation_spec("umaze-diverse"))
     for reset, log in zip(resets, logs, strict=True):
@@ -159,7 +162,7 @@ def test_transitions_are_exactly_what_the_environment_gives(
     env.close()
 
 
-def test_noise_is_added_and_cut_off(wild: Any, short_logs: Any) -> None:
+def test_noise_is_added_and_cut_off(wild: Path, short_logs: None) -> None:
     policy = load_goal_policy(wild)
     plain, noisy = (
         next(iter(collect("umaze", policy, 12, 0, noise))).log.actions for noise in (0.0, 0.2)
@@ -171,7 +174,7 @@ def test_noise_is_added_and_cut_off(wild: Any, short_logs: Any) -> None:
 
 
 def test_same_seed_same_bytes_another_seed_not(
-    datasets: Path, wild: Any, short_logs: Any, monkeypatch: pytest.MonkeyPatch
+    datasets: Path, wild: Path, short_logs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     for name, seed in (("one", 7), ("two", 7), ("three", 8)):
@@ -184,11 +187,12 @@ def test_same_seed_same_bytes_another_seed_not(
     assert seen[0][data] != seen[2][data]
 
 
-def test_what_a_dataset_says_of_itself(datasets: Path, wild: Any, short_logs: Any) -> None:
+def test_what_a_dataset_says_of_itself(datasets: Path, wild: Path, short_logs: None) -> None:
     made = make_antmaze("umaze", wild, transitions=30, seed=2, **QUICK)
     assert made == "antmaze/umaze-v0"
     dataset = open_dataset(f"minari:{made}")
     assert (dataset.transitions, dataset.observation_size) == (30, 29)
+    assert dataset.action_low is not None and dataset.action_high is not None
     assert dataset.action_low.tolist() == [-1.0] * 8
     assert dataset.action_high.tolist() == [1.0] * 8
     assert dataset.metadata["ref_min_score"] == 0.0
@@ -207,7 +211,8 @@ def test_what_a_dataset_says_of_itself(datasets: Path, wild: Any, short_logs: An
     )
     text = (datasets / made / "data" / "metadata.json").read_text(encoding="utf-8")
     assert str(wild.parent) not in text
-    env = make_environment(dataset.evaluation_environment)
+    assert dataset.evaluation_environment is not None
+    env: Any = make_environment(dataset.evaluation_environment)
     assert env.spec.max_episode_steps == 700
     first, _ = env.reset(seed=1)
     assert first.shape == (29,)
@@ -218,7 +223,7 @@ def test_what_a_dataset_says_of_itself(datasets: Path, wild: Any, short_logs: An
 
 
 def test_an_ant_that_does_not_arrive_makes_no_data(
-    datasets: Path, wild: Any, short_logs: Any
+    datasets: Path, wild: Path, short_logs: None
 ) -> None:
     with pytest.raises(InputError) as error:
         make_antmaze("umaze", wild, transitions=30, trials=2)
@@ -241,7 +246,7 @@ def test_our_own_ant_arrives() -> None:
     assert controller_success("umaze", load_goal_policy(SHIPPED), trials=12) >= 8 / 12
 
 
-def test_without_a_file_our_own_ant_walks(datasets: Path, short_logs: Any) -> None:
+def test_without_a_file_our_own_ant_walks(datasets: Path, short_logs: None) -> None:
     make_antmaze("umaze", transitions=20, **QUICK)
     made = minari.load_dataset("antmaze/umaze-v0").storage.metadata["made_by"]
     made = json.loads(made) if isinstance(made, str) else made
@@ -273,7 +278,7 @@ def test_logs_go_on_at_the_goal(datasets: Path, monkeypatch: pytest.MonkeyPatch)
     assert dataset.returns.max() == 1.0
 
 
-def test_nothing_is_overwritten(datasets: Path, wild: Any, short_logs: Any) -> None:
+def test_nothing_is_overwritten(datasets: Path, wild: Path, short_logs: None) -> None:
     make_antmaze("umaze", wild, transitions=12, **QUICK)
     before = hashes(datasets)
     with pytest.raises(InputError, match="a dataset 'antmaze/umaze-v0' exists; choose another id"):
@@ -293,7 +298,7 @@ def test_nothing_is_overwritten(datasets: Path, wild: Any, short_logs: Any) -> N
         ),
     ],
 )
-def test_bad_input_is_one_line(datasets: Path, wild: Any, arguments: Any, line: str) -> None:
+def test_bad_input_is_one_line(datasets: Path, wild: Path, arguments: Any, line: str) -> None:
     with pytest.raises(InputError) as error:
         make_antmaze("umaze", wild, **arguments)
     assert str(error.value) == line
@@ -302,8 +307,8 @@ def test_bad_input_is_one_line(datasets: Path, wild: Any, arguments: Any, line: 
 
 def test_command_line(
     datasets: Path,
-    wild: Any,
-    short_logs: Any,
+    wild: Path,
+    short_logs: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

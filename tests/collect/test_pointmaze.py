@@ -12,6 +12,7 @@ minari = pytest.importorskip("minari")
 from xql.cli.make import make  # noqa: E402
 from xql.collect.planner import Planner, evaluation_map  # noqa: E402
 from xql.collect.pointmaze import (  # noqa: E402
+    Maze,
     behaviour_rollouts,
     collect,
     ensure_pointmaze,
@@ -20,7 +21,7 @@ from xql.collect.pointmaze import (  # noqa: E402
 )
 from xql.errors import InputError  # noqa: E402
 
-RING = [
+RING: list[list[int | str]] = [
     [1, 1, 1, 1, 1],
     [1, 0, 0, 0, 1],
     [1, 0, 1, 0, 1],
@@ -30,12 +31,12 @@ RING = [
 
 
 @pytest.fixture
-def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     return tmp_path
 
 
-def hashes(folder: Path) -> Any:
+def hashes(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
@@ -68,8 +69,9 @@ def test_evaluation_runs_between_the_farthest_cells() -> None:
     # Marks that a map already carries make no difference.
     assert evaluation_map(expected) == expected
     # The known longest shortest paths of the three mazes.
-    for maze, longest in (("umaze", 6), ("medium", 11), ("large", 19)):
-        env = evaluation_environment(maze)
+    mazes: dict[Maze, int] = {"umaze": 6, "medium": 11, "large": 19}
+    for maze, longest in mazes.items():
+        env: Any = evaluation_environment(maze)
         planner = Planner.of(env.unwrapped.maze.maze_map)
         marks = {env.unwrapped.maze.maze_map[r][c]: i for i, (r, c) in enumerate(planner.cells)}
         assert planner.distances[marks["g"], marks["r"]] == longest == planner.distances.max()
@@ -121,6 +123,7 @@ def test_episodes_end_only_at_the_goal_or_at_the_limit(datasets: Path) -> None:
 
 def test_recovered_environment_is_the_evaluation_task(datasets: Path) -> None:
     dataset = minari.load_dataset(make_pointmaze("medium", transitions=50))
+    own: Any
     env, own = dataset.recover_environment(eval_env=True), evaluation_environment("medium")
     assert env.spec.max_episode_steps == own.spec.max_episode_steps == 600
     assert env.unwrapped.maze.maze_map == own.unwrapped.maze.maze_map
@@ -155,7 +158,7 @@ def test_same_seed_same_bytes_another_seed_not(
 
 
 def test_without_noise_each_action_pulls_to_the_centre_of_a_free_cell() -> None:
-    env = evaluation_environment("umaze")
+    env: Any = evaluation_environment("umaze")
     maze = env.unwrapped.maze
     cells = Planner.of(maze.maze_map).cells
     centres = np.array([maze.cell_rowcol_to_xy(np.array(cell)) for cell in cells])
@@ -236,7 +239,7 @@ def test_what_another_process_writes_meanwhile_stays(
 
 
 def test_a_dataset_is_reused_only_if_the_same_arguments_made_it(datasets: Path) -> None:
-    wanted = {"transitions": 20, "seed": 3, "noise": 1.0}
+    wanted: dict[str, Any] = {"transitions": 20, "seed": 3, "noise": 1.0}
     assert ensure_pointmaze("umaze", **wanted) == ("pointmaze/umaze-play-v0", True)
     assert minari.load_dataset("pointmaze/umaze-play-v0").spec.dataset_id == (
         "pointmaze/umaze-play-v0"

@@ -174,7 +174,7 @@ def test_bad_input_is_told_in_one_line() -> None:
         Dataset.from_arrays(two[:1], two[:1], two[:1, 0], np.zeros(1))
 
 
-SOUND = {
+SOUND: dict[str, Any] = {
     "observations": np.zeros((3, 1), np.float32),
     "actions": np.zeros((3, 2), np.float32),
     "rewards": np.zeros(3, np.float32),
@@ -182,7 +182,7 @@ SOUND = {
     "terminated": np.array([False]),
     "truncated": np.array([False]),
 }
-LOW, HIGH = np.float32([-1, -1]), np.float32([1, 1])
+LOW, HIGH = np.array([-1, -1], np.float32), np.array([1, 1], np.float32)
 
 
 @pytest.mark.parametrize(
@@ -217,17 +217,17 @@ LOW, HIGH = np.float32([-1, -1]), np.float32([1, 1])
             "columns",
         ),
         (
-            {"action_low": LOW, "action_high": np.float32([1, np.inf])},
+            {"action_low": LOW, "action_high": np.array([1, np.inf], np.float32)},
             "action_high is inf in column 1; bounds must be finite; leave both out if there are "
             "none",
         ),
         (
-            {"action_low": np.float32([np.nan, 0]), "action_high": HIGH},
+            {"action_low": np.array([np.nan, 0], np.float32), "action_high": HIGH},
             "action_low is nan in column 0; bounds must be finite; leave both out if there are "
             "none",
         ),
         (
-            {"action_low": np.float32([-1, 1]), "action_high": HIGH},
+            {"action_low": np.array([-1, 1], np.float32), "action_high": HIGH},
             "action_low 1 is not below action_high 1 in column 1; fix the bounds, or drop a "
             "column that cannot move",
         ),

@@ -36,7 +36,7 @@ def log(lengths: tuple[Any, ...] = (3, 2, 4), *, jump: float = 100.0) -> Any:
         "observations": observations,
         "actions": np.linspace(-1, 1, len(position), dtype=np.float32)[:, None],
         "rewards": np.arange(len(position), dtype=np.float32),
-        "next_observations": observations + np.float32([1, -1]),
+        "next_observations": observations + np.array([1, -1], np.float32),
     }, flag
 
 

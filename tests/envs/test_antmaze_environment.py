@@ -12,7 +12,7 @@ from xql.collect.antmaze import evaluation_spec
 from xql.envs.antmaze import OneGoalAntMaze
 from xql.envs.make import make_environment
 
-UMAZE = [
+UMAZE: list[list[int | str]] = [
     [1, 1, 1, 1, 1],
     [1, "r", 0, 0, 1],
     [1, 1, 1, 0, 1],
@@ -90,8 +90,8 @@ def test_starts_lie_around_the_start_cell_or_the_one_asked_for(env: Any) -> None
 
 
 @pytest.mark.parametrize(("task", "limit"), [("umaze", 700), ("large-play", 1000)])
-def test_the_specification_makes_it_again(task: str, limit: int) -> None:
-    env = make_environment(evaluation_spec(task).to_json())
+def test_the_specification_makes_it_again(task: Any, limit: int) -> None:
+    env: Any = make_environment(evaluation_spec(task).to_json())
     assert env.spec.max_episode_steps == limit
     assert env.observation_space.shape == (29,)
     assert env.action_space.low.tolist() == [-1.0] * 8

@@ -48,9 +48,9 @@ def test_quadruped_lies_alphabetically_and_starts_as_the_suite_does() -> None:
 
 
 def test_each_dimension_has_the_bounds_of_its_actuator() -> None:
-    box = make_environment("dm_control/quadruped-run").action_space
-    assert box.low.tolist() == np.float32([-1, -1, -0.8] * 4).tolist()
-    assert box.high.tolist() == np.float32([1, 1.1, 0.8] * 4).tolist()
+    box: Any = make_environment("dm_control/quadruped-run").action_space
+    assert box.low.tolist() == np.array([-1, -1, -0.8] * 4, np.float32).tolist()
+    assert box.high.tolist() == np.array([1, 1.1, 0.8] * 4, np.float32).tolist()
     assert box.dtype == np.float32
 
 
@@ -70,7 +70,7 @@ def test_a_step_is_the_suites_step() -> None:
 
 
 def test_the_time_limit_truncates_where_the_suite_ends_with_discount_one() -> None:
-    env = make_environment("dm_control/cartpole-swingup")
+    env: Any = make_environment("dm_control/cartpole-swingup")
     assert env.spec.max_episode_steps == 1000
     env.reset(seed=0)
     ends = [env.step(np.zeros(1, np.float32))[2:4] for _ in range(1000)]
@@ -91,7 +91,7 @@ def test_another_time_limit(limit: int) -> None:
 
 
 def test_a_tasks_own_end_terminates() -> None:
-    env = make_environment("dm_control/lqr-lqr_2_1")
+    env: Any = make_environment("dm_control/lqr-lqr_2_1")
     assert env.spec.max_episode_steps is None
     env.reset(seed=0)
     assert env.step(np.zeros(1, np.float32))[2:4] == (False, False)
@@ -152,9 +152,9 @@ def test_without_a_seed_the_stream_goes_on() -> None:
     ],
 )
 def test_names(name: str, full: str) -> None:
-    env = make_environment(name)
+    env: Any = make_environment(name)
     assert env.spec.id == full
-    again = make_environment(env.env.spec.to_json())
+    again: Any = make_environment(env.env.spec.to_json())
     assert np.array_equal(again.reset(seed=1)[0], env.reset(seed=1)[0])
     assert again.spec.max_episode_steps == 1000
 
@@ -163,7 +163,7 @@ def test_one_task_of_every_benchmarking_domain() -> None:
     domains = dict(suite().BENCHMARKING)
     assert len(domains) == 14
     for domain, task in domains.items():
-        env = make_environment(f"dm_control/{domain}-{task}")
+        env: Any = make_environment(f"dm_control/{domain}-{task}")
         assert env.spec.max_episode_steps == 1000
         observation, _ = env.reset(seed=0)
         assert env.observation_space.contains(observation)

@@ -18,7 +18,7 @@ if importlib.util.find_spec("gymnasium_robotics") is None:
 class Toy(gymnasium.Env):
     """A nested dictionary whose flat order can be written down by hand."""
 
-    observation_space = gymnasium.spaces.Dict(
+    observation_space: gymnasium.Space[Any] = gymnasium.spaces.Dict(
         {
             "zoo": gymnasium.spaces.Box(-9, 9, (2, 2), np.float64),
             "goal": gymnasium.spaces.Dict(
@@ -31,7 +31,9 @@ class Toy(gymnasium.Env):
     )
     action_space = gymnasium.spaces.Box(np.array([-1, -2.0]), np.array([3, 4.0]), dtype=np.float64)
 
-    def reset(self, *, seed: str | None = None, options: str | None = None) -> Any:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         return self.at(), {}
 
@@ -69,7 +71,7 @@ def test_keys_of_a_flat_environment_are_refused() -> None:
 
 
 def test_pointmaze_lies_as_documented() -> None:
-    env = make_environment("PointMaze_UMaze-v3")
+    env: Any = make_environment("PointMaze_UMaze-v3")
     flat, _ = env.reset(seed=3)
     raw, _ = env.unwrapped.reset(seed=3)
     parts = [raw["achieved_goal"], raw["desired_goal"], raw["observation"]]
@@ -112,9 +114,9 @@ def test_a_first_import_of_the_simulators_is_silent() -> None:
 
 
 def test_json_specification_gives_the_same_environment() -> None:
-    env = make_environment("PointMaze_UMaze-v3", continuing_task=False)
+    env: Any = make_environment("PointMaze_UMaze-v3", continuing_task=False)
     text = env.env.spec.to_json()
-    again = make_environment(text)
+    again: Any = make_environment(text)
     assert again.unwrapped.continuing_task is False
     assert np.array_equal(env.reset(seed=5)[0], again.reset(seed=5)[0])
     # What releases before Gymnasium 1.0 wrote, as old Minari sets carry it.

@@ -108,7 +108,8 @@ def test_an_environment_that_does_not_draw_itself_is_one_line() -> None:
 def test_a_maze_is_seen_from_above_and_whole(name: str, cells: int) -> None:
     pytest.importorskip("gymnasium_robotics")
     env = make_environment(f"AntMaze_{name}-v4", picture=(64, 48))
-    camera = env.unwrapped.ant_env.mujoco_renderer.default_cam_config
+    simulator: Any = env.unwrapped
+    camera = simulator.ant_env.mujoco_renderer.default_cam_config
     assert camera["lookat"].tolist() == [0, 0, 0] and camera["trackbodyid"] == -1
     # A cell is 4 long; what lies within the outer wall must fit into the 45 degrees of view.
     seen = 2 * camera["distance"] * np.tan(np.pi / 8)

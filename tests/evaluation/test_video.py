@@ -197,7 +197,7 @@ def test_what_cannot_be_drawn_here_is_one_line(tmp_path: Path, error: Any, line:
 
 def test_what_draws_nothing_is_one_line(tmp_path: Path) -> None:
     class Blind(Drawn):
-        def render(self) -> None:
+        def render(self) -> Any:
             return None
 
     with pytest.raises(InputError, match=r"^Blind: it draws no pictures; "):
