@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -38,7 +39,8 @@ def pendulum(tmp_path: Path) -> Path:
                 column.append(value)
             observation, ended = following, terminated or truncated
     path = tmp_path / "pendulum.npz"
-    np.savez(path, **{name: np.array(column) for name, column in columns.items()})
+    arrays: dict[str, Any] = {name: np.array(column) for name, column in columns.items()}
+    np.savez(path, **arrays)
     env.close()
     return path
 

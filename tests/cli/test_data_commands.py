@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,7 +11,7 @@ from xql.errors import InputError
 
 
 @pytest.fixture
-def path(tmp_path, monkeypatch):
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Two episodes of 3 and 2 steps, saved."""
     monkeypatch.setenv("COLUMNS", "80")
     observations = np.array([0.0, 1.0, 2.0, 50.0, 51.0])[:, None]
@@ -23,11 +26,13 @@ def path(tmp_path, monkeypatch):
     return save_dataset(open_dataset(columns), tmp_path / "two.npz")
 
 
-def fits(text):
+def fits(text: Any) -> Any:
     return all(len(line) <= 80 for line in text.splitlines())
 
 
-def test_info(path, capsys, monkeypatch) -> None:
+def test_info(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(path.parent)
     commands.info("two.npz")
     printed = capsys.readouterr().out
@@ -41,7 +46,7 @@ def test_info(path, capsys, monkeypatch) -> None:
     assert "mean 5.0, median 5.0, from 3.0 to 7.0" in printed
 
 
-def test_check_of_sound_data(path, capsys) -> None:
+def test_check_of_sound_data(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands.check(str(path))
     printed = capsys.readouterr().out
     assert printed.startswith("arrays: 2 episodes, 5 transitions")
@@ -49,7 +54,9 @@ def test_check_of_sound_data(path, capsys) -> None:
     assert fits(printed)
 
 
-def test_check_exits_1_on_an_error(path, tmp_path, capsys) -> None:
+def test_check_exits_1_on_an_error(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     still = np.zeros((5, 1))
     flags = np.array([0, 0, 1, 0, 1], bool)
     columns = {"observations": still, "actions": still, "rewards": still[:, 0]}
@@ -64,7 +71,9 @@ def test_check_exits_1_on_an_error(path, tmp_path, capsys) -> None:
     assert fits(printed)
 
 
-def test_check_names_every_row_that_is_not_finite(path, tmp_path, capsys) -> None:
+def test_check_names_every_row_that_is_not_finite(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with np.load(path) as file:
         columns = dict(file)
     columns["rewards"][[1, 3]] = np.nan
@@ -77,7 +86,7 @@ def test_check_names_every_row_that_is_not_finite(path, tmp_path, capsys) -> Non
         commands.info(str(tmp_path / "nan.npz"))
 
 
-def test_the_environment_as_it_shows(path) -> None:
+def test_the_environment_as_it_shows(path: Path) -> None:
     data = open_dataset(path)
     for stated, shown in (
         ("Pendulum-v1", "Pendulum-v1"),
@@ -89,12 +98,14 @@ def test_the_environment_as_it_shows(path) -> None:
         assert lines["environment"] == shown
 
 
-def test_convert_looks_at_where_it_writes_first(tmp_path) -> None:
+def test_convert_looks_at_where_it_writes_first(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no folder .*nowhere; make it first$"):
         commands.convert(str(tmp_path / "missing.npz"), tmp_path / "nowhere" / "a.npz")
 
 
-def test_convert_and_refusal_to_overwrite(path, tmp_path, capsys) -> None:
+def test_convert_and_refusal_to_overwrite(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "two.hdf5"
     commands.convert(str(path), out)
     assert "2 episodes, 5 transitions" in capsys.readouterr().out
@@ -103,7 +114,9 @@ def test_convert_and_refusal_to_overwrite(path, tmp_path, capsys) -> None:
         commands.convert(str(path), out)
 
 
-def test_list(tmp_path, monkeypatch, capsys) -> None:
+def test_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     (tmp_path / "D4RL/door/human-v2/data").mkdir(parents=True)
     (tmp_path / "D4RL/door/human-v2/data/metadata.json").write_text("{}")

@@ -106,7 +106,8 @@ def test_transitions_become_episodes_with_their_final_observations() -> None:
         masks=np.array([[1, 0, 1, 1, 1, 1]], np.float32),
         next_observations=np.array([[[1], [2], [11], [12], [13], [21]]], np.float32),
     )
-    first, second, third = to_logs(rows, [2, 3])
+    logs: list[Any] = to_logs(rows, [2, 3])
+    first, second, third = logs
     assert first.observations.ravel().tolist() == [0, 1, 2]
     assert first.terminations.tolist() == [False, True]
     assert second.observations.ravel().tolist() == [10, 11, 12, 13]
@@ -278,12 +279,13 @@ def test_the_command_line_says_what_came_of_it(
     assert "made line/expert-v0: 40 transitions in 4 episodes, " in printed
     assert f"returns: {open_source(run.path).random_return:.1f} of random actions, " in printed
     assert "next: xql train offline --data minari:line/expert-v0" in printed
-    for changes, line in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({}, "mujoco: it needs a kind; give --kind {random,medium,medium-replay,"),
         ({"kind": "expert", "policy": Path("x.npz")}, "mujoco: it takes no --policy"),
         ({"kind": "expert", "noise": 0.1}, "mujoco: it takes no --noise"),
         ({"kind": "expert", "run": run.path, "steps": 9}, "mujoco --run: it takes no --steps"),
-    ):
+    ]
+    for changes, line in cases:
         with pytest.raises(InputError) as error:
             make("mujoco", **changes)
         assert str(error.value).startswith(line)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ from xql.data.dataset import Dataset
 from xql.errors import InputError
 
 
-def walk(episodes=6, steps=50, *, seed=0):
+def walk(episodes: int = 6, steps: int = 50, *, seed: int = 0) -> Any:
     """Sound data: random walks of unit steps that start far apart, cut by a time limit."""
     rng = np.random.default_rng(seed)
     moves = rng.normal(size=(episodes, steps, 3))
@@ -24,11 +26,11 @@ def walk(episodes=6, steps=50, *, seed=0):
     }
 
 
-def found(**columns):
+def found(**columns: Any) -> Any:
     return check_dataset(Dataset.from_arrays(**columns))
 
 
-def only(findings):
+def only(findings: Any) -> Any:
     assert len(findings) == 1, findings
     return findings[0]
 

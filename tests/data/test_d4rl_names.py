@@ -1,6 +1,7 @@
 """Every file that D4RL publishes, and the dataset that its own table says the file holds."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ OWN = ["door", "ant", "hopper_mine", "walker_mixed_up", "pen_expert", "Ant_maze_
 
 
 @pytest.mark.parametrize(("stem", "name"), PUBLISHED + LATER)
-def test_published_files(stem, name) -> None:
+def test_published_files(stem: Any, name: str) -> None:
     assert d4rl_name(Path(f"{stem}.hdf5")) == name
 
 
@@ -91,5 +92,5 @@ def test_the_table_is_whole() -> None:
 
 
 @pytest.mark.parametrize("stem", OWN)
-def test_other_files_keep_their_names(stem) -> None:
+def test_other_files_keep_their_names(stem: Any) -> None:
     assert d4rl_name(Path(f"{stem}.hdf5")) == stem

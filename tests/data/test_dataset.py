@@ -1,5 +1,7 @@
 """The layout: which rows hold what, and that a mask is 0 at true terminations only."""
 
+from typing import Any
+
 import jaxtyping
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from xql.data.dataset import Dataset, Episode, empty
 from xql.errors import InputError
 
 
-def column(*values):
+def column(*values: Any) -> Any:
     return np.array(values, np.float32)[:, None]
 
 
@@ -81,7 +83,7 @@ def test_episode_labels_end_episodes() -> None:
 
 
 @st.composite
-def steps(draw):
+def steps(draw: Any) -> Any:
     count = draw(st.integers(1, 40))
     flags = st.lists(st.booleans(), min_size=count, max_size=count)
     terminated, truncated = np.array(draw(flags)), np.array(draw(flags))
@@ -98,7 +100,7 @@ def steps(draw):
 
 @given(steps(), st.booleans())
 @settings(deadline=None, max_examples=60)
-def test_every_transition_survives_the_layout(columns, continuous) -> None:
+def test_every_transition_survives_the_layout(columns: Any, continuous: Any) -> None:
     if continuous:  # what follows a step is the next row, except where a flag says otherwise
         ends = columns["terminated"] | columns["truncated"]
         inner = np.flatnonzero(~ends[:-1])
@@ -118,7 +120,7 @@ def test_every_transition_survives_the_layout(columns, continuous) -> None:
 
 @given(steps())
 @settings(deadline=None, max_examples=30)
-def test_from_episodes_rebuilds_the_same_data(columns) -> None:
+def test_from_episodes_rebuilds_the_same_data(columns: Any) -> None:
     data = Dataset.from_arrays(**columns)
     again = Dataset.from_episodes(list(data))
     for name in ("observations", "actions", "rewards", "lengths", "terminated", "truncated"):
@@ -140,13 +142,13 @@ def test_on_the_cpu_the_device_arrays_are_the_hosts_own_memory() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (17, 2)])
-def test_empty_is_aligned(shape) -> None:
+def test_empty_is_aligned(shape: tuple[Any, ...]) -> None:
     array = empty(shape)
     assert array.shape == shape
     assert array.ctypes.data % 64 == 0
 
 
-def episode(length):
+def episode(length: Any) -> Any:
     zeros = np.zeros((length, 1), np.float32)
     return Episode(np.zeros((length + 1, 1), np.float32), zeros, zeros[:, 0], False, False)
 
@@ -172,7 +174,7 @@ def test_bad_input_is_told_in_one_line() -> None:
         Dataset.from_arrays(two[:1], two[:1], two[:1, 0], np.zeros(1))
 
 
-SOUND = {
+SOUND: dict[str, Any] = {
     "observations": np.zeros((3, 1), np.float32),
     "actions": np.zeros((3, 2), np.float32),
     "rewards": np.zeros(3, np.float32),
@@ -180,7 +182,7 @@ SOUND = {
     "terminated": np.array([False]),
     "truncated": np.array([False]),
 }
-LOW, HIGH = np.float32([-1, -1]), np.float32([1, 1])
+LOW, HIGH = np.array([-1, -1], np.float32), np.array([1, 1], np.float32)
 
 
 @pytest.mark.parametrize(
@@ -215,23 +217,25 @@ LOW, HIGH = np.float32([-1, -1]), np.float32([1, 1])
             "columns",
         ),
         (
-            {"action_low": LOW, "action_high": np.float32([1, np.inf])},
+            {"action_low": LOW, "action_high": np.array([1, np.inf], np.float32)},
             "action_high is inf in column 1; bounds must be finite; leave both out if there are "
             "none",
         ),
         (
-            {"action_low": np.float32([np.nan, 0]), "action_high": HIGH},
+            {"action_low": np.array([np.nan, 0], np.float32), "action_high": HIGH},
             "action_low is nan in column 0; bounds must be finite; leave both out if there are "
             "none",
         ),
         (
-            {"action_low": np.float32([-1, 1]), "action_high": HIGH},
+            {"action_low": np.array([-1, 1], np.float32), "action_high": HIGH},
             "action_low 1 is not below action_high 1 in column 1; fix the bounds, or drop a "
             "column that cannot move",
         ),
     ],
 )
-def test_arrays_and_bounds_of_the_wrong_kind(change, line, monkeypatch) -> None:
+def test_arrays_and_bounds_of_the_wrong_kind(
+    change: Any, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The shape checks of the tests, which users do not have, would speak first.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     Dataset(**SOUND, action_low=LOW, action_high=HIGH)

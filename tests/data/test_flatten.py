@@ -1,3 +1,5 @@
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ def test_sorted_depth_first_c_order() -> None:
 
 
 def test_a_batch_is_its_rows() -> None:
-    batch = {"b": np.arange(6.0).reshape(3, 2), "a": {"c": np.arange(3.0)}}
+    batch: dict[str, Any] = {"b": np.arange(6.0).reshape(3, 2), "a": {"c": np.arange(3.0)}}
     flat = flatten_batch(batch)
     for row in range(3):
         one = {"b": batch["b"][row], "a": {"c": batch["a"]["c"][row]}}

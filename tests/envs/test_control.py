@@ -1,6 +1,7 @@
 import importlib.util
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ if importlib.util.find_spec("dm_control") is None:
     pytest.skip("dm_control is not installed", allow_module_level=True)
 
 
-def suite():
+def suite() -> Any:
     return importlib.import_module("dm_control.suite")
 
 
-def episode(env, steps=40):
+def episode(env: Any, steps: int = 40) -> Any:
     """Everything seen in `steps` steps of the same actions, after a reset that was made before."""
     random = np.random.default_rng(0)
     seen = []
@@ -47,9 +48,9 @@ def test_quadruped_lies_alphabetically_and_starts_as_the_suite_does() -> None:
 
 
 def test_each_dimension_has_the_bounds_of_its_actuator() -> None:
-    box = make_environment("dm_control/quadruped-run").action_space
-    assert box.low.tolist() == np.float32([-1, -1, -0.8] * 4).tolist()
-    assert box.high.tolist() == np.float32([1, 1.1, 0.8] * 4).tolist()
+    box: Any = make_environment("dm_control/quadruped-run").action_space
+    assert box.low.tolist() == np.array([-1, -1, -0.8] * 4, np.float32).tolist()
+    assert box.high.tolist() == np.array([1, 1.1, 0.8] * 4, np.float32).tolist()
     assert box.dtype == np.float32
 
 
@@ -69,7 +70,7 @@ def test_a_step_is_the_suites_step() -> None:
 
 
 def test_the_time_limit_truncates_where_the_suite_ends_with_discount_one() -> None:
-    env = make_environment("dm_control/cartpole-swingup")
+    env: Any = make_environment("dm_control/cartpole-swingup")
     assert env.spec.max_episode_steps == 1000
     env.reset(seed=0)
     ends = [env.step(np.zeros(1, np.float32))[2:4] for _ in range(1000)]
@@ -82,7 +83,7 @@ def test_the_time_limit_truncates_where_the_suite_ends_with_discount_one() -> No
 
 
 @pytest.mark.parametrize("limit", [7, 1003])
-def test_another_time_limit(limit) -> None:
+def test_another_time_limit(limit: int) -> None:
     env = make_environment("dm_control/cartpole-swingup", max_episode_steps=limit)
     env.reset(seed=0)
     ends = [env.step(np.zeros(1, np.float32))[2:4] for _ in range(limit)]
@@ -90,7 +91,7 @@ def test_another_time_limit(limit) -> None:
 
 
 def test_a_tasks_own_end_terminates() -> None:
-    env = make_environment("dm_control/lqr-lqr_2_1")
+    env: Any = make_environment("dm_control/lqr-lqr_2_1")
     assert env.spec.max_episode_steps is None
     env.reset(seed=0)
     assert env.step(np.zeros(1, np.float32))[2:4] == (False, False)
@@ -115,7 +116,7 @@ def test_an_invalid_state_cuts_the_episode_and_shows_nothing_of_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["finger-turn_hard", "point_mass-hard"])
-def test_an_episode_is_a_function_of_its_seed(name) -> None:
+def test_an_episode_is_a_function_of_its_seed(name: str) -> None:
     # Both change the model itself (a target's size, the actuators' gains) at each reset.
     env, other = (make_environment(f"dm_control/{name}") for _ in range(2))
     starts, runs = [], []
@@ -150,10 +151,10 @@ def test_without_a_seed_the_stream_goes_on() -> None:
         ("dm_control/point-mass-easy", "dm_control/point_mass-easy-v0"),
     ],
 )
-def test_names(name, full) -> None:
-    env = make_environment(name)
+def test_names(name: str, full: str) -> None:
+    env: Any = make_environment(name)
     assert env.spec.id == full
-    again = make_environment(env.env.spec.to_json())
+    again: Any = make_environment(env.env.spec.to_json())
     assert np.array_equal(again.reset(seed=1)[0], env.reset(seed=1)[0])
     assert again.spec.max_episode_steps == 1000
 
@@ -162,7 +163,7 @@ def test_one_task_of_every_benchmarking_domain() -> None:
     domains = dict(suite().BENCHMARKING)
     assert len(domains) == 14
     for domain, task in domains.items():
-        env = make_environment(f"dm_control/{domain}-{task}")
+        env: Any = make_environment(f"dm_control/{domain}-{task}")
         assert env.spec.max_episode_steps == 1000
         observation, _ = env.reset(seed=0)
         assert env.observation_space.contains(observation)
@@ -179,7 +180,7 @@ def test_one_task_of_every_benchmarking_domain() -> None:
         ("dm_control/hopper-hop-v3", "dm_control/hopper-hop"),
     ],
 )
-def test_an_unknown_task_offers_the_nearest(name, meant) -> None:
+def test_an_unknown_task_offers_the_nearest(name: str, meant: str) -> None:
     with pytest.raises(InputError) as error:
         make_environment(name)
     line = f"environment: no environment '{name}'; did you mean '{meant}'?"
@@ -191,7 +192,7 @@ def test_an_argument_that_it_does_not_take_is_one_line() -> None:
         make_environment("dm_control/hopper-hop", colour="red")
 
 
-def test_the_extra_is_named(monkeypatch) -> None:
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dm_control", None)
     with pytest.raises(MissingExtra) as error:
         make_environment("dm_control/hopper-hop")

@@ -2,7 +2,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from typing import Never
+from typing import Any, Never
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,7 @@ if importlib.util.find_spec("gymnasium_robotics") is None:
 class Toy(gymnasium.Env):
     """A nested dictionary whose flat order can be written down by hand."""
 
-    observation_space = gymnasium.spaces.Dict(
+    observation_space: gymnasium.Space[Any] = gymnasium.spaces.Dict(
         {
             "zoo": gymnasium.spaces.Box(-9, 9, (2, 2), np.float64),
             "goal": gymnasium.spaces.Dict(
@@ -31,14 +31,16 @@ class Toy(gymnasium.Env):
     )
     action_space = gymnasium.spaces.Box(np.array([-1, -2.0]), np.array([3, 4.0]), dtype=np.float64)
 
-    def reset(self, *, seed=None, options=None):
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         return self.at(), {}
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         return self.at(), 0.0, False, False, {}
 
-    def at(self):
+    def at(self) -> Any:
         # Not in the order of the keys: simulators answer in any.
         return {
             "zoo": np.array([[1.0, 2.0], [3.0, 4.0]]),
@@ -69,7 +71,7 @@ def test_keys_of_a_flat_environment_are_refused() -> None:
 
 
 def test_pointmaze_lies_as_documented() -> None:
-    env = make_environment("PointMaze_UMaze-v3")
+    env: Any = make_environment("PointMaze_UMaze-v3")
     flat, _ = env.reset(seed=3)
     raw, _ = env.unwrapped.reset(seed=3)
     parts = [raw["achieved_goal"], raw["desired_goal"], raw["observation"]]
@@ -83,7 +85,7 @@ def test_observation_is_not_the_simulators_own_buffer() -> None:
         observation_space = gymnasium.spaces.Box(-9, 9, (2,), np.float32)
         buffer = np.zeros(2, np.float32)
 
-        def at(self):
+        def at(self) -> Any:
             self.buffer += 1
             return self.buffer
 
@@ -112,9 +114,9 @@ def test_a_first_import_of_the_simulators_is_silent() -> None:
 
 
 def test_json_specification_gives_the_same_environment() -> None:
-    env = make_environment("PointMaze_UMaze-v3", continuing_task=False)
+    env: Any = make_environment("PointMaze_UMaze-v3", continuing_task=False)
     text = env.env.spec.to_json()
-    again = make_environment(text)
+    again: Any = make_environment(text)
     assert again.unwrapped.continuing_task is False
     assert np.array_equal(env.reset(seed=5)[0], again.reset(seed=5)[0])
     # What releases before Gymnasium 1.0 wrote, as old Minari sets carry it.
@@ -150,7 +152,7 @@ def test_check_fits_names_both_sizes() -> None:
         ("qqqqqqqqqq", "`gymnasium.pprint_registry()` lists them"),
     ],
 )
-def test_unknown_id_names_what_to_type(name, hint) -> None:
+def test_unknown_id_names_what_to_type(name: str, hint: str) -> None:
     with pytest.raises(InputError) as error:
         make_environment(name)
     assert str(error.value) == f"environment: no environment '{name}'; {hint}"
@@ -176,7 +178,9 @@ def test_observation_that_is_no_box_is_refused() -> None:
         FlatObservation(Odd(), None, "toy")
 
 
-def test_the_extra_is_named_only_where_it_is_what_is_missing(monkeypatch) -> None:
+def test_the_extra_is_named_only_where_it_is_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     text = json.dumps({"id": "Toy-v0", "entry_point": "no_such_simulator.envs:Toy"})
     with pytest.raises(InputError) as error:
         make_environment(text)
@@ -199,8 +203,8 @@ def test_the_extra_is_named_only_where_it_is_what_is_missing(monkeypatch) -> Non
 @pytest.mark.parametrize(
     "error", [AssertionError("size must be 3"), gymnasium.error.Error("size must be 3")]
 )
-def test_what_stops_the_making_is_one_line(monkeypatch, error) -> None:
-    def broken(*_, **__) -> Never:
+def test_what_stops_the_making_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Any) -> None:
+    def broken(*_: Any, **__: Any) -> Never:
         raise error
 
     monkeypatch.setattr(gymnasium, "make", broken)

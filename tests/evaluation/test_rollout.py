@@ -54,7 +54,8 @@ def push(strength: float) -> Any:
 
     def act(observations: np.ndarray) -> np.ndarray:
         members = np.arange(1, len(observations) + 1, dtype=np.float32)[:, None, None]
-        return strength * members + 0.001 * np.sin(observations[..., :1])
+        actions: np.ndarray = strength * members + 0.001 * np.sin(observations[..., :1])
+        return actions
 
     return act
 
@@ -161,14 +162,14 @@ def test_success_is_none_where_the_environment_reports_none() -> None:
 def test_a_simulator_that_breaks_down_ends_its_episode(broken: str) -> None:
     class Breaks(Hold):
         def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Any]:
-            observation, reward, *rest = super().step(action)
+            observation, reward, terminated, truncated, info = super().step(action)
             if self.time == 4:
                 observation, reward = (
                     (observation * np.nan, reward)
                     if broken == "observation"
                     else (observation, np.inf)
                 )
-            return (observation, reward, *rest)
+            return observation, reward, terminated, truncated, info
 
     results = rollout(Breaks, push(0.0), members=1, episodes=2)
     # Three rewards of 1 before it, and the success of the second step.
@@ -179,7 +180,7 @@ def test_a_simulator_that_breaks_down_ends_its_episode(broken: str) -> None:
 
 def test_a_diverged_member_gets_nan_and_harms_no_other() -> None:
     def act(observations: np.ndarray) -> np.ndarray:
-        actions = push(0.3)(observations)
+        actions: np.ndarray = push(0.3)(observations)
         actions[1] = np.nan
         return actions
 
@@ -249,7 +250,8 @@ def test_actions_without_bounds_are_played_as_they_are() -> None:
 @pytest.mark.parametrize("wrong", [{"members": 0}, {"episodes": 0}])
 def test_nothing_to_play_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match="give at least 1"):
-        rollout(Walk, push(0.1), **({"members": 1, "episodes": 1} | wrong))
+        asked: dict[str, Any] = {"members": 1, "episodes": 1} | wrong
+        rollout(Walk, push(0.1), **asked)
 
 
 def test_a_jitted_policy_compiles_once_for_all_evaluations() -> None:

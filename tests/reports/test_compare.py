@@ -146,9 +146,10 @@ def test_betas_are_methods(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_another_method_and_named(tmp_path: Path) -> None:
+    wide: dict[str, Any] = {"hyperparameters.hidden": (16, 16)}
     runs = [
         write(tmp_path / "a", last=[1, 2]),
-        write(tmp_path / "b", last=[3, 4], **{"hyperparameters.hidden": (16, 16)}),
+        write(tmp_path / "b", last=[3, 4], **wide),
         write(tmp_path / "c", last=[5, 6], agent="bc"),
         write(tmp_path / "d", last=[5, 6], preset="tuned"),
     ]
@@ -183,10 +184,12 @@ def test_any_swept_hyperparameter_names_its_methods(tmp_path: Path) -> None:
 
 def test_a_subset_and_a_loop_name_methods_too(tmp_path: Path) -> None:
     whole = write(tmp_path / "a", last=[1, 2], agent="bc")
-    best = {"data.subset": "top:0.1", "data.whole": Extent(10, 2, 0.25)}
-    top = write(
-        tmp_path / "b", last=[3, 4], agent="bc", **best, **{"data.extent": Extent(5, 1, 0.5)}
-    )
+    best: dict[str, Any] = {
+        "data.subset": "top:0.1",
+        "data.whole": Extent(10, 2, 0.25),
+        "data.extent": Extent(5, 1, 0.5),
+    }
+    top = write(tmp_path / "b", last=[3, 4], agent="bc", **best)
     assert compare([whole, top]).methods == ["bc subset=all", "bc subset=top:0.1"]
     online = [
         write(
@@ -202,7 +205,7 @@ def test_a_subset_and_a_loop_name_methods_too(tmp_path: Path) -> None:
 
 def test_a_preset_may_have_a_beta_per_task_but_a_given_one_is_named(tmp_path: Path) -> None:
     maze = write(tmp_path / "a", last=[1, 2])
-    other = {"data.name": "door-v0", "hyperparameters.beta": 5.0}
+    other: dict[str, Any] = {"data.name": "door-v0", "hyperparameters.beta": 5.0}
     door = write(tmp_path / "b", last=[3, 4], **other)
     found = compare([maze, door])
     assert found.methods == ["xql"]
@@ -240,7 +243,7 @@ def test_runs_that_cannot_be_compared_are_refused_by_name(
 
 
 def test_other_reward_scalings_are_refused_where_returns_are_compared(tmp_path: Path) -> None:
-    scaling = {"scaling.rewards": "scale:0.1", "scaling.reward_scale": 0.1}
+    scaling: dict[str, Any] = {"scaling.rewards": "scale:0.1", "scaling.reward_scale": 0.1}
     first = write(tmp_path / "a", last=[1, 2])
     second = write(tmp_path / "b", last=[1, 2], agent="bc", **scaling)
     line = refusal(first, second, quantity="return")
@@ -309,7 +312,8 @@ def test_pairs_are_per_task_and_over_the_tasks_that_two_methods_share(tmp_path: 
     for task, scores in {"maze-v0": (1.0, 2.0), "door-v0": (4.0, 3.0)}.items():
         for agent, score in zip(("xql", "bc"), scores, strict=True):
             path = tmp_path / f"{task}{agent}"
-            runs.append(write(path, last=[score] * 2, agent=agent, **{"data.name": task}))
+            named: dict[str, Any] = {"data.name": task}
+            runs.append(write(path, last=[score] * 2, agent=agent, **named))
     found = [(pair.task, pair.probability.estimate) for pair in compare(runs).pairs]
     assert found == [("maze-v0", 0.0), ("door-v0", 1.0), ("2 tasks", 0.5)]
 
@@ -358,10 +362,11 @@ def test_the_written_tables(tmp_path: Path) -> None:
 
 def test_the_figure_names_every_method_task_and_panel(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
+    door: dict[str, Any] = {"data.name": "door-v0"}
     runs = [
         write(tmp_path / "a", last=[10, 30]),
         write(tmp_path / "b", last=[20, 20], agent="bc"),
-        write(tmp_path / "c", last=[5], agent="bc", **{"data.name": "door-v0"}),
+        write(tmp_path / "c", last=[5], agent="bc", **door),
     ]
     path = plot_comparison(compare(runs), tmp_path / "new" / "figure.svg")
     text = path.read_text(encoding="utf-8")
