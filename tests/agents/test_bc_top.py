@@ -147,8 +147,8 @@ def test_a_run_on_all_episodes_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("agent", "line"),
     [
-        ("sac", "agent sac learns from a simulator, not from logged data; use xql train online"),
-        ("x-td3", "agent x-td3 learns from a simulator"),
+        ("sac", "agent sac learns from an environment, not from logged data; use xql train online"),
+        ("x-td3", "agent x-td3 learns from an environment"),
         ("ilq", "unknown agent 'ilq'; did you mean 'iql'?"),
         ("td3bc", "unknown agent 'td3bc'; did you mean 'td3-bc'?"),
         ("zzz", "choose from awac, bc, cql, iql, rebrac, td3-bc, xql"),

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xql.agents import ONLINE, beta_of
+from xql.agents import ONLINE
+from xql.agents.hyperparameters import inactive
 from xql.errors import InputError
-from xql.presets import preset_names, settings
+from xql.presets import preset_names, resolve
 
 DATA = Path(os.environ.get("XQL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TABLES = DATA.parent / "research" / "tables"
@@ -45,7 +46,7 @@ def file_of(agent: str) -> dict[str, dict[str, dict[str, dict[str, object]]]]:
 def values(
     agent: str, preset: str, environment: str, names: dict[str, object]
 ) -> dict[str, object]:
-    config = settings(agent, preset, environment).config
+    config = resolve(agent, preset, environment).config
     return {name: getattr(config, name) for name in names}
 
 
@@ -89,7 +90,7 @@ def test_the_paper_s_settings_of_each_task(task: str) -> None:
 def test_the_default_presets_take_the_paper_s_temperatures_where_it_has_them(task: str) -> None:
     x_sac, x_td3, _ = BETAS[task]
     for agent, beta in (("x-sac", x_sac), ("x-td3", x_td3)):
-        assert settings(agent, "default", f"dm_control/{task}").config.beta == beta
+        assert resolve(agent, "default", f"dm_control/{task}").config.beta == beta
 
 
 def test_the_temperatures_without_double_q_are_named_beside_the_others() -> None:
@@ -120,16 +121,18 @@ def test_every_value_names_its_source(agent: str) -> None:
 @pytest.mark.parametrize("agent", ONLINE)
 def test_the_default_preset_has_settings_for_any_environment(agent: str) -> None:
     for environment in ("anything", "HalfCheetah-v5", "dm_control/cartpole-swingup"):
-        chosen = settings(agent, "default", environment)
+        chosen = resolve(agent, "default", environment)
         assert ("beta" in chosen.sources) == (agent in ("x-sac", "x-td3"))
-        assert (beta_of(chosen.config) is None) == (agent not in ("x-sac", "x-td3"))
+        assert ("beta" in inactive(chosen.config)) == (agent not in ("x-sac", "x-td3"))
 
 
 def test_what_the_paper_s_presets_do_not_know_they_say() -> None:
     with pytest.raises(InputError, match="preset 'paper' has no settings for 'HalfCheetah-v5'"):
-        settings("x-td3", "paper", "HalfCheetah-v5")
-    with pytest.raises(InputError, match="has no β for 'dm_control/cartpole-swingup'; give --beta"):
-        settings("x-sac", "paper", "dm_control/cartpole-swingup")
+        resolve("x-td3", "paper", "HalfCheetah-v5")
+    with pytest.raises(
+        InputError, match="has no beta for 'dm_control/cartpole-swingup'; give --set beta="
+    ):
+        resolve("x-sac", "paper", "dm_control/cartpole-swingup")
     assert {name: preset_names(name) for name in ONLINE} == {
         "sac": ["default", "paper"],
         "x-sac": ["default", "paper"],
@@ -152,4 +155,4 @@ def test_what_the_paper_s_presets_do_not_know_they_say() -> None:
 )
 def test_settings_out_of_range_are_refused(agent: str, option: str, value: object) -> None:
     with pytest.raises(InputError, match=f"option {option} cannot be"):
-        settings(agent, "default", "HalfCheetah-v5", {option: value})
+        resolve(agent, "default", "HalfCheetah-v5", {option: value})

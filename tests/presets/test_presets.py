@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xql.agents import XQLConfig
+from xql.agents import OFFLINE, XQLConfig, configure
+from xql.agents.hyperparameters import to_dict
 from xql.errors import InputError
-from xql.presets import configure, preset_names, settings, suite
+from xql.presets import DATA_OPTIONS, preset_names, resolve, suite
 
 DATA = Path(os.environ.get("XQL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TABLES = DATA.parent / "research" / "tables"
@@ -126,7 +127,7 @@ def test_the_golden_shared_values_are_the_source_table_s() -> None:
 def test_the_tuned_preset_is_the_paper_s_row(dataset: str) -> None:
     (beta, clip), _ = GOLDEN[dataset]
     _, inverse_temperature, schedule, rewards = SUITES[str(suite(dataset))]
-    chosen = settings("xql", "tuned", dataset)
+    chosen = resolve("xql", "tuned", dataset)
     expect(chosen.config, beta=beta, clip=clip, batch_size=256, v_updates=1, loss="linear")
     expect(chosen.config, inverse_temperature=inverse_temperature, policy_schedule=schedule)
     expect(chosen.config, **SHARED, **extras(""))
@@ -137,7 +138,7 @@ def test_the_tuned_preset_is_the_paper_s_row(dataset: str) -> None:
 def test_the_official_preset_is_the_script_s_row(dataset: str) -> None:
     _, (beta, clip, batch, v_updates, flag) = GOLDEN[dataset]
     _, inverse_temperature, schedule, rewards = SUITES[str(suite(dataset))]
-    chosen = settings("xql", "official", dataset)
+    chosen = resolve("xql", "official", dataset)
     expect(chosen.config, beta=beta, clip=clip, batch_size=batch, v_updates=v_updates)
     expect(chosen.config, loss="official", max_gradient_norm=None, **extras(flag))
     expect(chosen.config, inverse_temperature=inverse_temperature, policy_schedule=schedule)
@@ -156,7 +157,7 @@ def test_the_official_preset_is_the_script_s_row(dataset: str) -> None:
 )
 def test_the_consistent_preset_is_its_suite_s_row(dataset: str, name: str) -> None:
     beta, inverse_temperature, schedule, rewards = SUITES[name]
-    chosen = settings("xql", "consistent", dataset)
+    chosen = resolve("xql", "consistent", dataset)
     expect(chosen.config, beta=beta, clip=7.0, batch_size=256, v_updates=1, loss="linear")
     expect(chosen.config, inverse_temperature=inverse_temperature, policy_schedule=schedule)
     expect(chosen.config, **SHARED, **extras(""))
@@ -185,15 +186,15 @@ def test_every_value_names_its_source(agent: str) -> None:
 @pytest.mark.parametrize("dataset", ["my-data", "pointmaze/medium-v0", "hopper-medium-v2", "x"])
 @pytest.mark.parametrize("agent", ["xql", "bc"])
 def test_the_default_preset_has_settings_for_any_data(agent: str, dataset: str) -> None:
-    chosen = settings(agent, "default", dataset)
+    chosen = resolve(agent, "default", dataset)
     assert {"rewards", "observations"} <= set(chosen.sources)
 
 
 def test_later_sections_win_and_the_user_wins_over_all() -> None:
-    tuned = settings("xql", "tuned", "antmaze-medium-play-v0")
+    tuned = resolve("xql", "tuned", "antmaze-medium-play-v0")
     assert tuned.config.clip == 5.0  # the row's, over the 7 of `any`
     assert tuned.sources["clip"] == "preset tuned: paper"
-    given = settings("xql", "tuned", "antmaze-medium-play-v0", {"clip": 3, "rewards": "raw"})
+    given = resolve("xql", "tuned", "antmaze-medium-play-v0", {"clip": 3, "rewards": "raw"})
     assert (given.config.clip, given.rewards) == (3.0, "raw")
     assert given.sources["clip"] == given.sources["rewards"] == "given"
 
@@ -214,7 +215,7 @@ def test_suites_are_known_by_whole_words(name: str, known: str | None) -> None:
 
 
 def test_a_version_more_or_less_is_the_same_row() -> None:
-    assert settings("xql", "tuned", "antmaze-large-play-v2").config.beta == 0.8
+    assert resolve("xql", "tuned", "antmaze-large-play-v2").config.beta == 0.8
 
 
 REFUSED = [
@@ -234,7 +235,7 @@ REFUSED = [
     ("xql", "default", {"hidden": []}, "option hidden cannot be []"),
     ("xql", "default", {"hidden": ["a"]}, "option hidden cannot be 'a'; it takes int"),
     ("xql", "default", {"loss": "gumble"}, "option loss cannot be 'gumble'; it takes 'plain' or"),
-    ("xql", "default", {"max_gradient_norm": "x"}, "it takes float or NoneType"),
+    ("xql", "default", {"max_gradient_norm": "x"}, "it takes float or None"),
     ("xql", "tuned", {}, "preset 'tuned' has no settings for 'my-data'; use --preset default"),
     # Of the right type, but no number that the algorithm can run with.
     ("xql", "default", {"beta": 0.0}, "option beta cannot be 0"),
@@ -258,20 +259,58 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     agent: str, preset: str, options: dict[str, object], line: str
 ) -> None:
     with pytest.raises(InputError) as refusal:
-        settings(agent, preset, "my-data", options)
+        resolve(agent, preset, "my-data", options)
     assert line in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
+def test_the_data_options_are_no_hyperparameters_and_have_defaults() -> None:
+    plain = resolve("bc", "default", "my-data")
+    assert {"rewards": plain.rewards, "observations": plain.observations} | {
+        "subset": plain.subset
+    } == DATA_OPTIONS
+    assert "subset" not in plain.sources  # the library's own default
+    given = resolve(
+        "bc", "default", "my-data", {"subset": "top:0.1", "observations": "standardised"}
+    )
+    assert (given.subset, given.observations) == ("top:0.1", "standardised")
+    assert given.config == plain.config
+    assert given.sources["subset"] == "given"
+
+
+def test_a_population_brings_its_own_values_of_what_it_sweeps() -> None:
+    with pytest.raises(InputError, match="has no beta"):
+        resolve("xql", "tuned", "hopper-random-v2", swept={"discount"})
+    chosen = resolve("xql", "tuned", "hopper-random-v2", swept={"beta"})
+    assert "beta" not in chosen.sources
+
+
+@pytest.mark.parametrize("agent", ["sac", "td3"])
+def test_a_beta_is_refused_where_no_loss_has_one(agent: str) -> None:
+    with pytest.raises(InputError, match=f"agent {agent} has no beta; leave --set beta out"):
+        resolve(agent, "default", "Pendulum-v1", {"beta": 1.0})
+
+
+@pytest.mark.parametrize("agent", OFFLINE)
+def test_no_preset_sets_what_it_could_not_set(agent: str) -> None:
+    # Every section of every preset: the names are known, the values of the right type, in range.
+    for preset, sections in file_of(agent).items():
+        for section in sections:
+            values = {key: entry["value"] for key, entry in sections[section].items()}
+            config = {key: one for key, one in values.items() if key not in DATA_OPTIONS}
+            configure(agent, config)
+            assert set(values) - set(config) <= {"rewards", "observations"}, (preset, section)
+
+
 def test_a_suite_without_a_beta_for_this_data_says_so() -> None:
-    with pytest.raises(InputError, match="has no β for 'hopper-random-v2'; give --beta"):
-        settings("xql", "tuned", "hopper-random-v2")
-    assert settings("xql", "tuned", "hopper-random-v2", {"beta": 2.0}).config.beta == 2.0
+    with pytest.raises(InputError, match="has no beta for 'hopper-random-v2'; give --set beta="):
+        resolve("xql", "tuned", "hopper-random-v2")
+    assert resolve("xql", "tuned", "hopper-random-v2", {"beta": 2.0}).config.beta == 2.0
 
 
 def test_a_configuration_survives_yaml() -> None:
-    config = settings("xql", "official", "kitchen-mixed-v0").config
-    stored = yaml.safe_load(yaml.safe_dump({**vars(config), "hidden": list(config.hidden)}))
+    config = resolve("xql", "official", "kitchen-mixed-v0").config
+    stored = yaml.safe_load(yaml.safe_dump({**to_dict(config), "hidden": list(config.hidden)}))
     assert configure("xql", stored) == config
 
 
@@ -302,6 +341,6 @@ def test_the_environment_of_the_data_decides_the_suite(
 
 
 def test_antmaze_data_of_any_name_gets_antmaze_s_settings() -> None:
-    by_name = settings("xql", "default", "antmaze-umaze-v0")
-    by_task = settings("xql", "default", "mine/ant-v0", task='{"id": "xql/AntMaze_UMaze-v0"}')
+    by_name = resolve("xql", "default", "antmaze-umaze-v0")
+    by_task = resolve("xql", "default", "mine/ant-v0", task='{"id": "xql/AntMaze_UMaze-v0"}')
     assert by_task == by_name

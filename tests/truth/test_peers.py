@@ -1,9 +1,9 @@
-"""Every offline agent on a world of mixed quality: what cloning cannot do, values can.
+"""Every offline agent on data of mixed quality: what behaviour cloning cannot do, values can.
 
 Two steps, one action dimension. At the start an action above 0 leads on and one below 0 ends the
-episode; at the second step an action below 0 earns 1. The behaviour does the right thing one time
-in four at each, so its return is 1/16, the mean of its actions is wrong in both places, and the
-reward of the second step must travel back to the first.
+episode; at the second step an action below 0 earns 1. The behaviour policy does the right thing one
+time in four at each, so its return is 1/16, the mean of its actions is wrong in both places, and
+the reward of the second step must be backed up to the first.
 """
 
 import importlib.resources
@@ -11,19 +11,27 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import yaml
 
-from worlds import first_state, line_data, one_update, random_batch, same_bits, trained
+from worlds import (
+    assert_close,
+    first_state,
+    line_data,
+    one_update,
+    random_batch,
+    same_bits,
+    spec_of,
+    trained,
+)
 from xql import train_offline
-from xql.agents import OFFLINE, Agent, Spec, member
+from xql.agents import OFFLINE, Agent, configure, member
 from xql.data.dataset import Dataset
 from xql.errors import InputError
-from xql.presets import configure, settings
+from xql.presets import resolve
+from xql.runs.config import Member
 from xql.runs.run import Run
-from xql.training.population import Member
 
 START, SECOND = np.array([1.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)
 
@@ -83,24 +91,24 @@ def learn(agent: str, folder: Path, **options: Any) -> Run:
 
 
 def return_of(run: Run) -> float:
-    """What the policy's mode earns: the world has no luck in it."""
+    """What the policy's mode earns; the world is deterministic."""
     onward = run.policy(START)[0] > 0
     return float(onward and run.policy(SECOND)[0] < 0)
 
 
-def test_the_behaviour_seldom_wins_and_its_mean_never() -> None:
+def test_the_behaviour_policy_seldom_wins_and_its_mean_never() -> None:
     data = chain()
     assert data.returns.mean() == pytest.approx(1 / 16, abs=0.02)
     starts = data.observations[data.starts][:, 0] == 1
     assert data.actions[data.starts][starts].mean() < -0.2
 
 
-def test_cloning_loses(tmp_path: Path) -> None:
+def test_behaviour_cloning_loses(tmp_path: Path) -> None:
     assert return_of(learn("bc", tmp_path)) == 0
 
 
-def test_cloning_the_best_episodes_wins(tmp_path: Path) -> None:
-    assert return_of(learn("bc", tmp_path, episodes="top:0.05")) == 1
+def test_behaviour_cloning_of_the_best_episodes_wins(tmp_path: Path) -> None:
+    assert return_of(learn("bc", tmp_path, subset="top:0.05")) == 1
 
 
 @pytest.mark.parametrize("agent", OWN)
@@ -112,7 +120,7 @@ def test_no_agent_is_left_out() -> None:
     assert {*OWN, "bc"} == set(OFFLINE)
 
 
-SPEC = Spec(2, (-1.0,), (1.0,))
+SPEC = spec_of(2, 1)
 
 
 def small(agent: str) -> Agent:
@@ -126,16 +134,11 @@ def test_a_member_is_the_same_run_alone(agent: str) -> None:
     # Four members on two devices are two on each, side by side under vmap.
     rate = {"policy_learning_rate": 1e-3}
     members = [Member(3, {}), Member(5, rate), Member(7, {}), Member(8, {})]
-    together = trained(small(agent), SPEC, members, line_data(), 30, 21)
-    alone = member(trained(small(agent), SPEC, [members[1]], line_data(), 51), 0)
+    together: Any = trained(small(agent), SPEC, members, line_data(), 30, 21)
+    alone: Any = member(trained(small(agent), SPEC, [members[1]], line_data(), 51), 0)
     beside = member(together, 1)
     assert same_bits(alone.key, beside.key)  # the very same batches and noise
-    for a, b in zip(
-        jax.tree.leaves(alone._replace(key=None)),
-        jax.tree.leaves(beside._replace(key=None)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    assert_close(alone._replace(key=None), beside._replace(key=None), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("agent", OFFLINE)
@@ -154,7 +157,7 @@ def test_every_update_reports_the_same_finite_numbers(agent: str) -> None:
 @pytest.mark.parametrize("agent", OFFLINE)
 @pytest.mark.parametrize("data", ["my-data", "hopper-medium-v2", "antmaze-umaze-v0"])
 def test_the_default_preset_is_there_for_any_data(agent: str, data: str) -> None:
-    chosen = settings(agent, "default", data)
+    chosen = resolve(agent, "default", data)
     assert {"rewards", "observations"} <= set(chosen.sources)
 
 
@@ -170,12 +173,12 @@ def test_every_preset_value_names_its_source(agent: str) -> None:
 
 @pytest.mark.parametrize("agent", [agent for agent in OFFLINE if agent != "bc"])
 @pytest.mark.parametrize("task", ["pointmaze/medium-play-v0", "pointmaze/large-play-v0"])
-def test_on_data_of_ours_the_peers_get_what_xql_gets(agent: str, task: str) -> None:
-    xql, peer = settings("xql", "default", task), settings(agent, "default", task)
+def test_on_our_own_data_the_peers_get_what_xql_gets(agent: str, task: str) -> None:
+    xql, peer = resolve("xql", "default", task), resolve(agent, "default", task)
     assert peer.rewards == xql.rewards == "minus_one"
     for name in ("discount", "batch_size", "critic_learning_rate", "policy_learning_rate"):
         assert getattr(peer.config, name) == getattr(xql.config, name), name
-    # Targets move as fast: every second update, and then twice as far.
+    # Targets move as fast: at every second update, and then twice as far.
     delay = getattr(peer.config, "policy_delay", 1)
     assert peer.config.polyak / delay == xql.config.polyak
     schedule = "schedule" if hasattr(peer.config, "schedule") else "value_schedule"
@@ -200,4 +203,4 @@ def test_numbers_that_no_update_could_use_are_refused(
     agent: str, options: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(InputError, match=re.escape(line)):
-        settings(agent, "default", "my-data", options)
+        resolve(agent, "default", "my-data", options)

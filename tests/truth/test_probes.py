@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from xql import train_offline
 from xql.agents import member
+from xql.agents.xql import XQLState
 from xql.data.dataset import Dataset
 from xql.runs.run import Run
 
@@ -45,12 +46,17 @@ def rows(*values: float) -> Array:
     return jnp.array(values, jnp.float32)[:, None]
 
 
+def state_of(run: Run) -> XQLState:
+    state: XQLState = member(run.population, 0)
+    return state
+
+
 def value(run: Run, observations: Array) -> np.ndarray:
-    return np.asarray(member(run.population.value.network, 0)(observations))
+    return np.asarray(state_of(run).value.network(observations))
 
 
 def critic(run: Run, observations: Array, actions: Array) -> np.ndarray:
-    return np.asarray(member(run.population.critic.network, 0)(observations, actions).min(0))
+    return np.asarray(state_of(run).critic.network(observations, actions).min(0))
 
 
 def steps_of(seed: int, count: int = 512) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:

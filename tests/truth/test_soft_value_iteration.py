@@ -1,4 +1,4 @@
-"""XQL finds V* of exact soft value iteration under the data's own frequencies.
+"""XQL finds the V of exact soft value iteration under the frequencies of the data.
 
 The criterion: the largest error over all states, and over all pairs that the data holds, is at most
 2 % of the value range.
@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from worlds import Log, random_log, soft_value_iteration, trained
-from xql.agents import Spec, Trainable, XQLConfig, member, steps, xql
+from worlds import Log, first_state, random_log, soft_value_iteration, spec_of, trained
+from xql.agents import Batch, XQLConfig, make_xql, member
 from xql.agents.networks import Critic, Value
-from xql.training.population import Member
+from xql.agents.update import trainable
+from xql.agents.xql import XQLState
+from xql.gumbel.losses import Kind
+from xql.runs.config import Member
 
 SHARE = 0.02
 TABLE_DISCOUNT, AGENT_DISCOUNT = 0.9, 0.8
@@ -68,58 +71,50 @@ def assert_found(
     assert q_error.max() <= share * spread, f"Q: {q_error.max() / spread:.2%} of the range"
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "updates"))
-def fit_tables(
-    value: Trainable,
-    critic: Trainable,
-    batch: tuple[Array, ...],
-    beta: Array,
-    *,
-    kind: steps.Kind,
-    updates: int,
-) -> tuple[Trainable, Trainable]:
-    """The algorithm's box made of the public steps, on the whole data at once."""
-    s, a, r, mask, after = batch
+TABULAR = make_xql(
+    XQLConfig(
+        discount=TABLE_DISCOUNT,
+        polyak=0.1,
+        value_learning_rate=0.03,
+        critic_learning_rate=0.03,
+        hidden=(),
+        critic_loss="squared",
+        value_schedule="cosine",
+        max_gradient_norm=None,
+        batch_size=4000,
+    ),
+    3000,
+)
 
-    def update(
-        i: Array, carry: tuple[Trainable, Trainable, CriticTable]
-    ) -> tuple[Trainable, Trainable, CriticTable]:
-        value, critic, target = carry
-        rate = 0.03 * steps.decay("cosine", i, updates)
-        value, _ = steps.fit_value_gumbel(
-            value,
-            s,
-            target(s, a).min(0),
-            beta=beta,
-            learning_rate=rate,
-            kind=kind,
-            clip=jnp.float32(5.0),
-        )
-        critic, _ = steps.fit_critic(
-            critic,
-            s,
-            a,
-            r + TABLE_DISCOUNT * mask * value.network(after),
-            learning_rate=rate,
-            kind="squared",
-            huber_delta=20.0,
-        )
-        return value, critic, steps.polyak(target, critic.network, jnp.float32(0.1))
 
-    value, critic, _ = jax.lax.fori_loop(0, updates, update, (value, critic, critic.network))
-    return value, critic
+@functools.cache
+def tables(states: int, actions: int) -> XQLState:
+    """The agent's state with tables of zeros for V and Q."""
+    state: XQLState = first_state(TABULAR, spec_of(states, actions))
+    critic = CriticTable(jnp.zeros((2, states, actions)))
+    value = ValueTable(jnp.zeros(states))
+    return state._replace(value=trainable(value), critic=trainable(critic), target_critic=critic)
+
+
+@functools.partial(jax.jit, static_argnames="updates")
+def fit(state: XQLState, batch: Batch, updates: int) -> XQLState:
+    """The agent's own update, on the whole data at once."""
+    result: XQLState = jax.lax.fori_loop(
+        0, updates, lambda _, one: TABULAR.update(one, batch)[0], state
+    )
+    return result
 
 
 @pytest.mark.parametrize("kind", ["linear", "plain"])
 @pytest.mark.parametrize("beta", [0.3, 1.0, 5.0])
-def test_tables_find_the_soft_values(beta: float, kind: steps.Kind) -> None:
+def test_tables_find_the_soft_values(beta: float, kind: Kind) -> None:
     log = random_log(seed=1)
     columns = (log.one_hot_states, log.one_hot_actions, log.rewards, log.masks)
-    batch = tuple(jnp.array(one, jnp.float32) for one in (*columns, log.one_hot_next_states))
-    value = steps.trainable(ValueTable(jnp.zeros(log.state_count)))
-    critic = steps.trainable(CriticTable(jnp.zeros((2, log.state_count, log.action_count))))
-    value, critic = fit_tables(value, critic, batch, jnp.float32(beta), kind=kind, updates=3000)
-    assert_found(log, beta, TABLE_DISCOUNT, value.network, critic.network, share=0.002)
+    batch = Batch(*(jnp.array(one, jnp.float32) for one in (*columns, log.one_hot_next_states)))
+    state = tables(log.state_count, log.action_count)
+    config = dataclasses.replace(state.config, beta=jnp.float32(beta), loss=kind)
+    state = fit(state._replace(config=config), batch, 3000)
+    assert_found(log, beta, TABLE_DISCOUNT, state.value.network, state.critic.network, share=0.002)
 
 
 BETAS = (0.3, 1.0, 5.0)
@@ -140,10 +135,10 @@ ACCURATE = XQLConfig(
 def test_the_agent_finds_the_soft_values(seed: int, max_gradient_norm: float | None) -> None:
     log = random_log(seed)
     updates = 5000
-    agent = xql(dataclasses.replace(ACCURATE, max_gradient_norm=max_gradient_norm), updates)
-    spec = Spec(log.state_count, (-1.0,) * log.action_count, (1.0,) * log.action_count)
+    agent = make_xql(dataclasses.replace(ACCURATE, max_gradient_norm=max_gradient_norm), updates)
+    spec = spec_of(log.state_count, log.action_count)
     members = [Member(0, {"beta": beta}) for beta in BETAS]
     population = trained(agent, spec, members, log.dataset(name="random"), updates)
     for index, beta in enumerate(BETAS):
-        one = member(population, index)
+        one: XQLState = member(population, index)
         assert_found(log, beta, AGENT_DISCOUNT, one.value.network, one.critic.network)
