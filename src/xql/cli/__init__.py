@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from xql import __version__
-from xql.errors import InputError, MissingExtra, nearest
+from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest
 
 Command = Callable[..., Any]
 
@@ -46,13 +46,16 @@ COMMANDS: dict[str, Any] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; the entry point of `xql`.
 
-    Exit status: 0 done, 1 a check found errors, 2 bad input (one line on standard error says what,
-    where and the hint), 130 interrupted.
+    Exit status: 0 done, 1 a check found errors or an environment failed, 2 bad input, 130
+    interrupted. One line on standard error says what, where and the hint.
     """
     try:
         _dispatch(list(sys.argv[1:] if arguments is None else arguments), COMMANDS, ["xql"])
     except (InputError, MissingExtra) as error:
         _fail(str(error))
+    except EnvironmentFault as fault:
+        print(f"xql: {fault}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("xql: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from xql.agents import TrainState
 from xql.envs.make import check_fits, make_environment
 from xql.errors import require_seed
-from xql.evaluation.rollout import Evaluator
+from xql.evaluation.rollout import LONGEST_EPISODE, Evaluator, time_limit
 from xql.runs.checkpoints import latest_step
 from xql.runs.config import RunConfig, require_at_least
 from xql.runs.folder import Evaluation, RunFolder, evaluation_rows
@@ -21,7 +21,11 @@ EVALUATION_SEED = 10_000
 
 
 class PopulationEvaluator:
-    """The copies of the environment, kept from one evaluation to the next."""
+    """The copies of the environment, kept from one evaluation to the next.
+
+    Attributes:
+        limited: whether the environment has a time limit of its own.
+    """
 
     def __init__(
         self, config: RunConfig, actor: Callable[[Any], Any], env: str | None = None
@@ -41,11 +45,22 @@ class PopulationEvaluator:
         probe = make_environment(environment, keys=keys)
         try:
             check_fits(probe, data.observation_size, data.actions.size, data.name)
+            self.limited = time_limit(probe) is not None
         finally:
             probe.close()
         self._config, self._actor = config, actor
         self._evaluator = Evaluator(
             lambda: make_environment(environment, keys=keys), len(config.members)
+        )
+
+    @property
+    def note(self) -> str:
+        """What to say before the first update; empty where there is nothing to say."""
+        if self.limited:
+            return ""
+        return (
+            f"the environment has no time limit: evaluation episodes are cut after "
+            f"{LONGEST_EPISODE:,} steps (register it with max_episode_steps)"
         )
 
     def evaluate(

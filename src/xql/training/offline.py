@@ -226,7 +226,7 @@ def execute_offline(
         folder = RunFolder.create(path, config)
         stack.callback(folder.close)
         bar = stack.enter_context(ProgressBar(config.steps, len(config.members), enabled=progress))
-        for note in plan.notes:
+        for note in [*plan.notes, *([evaluator.note] if evaluator and evaluator.note else [])]:
             bar.say(note)
         for finding in plan.warnings:
             bar.warn_once(f"{finding.what} ({finding.where}); {finding.hint}")

@@ -220,6 +220,8 @@ def execute_online(
         )
         of_suite = suite(env)
         bar.say(f"settings: preset {config.preset}" + (f", suite {of_suite}" if of_suite else ""))
+        if evaluator.note:
+            bar.say(evaluator.note)
         population = initial_population(agent, config.spec, config.members)
         logger = RunLogger(folder, bar, evaluator, agent, population)
         population, replay = _loop(population, actors, agent, logger, config, loop, observe)

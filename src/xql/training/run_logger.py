@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from xql.agents import Agent, TrainState
+from xql.errors import EnvironmentFault
 from xql.runs.checkpoints import save_checkpoint
 from xql.runs.folder import RunFolder
 from xql.runs.summary import in_brief, member_means, quantity_of
@@ -104,18 +105,28 @@ class RunLogger:
             )
 
     def milestone(self, step: int, population: TrainState) -> None:
-        """Evaluate, as the run's configuration says, and save the whole state."""
+        """Save the whole state, then evaluate as the run's configuration says.
+
+        Raises:
+            EnvironmentFault: the environment failed in the evaluation; the state is saved by then.
+        """
         folder, config = self._folder, self._folder.config
-        plan = config.evaluation
-        episodes = plan.last_episodes if step == config.steps else plan.episodes
-        if self._evaluator is not None and episodes > 0:
-            rows = self._evaluator.evaluate(population, step, episodes)
-            folder.log_evaluations(step, rows)
-            self._progress.scored(step, in_brief(rows, config.members))
-            quantity = quantity_of(rows)
-            means = member_means(rows, quantity)
-            folder.tensorboard(step, {f"{quantity}/{m}": mean for m, mean in means.items()})
+        save_checkpoint(folder.checkpoints, step, population)
         if config.keep_policies:
             actors = self._agent.actor(population)
             save_checkpoint(folder.policies, step, actors, name=str(step))
-        save_checkpoint(folder.checkpoints, step, population)
+        plan = config.evaluation
+        episodes = plan.last_episodes if step == config.steps else plan.episodes
+        if self._evaluator is None or episodes == 0:
+            return
+        try:
+            rows = self._evaluator.evaluate(population, step, episodes)
+        except EnvironmentFault as fault:
+            saved = f"the policy of step {step:,} is kept in {folder.path}"
+            hint = f"{fault.hint}; {saved}" if fault.hint else saved
+            raise EnvironmentFault(fault.what, where=fault.where, hint=hint) from fault
+        folder.log_evaluations(step, rows)
+        self._progress.scored(step, in_brief(rows, config.members))
+        quantity = quantity_of(rows)
+        means = member_means(rows, quantity)
+        folder.tensorboard(step, {f"{quantity}/{m}": mean for m, mean in means.items()})
