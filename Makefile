@@ -11,12 +11,13 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test nightly install clean
+.PHONY: help demo test nightly docs install clean
 
 help:
 	@echo "make demo     learn a policy from data made here, and compare it (ARGS=... goes to xql demo)"
 	@echo "make test     style, types, the import contract, and every test with coverage"
 	@echo "make nightly  the tests that train for minutes"
+	@echo "make docs     build the documentation in site/html; a warning is an error"
 	@echo "make install  only make .venv, with everything in it"
 	@echo "make clean    remove .venv and every cache; runs stay"
 
@@ -33,6 +34,10 @@ test: $(INSTALLED)
 nightly: $(INSTALLED)
 	$(BIN)/pytest -m nightly
 
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs site/html
+	@echo "site/html/index.html"
+
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -46,4 +51,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv site docs/repository .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -38,7 +38,9 @@ def test_its_configuration_is_read_under_today_s_names() -> None:
 def test_it_opens_and_its_temperatures_stay_apart() -> None:
     run = Run.open(OLD)
     assert int(run.population.step[0]) == 4
-    np.testing.assert_array_equal(run.population.config.beta, np.array([0.5, 0.5, 2, 2], np.float32))
+    np.testing.assert_array_equal(
+        run.population.config.beta, np.array([0.5, 0.5, 2, 2], np.float32)
+    )
     low, high = run.results
     assert (low.changes, high.changes) == ({"beta": 0.5}, {"beta": 2.0})
     # The means of the two seeds at step 4, from evaluations.csv.

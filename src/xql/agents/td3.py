@@ -112,7 +112,7 @@ class TD3Config:
     )
     target_noise: float = static(
         default=0.2,
-        doc="Standard deviation of the noise on the target policy's actions, in half action ranges.",
+        doc="Standard deviation of the target policy's noise, in half action ranges.",
     )
     target_noise_clip: float = static(
         default=0.5, doc="Where that noise is cut off, on both sides."

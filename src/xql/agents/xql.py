@@ -65,7 +65,7 @@ class XQLConfig:
 
     beta: Swept = swept(
         default=1.0,
-        doc="β, temperature of the Gumbel loss, in units of return: ∞ gives the mean, 0 the maximum.",
+        doc="β, the Gumbel loss temperature, in units of return: ∞ gives the mean, 0 the maximum.",
         range=POSITIVE,
         required=True,
     )

@@ -141,8 +141,8 @@ def episodes_of(folder: Path, library: str) -> Iterator[tuple[int, float]]:
             yield row.step, row.episode_return
     else:
         with (folder / "returns.csv").open(encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                yield int(row["step"]), float(row["return"])
+            for line in csv.DictReader(stream):
+                yield int(line["step"]), float(line["return"])
 
 
 def tabulate(home: Path) -> None:
