@@ -2,21 +2,25 @@
 
 PYTHON ?= python3
 ARGS ?=
+# The versions to install; empty for the newest. constraints-oldest.txt: see .github/scripts/oldest.py
+CONSTRAINTS := constraints.txt
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
 # pip takes the constraints for the packages from the one and for the build from the other,
 # depending on its release; both are relative, because pip splits them at spaces.
-export PIP_CONSTRAINT := constraints.txt
-export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_CONSTRAINT := $(CONSTRAINTS)
+export PIP_BUILD_CONSTRAINT := $(CONSTRAINTS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test nightly install clean
+.PHONY: help demo test nightly docs package-check install clean
 
 help:
 	@echo "make demo     learn a policy from data made here, and compare it (ARGS=... goes to xql demo)"
 	@echo "make test     style, types, the import contract, and every test with coverage"
 	@echo "make nightly  the tests that train for minutes"
+	@echo "make docs     build the documentation in site/html; a warning is an error"
+	@echo "make package-check  build the sdist and the wheel, and try each extra in an empty environment"
 	@echo "make install  only make .venv, with everything in it"
 	@echo "make clean    remove .venv and every cache; runs stay"
 
@@ -33,6 +37,13 @@ test: $(INSTALLED)
 nightly: $(INSTALLED)
 	$(BIN)/pytest -m nightly
 
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs site/html
+	@echo "site/html/index.html"
+
+package-check: $(INSTALLED)
+	$(BIN)/python .github/scripts/check_package.py $(ARGS)
+
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -46,4 +57,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv site docs/repository .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

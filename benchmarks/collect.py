@@ -43,7 +43,7 @@ def main() -> None:
                 **few,
             )
 
-        # The first build pays for the imports.
+        # The first build takes the time of the imports too.
         warm = minari.load_dataset(make(min(ALONE, transitions), "benchmark/warm-up-v0"))
         env = warm.recover_environment()
         actions = [episode.actions for episode in warm.iterate_episodes()]

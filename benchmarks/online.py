@@ -15,7 +15,8 @@ import numpy as np
 import tyro
 
 from benchmarks.updates import machine_rate
-from xql.training.online import Loop, train_online
+from xql.runs.config import OnlineLoop
+from xql.training.online import train_online
 from xql.training.population import use_all_cores
 
 WARMUP, LEAD = 1_000, 1_000
@@ -53,7 +54,7 @@ def ours(agent: str, env: str, steps: int) -> float:
             agent=agent,
             steps=WARMUP + LEAD + steps,
             out=Path(work) / "run",
-            loop=Loop(warmup=WARMUP),
+            loop=OnlineLoop(warmup=WARMUP),
             evaluations=1,
             episodes=0,
             last_episodes=0,
@@ -66,9 +67,9 @@ def ours(agent: str, env: str, steps: int) -> float:
 def peers(python: Path, agent: str, env: str, steps: int) -> float:
     """The same of sbx-rl."""
     first = WARMUP + LEAD
-    told = [str(python), "-c", PEER, agent.upper(), env, str(first), str(first + steps)]
-    said = subprocess.run(told, check=True, capture_output=True, text=True).stdout
-    return float(said.split("steps/s")[1])
+    command = [str(python), "-c", PEER, agent.upper(), env, str(first), str(first + steps)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(printed.split("steps/s")[1])
 
 
 def main(

@@ -17,10 +17,11 @@ import jax
 import numpy as np
 import tyro
 
-from xql.agents import Metrics, Spec, XQLConfig, xql
+from xql.agents import EnvironmentSpec, Metrics, XQLConfig, configure, make_xql
+from xql.data.actions import box
 from xql.data.dataset import Dataset, empty
+from xql.runs.config import Member
 from xql.training.population import (
-    Member,
     initial_population,
     replicated,
     train_chunk,
@@ -94,9 +95,9 @@ def measure(config: XQLConfig, members: int, repetitions: int, updates: int) -> 
     """Compile, then time chunks of updates in turn with the machine's own rate."""
     data = make_data()
     assert data.action_low is not None and data.action_high is not None
-    spec = Spec(OBSERVATION, tuple(data.action_low.tolist()), tuple(data.action_high.tolist()))
-    agent = xql(config, 1_000_000)
-    population = initial_population(agent, spec, [Member(seed, {}) for seed in range(members)])
+    spec = EnvironmentSpec(OBSERVATION, box(data.action_low, data.action_high))
+    agent = make_xql(config, 1_000_000)
+    population = initial_population(agent, spec, [Member(seed) for seed in range(members)])
     device_data = data.to_device(replicated(population))
 
     began = time.perf_counter()
@@ -151,7 +152,7 @@ def main(members: int = 1, repetitions: int = 7, updates: int = 500) -> None:
     del data
     print(f"{device.device_kind}, jax {jax.__version__}, {members} member(s)")
     for order in ("sequential", "simultaneous"):
-        config = XQLConfig(update_order=order)
+        config: XQLConfig = configure("xql", {"update_order": order})
         found = measure(config, members, repetitions, updates)
         print(f"\nupdate_order={order}")
         for name, value in found.items():

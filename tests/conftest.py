@@ -1,4 +1,4 @@
-"""Settings that every test shares."""
+"""Configuration that every test shares."""
 
 import os
 from collections.abc import Iterator
@@ -7,6 +7,12 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiled programs are shared by the test processes and by the commands that tests start. A program
+# is found by its code, its options and XLA's release, so that a stale one is never taken.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 

@@ -1,4 +1,4 @@
-"""The two errors that a user can cause, each told in one line, and the checks that many share.
+"""The two errors that a user can cause, each one line, and the checks that many modules share.
 
 Everything below the command line raises these for bad input; the command line prints the line and
 exits with status 2. Any other exception is a defect of this library and keeps its traceback.
@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used: what is wrong, where, and how to hint it.
+    """Something that the user gave cannot be used: what is wrong, where, and a hint.
 
     `str(error)` is one line: `where: what; hint`.
     """

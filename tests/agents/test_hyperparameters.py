@@ -37,9 +37,9 @@ from xql.errors import InputError
 class Small:
     """A configuration of three fields."""
 
-    rate: Swept = swept(0.5, "A rate.", FRACTION)
-    width: int = static(8, "A width.", POSITIVE)
-    shape: tuple[int, ...] = static((4, 4), "Widths.", POSITIVE)
+    rate: Swept = swept(default=0.5, doc="A rate.", range=FRACTION)
+    width: int = static(default=8, doc="A width.", range=POSITIVE)
+    shape: tuple[int, ...] = static(default=(4, 4), doc="Widths.", range=POSITIVE)
 
 
 def test_swept_fields_are_leaves_and_static_fields_are_structure() -> None:

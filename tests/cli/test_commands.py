@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -38,7 +39,8 @@ def pendulum(tmp_path: Path) -> Path:
                 column.append(value)
             observation, ended = following, terminated or truncated
     path = tmp_path / "pendulum.npz"
-    np.savez(path, **{name: np.array(column) for name, column in columns.items()})
+    arrays: dict[str, Any] = {name: np.array(column) for name, column in columns.items()}
+    np.savez(path, **arrays)
     env.close()
     return path
 
@@ -72,10 +74,10 @@ def test_train_then_evaluate(
     out = tmp_path / "run"
     words = ["--data", str(pendulum), "--env", "Pendulum-v1", "--out", str(out)]
     assert run("train", "offline", *words, "--beta", "1", "4", "--seeds", "2", *SHORT.split()) == 0
-    told = capsys.readouterr()
-    assert "β = 1:" in told.out and "β = 4:" in told.out
-    assert "last of 2 evaluations (step 20)" in told.out
-    assert "best over 2 evaluations" in told.out
+    printed = capsys.readouterr()
+    assert "β = 1:" in printed.out and "β = 4:" in printed.out
+    assert "last of 2 evaluations (step 20)" in printed.out
+    assert "best over 2 evaluations" in printed.out
     assert (out / "learning-curves.png").stat().st_size > 5000
     assert {path.name for path in out.iterdir()} >= {
         "config.yaml",
@@ -91,7 +93,7 @@ def test_train_then_evaluate(
 
     # The same seeds give the same episodes as the last evaluation of training did.
     rows = [line.split(",") for line in (out / "evaluations.csv").read_text().splitlines()[1:]]
-    last = [float(row[5]) for row in rows if row[0] == "20" and row[1] == "0"]
+    last = [float(row[4]) for row in rows if row[0] == "20" and row[1] == "0"]
     assert f"{np.mean(last):.1f}" in again
 
     line = complaint(capsys, "train", "offline", *words, *SHORT.split())
@@ -100,9 +102,9 @@ def test_train_then_evaluate(
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for command in ("demo", "train", "evaluate", "data", "gumbel", "paper"):
-        assert command in told
+        assert command in printed
     assert run("train", "offline", "--help") == 0
     assert "--preset" in capsys.readouterr().out
 
@@ -145,11 +147,16 @@ def test_bad_input_is_one_line(
         (["--env", "MountainCarContinuous-v0"], ["observation size 3", "2"]),
         (["--set", "bta=1"], ["unknown option 'bta'", "'beta'"]),
         (["--set", "loss=gumbel"], ["loss", "'linear'"]),
-        (["--beta", "-1"], ["--beta -1", "above 0"]),
+        (["--beta", "-1"], ["beta cannot be -1", "above 0"]),
         (["--steps", "0"], ["--steps 0"]),
         (["--seeds", "0"], ["no seed", "--seeds 1"]),
         (["--first-seed", "4294967296"], ["4294967296 is no seed"]),
-        (["--agent", "bc", "--beta", "1"], ["bc has no β"]),
+        (["--agent", "bc", "--beta", "1"], ["agent bc has no beta"]),
+        (["--beta", "1", "--sweep", "beta=2"], ["beta is swept twice", "give it once"]),
+        (["--sweep", "hidden=2"], ["hidden cannot be swept", "--set"]),
+        (["--sweep", "discount=0.9,1.5"], ["discount cannot be 1.5"]),
+        (["--sweep", "discount=a"], ["--sweep discount a", "'a' is no number"]),
+        (["--set", "episodes=top:0.1"], ["unknown option 'episodes'"]),
     ],
 )
 def test_bad_settings_write_nothing(
@@ -170,7 +177,10 @@ def test_a_settings_word_is_read_as_yaml() -> None:
     from xql.cli.train import parse_settings
 
     assert parse_settings(
-        ("a=3e-4", "b=1024", "c=[128,128]", "d=null", "e=huber", "f=2.0", "g=true", "h=scale:0.1")
+        (
+            ("a=3e-4", "b=1024", "c=[128,128]", "d=null", "e=huber"),
+            ("f=2.0", "g=true", "h=scale:0.1"),
+        )
     ) == {
         "a": 3e-4,
         "b": 1024,
@@ -181,6 +191,19 @@ def test_a_settings_word_is_read_as_yaml() -> None:
         "g": True,
         "h": "scale:0.1",
     }
+
+
+def test_sweeps_are_read_as_numbers_by_name() -> None:
+    from xql.cli.train import parse_sweep
+
+    words = (("discount=0.9,0.99", "polyak=0.01"), ("weight_cap=5",))
+    assert parse_sweep(words, ("0.5,2",)) == {
+        "beta": [0.5, 2.0],
+        "discount": [0.9, 0.99],
+        "polyak": [0.01],
+        "weight_cap": [5.0],
+    }
+    assert parse_sweep((), ("0.5", "2")) == {"beta": [0.5, 2.0]}
 
 
 def test_a_missing_extra_is_named(
@@ -219,9 +242,9 @@ def test_the_demo_prints_its_table(
         monkeypatch.setattr(f"xql.cli.demo.{name}", fewer)
     out = tmp_path / "demo"
     assert run("demo", "--steps", "20", "--seeds", "1", "--out", str(out)) == 0
-    told = capsys.readouterr().out
-    for name in ("the data's own behaviour", "behaviour cloning", "Extreme Q-Learning"):
-        assert name in told
+    printed = capsys.readouterr().out
+    for name in ("behaviour policy", "behaviour cloning", "Extreme Q-Learning"):
+        assert name in printed
         assert name in (out / "table.md").read_text()
     assert "1 seed × 4 episodes, last step" in (out / "table.md").read_text()
     assert (out / "learning-curves.png").stat().st_size > 5000

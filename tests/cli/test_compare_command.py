@@ -11,7 +11,7 @@ from xql.training.offline import train_offline
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """XQL with two β and behaviour cloning, two seeds each, and one that was judged otherwise."""
+    """XQL with two β and BC, two seeds each, and one run that was evaluated otherwise."""
     home = tmp_path_factory.mktemp("runs")
     for name, agent, changes in (
         ("xql", "xql", {"beta": [0.5, 2.0]}),
@@ -46,10 +46,10 @@ def test_tables_and_figure(
     pytest.importorskip("matplotlib")
     out = tmp_path / "out"
     assert run("compare", str(runs["xql"]), str(runs["bc"]), "--out", str(out)) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in ("xql β=0.5", "xql β=2", "| bc", "% success", "last: IQM", "best: IQM"):
-        assert part in told
-    assert (out / "comparison.md").read_text(encoding="utf-8") == told
+        assert part in printed
+    assert (out / "comparison.md").read_text(encoding="utf-8") == printed
     names = {"comparison.md", "comparison.csv", "comparison.tex", "comparison.png"}
     assert {path.name for path in out.iterdir()} == names | {"improvement.csv", "profiles.csv"}
     assert run("compare", str(runs["bc"]), "--out", str(out)) == 2
@@ -77,5 +77,7 @@ def test_bad_input_is_one_line(runs: dict[str, Path], capsys: pytest.CaptureFixt
         ((str(runs["bc"]), "--format", "html"), "html"),
     ):
         assert run("compare", *words) == 2
-        told = capsys.readouterr()
-        assert told.out == "" and len(told.err.splitlines()) == 1 and part in told.err, told.err
+        printed = capsys.readouterr()
+        assert printed.out == "" and len(printed.err.splitlines()) == 1 and part in printed.err, (
+            printed.err
+        )

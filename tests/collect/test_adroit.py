@@ -1,6 +1,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ pytest.importorskip("gymnasium_robotics")
 minari = pytest.importorskip("minari")
 
 from xql.cli.make import make  # noqa: E402
-from xql.collect import adroit  # noqa: E402
-from xql.collect.adroit import collect, make_adroit, task_environment  # noqa: E402
+from xql.collect import adroit, rollouts  # noqa: E402
+from xql.collect.adroit import Task, collect, make_adroit, task_environment  # noqa: E402
 from xql.collect.policies import load_hand_policy  # noqa: E402
 from xql.data.sources import open_dataset  # noqa: E402
 from xql.envs.make import make_environment  # noqa: E402
@@ -22,49 +23,51 @@ SIZES = {"pen": (45, 24), "door": (39, 28), "relocate": (39, 30)}
 
 
 @pytest.fixture
-def datasets(tmp_path, monkeypatch):
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     (tmp_path / "minari").mkdir()
     return tmp_path / "minari"
 
 
 @pytest.fixture
-def clumsy(tmp_path):
+def clumsy(tmp_path: Path) -> Path:
     """The file of a random small policy for the door."""
     random = np.random.default_rng(0)
     inputs, outputs = SIZES["door"]
-    np.savez(
-        tmp_path / "clumsy.npz",
-        **{
-            "model.fc_layers.0.weight": random.normal(size=(8, inputs)),
-            "model.fc_layers.0.bias": random.normal(size=8),
-            "model.fc_layers.1.weight": random.normal(size=(outputs, 8)),
-            "model.fc_layers.1.bias": random.normal(size=outputs),
-            "model.in_shift": np.zeros(inputs),
-            "model.in_scale": np.ones(inputs),
-            "model.out_shift": np.zeros(outputs),
-            "model.out_scale": np.full(outputs, 0.3),
-            "log_std": np.full(outputs, -2.0),
-        },
-    )
+    arrays: dict[str, Any] = {
+        "model.fc_layers.0.weight": random.normal(size=(8, inputs)),
+        "model.fc_layers.0.bias": random.normal(size=8),
+        "model.fc_layers.1.weight": random.normal(size=(outputs, 8)),
+        "model.fc_layers.1.bias": random.normal(size=outputs),
+        "model.in_shift": np.zeros(inputs),
+        "model.in_scale": np.ones(inputs),
+        "model.out_shift": np.zeros(outputs),
+        "model.out_scale": np.full(outputs, 0.3),
+        "log_std": np.full(outputs, -2.0),
+    }
+    np.savez(tmp_path / "clumsy.npz", **arrays)
     return tmp_path / "clumsy.npz"
 
 
-def hashes(folder):
+def hashes(folder: Path) -> Any:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def test_transitions_are_exactly_what_the_environment_gives(clumsy, monkeypatch):
+def test_transitions_are_exactly_what_the_environment_gives(
+    clumsy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resets = []
-    real = adroit.play
+    real = rollouts.play
 
-    def spy(envs, given, *rest):
+    def spy(envs: Any, given: Any, *rest: Any) -> Any:
         resets.extend(given)
         return real(envs, given, *rest)
 
     monkeypatch.setattr(adroit, "play", spy)
-    logs = [one.log for one in collect("door", load_hand_policy(clumsy, 39, 28), 250, 3, 1.0)]
+    logs: list[Any] = [
+        one.log for one in collect("door", load_hand_policy(clumsy, 39, 28), 250, 3, 1.0)
+    ]
     assert [len(log.actions) for log in logs] == [200, 50]
     env = task_environment("door")
     for reset, log in zip(resets, logs, strict=True):
@@ -78,20 +81,23 @@ def test_transitions_are_exactly_what_the_environment_gives(clumsy, monkeypatch)
     assert not np.array_equal(logs[0].observations[0], logs[1].observations[0])
 
 
-def test_actions_are_draws_from_the_policy(clumsy):
+def test_actions_are_draws_from_the_policy(clumsy: Path) -> None:
     policy = load_hand_policy(clumsy, 39, 28)
     still = np.zeros((200, 28), np.float32)
     for noise in (0.0, 1.0):
         (one,) = collect("door", policy, 200, 0, noise)
-        assert np.abs(one.log.actions).max() <= 1.0
-        mean = policy.act(one.log.observations[:-1], still)
+        log: Any = one.log
+        assert np.abs(log.actions).max() <= 1.0
+        mean = policy.act(log.observations[:-1], still)
         # The bounds are five deviations or more away from these.
-        deviation = (one.log.actions - mean)[np.abs(mean) < 0.3]
+        deviation = (log.actions - mean)[np.abs(mean) < 0.3]
         assert len(deviation) > 500
         assert deviation.std() == pytest.approx(noise * np.exp(-2.0), rel=0.1, abs=1e-5)
 
 
-def test_same_seed_same_bytes_another_seed_not(datasets, clumsy, monkeypatch):
+def test_same_seed_same_bytes_another_seed_not(
+    datasets: Path, clumsy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     for name, seed in (("one", 7), ("two", 7), ("three", 8)):
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets / name))
@@ -103,7 +109,7 @@ def test_same_seed_same_bytes_another_seed_not(datasets, clumsy, monkeypatch):
     assert seen[0][data] != seen[2][data]
 
 
-def test_what_a_dataset_says_of_itself(datasets, clumsy):
+def test_what_a_dataset_says_of_itself(datasets: Path, clumsy: Path) -> None:
     made = make_adroit("door", clumsy, transitions=210, seed=1, noise=0.5)
     assert made == "adroit/door-expert-v0"
     dataset = open_dataset(f"minari:{made}")
@@ -121,13 +127,14 @@ def test_what_a_dataset_says_of_itself(datasets, clumsy):
         "sha256": hashlib.sha256(clumsy.read_bytes()).hexdigest(),
     }
     assert by["outcome"].startswith("0 of 2 logs succeed, mean return ")
-    env = make_environment(dataset.environment)
+    assert dataset.environment is not None
+    env: Any = make_environment(dataset.environment)
     assert env.spec.id == "AdroitHandDoor-v1"
     env.close()
 
 
 @pytest.mark.parametrize("task", ["door", "relocate"])
-def test_the_experts_of_d4rl_succeed(task):
+def test_the_experts_of_d4rl_succeed(task: Task) -> None:
     if not (EXPERTS / f"{task}.npz").exists():
         pytest.skip(f"adroit_policies/{task}.npz is not in XQL_SHARED_DATA")
     expert = load_hand_policy(EXPERTS / f"{task}.npz", *SIZES[task])
@@ -140,14 +147,14 @@ def test_the_experts_of_d4rl_succeed(task):
     assert np.mean(returns) == pytest.approx(known, rel=0.15)
 
 
-def test_the_pen_is_turned_in_most_episodes():
+def test_the_pen_is_turned_in_most_episodes() -> None:
     if not (EXPERTS / "pen.npz").exists():
         pytest.skip("adroit_policies/pen.npz is not in XQL_SHARED_DATA")
     played = list(collect("pen", load_hand_policy(EXPERTS / "pen.npz", 45, 24), 2000, 0, 0.0))
     assert sum(one.success for one in played) >= 5
 
 
-def test_bad_input_is_one_line(datasets, clumsy):
+def test_bad_input_is_one_line(datasets: Path, clumsy: Path) -> None:
     with pytest.raises(InputError) as error:
         make_adroit("pen", clumsy)
     assert str(error.value) == (
@@ -164,7 +171,7 @@ def test_bad_input_is_one_line(datasets, clumsy):
     assert not any(datasets.iterdir())
 
 
-def test_command_line(datasets, clumsy, capsys):
+def test_command_line(datasets: Path, clumsy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make("adroit-door-expert", policy=clumsy, transitions=200, noise=0.0)
     printed = capsys.readouterr().out
     assert "made adroit/door-expert-v0: 200 transitions in 1 episodes, " in printed

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,10 +13,10 @@ minari = pytest.importorskip("minari")
 
 from xql.cli.data import list_  # noqa: E402
 from xql.cli.make import make  # noqa: E402
-from xql.collect import antmaze  # noqa: E402
+from xql.collect import antmaze, rollouts  # noqa: E402
 from xql.collect.antmaze import collect, controller_success, evaluation_spec, make_antmaze  # noqa: E402
 from xql.collect.goal_ant import SHIPPED  # noqa: E402
-from xql.collect.planner import Planner  # noqa: E402
+from xql.collect.planner import Cell, Planner  # noqa: E402
 from xql.collect.policies import load_goal_policy  # noqa: E402
 from xql.data.sources import open_dataset  # noqa: E402
 from xql.envs.make import make_environment  # noqa: E402
@@ -26,63 +27,64 @@ ANT = SHARED / "ant_goal_policy.npz"
 needs_ant = pytest.mark.skipif(
     not ANT.exists(), reason="ant_goal_policy.npz is not in XQL_SHARED_DATA"
 )
-# Short logs that no ant needs to arrive in.
-QUICK = {"trials": 1, "least_success": 0.0}
+# Logs too short to reach a goal in.
+QUICK: dict[str, Any] = {"trials": 1, "least_success": 0.0}
 
 
 @pytest.fixture
-def datasets(tmp_path, monkeypatch):
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     (tmp_path / "minari").mkdir()
     return tmp_path / "minari"
 
 
 @pytest.fixture
-def short_logs(monkeypatch):
+def short_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(antmaze, "LOG_STEPS", 12)
 
 
 @pytest.fixture
-def wild(tmp_path):
+def wild(tmp_path: Path) -> Path:
     """The file of a random small policy."""
     random = np.random.default_rng(0)
     shapes = {"fc0": (16, 29), "last_fc": (8, 16), "last_fc_log_std": (8, 16)}
-    arrays = {f"{name}.weight": random.normal(size=shape) for name, shape in shapes.items()}
+    arrays: dict[str, Any] = {
+        f"{name}.weight": random.normal(size=shape) for name, shape in shapes.items()
+    }
     arrays |= {f"{name}.bias": random.normal(size=shape[0]) for name, shape in shapes.items()}
     np.savez(tmp_path / "wild.npz", **arrays)
     return tmp_path / "wild.npz"
 
 
 @pytest.fixture
-def compass(tmp_path):
+def compass(tmp_path: Path) -> Path:
     """The file of a policy whose first two actions tell where it is sent: tanh(relative / 20)."""
     weight, head = np.zeros((4, 29)), np.zeros((8, 4))
     weight[0, 27], weight[1, 27], weight[2, 28], weight[3, 28] = 1, -1, 1, -1
     head[0, :2], head[1, 2:] = [0.05, -0.05], [0.05, -0.05]
-    np.savez(
-        tmp_path / "compass.npz",
-        **{"fc0.weight": weight, "fc0.bias": np.zeros(4)},
-        **{"last_fc.weight": head, "last_fc.bias": np.zeros(8)},
-    )
+    arrays: dict[str, Any] = {"fc0.weight": weight, "fc0.bias": np.zeros(4)}
+    arrays |= {"last_fc.weight": head, "last_fc.bias": np.zeros(8)}
+    np.savez(tmp_path / "compass.npz", **arrays)
     return tmp_path / "compass.npz"
 
 
-def hashes(folder):
+def hashes(folder: Path) -> Any:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def is_near(place, centre):
+def is_near(place: Any, centre: Any) -> Any:
     return np.linalg.norm(np.array(centre) - place) < 1.0
 
 
-def test_evaluation_goes_where_that_of_d4rl_goes():
+def test_evaluation_goes_where_that_of_d4rl_goes() -> None:
     # Start, goal and the number of cells between them, counted by hand in the maps.
-    for task, start, goal, apart in (
+    cases: list[tuple[antmaze.Task, Cell, Cell, int]] = [
         ("umaze", (1, 1), (3, 1), 6),
         ("medium-play", (1, 1), (6, 6), 10),
         ("large-diverse", (1, 1), (7, 9), 14),
-    ):
+    ]
+    for task, start, goal, apart in cases:
         maze = evaluation_spec(task).kwargs["maze_map"]
         planner = Planner.of(maze)
         marks = {maze[r][c]: number for number, (r, c) in enumerate(planner.cells)}
@@ -91,20 +93,20 @@ def test_evaluation_goes_where_that_of_d4rl_goes():
         assert planner.distances[marks["g"], marks["r"]] == apart
 
 
-def test_where_logs_of_each_task_are_sent(compass, monkeypatch):
+def test_where_logs_of_each_task_are_sent(compass: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(antmaze, "LOG_STEPS", 1)
     policy = load_goal_policy(compass)
     sent = {}
     for task in ("umaze", "umaze-diverse", "medium-play", "large-play", "large-diverse"):
         controller = antmaze._Controller(task, policy, 0, 0.0)
-        errands = [controller._errand(0, number) for number in range(300)]
+        routes = [controller._route(0, number) for number in range(300)]
         cells = controller._planner.cells
-        sent[task] = {cells[errand.goal] for errand in errands}
-        starts = {tuple(errand.reset["options"]["reset_cell"].tolist()) for errand in errands}
+        sent[task] = {cells[route.goal] for route in routes}
+        starts = {tuple(route.reset["options"]["reset_cell"].tolist()) for route in routes}
         assert starts == ({(1, 1)} if task == "umaze" else set(cells))
-        for errand in errands:
-            assert tuple(errand.reset["options"]["reset_cell"]) != cells[errand.goal]
-            gap = np.array(controller._centres[errand.goal]) - errand.place
+        for route in routes:
+            assert tuple(route.reset["options"]["reset_cell"]) != cells[route.goal]
+            gap = np.array(controller._centres[route.goal]) - route.place
             assert np.abs(gap).max() <= 1.0
         controller.close()
         if task.endswith("diverse"):
@@ -114,14 +116,17 @@ def test_where_logs_of_each_task_are_sent(compass, monkeypatch):
     assert sent["large-play"] == {(1, 6), (3, 5), (3, 10), (5, 2), (7, 4), (7, 6), (7, 9)}
 
 
-def test_the_ant_is_sent_to_its_cells_centre_and_then_on(compass, monkeypatch):
+def test_the_ant_is_sent_to_its_cells_centre_and_then_on(
+    compass: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(antmaze, "LOG_STEPS", 2)
     seen = set()
     for one in collect("umaze", load_goal_policy(compass), 60, 0, 0.0):
-        relative = 20 * np.arctanh(one.log.actions[:, :2].astype(float))
+        log: Any = one.log
+        relative = 20 * np.arctanh(log.actions[:, :2].astype(float))
         assert np.linalg.norm(relative, axis=1) == pytest.approx([10.0, 10.0], abs=1e-3)
         # The first cell's centre is (-4, 4), the next one's (0, 4).
-        for place, direction in zip(one.log.observations[:-1, :2], relative, strict=True):
+        for place, direction in zip(log.observations[:-1, :2], relative, strict=True):
             target = np.array([0.0, 4.0] if is_near(place, (-4.0, 4.0)) else [-4.0, 4.0])
             gap = target - place
             across = gap[0] * direction[1] - gap[1] * direction[0]
@@ -132,16 +137,19 @@ def test_the_ant_is_sent_to_its_cells_centre_and_then_on(compass, monkeypatch):
     assert seen == {0.0, -4.0}
 
 
-def test_transitions_are_exactly_what_the_environment_gives(wild, short_logs, monkeypatch):
+def test_transitions_are_exactly_what_the_environment_gives(
+    wild: Path, short_logs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resets = []
-    real = antmaze.play
+    real = rollouts.play
 
-    def spy(envs, given, *rest):
+    def spy(envs: Any, given: Any, *rest: Any) -> Any:
         resets.extend(given)
         return real(envs, given, *rest)
 
     monkeypatch.setattr(antmaze, "play", spy)
-    logs = [one.log for one in collect("umaze-diverse", load_goal_policy(wild), 70, 3, 0.2)]
+    played = collect("umaze-diverse", load_goal_policy(wild), 70, 3, 0.2)
+    logs: list[Any] = [one.log for one in played]
     assert [len(log.actions) for log in logs] == [12] * 5 + [10]
     env = gymnasium.make(evaluation_spec("umaze-diverse"))
     for reset, log in zip(resets, logs, strict=True):
@@ -154,7 +162,7 @@ def test_transitions_are_exactly_what_the_environment_gives(wild, short_logs, mo
     env.close()
 
 
-def test_noise_is_added_and_cut_off(wild, short_logs):
+def test_noise_is_added_and_cut_off(wild: Path, short_logs: None) -> None:
     policy = load_goal_policy(wild)
     plain, noisy = (
         next(iter(collect("umaze", policy, 12, 0, noise))).log.actions for noise in (0.0, 0.2)
@@ -165,7 +173,9 @@ def test_noise_is_added_and_cut_off(wild, short_logs):
     assert 0.02 < np.abs(noisy[0] - plain[0])[free].std() < 1.0
 
 
-def test_same_seed_same_bytes_another_seed_not(datasets, wild, short_logs, monkeypatch):
+def test_same_seed_same_bytes_another_seed_not(
+    datasets: Path, wild: Path, short_logs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     for name, seed in (("one", 7), ("two", 7), ("three", 8)):
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets / name))
@@ -177,11 +187,12 @@ def test_same_seed_same_bytes_another_seed_not(datasets, wild, short_logs, monke
     assert seen[0][data] != seen[2][data]
 
 
-def test_what_a_dataset_says_of_itself(datasets, wild, short_logs):
+def test_what_a_dataset_says_of_itself(datasets: Path, wild: Path, short_logs: None) -> None:
     made = make_antmaze("umaze", wild, transitions=30, seed=2, **QUICK)
     assert made == "antmaze/umaze-v0"
     dataset = open_dataset(f"minari:{made}")
     assert (dataset.transitions, dataset.observation_size) == (30, 29)
+    assert dataset.action_low is not None and dataset.action_high is not None
     assert dataset.action_low.tolist() == [-1.0] * 8
     assert dataset.action_high.tolist() == [1.0] * 8
     assert dataset.metadata["ref_min_score"] == 0.0
@@ -200,7 +211,8 @@ def test_what_a_dataset_says_of_itself(datasets, wild, short_logs):
     )
     text = (datasets / made / "data" / "metadata.json").read_text(encoding="utf-8")
     assert str(wild.parent) not in text
-    env = make_environment(dataset.evaluation_environment)
+    assert dataset.evaluation_environment is not None
+    env: Any = make_environment(dataset.evaluation_environment)
     assert env.spec.max_episode_steps == 700
     first, _ = env.reset(seed=1)
     assert first.shape == (29,)
@@ -210,29 +222,31 @@ def test_what_a_dataset_says_of_itself(datasets, wild, short_logs):
     recovered.close()
 
 
-def test_an_ant_that_does_not_arrive_makes_no_data(datasets, wild, short_logs):
+def test_an_ant_that_does_not_arrive_makes_no_data(
+    datasets: Path, wild: Path, short_logs: None
+) -> None:
     with pytest.raises(InputError) as error:
         make_antmaze("umaze", wild, transitions=30, trials=2)
     assert str(error.value) == (
-        "antmaze-umaze: with wild.npz the ant arrives in 0 % of 2 trials, and 80 % are needed; "
+        "antmaze-umaze: with wild.npz the ant succeeds in 0 % of 2 trials, and 80 % are needed; "
         "give another policy with --policy, or less --noise; nothing was written"
     )
     assert not any(datasets.iterdir())
 
 
 @needs_ant
-def test_the_ant_of_d4rl_arrives():
+def test_the_ant_of_d4rl_arrives() -> None:
     policy = load_goal_policy(ANT)
     # 46 of 50 and 47 of 50 were measured; below 8 of 12 has a probability of 0.004 at 0.9.
     assert controller_success("umaze", policy, trials=12) >= 8 / 12
 
 
-def test_our_own_ant_arrives():
+def test_our_own_ant_arrives() -> None:
     # 46 of 50 were measured; see above.
     assert controller_success("umaze", load_goal_policy(SHIPPED), trials=12) >= 8 / 12
 
 
-def test_without_a_file_our_own_ant_walks(datasets, short_logs):
+def test_without_a_file_our_own_ant_walks(datasets: Path, short_logs: None) -> None:
     make_antmaze("umaze", transitions=20, **QUICK)
     made = minari.load_dataset("antmaze/umaze-v0").storage.metadata["made_by"]
     made = json.loads(made) if isinstance(made, str) else made
@@ -240,8 +254,8 @@ def test_without_a_file_our_own_ant_walks(datasets, short_logs):
     assert made["command"].startswith("xql data make antmaze-umaze --transitions 20 ")
 
 
-def test_logs_go_on_at_the_goal(datasets, monkeypatch):
-    # Long enough to arrive in, some 24 m along at 1.5 m/s, and to stay a while.
+def test_logs_go_on_at_the_goal(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Long enough to reach the goal in, some 24 m along at 1.5 m/s, and to stay a while.
     monkeypatch.setattr(antmaze, "LOG_STEPS", 400)
     make_antmaze("umaze", SHIPPED, transitions=1400, **QUICK)
     episodes = list(minari.load_dataset("antmaze/umaze-v0").iterate_episodes())
@@ -264,7 +278,7 @@ def test_logs_go_on_at_the_goal(datasets, monkeypatch):
     assert dataset.returns.max() == 1.0
 
 
-def test_nothing_is_overwritten(datasets, wild, short_logs):
+def test_nothing_is_overwritten(datasets: Path, wild: Path, short_logs: None) -> None:
     make_antmaze("umaze", wild, transitions=12, **QUICK)
     before = hashes(datasets)
     with pytest.raises(InputError, match="a dataset 'antmaze/umaze-v0' exists; choose another id"):
@@ -284,14 +298,20 @@ def test_nothing_is_overwritten(datasets, wild, short_logs):
         ),
     ],
 )
-def test_bad_input_is_one_line(datasets, wild, arguments, line):
+def test_bad_input_is_one_line(datasets: Path, wild: Path, arguments: Any, line: str) -> None:
     with pytest.raises(InputError) as error:
         make_antmaze("umaze", wild, **arguments)
     assert str(error.value) == line
     assert not any(datasets.iterdir())
 
 
-def test_command_line(datasets, wild, short_logs, monkeypatch, capsys):
+def test_command_line(
+    datasets: Path,
+    wild: Path,
+    short_logs: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(InputError) as error:
         make("pointmaze-umaze", policy=wild)
     assert str(error.value) == "pointmaze-umaze: it takes no policy; leave --policy out"

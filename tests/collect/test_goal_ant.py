@@ -14,9 +14,9 @@ from xql.collect.goal_ant import make_ant_policy, write_ant_policy
 from xql.collect.policies import load_goal_policy
 from xql.envs.goal_ant import GOAL_ANT
 from xql.errors import InputError
+from xql.runs.config import OnlineLoop
 from xql.runs.folder import RunFolder
 from xql.runs.policy import load_policy
-from xql.training.online import Loop
 
 pytest.importorskip("mujoco")
 
@@ -32,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         seeds=[4],
         out=home / "ant-policy-sac-20-4",
         options={"hidden": [8, 6], "batch_size": 4},
-        loop=Loop(warmup=5),
+        loop=OnlineLoop(warmup=5),
         evaluations=1,
         episodes=0,
         last_episodes=0,
@@ -57,14 +57,15 @@ def test_the_run_that_is_there_is_not_trained_again(made: tuple[Path, Path]) -> 
     out, run = made
     again = out.with_name("again.npz")
     assert make_ant_policy(again, steps=20, seed=4, home=run.parent, progress=False) == run
-    assert len(load_policy(run).network.mlp.layers) == 3
+    assert len(load_policy(run).actor.mlp.layers) == 3
     assert again.read_bytes() == out.read_bytes()
 
 
 @pytest.mark.nightly
 def test_a_run_is_trained_where_there_is_none(tmp_path: Path) -> None:
     run = make_ant_policy(tmp_path / "ant.npz", steps=200, home=tmp_path, progress=False)
-    assert RunFolder.open(run).config["loop"]["environments"] == 2
+    loop = RunFolder.open(run).config.loop
+    assert loop is not None and loop.environments == 2
     load_goal_policy(tmp_path / "ant.npz")
 
 
@@ -104,7 +105,7 @@ def test_a_run_of_something_else_is_refused(tmp_path: Path) -> None:
         steps=10,
         out=tmp_path / "run",
         options={"hidden": [4], "batch_size": 4},
-        loop=Loop(warmup=5),
+        loop=OnlineLoop(warmup=5),
         evaluations=1,
         episodes=0,
         last_episodes=0,

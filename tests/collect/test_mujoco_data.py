@@ -1,5 +1,6 @@
 """Data from online runs: what each kind holds, against the run itself; bytes; refusals."""
 
+import dataclasses
 import functools
 import hashlib
 import shutil
@@ -23,10 +24,10 @@ from xql.envs.make import make_environment
 from xql.errors import InputError
 from xql.evaluation.rollout import rollout
 from xql.evaluation.scores import reference_score
-from xql.presets import settings, suite
+from xql.presets import resolve, suite
+from xql.runs.config import Member, OnlineLoop
 from xql.runs.run import Run
 from xql.training.evaluate import EVALUATION_SEED
-from xql.training.online import Loop
 from xql.training.replay import Rows
 
 pytest.importorskip("gymnasium_robotics")
@@ -62,7 +63,7 @@ def learn(folder: Path, **changes: Any) -> Run:
         "seeds": [3],
         "out": folder,
         "options": SMALL,
-        "loop": Loop(warmup=200),
+        "loop": OnlineLoop(warmup=200),
         "evaluations": 20,
         "episodes": 5,
         "last_episodes": 20,
@@ -105,7 +106,8 @@ def test_transitions_become_episodes_with_their_final_observations() -> None:
         masks=np.array([[1, 0, 1, 1, 1, 1]], np.float32),
         next_observations=np.array([[[1], [2], [11], [12], [13], [21]]], np.float32),
     )
-    first, second, third = to_logs(rows, [2, 3])
+    logs: list[Any] = to_logs(rows, [2, 3])
+    first, second, third = logs
     assert first.observations.ravel().tolist() == [0, 1, 2]
     assert first.terminations.tolist() == [False, True]
     assert second.observations.ravel().tolist() == [10, 11, 12, 13]
@@ -172,8 +174,8 @@ def test_the_kept_policies_are_those_that_were_evaluated(run: Run) -> None:
 def test_a_policy_plays_with_draws(run: Run, kind: str) -> None:
     data = made(run, kind, transitions=2_000, seed=2)
     step = {"medium": open_source(run.path).medium_step, "expert": 900}[kind]
-    network = xql.load_policy(run.path, step=step).network
-    mean, log_std = network._gaussian(jnp.asarray(data.observations[data.starts]))
+    actor = xql.load_policy(run.path, step=step).actor
+    mean, log_std = actor._gaussian(jnp.asarray(data.observations[data.starts]))
     actions = np.clip(data.actions[data.starts], -1 + 1e-6, 1 - 1e-6)
     near = np.abs(actions) < 1 - 1e-4  # where the tanh can be undone
     deviates = np.asarray((jnp.arctanh(actions) - mean) * jnp.exp(-log_std))[near]
@@ -237,10 +239,10 @@ def test_the_names_belong_to_the_suite_but_never_to_d4rl() -> None:
         assert name == f"{env}/random-v0"
         assert suite(name) == "mujoco"
         assert reference_score(name, open_dataset(f"minari:{name}").metadata) is None
-        assert settings("xql", "default", name).rewards == "return_range"
+        assert resolve("xql", "default", name).rewards == "return_range"
     # The paper's β for hopper-medium-v2 is not one for these data.
-    with pytest.raises(InputError, match="no β for 'hopper/medium-v0'"):
-        settings("xql", "tuned", "hopper/medium-v0")
+    with pytest.raises(InputError, match="no beta for 'hopper/medium-v0'"):
+        resolve("xql", "tuned", "hopper/medium-v0")
 
 
 def test_training_serves_every_kind_and_gives_the_same_bytes(
@@ -277,12 +279,13 @@ def test_the_command_line_says_what_came_of_it(
     assert "made line/expert-v0: 40 transitions in 4 episodes, " in printed
     assert f"returns: {open_source(run.path).random_return:.1f} of random actions, " in printed
     assert "next: xql train offline --data minari:line/expert-v0" in printed
-    for changes, line in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({}, "mujoco: it needs a kind; give --kind {random,medium,medium-replay,"),
         ({"kind": "expert", "policy": Path("x.npz")}, "mujoco: it takes no --policy"),
         ({"kind": "expert", "noise": 0.1}, "mujoco: it takes no --noise"),
         ({"kind": "expert", "run": run.path, "steps": 9}, "mujoco --run: it takes no --steps"),
-    ):
+    ]
+    for changes, line in cases:
         with pytest.raises(InputError) as error:
             make("mujoco", **changes)
         assert str(error.value).startswith(line)
@@ -310,7 +313,7 @@ def test_another_seed_plays_otherwise(run: Run) -> None:
         ("hopper", "expert", {"steps": 1}, "--warmup 1 leaves nothing to learn in of --steps 1"),
         ("hopper", "expert", {"run": "nowhere"}, "nowhere: there is no such run folder"),
         ("hopper", "expert", {"dataset_id": "no version"}, "is no dataset id"),
-        ("CartPole-v1", "random", {"transitions": 9}, "its actions are Discrete(2)"),
+        ("CartPole-v1", "random", {"transitions": 9}, "its actions are Discrete(n=2)"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(
@@ -331,7 +334,8 @@ def test_what_cannot_be_used_is_one_line(
 def changed(run: Run, folder: Path, **changes: Any) -> Path:
     """A copy of a run whose config.yaml says otherwise."""
     shutil.copytree(run.path, folder)
-    (folder / "config.yaml").write_text(yaml.safe_dump(run.folder.config | changes))
+    config = dataclasses.replace(run.config, **changes)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
     return folder
 
 
@@ -342,9 +346,9 @@ def test_a_run_without_what_is_asked_for_is_refused(run: Run, tmp_path: Path) ->
         return str(error.value)
 
     assert f"this run learned in {LINE}, not in Ant-v5" in refused("expert", run.path, "ant")
-    offline = changed(run, tmp_path / "offline", kind="offline")
+    offline = changed(run, tmp_path / "offline", loop=None)
     assert "this is no online run" in refused("expert", offline)
-    two = changed(run, tmp_path / "two", members=[{"seed": 0, "changes": {}}] * 2)
+    two = changed(run, tmp_path / "two", members=(Member(0),) * 2)
     assert "this run has 2 members" in refused("expert", two)
     stopped = changed(run, tmp_path / "stopped", steps=1_000)
     assert "its training stopped at step 900 of 1,000" in refused("expert", stopped)
@@ -355,9 +359,10 @@ def test_a_run_without_what_is_asked_for_is_refused(run: Run, tmp_path: Path) ->
     assert f"did not keep its policy of step {step}" in refused("medium", bare)
     (bare / "replay.npz").unlink()
     assert "kept no replay buffer; train it with --keep-replay" in refused("medium-replay", bare)
-    loop = run.folder.config["loop"]
+    loop = run.config.loop
+    assert loop is not None
     for number, wrong in enumerate(({"environments": 2}, {"buffer": 100})):
-        folder = changed(run, tmp_path / f"ring-{number}", loop=loop | wrong)
+        folder = changed(run, tmp_path / f"ring-{number}", loop=dataclasses.replace(loop, **wrong))
         assert "does not hold the run in order" in refused("medium-replay", folder)
 
     (bare / "frozen.csv").write_text("member,step,noticed\n0,100,200\n")
@@ -373,7 +378,7 @@ def test_a_run_that_learned_too_little_or_too_late_is_refused(run: Run, tmp_path
         make_mujoco(None, "medium", run=folder, transitions=10)
     make_mujoco(None, "expert", run=folder, transitions=10)
 
-    bad = [",".join([*row.split(",")[:5], "-99.0", *row.split(",")[6:]]) for row in last]
+    bad = [",".join([*row.split(",")[:4], "-99.0", *row.split(",")[5:]]) for row in last]
     (folder / "evaluations.csv").write_text("\n".join([header, *bad, ""]))
     with pytest.raises(InputError, match=r"its last policy \(return -99.0\) is no better than"):
         make_mujoco(None, "random", run=folder, transitions=10)

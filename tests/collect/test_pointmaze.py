@@ -1,4 +1,6 @@
 import hashlib
+from pathlib import Path
+from typing import Any, Never
 
 import gymnasium
 import numpy as np
@@ -10,6 +12,7 @@ minari = pytest.importorskip("minari")
 from xql.cli.make import make  # noqa: E402
 from xql.collect.planner import Planner, evaluation_map  # noqa: E402
 from xql.collect.pointmaze import (  # noqa: E402
+    Maze,
     behaviour_rollouts,
     collect,
     ensure_pointmaze,
@@ -18,7 +21,7 @@ from xql.collect.pointmaze import (  # noqa: E402
 )
 from xql.errors import InputError  # noqa: E402
 
-RING = [
+RING: list[list[int | str]] = [
     [1, 1, 1, 1, 1],
     [1, 0, 0, 0, 1],
     [1, 0, 1, 0, 1],
@@ -28,17 +31,17 @@ RING = [
 
 
 @pytest.fixture
-def datasets(tmp_path, monkeypatch):
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     return tmp_path
 
 
-def hashes(folder):
+def hashes(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def test_planner_walks_the_shortest_path():
+def test_planner_walks_the_shortest_path() -> None:
     planner = Planner.of(RING)
     cells = list(planner.cells)
     assert cells == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 3)]
@@ -53,28 +56,29 @@ def test_planner_walks_the_shortest_path():
     assert [cells[number] for number in planner.farthest()] == [(3, 1), (3, 3)]
 
 
-def test_planner_marks_what_no_path_reaches():
+def test_planner_marks_what_no_path_reaches() -> None:
     planner = Planner.of([[1, 1, 1, 1, 1], [1, 0, 1, 0, 1], [1, 1, 1, 1, 1]])
     assert planner.distances.tolist() == [[0, -1], [-1, 0]]
     assert planner.following.tolist() == [[0, 1], [0, 1]]
 
 
-def test_evaluation_runs_between_the_farthest_cells():
+def test_evaluation_runs_between_the_farthest_cells() -> None:
     expected = [row.copy() for row in RING]
     expected[3][1], expected[3][3] = "r", "g"
     assert evaluation_map(RING) == expected
     # Marks that a map already carries make no difference.
     assert evaluation_map(expected) == expected
     # The known longest shortest paths of the three mazes.
-    for maze, longest in (("umaze", 6), ("medium", 11), ("large", 19)):
-        env = evaluation_environment(maze)
+    mazes: dict[Maze, int] = {"umaze": 6, "medium": 11, "large": 19}
+    for maze, longest in mazes.items():
+        env: Any = evaluation_environment(maze)
         planner = Planner.of(env.unwrapped.maze.maze_map)
         marks = {env.unwrapped.maze.maze_map[r][c]: i for i, (r, c) in enumerate(planner.cells)}
         assert planner.distances[marks["g"], marks["r"]] == longest == planner.distances.max()
         env.close()
 
 
-def test_transitions_are_exactly_what_the_environment_gives(datasets):
+def test_transitions_are_exactly_what_the_environment_gives(datasets: Path) -> None:
     made = make_pointmaze("umaze", transitions=900, seed=4)
     dataset = minari.load_dataset(made)
     env = dataset.recover_environment()
@@ -95,7 +99,7 @@ def test_transitions_are_exactly_what_the_environment_gives(datasets):
     env.close()
 
 
-def test_episodes_end_only_at_the_goal_or_at_the_limit(datasets):
+def test_episodes_end_only_at_the_goal_or_at_the_limit(datasets: Path) -> None:
     dataset = minari.load_dataset(make_pointmaze("umaze", transitions=3000, seed=1))
     episodes = list(dataset.iterate_episodes())
     assert sum(len(episode.rewards) for episode in episodes) == dataset.total_steps == 3000
@@ -117,8 +121,9 @@ def test_episodes_end_only_at_the_goal_or_at_the_limit(datasets):
         assert np.abs(episode.actions).max() <= 1
 
 
-def test_recovered_environment_is_the_evaluation_task(datasets):
+def test_recovered_environment_is_the_evaluation_task(datasets: Path) -> None:
     dataset = minari.load_dataset(make_pointmaze("medium", transitions=50))
+    own: Any
     env, own = dataset.recover_environment(eval_env=True), evaluation_environment("medium")
     assert env.spec.max_episode_steps == own.spec.max_episode_steps == 600
     assert env.unwrapped.maze.maze_map == own.unwrapped.maze.maze_map
@@ -138,7 +143,9 @@ def test_recovered_environment_is_the_evaluation_task(datasets):
     ).read_text(encoding="utf-8")
 
 
-def test_same_seed_same_bytes_another_seed_not(datasets, monkeypatch):
+def test_same_seed_same_bytes_another_seed_not(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     for name, seed in (("one", 7), ("two", 7), ("three", 8)):
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(datasets / name))
@@ -150,8 +157,8 @@ def test_same_seed_same_bytes_another_seed_not(datasets, monkeypatch):
     assert seen[0][data] != seen[2][data]
 
 
-def test_without_noise_each_action_pulls_to_the_centre_of_a_free_cell():
-    env = evaluation_environment("umaze")
+def test_without_noise_each_action_pulls_to_the_centre_of_a_free_cell() -> None:
+    env: Any = evaluation_environment("umaze")
     maze = env.unwrapped.maze
     cells = Planner.of(maze.maze_map).cells
     centres = np.array([maze.cell_rowcol_to_xy(np.array(cell)) for cell in cells])
@@ -164,7 +171,7 @@ def test_without_noise_each_action_pulls_to_the_centre_of_a_free_cell():
         assert misses.max() < 1e-6
 
 
-def test_progress_reports_up_to_the_whole():
+def test_progress_reports_up_to_the_whole() -> None:
     seen = []
     walks = list(collect("umaze", 700, 0, 0.5, lambda made, wanted: seen.append((made, wanted))))
     assert seen[-1] == (700, 700)
@@ -172,7 +179,7 @@ def test_progress_reports_up_to_the_whole():
     assert [made for made, _ in seen] == np.cumsum([len(w.actions) for w in walks]).tolist()
 
 
-def test_behaviour_seldom_does_the_evaluation_task():
+def test_behaviour_seldom_does_the_evaluation_task() -> None:
     outcomes = behaviour_rollouts("large", 20, 0)
     assert len(outcomes) == 20
     assert sum(outcomes) <= 6
@@ -181,7 +188,7 @@ def test_behaviour_seldom_does_the_evaluation_task():
     assert any(behaviour_rollouts("umaze", 20, 0))
 
 
-def test_nothing_is_overwritten(datasets):
+def test_nothing_is_overwritten(datasets: Path) -> None:
     make_pointmaze("umaze", transitions=20)
     before = hashes(datasets)
     with pytest.raises(InputError) as error:
@@ -193,8 +200,10 @@ def test_nothing_is_overwritten(datasets):
     make_pointmaze("umaze", transitions=30, dataset_id="pointmaze/umaze-play-v1")
 
 
-def test_a_write_that_fails_leaves_nothing_behind(datasets, monkeypatch):
-    def full(*_):
+def test_a_write_that_fails_leaves_nothing_behind(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Never:
         raise OSError("no space left on device")
 
     from minari.dataset._storages.hdf5_storage import HDF5Storage
@@ -206,10 +215,12 @@ def test_a_write_that_fails_leaves_nothing_behind(datasets, monkeypatch):
 
 
 @pytest.mark.parametrize("when", ["while collecting", "while writing"])
-def test_what_another_process_writes_meanwhile_stays(datasets, monkeypatch, when):
+def test_what_another_process_writes_meanwhile_stays(
+    datasets: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     theirs = datasets / "pointmaze" / "umaze-play-v0" / "data" / "metadata.json"
 
-    def other(*_):
+    def other(*_: Any) -> None:
         theirs.parent.mkdir(parents=True)
         theirs.write_text("theirs")
 
@@ -227,8 +238,8 @@ def test_what_another_process_writes_meanwhile_stays(datasets, monkeypatch, when
     assert folders == ["umaze-play-v0"]
 
 
-def test_a_dataset_is_reused_only_if_the_same_arguments_made_it(datasets):
-    wanted = {"transitions": 20, "seed": 3, "noise": 1.0}
+def test_a_dataset_is_reused_only_if_the_same_arguments_made_it(datasets: Path) -> None:
+    wanted: dict[str, Any] = {"transitions": 20, "seed": 3, "noise": 1.0}
     assert ensure_pointmaze("umaze", **wanted) == ("pointmaze/umaze-play-v0", True)
     assert minari.load_dataset("pointmaze/umaze-play-v0").spec.dataset_id == (
         "pointmaze/umaze-play-v0"
@@ -265,14 +276,16 @@ def test_a_dataset_is_reused_only_if_the_same_arguments_made_it(datasets):
         ),
     ],
 )
-def test_bad_numbers_and_ids_are_one_line(datasets, arguments, line):
+def test_bad_numbers_and_ids_are_one_line(datasets: Path, arguments: Any, line: str) -> None:
     with pytest.raises(InputError) as error:
         make_pointmaze("umaze", **arguments)
     assert str(error.value) == line
     assert not any(datasets.iterdir())
 
 
-def test_command_line_makes_and_says_what_comes_next(datasets, capsys):
+def test_command_line_makes_and_says_what_comes_next(
+    datasets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make("pointmaze-umaze", transitions=400, out_id="mine/play-v0")
     printed = capsys.readouterr().out
     episodes = minari.load_dataset("mine/play-v0").total_episodes
@@ -285,7 +298,7 @@ def test_command_line_makes_and_says_what_comes_next(datasets, capsys):
     assert str(error.value) == line
 
 
-def test_named_environments_stay_as_they_are():
+def test_named_environments_stay_as_they_are() -> None:
     before = gymnasium.spec("PointMaze_Medium-v3").kwargs["maze_map"]
     evaluation_environment("medium").close()
     assert not any(cell in ("r", "g") for row in before for cell in row)

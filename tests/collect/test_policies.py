@@ -1,4 +1,6 @@
 import hashlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from xql.collect.policies import load_goal_policy, load_hand_policy
 from xql.errors import InputError
 
 
-def ant_arrays(hidden=3):
+def ant_arrays(hidden: int = 3) -> Any:
     return {
         "fc0.weight": np.zeros((hidden, 29), np.float32),
         "fc0.bias": np.zeros(hidden, np.float32),
@@ -18,7 +20,7 @@ def ant_arrays(hidden=3):
     }
 
 
-def hand_arrays(observation=4, action=2, hidden=3):
+def hand_arrays(observation: int = 4, action: int = 2, hidden: int = 3) -> Any:
     return {
         "model.fc_layers.0.weight": np.zeros((hidden, observation), np.float32),
         "model.fc_layers.0.bias": np.zeros(hidden, np.float32),
@@ -34,15 +36,15 @@ def hand_arrays(observation=4, action=2, hidden=3):
 
 
 @pytest.fixture
-def write(tmp_path):
-    def save(arrays, name="policy.npz"):
+def write(tmp_path: Path) -> Any:
+    def save(arrays: Any, name: str = "policy.npz") -> Any:
         np.savez(tmp_path / name, **arrays)
         return tmp_path / name
 
     return save
 
 
-def test_goal_policy_computed_by_hand(write):
+def test_goal_policy_computed_by_hand(write: Any) -> None:
     arrays = ant_arrays()
     # Hidden units relu(2 x_0 + 1), relu(-x_28), relu(0).
     arrays["fc0.weight"][0, 0], arrays["fc0.bias"][0] = 2.0, 1.0
@@ -68,7 +70,7 @@ def test_goal_policy_computed_by_hand(write):
     assert policy.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_goal_policy_may_be_deeper_and_without_deviation(write):
+def test_goal_policy_may_be_deeper_and_without_deviation(write: Any) -> None:
     arrays = {name: array for name, array in ant_arrays().items() if "log_std" not in name}
     arrays["fc1.weight"], arrays["fc1.bias"] = np.zeros((5, 3)), np.ones(5)
     arrays["last_fc.weight"] = np.full((8, 5), 0.1)
@@ -77,7 +79,7 @@ def test_goal_policy_may_be_deeper_and_without_deviation(write):
     assert actions == pytest.approx(np.full((1, 8), np.tanh(0.5)), abs=1e-6)
 
 
-def test_hand_policy_computed_by_hand(write):
+def test_hand_policy_computed_by_hand(write: Any) -> None:
     arrays = hand_arrays()
     arrays["model.in_shift"][0], arrays["model.in_scale"][0] = 1.0, 0.5
     arrays["model.fc_layers.0.weight"][0, 0] = 0.25
@@ -95,7 +97,7 @@ def test_hand_policy_computed_by_hand(write):
     assert drawn[0] - mean[0] == pytest.approx([1.0, -2.0], abs=1e-5)
 
 
-def without(arrays, name):
+def without(arrays: Any, name: str) -> Any:
     return {key: value for key, value in arrays.items() if key != name}
 
 
@@ -128,7 +130,7 @@ def without(arrays, name):
         ),
     ],
 )
-def test_a_file_of_another_layout_is_one_line(write, change, what):
+def test_a_file_of_another_layout_is_one_line(write: Any, change: Any, what: str) -> None:
     path = write(change(ant_arrays()))
     with pytest.raises(InputError) as error:
         load_goal_policy(path)
@@ -136,7 +138,7 @@ def test_a_file_of_another_layout_is_one_line(write, change, what):
     assert "\n" not in str(error.value)
 
 
-def test_a_policy_for_another_hand_task_is_one_line(write):
+def test_a_policy_for_another_hand_task_is_one_line(write: Any) -> None:
     path = write(hand_arrays(observation=45, action=24))
     load_hand_policy(path, 45, 24)
     with pytest.raises(InputError) as error:
@@ -151,7 +153,7 @@ def test_a_policy_for_another_hand_task_is_one_line(write):
         load_hand_policy(write(ant_arrays(), "ant.npz"), 45, 24)
 
 
-def test_no_file_and_no_policy_file_are_one_line(tmp_path):
+def test_no_file_and_no_policy_file_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         load_goal_policy(tmp_path / "absent.npz")
     assert str(error.value) == f"{tmp_path / 'absent.npz'}: there is no such file; check the path"

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ from xql.data.dataset import Dataset
 from xql.errors import InputError
 
 
-def walk(episodes=6, steps=50, *, seed=0):
+def walk(episodes: int = 6, steps: int = 50, *, seed: int = 0) -> Any:
     """Sound data: random walks of unit steps that start far apart, cut by a time limit."""
     rng = np.random.default_rng(seed)
     moves = rng.normal(size=(episodes, steps, 3))
@@ -24,21 +26,21 @@ def walk(episodes=6, steps=50, *, seed=0):
     }
 
 
-def found(**columns):
+def found(**columns: Any) -> Any:
     return check_dataset(Dataset.from_arrays(**columns))
 
 
-def only(findings):
+def only(findings: Any) -> Any:
     assert len(findings) == 1, findings
     return findings[0]
 
 
-def test_sound_data_has_no_findings():
+def test_sound_data_has_no_findings() -> None:
     for seed in range(5):
         assert found(**walk(seed=seed)) == []
 
 
-def test_nan_and_infinity_are_errors_with_row_and_column():
+def test_nan_and_infinity_are_errors_with_row_and_column() -> None:
     columns = walk()
     columns["observations"][60, 2] = np.nan  # given-up last steps shift rows: 50 + 10
     columns["observations"][61, 0] = np.nan
@@ -56,7 +58,7 @@ def test_nan_and_infinity_are_errors_with_row_and_column():
     assert only(check_dataset(data)).where == "the final observation of episode 2; column 1"
 
 
-def test_a_reset_that_no_flag_marks():
+def test_a_reset_that_no_flag_marks() -> None:
     columns = walk()
     columns["truncated"][149] = False  # between the third and the fourth walk
     finding = only(found(**columns))
@@ -66,7 +68,7 @@ def test_a_reset_that_no_flag_marks():
     assert finding.where == "row 148"
 
 
-def test_a_jump_is_found_beside_a_goal_that_only_resets_change():
+def test_a_jump_is_found_beside_a_goal_that_only_resets_change() -> None:
     columns = walk()
     goals = np.repeat(np.arange(6.0), 50)[:, None]
     columns["observations"] = np.hstack([columns["observations"], goals]).astype(np.float32)
@@ -75,7 +77,7 @@ def test_a_jump_is_found_beside_a_goal_that_only_resets_change():
     assert only(found(**columns)).where == "row 19"
 
 
-def test_no_flag_at_all():
+def test_no_flag_at_all() -> None:
     columns = walk()
     columns["terminated"][:], columns["truncated"][:] = False, False
     jumps, endings = found(**columns)
@@ -83,7 +85,7 @@ def test_no_flag_at_all():
     assert endings.what == "no episode is terminated or truncated: every log just stops"
 
 
-def test_a_time_limit_where_the_log_goes_on():
+def test_a_time_limit_where_the_log_goes_on() -> None:
     columns = walk()
     columns["truncated"][25] = True
     finding = only(found(**columns))
@@ -91,7 +93,7 @@ def test_a_time_limit_where_the_log_goes_on():
     assert finding.where == "end of episode 0"
 
 
-def test_duplicates():
+def test_duplicates() -> None:
     columns = walk()
     columns["observations"][110:113] = columns["observations"][60:63]
     twice = {key: np.concatenate([values, values[50:100]]) for key, values in walk().items()}
@@ -107,7 +109,7 @@ def test_duplicates():
     assert finding.where == "rows 6, 7"
 
 
-def test_actions_outside_their_bounds():
+def test_actions_outside_their_bounds() -> None:
     columns = walk()
     columns["actions"][3, 1] = 1.5
     bound = np.ones(2, np.float32)
@@ -119,26 +121,26 @@ def test_actions_outside_their_bounds():
         require_sound(Dataset.from_arrays(**columns, action_low=-bound, action_high=bound))
     assert str(caught.value) == (
         "unnamed: actions outside their bounds in 1 of 295 rows (row 3; column 1); "
-        "rescale or clip the actions, or hint the bounds"
+        "rescale or clip the actions, or fix the bounds"
     )
     assert only(found(**columns)).what.endswith("the largest |action| is 1.5")
     columns["actions"][3, 1] = 1.00009  # within the roundings of the same number
     assert found(**columns, action_low=-bound, action_high=bound) == []
 
 
-def test_what_is_no_error_is_returned_to_be_told():
+def test_what_is_no_error_is_returned() -> None:
     columns = walk()
     assert require_sound(Dataset.from_arrays(**columns)) == []
     columns["rewards"][:] = -1.0
     columns["observations"][:, 1] = 4.0
-    told = require_sound(Dataset.from_arrays(**columns))
-    assert [(finding.severity, finding.what) for finding in told] == [
+    found = require_sound(Dataset.from_arrays(**columns))
+    assert [(finding.severity, finding.what) for finding in found] == [
         ("warning", "every reward is -1"),
         ("note", "1 observation columns never change"),
     ]
 
 
-def test_columns_and_rewards_that_never_change():
+def test_columns_and_rewards_that_never_change() -> None:
     columns = walk()
     columns["observations"][:, 1] = 4.0
     columns["actions"][:, 0] = 0.25
@@ -151,7 +153,7 @@ def test_columns_and_rewards_that_never_change():
     assert found(**columns)[0].what == "no observation ever changes"
 
 
-def test_odd_endings():
+def test_odd_endings() -> None:
     columns = walk()
     columns["terminated"] |= columns["truncated"]
     columns["truncated"][:] = False

@@ -1,6 +1,7 @@
 """Every file that D4RL publishes, and the dataset that its own table says the file holds."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,14 +83,14 @@ OWN = ["door", "ant", "hopper_mine", "walker_mixed_up", "pen_expert", "Ant_maze_
 
 
 @pytest.mark.parametrize(("stem", "name"), PUBLISHED + LATER)
-def test_published_files(stem, name):
+def test_published_files(stem: Any, name: str) -> None:
     assert d4rl_name(Path(f"{stem}.hdf5")) == name
 
 
-def test_the_table_is_whole():
+def test_the_table_is_whole() -> None:
     assert len(PUBLISHED) == len(dict(PUBLISHED)) == 95
 
 
 @pytest.mark.parametrize("stem", OWN)
-def test_other_files_keep_their_names(stem):
+def test_other_files_keep_their_names(stem: Any) -> None:
     assert d4rl_name(Path(f"{stem}.hdf5")) == stem

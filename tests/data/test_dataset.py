@@ -1,5 +1,7 @@
 """The layout: which rows hold what, and that a mask is 0 at true terminations only."""
 
+from typing import Any
+
 import jaxtyping
 import numpy as np
 import pytest
@@ -10,11 +12,11 @@ from xql.data.dataset import Dataset, Episode, empty
 from xql.errors import InputError
 
 
-def column(*values):
+def column(*values: Any) -> Any:
     return np.array(values, np.float32)[:, None]
 
 
-def test_hand_computed_layout():
+def test_hand_computed_layout() -> None:
     """Two episodes of 3 and 2 steps; the first terminates, the second is cut by a time limit."""
     data = Dataset.from_arrays(
         observations=column(0, 1, 2, 10, 11),
@@ -39,7 +41,7 @@ def test_hand_computed_layout():
     assert second.truncated
 
 
-def test_without_next_observations_a_truncated_episode_loses_its_last_step():
+def test_without_next_observations_a_truncated_episode_loses_its_last_step() -> None:
     data = Dataset.from_arrays(
         column(0, 1, 2, 10, 11, 20),
         column(*range(6)),
@@ -54,7 +56,7 @@ def test_without_next_observations_a_truncated_episode_loses_its_last_step():
     np.testing.assert_array_equal(data.truncated, [True, False])
 
 
-def test_an_unflagged_break_in_next_observations_is_never_bridged():
+def test_an_unflagged_break_in_next_observations_is_never_bridged() -> None:
     data = Dataset.from_arrays(
         column(0, 1, 50, 51),
         column(0, 0, 0, 0),
@@ -68,7 +70,7 @@ def test_an_unflagged_break_in_next_observations_is_never_bridged():
     assert data.masks.all()
 
 
-def test_episode_labels_end_episodes():
+def test_episode_labels_end_episodes() -> None:
     data = Dataset.from_arrays(
         column(0, 1, 2, 3),
         column(0, 0, 0, 0),
@@ -81,7 +83,7 @@ def test_episode_labels_end_episodes():
 
 
 @st.composite
-def steps(draw):
+def steps(draw: Any) -> Any:
     count = draw(st.integers(1, 40))
     flags = st.lists(st.booleans(), min_size=count, max_size=count)
     terminated, truncated = np.array(draw(flags)), np.array(draw(flags))
@@ -98,7 +100,7 @@ def steps(draw):
 
 @given(steps(), st.booleans())
 @settings(deadline=None, max_examples=60)
-def test_every_transition_survives_the_layout(columns, continuous):
+def test_every_transition_survives_the_layout(columns: Any, continuous: Any) -> None:
     if continuous:  # what follows a step is the next row, except where a flag says otherwise
         ends = columns["terminated"] | columns["truncated"]
         inner = np.flatnonzero(~ends[:-1])
@@ -118,14 +120,14 @@ def test_every_transition_survives_the_layout(columns, continuous):
 
 @given(steps())
 @settings(deadline=None, max_examples=30)
-def test_from_episodes_rebuilds_the_same_data(columns):
+def test_from_episodes_rebuilds_the_same_data(columns: Any) -> None:
     data = Dataset.from_arrays(**columns)
     again = Dataset.from_episodes(list(data))
     for name in ("observations", "actions", "rewards", "lengths", "terminated", "truncated"):
         np.testing.assert_array_equal(getattr(again, name), getattr(data, name))
 
 
-def test_on_the_cpu_the_device_arrays_are_the_hosts_own_memory():
+def test_on_the_cpu_the_device_arrays_are_the_hosts_own_memory() -> None:
     rng = np.random.default_rng(0)
     observations = rng.normal(size=(1000, 3)).astype(np.float32)
     data = Dataset.from_arrays(observations, observations, observations[:, 0], np.zeros(1000, bool))
@@ -140,18 +142,18 @@ def test_on_the_cpu_the_device_arrays_are_the_hosts_own_memory():
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (17, 2)])
-def test_empty_is_aligned(shape):
+def test_empty_is_aligned(shape: tuple[Any, ...]) -> None:
     array = empty(shape)
     assert array.shape == shape
     assert array.ctypes.data % 64 == 0
 
 
-def episode(length):
+def episode(length: Any) -> Any:
     zeros = np.zeros((length, 1), np.float32)
     return Episode(np.zeros((length + 1, 1), np.float32), zeros, zeros[:, 0], False, False)
 
 
-def test_bad_input_is_told_in_one_line():
+def test_bad_input_is_told_in_one_line() -> None:
     with pytest.raises(InputError, match=r"^there is no episode; give at least one$"):
         Dataset.from_episodes([])
     with pytest.raises(InputError, match=r"^unnamed: episode 1 has length 0; leave it out"):
@@ -172,7 +174,7 @@ def test_bad_input_is_told_in_one_line():
         Dataset.from_arrays(two[:1], two[:1], two[:1, 0], np.zeros(1))
 
 
-SOUND = {
+SOUND: dict[str, Any] = {
     "observations": np.zeros((3, 1), np.float32),
     "actions": np.zeros((3, 2), np.float32),
     "rewards": np.zeros(3, np.float32),
@@ -180,7 +182,7 @@ SOUND = {
     "terminated": np.array([False]),
     "truncated": np.array([False]),
 }
-LOW, HIGH = np.float32([-1, -1]), np.float32([1, 1])
+LOW, HIGH = np.array([-1, -1], np.float32), np.array([1, 1], np.float32)
 
 
 @pytest.mark.parametrize(
@@ -215,23 +217,25 @@ LOW, HIGH = np.float32([-1, -1]), np.float32([1, 1])
             "columns",
         ),
         (
-            {"action_low": LOW, "action_high": np.float32([1, np.inf])},
+            {"action_low": LOW, "action_high": np.array([1, np.inf], np.float32)},
             "action_high is inf in column 1; bounds must be finite; leave both out if there are "
             "none",
         ),
         (
-            {"action_low": np.float32([np.nan, 0]), "action_high": HIGH},
+            {"action_low": np.array([np.nan, 0], np.float32), "action_high": HIGH},
             "action_low is nan in column 0; bounds must be finite; leave both out if there are "
             "none",
         ),
         (
-            {"action_low": np.float32([-1, 1]), "action_high": HIGH},
-            "action_low 1 is not below action_high 1 in column 1; hint the bounds, or drop a "
+            {"action_low": np.array([-1, 1], np.float32), "action_high": HIGH},
+            "action_low 1 is not below action_high 1 in column 1; fix the bounds, or drop a "
             "column that cannot move",
         ),
     ],
 )
-def test_arrays_and_bounds_of_the_wrong_kind(change, line, monkeypatch):
+def test_arrays_and_bounds_of_the_wrong_kind(
+    change: Any, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The shape checks of the tests, which users do not have, would speak first.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     Dataset(**SOUND, action_low=LOW, action_high=HIGH)

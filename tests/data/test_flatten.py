@@ -1,3 +1,5 @@
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,14 +10,14 @@ from xql.errors import InputError
 NESTED = {"observation": np.array([1.0, 2.0]), "goal": {"y": 4.0, "x": np.array([[3.0], [5.0]])}}
 
 
-def test_sorted_depth_first_c_order():
+def test_sorted_depth_first_c_order() -> None:
     np.testing.assert_array_equal(flatten_observation(NESTED), [3, 5, 4, 1, 2])
     assert flatten_observation(NESTED).dtype == np.float32
     assert flat_layout(NESTED) == [("goal/x", 2), ("goal/y", 1), ("observation", 2)]
 
 
-def test_a_batch_is_its_rows():
-    batch = {"b": np.arange(6.0).reshape(3, 2), "a": {"c": np.arange(3.0)}}
+def test_a_batch_is_its_rows() -> None:
+    batch: dict[str, Any] = {"b": np.arange(6.0).reshape(3, 2), "a": {"c": np.arange(3.0)}}
     flat = flatten_batch(batch)
     for row in range(3):
         one = {"b": batch["b"][row], "a": {"c": batch["a"]["c"][row]}}
@@ -23,7 +25,7 @@ def test_a_batch_is_its_rows():
     np.testing.assert_array_equal(flatten_batch(np.eye(2)), np.eye(2))
 
 
-def test_a_space_and_its_samples_agree_however_they_were_written_down():
+def test_a_space_and_its_samples_agree_however_they_were_written_down() -> None:
     box = gym.spaces.Box(-1, 1, (2, 3))
     space = gym.spaces.Dict(z=box, a=gym.spaces.Dict(k=box, b=box), m=box)
     sample = space.sample()
@@ -35,12 +37,12 @@ def test_a_space_and_its_samples_agree_however_they_were_written_down():
     assert flat_layout(box) == [("", 6)]
 
 
-def test_selection():
+def test_selection() -> None:
     assert flatten_observation(select_keys(NESTED, ("observation", "goal/y"))).tolist() == [4, 1, 2]
     assert select_keys(NESTED, None) is NESTED
 
 
-def test_bad_selections():
+def test_bad_selections() -> None:
     with pytest.raises(InputError, match=r"^it: the observation has no key 'gaol'; did you mean"):
         select_keys(NESTED, ("gaol",), where="it")
     with pytest.raises(InputError, match=r"^the observation is no dictionary, so 'a' cannot be se"):

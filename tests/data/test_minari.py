@@ -1,5 +1,7 @@
 import socket
 import warnings
+from pathlib import Path
+from typing import Any, Never
 
 import gymnasium as gym
 import numpy as np
@@ -16,14 +18,21 @@ BOX = gym.spaces.Box(-9, 9, (2,))
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     monkeypatch.delenv("HTTPS_PROXY", raising=False)
     monkeypatch.delenv("https_proxy", raising=False)
     return tmp_path
 
 
-def make(name, observe, space, actions=None, action_space=None, **describe):
+def make(
+    name: str,
+    observe: Any,
+    space: Any,
+    actions: np.ndarray | None = None,
+    action_space: Any = None,
+    **describe: Any,
+) -> None:
     """Four episodes of 3, 1, 2 and 3 steps: terminated, cut, both unmarked, terminated inside."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # minari asks for authors, and its readers leak a file
@@ -53,12 +62,12 @@ def make(name, observe, space, actions=None, action_space=None, **describe):
         )
 
 
-def flat(ticks):
+def flat(ticks: Any) -> Any:
     return np.stack([ticks, -ticks], axis=1).astype(np.float32)
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
-def test_masks_and_layout(root, data_format):
+def test_masks_and_layout(root: Path, data_format: str) -> None:
     make("toy/flat-v0", flat, BOX, data_format=data_format)
     data = open_dataset("minari:toy/flat-v0", download=False)
     # The fourth episode's first step is a termination in its middle: cut there, its mask is 0.
@@ -68,13 +77,14 @@ def test_masks_and_layout(root, data_format):
     assert data.rewards[data.masks == 0].tolist() == [2.0, 30.0]
     assert data.observations[:, 0].tolist() == [0, 1, 2, 3, 10, 11, 20, 21, 22, 30, 31, 31, 32, 33]
     assert (data.name, data.source) == ("toy/flat-v0", "minari:toy/flat-v0")
+    assert data.action_low is not None and data.action_high is not None
     assert data.action_low.tolist() == [-1, -1]
     assert data.action_high.tolist() == [2, 2]
     assert data.environment is None
     assert source.local_names() == ["toy/flat-v0"]
 
 
-def nested(ticks):
+def nested(ticks: Any) -> Any:
     rows = flat(ticks)
     return {"observation": rows, "goal": {"b": rows * 2, "a": rows[:, :1] * 3}}
 
@@ -87,7 +97,7 @@ NESTED = gym.spaces.Dict(
 GOALS = gym.spaces.Dict(observation=BOX, desired_goal=BOX)
 
 
-def test_a_goal_that_moves_cannot_be_left_out(root):
+def test_a_goal_that_moves_cannot_be_left_out(root: Path) -> None:
     make("toy/moving-v0", lambda t: {"observation": flat(t), "desired_goal": flat(t // 10)}, GOALS)
     message = (
         r"^minari:toy/moving-v0: the keys leave out 'desired_goal', a goal that is not always the "
@@ -99,12 +109,12 @@ def test_a_goal_that_moves_cannot_be_left_out(root):
     assert kept.observation_size == 4
 
 
-def test_a_goal_that_stays_can_be_left_out(root):
+def test_a_goal_that_stays_can_be_left_out(root: Path) -> None:
     make("toy/still-v0", lambda t: {"observation": flat(t), "desired_goal": flat(t * 0)}, GOALS)
     assert open_dataset("minari:toy/still-v0?keys=observation").observation_size == 2
 
 
-def test_nested_observations_and_selection(root):
+def test_nested_observations_and_selection(root: Path) -> None:
     make("kitchen-v1", nested, NESTED)
     data = open_dataset("minari:kitchen-v1")
     assert data.observations[1].tolist() == [3, 2, -2, 1, -1]
@@ -118,22 +128,23 @@ def test_nested_observations_and_selection(root):
         open_dataset("minari:kitchen-v1?keys=gol")
 
 
-def test_the_environment_specification_comes_along(root):
-    scores = {"ref_min_score": 1.0, "ref_max_score": 5.0}
+def test_the_environment_specification_comes_along(root: Path) -> None:
+    scores: dict[str, Any] = {"ref_min_score": 1.0, "ref_max_score": 5.0}
     make("spec-v0", flat, BOX, env="Pendulum-v1", eval_env="Pendulum-v1", **scores)
     data = open_dataset("minari:spec-v0")
     assert scores.items() <= data.metadata.items()
+    assert data.environment is not None and data.evaluation_environment is not None
     assert gym.envs.registration.EnvSpec.from_json(data.evaluation_environment).id == "Pendulum-v1"
     assert gym.envs.registration.EnvSpec.from_json(data.environment).id == "Pendulum-v1"
 
 
-def test_discrete_actions_are_refused(root):
+def test_discrete_actions_are_refused(root: Path) -> None:
     make("discrete-v0", flat, BOX, actions=np.array([0, 1, 2]))
     with pytest.raises(InputError, match=r"^minari:discrete-v0: the actions are Discrete\(3\);"):
         open_dataset("minari:discrete-v0")
 
 
-def test_damaged_and_nan(root):
+def test_damaged_and_nan(root: Path) -> None:
     make("toy/flat-v0", flat, BOX)
     file = root / "toy/flat-v0/data/main_data.hdf5"
     whole = file.read_bytes()
@@ -148,11 +159,11 @@ def test_damaged_and_nan(root):
         open_dataset("minari:toy/flat-v0")
 
 
-def test_no_network_says_at_once_what_to_do(root, monkeypatch):
+def test_no_network_says_at_once_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make("toy/flat-v0", flat, BOX)
     asked = []
 
-    def refuse(address, timeout):
+    def refuse(address: Any, timeout: Any) -> Never:
         asked.append((address, timeout))
         raise OSError("no network")
 
@@ -173,13 +184,15 @@ def test_no_network_says_at_once_what_to_do(root, monkeypatch):
     assert len(asked) == 2
 
 
-def test_a_resolver_that_hangs_is_not_waited_for(root, monkeypatch):
+def test_a_resolver_that_hangs_is_not_waited_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import threading
 
     release = threading.Event()
     monkeypatch.setattr(source, "PROBE_SECONDS", 0.05)
 
-    def hang(address, timeout):
+    def hang(address: Any, timeout: Any) -> Never:
         release.wait(30)
         raise OSError("too late")
 
@@ -188,10 +201,10 @@ def test_a_resolver_that_hangs_is_not_waited_for(root, monkeypatch):
     release.set()
 
 
-def test_a_failed_download_is_told_in_one_line(root, monkeypatch):
+def test_a_failed_download_is_told_in_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import minari
 
-    def fail(name):
+    def fail(name: str) -> Never:
         raise RuntimeError(f"404 for {name}\nand a long trace")
 
     monkeypatch.setattr(source, "reachable", lambda host, port: True)
@@ -200,18 +213,18 @@ def test_a_failed_download_is_told_in_one_line(root, monkeypatch):
         open_dataset("minari:a-v0")
 
 
-def test_bad_names(root):
+def test_bad_names(root: Path) -> None:
     with pytest.raises(InputError, match=r"^minari:\.\./x: this is no Minari name; a name looks"):
         open_dataset("minari:../x")
 
 
-def hdf5(root):
+def hdf5(root: Path) -> Any:
     import h5py
 
     return h5py.File(root / "toy/flat-v0/data/main_data.hdf5", "a")
 
 
-def put(group, key, values):
+def put(group: Any, key: Any, values: Any) -> None:
     del group[key]
     group[key] = values
 
@@ -246,7 +259,9 @@ def put(group, key, values):
         ),
     ],
 )
-def test_an_episode_of_the_wrong_shape_is_named(root, key, values, line):
+def test_an_episode_of_the_wrong_shape_is_named(
+    root: Path, key: str, values: Any, line: str
+) -> None:
     make("toy/flat-v0", flat, BOX)
     with hdf5(root) as file:
         put(file["episode_2"], key, values)
@@ -254,7 +269,7 @@ def test_an_episode_of_the_wrong_shape_is_named(root, key, values, line):
         open_dataset("minari:toy/flat-v0")
 
 
-def test_all_that_is_not_finite_can_be_named(root):
+def test_all_that_is_not_finite_can_be_named(root: Path) -> None:
     make("toy/flat-v0", flat, BOX)
     with hdf5(root) as file:
         file["episode_0/observations"][1, 0] = np.nan
@@ -265,10 +280,12 @@ def test_all_that_is_not_finite_can_be_named(root):
     ]
 
 
-def test_a_folder_that_may_not_be_read_is_not_to_be_removed(root, monkeypatch):
+def test_a_folder_that_may_not_be_read_is_not_to_be_removed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make("toy/flat-v0", flat, BOX)
 
-    def barred(*_, **__):
+    def barred(*_: Any, **__: Any) -> Never:
         raise PermissionError(13, "Permission denied", "somewhere")
 
     monkeypatch.setattr(source, "_from_hdf5", barred)
@@ -278,7 +295,7 @@ def test_a_folder_that_may_not_be_read_is_not_to_be_removed(root, monkeypatch):
     assert "remove" not in str(caught.value)
 
 
-def test_columns_of_one_number_and_a_missing_file(root):
+def test_columns_of_one_number_and_a_missing_file(root: Path) -> None:
     make("toy/flat-v0", flat, BOX)
     before = open_dataset("minari:toy/flat-v0")
     with hdf5(root) as file:
@@ -292,8 +309,8 @@ def test_columns_of_one_number_and_a_missing_file(root):
         open_dataset("minari:toy/flat-v0")
 
 
-def test_an_unbounded_action_space_states_no_bounds(root):
-    space = gym.spaces.Box(np.float32([-1, -np.inf]), np.float32([1, np.inf]))
+def test_an_unbounded_action_space_states_no_bounds(root: Path) -> None:
+    space = gym.spaces.Box(np.array([-1, -np.inf], np.float32), np.array([1, np.inf], np.float32))
     make("toy/flat-v0", flat, BOX, action_space=space)
     data = open_dataset("minari:toy/flat-v0")
     assert data.action_low is None

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from xql.errors import InputError
 
 
 @pytest.fixture
-def data():
+def data() -> Any:
     """Two terminated episodes with returns 3 and 7."""
     return Dataset.from_arrays(
         observations=np.array([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0]]),
@@ -31,7 +32,7 @@ def data():
         ("affine:10,-5", [5, 15, 65]),
     ],
 )
-def test_golden_rewards(data, name, steps):
+def test_golden_rewards(data: Any, name: str, steps: list[float]) -> None:
     scaled = apply_scaling(data, fit_scaling(data, rewards=name))
     np.testing.assert_array_equal(scaled.rewards[scaled.starts], steps)
     # The row after each episode is no step: its reward must not enter a return.
@@ -39,7 +40,7 @@ def test_golden_rewards(data, name, steps):
     assert scaled.returns.sum() == sum(steps)
 
 
-def test_golden_observations(data):
+def test_golden_observations(data: Any) -> None:
     scaling = fit_scaling(data, observations="standardised")
     # Stored rows of column 0: 0, 2, 2, 4, 4 with mean 2.4 and variance 2.24.
     np.testing.assert_allclose(scaling.observation_shift, [2.4, 5.0], rtol=1e-6)
@@ -49,7 +50,7 @@ def test_golden_observations(data):
     np.testing.assert_allclose(scaled.observations.std(axis=0), [1, 0], atol=1e-6)
 
 
-def test_standardising_many_rows_agrees_with_numpy_in_float64():
+def test_standardising_many_rows_agrees_with_numpy_in_float64() -> None:
     rng = np.random.default_rng(0)
     table = (1000.0 + rng.normal(size=(150_000, 2))).astype(np.float32)
     zeros = np.zeros(len(table), np.float32)
@@ -60,7 +61,7 @@ def test_standardising_many_rows_agrees_with_numpy_in_float64():
     np.testing.assert_allclose(1 / scaling.observation_scale, wide.std(axis=0), rtol=1e-5)
 
 
-def test_a_column_that_hardly_moves_is_not_blown_up():
+def test_a_column_that_hardly_moves_is_not_blown_up() -> None:
     table = np.full((100, 1), 1.0, np.float32)
     table[::2] += 1e-5
     data = Dataset.from_arrays(table, table, table[:, 0], np.zeros(100))
@@ -69,7 +70,7 @@ def test_a_column_that_hardly_moves_is_not_blown_up():
     )
 
 
-def test_the_original_is_untouched_and_raw_costs_nothing(data):
+def test_the_original_is_untouched_and_raw_costs_nothing(data: Any) -> None:
     before = data.rewards.copy(), data.observations.copy()
     scaled = apply_scaling(data, fit_scaling(data, "minus_one", "standardised"))
     np.testing.assert_array_equal(data.rewards, before[0])
@@ -82,7 +83,7 @@ def test_the_original_is_untouched_and_raw_costs_nothing(data):
     assert scaled.observations.ctypes.data % 64 == 0
 
 
-def test_described_stored_and_read_back(data):
+def test_described_stored_and_read_back(data: Any) -> None:
     scaling = fit_scaling(data, "return_range", "standardised")
     assert scaling.describe() == (
         "rewards return_range: r' = 250 · r; "
@@ -96,7 +97,7 @@ def test_described_stored_and_read_back(data):
     np.testing.assert_array_equal(again.observation_scale, scaling.observation_scale)
 
 
-def test_bad_input_is_told_in_one_line(data):
+def test_bad_input_is_told_in_one_line(data: Any) -> None:
     with pytest.raises(InputError, match=r"^unknown reward scaling 'minusone'; did you mean"):
         fit_scaling(data, "minusone")
     with pytest.raises(InputError, match=r"^unknown observation scaling 'standardized'; did you"):

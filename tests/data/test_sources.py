@@ -4,6 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any, Never
 
 import h5py
 import jaxtyping
@@ -23,7 +24,7 @@ DOOR = SHARED / "d4rl-door-human-v0.hdf5"
 SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet")
 
 
-def log(lengths=(3, 2, 4), *, jump=100.0):
+def log(lengths: tuple[Any, ...] = (3, 2, 4), *, jump: float = 100.0) -> Any:
     """Steps of unit moves; each trajectory starts `jump` away from the last one's end."""
     starts = np.repeat(np.arange(len(lengths)) * jump, lengths)
     position = np.concatenate([np.arange(length) for length in lengths]) + starts
@@ -35,11 +36,11 @@ def log(lengths=(3, 2, 4), *, jump=100.0):
         "observations": observations,
         "actions": np.linspace(-1, 1, len(position), dtype=np.float32)[:, None],
         "rewards": np.arange(len(position), dtype=np.float32),
-        "next_observations": observations + np.float32([1, -1]),
+        "next_observations": observations + np.array([1, -1], np.float32),
     }, flag
 
 
-def write(path, columns):
+def write(path: Path, columns: Any) -> Any:
     if path.suffix == ".npz":
         np.savez(path, **columns)
     elif path.suffix == ".parquet":
@@ -55,7 +56,7 @@ def write(path, columns):
     return path
 
 
-def zeroed(data):
+def zeroed(data: Any) -> Any:
     """The rewards of the steps with mask 0: `log` gives every step its own reward."""
     return data.rewards[data.masks == 0].tolist()
 
@@ -65,7 +66,7 @@ def zeroed(data):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("stated", [True, False])
-def test_masks_of_plain_files(tmp_path, suffix, stated):
+def test_masks_of_plain_files(tmp_path: Path, suffix: Any, stated: bool) -> None:
     columns, ends = log()
     terminated = ends.copy()
     terminated[4] = False  # the second trajectory is cut by a time limit
@@ -81,7 +82,7 @@ def test_masks_of_plain_files(tmp_path, suffix, stated):
     assert np.abs(np.diff(data.observations[:, 0]))[rows[rows != 2]].max() == 1.0
 
 
-def test_masks_of_arrays():
+def test_masks_of_arrays() -> None:
     columns, ends = log()
     data = open_dataset({**columns, "terminated": ends, "truncated": np.zeros(9, bool)})
     assert zeroed(data) == [2.0, 4.0, 8.0]
@@ -91,7 +92,7 @@ def test_masks_of_arrays():
 
 
 @pytest.mark.parametrize("stated", [True, False])
-def test_masks_of_d4rl(tmp_path, stated):
+def test_masks_of_d4rl(tmp_path: Path, stated: bool) -> None:
     columns, ends = log((30, 20, 40))
     terminals = np.zeros(90, bool)
     terminals[29] = True
@@ -105,7 +106,7 @@ def test_masks_of_d4rl(tmp_path, stated):
 
 
 @pytest.mark.parametrize("stated", [True, False])
-def test_a_d4rl_timeout_inside_a_trajectory_cuts_nothing(tmp_path, stated):
+def test_a_d4rl_timeout_inside_a_trajectory_cuts_nothing(tmp_path: Path, stated: bool) -> None:
     columns, ends = log((30, 20, 40))
     timeouts = ends.copy()
     timeouts[[10, 60]] = True  # the log goes on there
@@ -117,7 +118,7 @@ def test_a_d4rl_timeout_inside_a_trajectory_cuts_nothing(tmp_path, stated):
     assert data.masks.all()
 
 
-def test_d4rl_positions_decide_where_velocities_would_mislead(tmp_path):
+def test_d4rl_positions_decide_where_velocities_would_mislead(tmp_path: Path) -> None:
     columns, ends = log((30, 20, 40), jump=1000.0)
     del columns["next_observations"]
     timeouts = ends.copy()
@@ -130,7 +131,7 @@ def test_d4rl_positions_decide_where_velocities_would_mislead(tmp_path):
 
 
 @pytest.mark.parametrize("late", [-1, 1])
-def test_a_d4rl_timeout_one_row_off_ends_the_episode_at_the_jump(tmp_path, late):
+def test_a_d4rl_timeout_one_row_off_ends_the_episode_at_the_jump(tmp_path: Path, late: int) -> None:
     columns, ends = log((30, 20, 40))
     del columns["next_observations"]
     timeouts = np.roll(ends, late)
@@ -141,7 +142,7 @@ def test_a_d4rl_timeout_one_row_off_ends_the_episode_at_the_jump(tmp_path, late)
     assert np.abs(np.diff(data.observations[:, 0]))[data.starts].max() == 1.0
 
 
-def test_masks_of_ogbench_as_published(tmp_path):
+def test_masks_of_ogbench_as_published(tmp_path: Path) -> None:
     """A trajectory of T steps fills T + 1 rows; `terminals` marks the last, which is no step."""
     columns, ends = log()
     raw = {key: columns[key] for key in ("observations", "actions")} | {"terminals": ends}
@@ -154,7 +155,7 @@ def test_masks_of_ogbench_as_published(tmp_path):
     np.testing.assert_array_equal(data.observations, columns["observations"])
 
 
-def test_masks_of_ogbench_with_masks(tmp_path):
+def test_masks_of_ogbench_with_masks(tmp_path: Path) -> None:
     columns, ends = log()
     masks = np.ones(9, np.float32)
     masks[4] = 0.0
@@ -170,7 +171,7 @@ def test_masks_of_ogbench_with_masks(tmp_path):
 
 
 @pytest.mark.skipif(not DOOR.exists(), reason="d4rl-door-human-v0.hdf5 is not in XQL_SHARED_DATA")
-def test_door_human_is_25_demonstrations_not_50():
+def test_door_human_is_25_demonstrations_not_50() -> None:
     data = open_dataset(f"d4rl:{DOOR}")
     assert data.name == "door-human-v0"
     assert (data.episodes, data.transitions) == (25, 6729)
@@ -184,7 +185,7 @@ def test_door_human_is_25_demonstrations_not_50():
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_dictionary_observations(tmp_path, suffix):
+def test_dictionary_observations(tmp_path: Path, suffix: Any) -> None:
     columns, ends = log()
     position = columns.pop("observations")
     del columns["next_observations"]
@@ -202,7 +203,7 @@ def test_dictionary_observations(tmp_path, suffix):
         open_dataset(f"{path}?keys=gaol")
 
 
-def test_parquet_with_one_number_per_column(tmp_path):
+def test_parquet_with_one_number_per_column(tmp_path: Path) -> None:
     columns, ends = log((12,))
     del columns["next_observations"]
     wide = np.arange(12 * 11, dtype=np.float32).reshape(12, 11)
@@ -223,7 +224,9 @@ def test_parquet_with_one_number_per_column(tmp_path):
     st.booleans(),
 )
 @settings(deadline=None, max_examples=40)
-def test_saving_and_opening_is_the_identity(tmp_path_factory, episodes, suffix, seed, constant):
+def test_saving_and_opening_is_the_identity(
+    tmp_path_factory: pytest.TempPathFactory, episodes: Any, suffix: Any, seed: int, constant: Any
+) -> None:
     lengths = np.array([length for length, _, _ in episodes])
     rng = np.random.default_rng(seed)
     rows = int(lengths.sum()) + len(lengths)
@@ -253,7 +256,7 @@ def test_saving_and_opening_is_the_identity(tmp_path_factory, episodes, suffix, 
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_nothing_is_written_over(tmp_path, suffix):
+def test_nothing_is_written_over(tmp_path: Path, suffix: Any) -> None:
     columns, ends = log()
     data = open_dataset({**columns, "terminated": ends, "truncated": ends & False})
     path = tmp_path / f"kept{suffix}"
@@ -271,7 +274,7 @@ def test_nothing_is_written_over(tmp_path, suffix):
 # Bad input: one line that says what, where, and the hint.
 
 
-def refused(source, pattern):
+def refused(source: Any, pattern: Any) -> None:
     with pytest.raises(InputError) as caught:
         open_dataset(source)
     line = str(caught.value)
@@ -279,13 +282,13 @@ def refused(source, pattern):
     assert re.search(pattern, line), line
 
 
-def test_unknown_sources():
+def test_unknown_sources() -> None:
     refused("minary:a-v0", r"^minary:a-v0: unknown kind 'minary:'; did you mean 'minari'\?$")
     refused("d4rl:", r"^d4rl:: nothing follows 'd4rl:'; give a file, such as d4rl:")
     refused("a.npz?key=b", r"^a\.npz\?key=b: cannot read '\?key=b'; only \?keys=a,b is known$")
 
 
-def test_missing_files(tmp_path):
+def test_missing_files(tmp_path: Path) -> None:
     (tmp_path / "door.npz").touch()
     refused(tmp_path / "dor.npz", r"dor\.npz: there is no such file; did you mean 'door\.npz'\?$")
     refused(f"d4rl:{tmp_path / 'x' / 'y.hdf5'}", r"y\.hdf5: there is no such file; check the path$")
@@ -295,7 +298,7 @@ def test_missing_files(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_truncated_files(tmp_path, suffix):
+def test_truncated_files(tmp_path: Path, suffix: Any) -> None:
     columns, ends = log((300,))
     whole = write(tmp_path / f"a{suffix}", {**columns, "terminated": ends, "truncated": ends})
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -305,11 +308,11 @@ def test_truncated_files(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_bad_columns(tmp_path, suffix):
+def test_bad_columns(tmp_path: Path, suffix: Any) -> None:
     columns, ends = log()
     good = {**columns, "terminated": ends, "truncated": ends & False}
 
-    def with_(name, change):
+    def with_(name: str, change: Any) -> Any:
         bad = {key: np.array(values) for key, values in good.items()}
         change(bad)
         return write(tmp_path / f"{name}{suffix}", bad)
@@ -325,7 +328,7 @@ def test_bad_columns(tmp_path, suffix):
         ("rewards", (5,), "row 5"),
     ):
         path = with_(f"nan_{column}", lambda bad, c=column, r=row: bad[c].__setitem__(r, np.nan))
-        refused(path, rf"nan_.*: NaN in {column}, {place}; drop or hint that row")
+        refused(path, rf"nan_.*: NaN in {column}, {place}; drop or fix that row")
     path = with_("inf", lambda bad: bad["rewards"].__setitem__(3, np.inf))
     refused(path, r": infinity in rewards, row 3; ")
     path = with_("huge", lambda bad: bad.update(rewards=np.array([1e300] + [0.0] * 8)))
@@ -341,7 +344,7 @@ def test_bad_columns(tmp_path, suffix):
     refused(path, r"no 'terminated' and no 'truncated'; this is D4RL's layout: open it as d4rl:/")
 
 
-def test_a_parquet_list_of_uneven_length(tmp_path):
+def test_a_parquet_list_of_uneven_length(tmp_path: Path) -> None:
     columns, ends = log()
     uneven = [row.tolist() for row in columns["observations"]]
     uneven[4] = [1.0]
@@ -354,7 +357,7 @@ def test_a_parquet_list_of_uneven_length(tmp_path):
     refused(tmp_path / "a.parquet", r"observations has 1 numbers in row 4 and 2 in row 0; every ro")
 
 
-def test_images_and_text_are_refused():
+def test_images_and_text_are_refused() -> None:
     columns, ends = log()
     flags = {"terminated": ends, "truncated": ends}
     images = np.zeros((9, 4, 4, 3), np.uint8)
@@ -385,7 +388,9 @@ def test_images_and_text_are_refused():
         ({"metadata": {"observation_keys": "a"}}, "'observation_keys' in .*; it must be a list"),
     ],
 )
-def test_a_description_of_the_wrong_kind(tmp_path, suffix, description, line, monkeypatch):
+def test_a_description_of_the_wrong_kind(
+    tmp_path: Path, suffix: str, description: Any, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The shape checks of the tests, which users do not have, would speak first.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     columns, ends = log()
@@ -395,7 +400,7 @@ def test_a_description_of_the_wrong_kind(tmp_path, suffix, description, line, mo
     refused(path, rf"{line}")
 
 
-def describe(path, text):
+def describe(path: Path, text: Any) -> None:
     if path.suffix == ".npz":
         with np.load(path) as file:
             columns = dict(file)
@@ -409,7 +414,7 @@ def describe(path, text):
             file.attrs["xql"] = text
 
 
-def test_columns_of_the_wrong_shape():
+def test_columns_of_the_wrong_shape() -> None:
     columns, ends = log()
     good = {**columns, "terminated": ends, "truncated": ends & False}
     refused(
@@ -420,7 +425,7 @@ def test_columns_of_the_wrong_shape():
     refused({**good, "episode": np.array(3)}, r"^arrays: episode has shape of a single value; give")
     labels = np.zeros(9)
     labels[4] = np.nan
-    refused({**good, "episode": labels}, r"^arrays: NaN in episode, row 4; drop or hint that row")
+    refused({**good, "episode": labels}, r"^arrays: NaN in episode, row 4; drop or fix that row")
     refused({**good, "rewards": np.array(1.0)}, r"^arrays: rewards is a single number; give one")
     refused(
         {**good, "actions": {"a": columns["actions"]}},
@@ -435,14 +440,14 @@ def test_columns_of_the_wrong_shape():
     assert open_dataset(column).lengths.tolist() == [3, 2, 1, 3]
 
 
-def test_a_single_array_is_no_archive(tmp_path):
+def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
     with (tmp_path / "a.npz").open("wb") as file:
         np.save(file, np.zeros(3))
     refused(tmp_path / "a.npz", r"could not read it \(it holds a single array, as \.npy files")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".hdf5", ".parquet"])
-def test_flipped_bits_never_end_in_a_traceback(tmp_path, suffix):
+def test_flipped_bits_never_end_in_a_traceback(tmp_path: Path, suffix: str) -> None:
     columns, ends = log()
     columns |= {"terminated": ends, "truncated": ends & False}
     data = open_dataset(columns)
@@ -462,11 +467,11 @@ def test_flipped_bits_never_end_in_a_traceback(tmp_path, suffix):
     assert refusals > 0
 
 
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     columns, ends = log()
     path = write(tmp_path / "a.npz", {**columns, "terminated": ends, "truncated": ends})
 
-    def barred(*_, **__):
+    def barred(*_: Any, **__: Any) -> Never:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", barred)
@@ -474,7 +479,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["", "d4rl:", "ogbench:"])
-def test_only_the_check_opens_what_is_not_finite(tmp_path, kind):
+def test_only_the_check_opens_what_is_not_finite(tmp_path: Path, kind: str) -> None:
     columns, ends = log((30, 20, 40))
     columns["observations"][[4, 70], 1] = np.nan
     columns["rewards"][33] = np.inf
@@ -495,7 +500,7 @@ def test_only_the_check_opens_what_is_not_finite(tmp_path, kind):
         open_dataset(source, finite=False)
 
 
-def test_an_unwritable_folder(tmp_path, monkeypatch):
+def test_an_unwritable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     columns, ends = log()
     data = open_dataset({**columns, "terminated": ends, "truncated": ends & False})
     monkeypatch.setattr(os, "access", lambda *_: False)

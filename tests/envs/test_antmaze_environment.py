@@ -1,4 +1,6 @@
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -10,7 +12,7 @@ from xql.collect.antmaze import evaluation_spec
 from xql.envs.antmaze import OneGoalAntMaze
 from xql.envs.make import make_environment
 
-UMAZE = [
+UMAZE: list[list[int | str]] = [
     [1, 1, 1, 1, 1],
     [1, "r", 0, 0, 1],
     [1, 1, 1, 0, 1],
@@ -20,14 +22,14 @@ UMAZE = [
 
 
 @pytest.fixture
-def env():
+def env() -> Iterator[Any]:
     made = OneGoalAntMaze(UMAZE)
     yield made
     made.close()
 
 
 @pytest.fixture
-def v4():
+def v4() -> Iterator[Any]:
     with warnings.catch_warnings():
         # Gymnasium would rather have version 5, whose observations are others.
         warnings.simplefilter("ignore")
@@ -38,7 +40,7 @@ def v4():
     made.close()
 
 
-def test_one_step_is_two_of_version_4_with_a_fifth_of_the_action(env, v4):
+def test_one_step_is_two_of_version_4_with_a_fifth_of_the_action(env: Any, v4: Any) -> None:
     ours, _ = env.reset(seed=5)
     theirs, _ = v4.reset(seed=5)
     random = np.random.default_rng(0)
@@ -52,14 +54,14 @@ def test_one_step_is_two_of_version_4_with_a_fifth_of_the_action(env, v4):
             theirs, *_ = v4.step(action * (30.0 / 150.0))
 
 
-def test_torques_are_cut_off_at_one(env):
+def test_torques_are_cut_off_at_one(env: Any) -> None:
     env.reset(seed=1)
     cut, *_ = env.step(np.full(8, 7.0))
     env.reset(seed=1)
     assert np.array_equal(cut, env.step(np.ones(8))[0])
 
 
-def test_the_goal_is_the_cells_centre_at_each_reset(env):
+def test_the_goal_is_the_cells_centre_at_each_reset(env: Any) -> None:
     # Cell (3, 1) of a maze of 5 x 5 cells of 4 m whose middle is the origin.
     for seed in range(5):
         env.reset(seed=seed)
@@ -67,7 +69,7 @@ def test_the_goal_is_the_cells_centre_at_each_reset(env):
 
 
 @pytest.mark.parametrize(("distance", "there"), [(0.3, True), (0.6, False)])
-def test_reward_and_termination_within_the_radius(env, distance, there):
+def test_reward_and_termination_within_the_radius(env: Any, distance: float, there: bool) -> None:
     env.reset(seed=0)
     position = env.ant_env.init_qpos.copy()
     position[:2] = env.goal + np.array([0.6, 0.8]) * distance
@@ -79,7 +81,7 @@ def test_reward_and_termination_within_the_radius(env, distance, there):
     assert env.step(np.zeros(8))[1] == float(there)
 
 
-def test_starts_lie_around_the_start_cell_or_the_one_asked_for(env):
+def test_starts_lie_around_the_start_cell_or_the_one_asked_for(env: Any) -> None:
     starts = np.array([env.reset(seed=seed)[0][:2] for seed in range(20)])
     assert np.abs(starts - [-4.0, 4.0]).max() <= 1.0
     assert np.ptp(starts, axis=0).min() > 0.5
@@ -88,8 +90,8 @@ def test_starts_lie_around_the_start_cell_or_the_one_asked_for(env):
 
 
 @pytest.mark.parametrize(("task", "limit"), [("umaze", 700), ("large-play", 1000)])
-def test_the_specification_makes_it_again(task, limit):
-    env = make_environment(evaluation_spec(task).to_json())
+def test_the_specification_makes_it_again(task: Any, limit: int) -> None:
+    env: Any = make_environment(evaluation_spec(task).to_json())
     assert env.spec.max_episode_steps == limit
     assert env.observation_space.shape == (29,)
     assert env.action_space.low.tolist() == [-1.0] * 8

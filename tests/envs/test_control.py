@@ -1,6 +1,7 @@
 import importlib.util
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ if importlib.util.find_spec("dm_control") is None:
     pytest.skip("dm_control is not installed", allow_module_level=True)
 
 
-def suite():
+def suite() -> Any:
     return importlib.import_module("dm_control.suite")
 
 
-def episode(env, steps=40):
+def episode(env: Any, steps: int = 40) -> Any:
     """Everything seen in `steps` steps of the same actions, after a reset that was made before."""
     random = np.random.default_rng(0)
     seen = []
@@ -28,7 +29,7 @@ def episode(env, steps=40):
     return np.array(seen)
 
 
-def test_quadruped_lies_alphabetically_and_starts_as_the_suite_does():
+def test_quadruped_lies_alphabetically_and_starts_as_the_suite_does() -> None:
     env = make_environment("dm_control/quadruped-run")
     flat, _ = env.reset(seed=7)
     raw = suite().load("quadruped", "run", task_kwargs={"random": 7}).reset().observation
@@ -46,14 +47,14 @@ def test_quadruped_lies_alphabetically_and_starts_as_the_suite_does():
     assert np.array_equal(chosen.reset(seed=7)[0], flat[68:75])
 
 
-def test_each_dimension_has_the_bounds_of_its_actuator():
-    box = make_environment("dm_control/quadruped-run").action_space
-    assert box.low.tolist() == np.float32([-1, -1, -0.8] * 4).tolist()
-    assert box.high.tolist() == np.float32([1, 1.1, 0.8] * 4).tolist()
+def test_each_dimension_has_the_bounds_of_its_actuator() -> None:
+    box: Any = make_environment("dm_control/quadruped-run").action_space
+    assert box.low.tolist() == np.array([-1, -1, -0.8] * 4, np.float32).tolist()
+    assert box.high.tolist() == np.array([1, 1.1, 0.8] * 4, np.float32).tolist()
     assert box.dtype == np.float32
 
 
-def test_a_step_is_the_suites_step():
+def test_a_step_is_the_suites_step() -> None:
     env = make_environment("dm_control/hopper-hop")
     env.reset(seed=5)
     own = suite().load("hopper", "hop", task_kwargs={"random": 5})
@@ -68,8 +69,8 @@ def test_a_step_is_the_suites_step():
         assert reward == taken.reward
 
 
-def test_the_time_limit_truncates_where_the_suite_ends_with_discount_one():
-    env = make_environment("dm_control/cartpole-swingup")
+def test_the_time_limit_truncates_where_the_suite_ends_with_discount_one() -> None:
+    env: Any = make_environment("dm_control/cartpole-swingup")
     assert env.spec.max_episode_steps == 1000
     env.reset(seed=0)
     ends = [env.step(np.zeros(1, np.float32))[2:4] for _ in range(1000)]
@@ -82,15 +83,15 @@ def test_the_time_limit_truncates_where_the_suite_ends_with_discount_one():
 
 
 @pytest.mark.parametrize("limit", [7, 1003])
-def test_another_time_limit(limit):
+def test_another_time_limit(limit: int) -> None:
     env = make_environment("dm_control/cartpole-swingup", max_episode_steps=limit)
     env.reset(seed=0)
     ends = [env.step(np.zeros(1, np.float32))[2:4] for _ in range(limit)]
     assert ends == [(False, False)] * (limit - 1) + [(False, True)]
 
 
-def test_a_tasks_own_end_terminates():
-    env = make_environment("dm_control/lqr-lqr_2_1")
+def test_a_tasks_own_end_terminates() -> None:
+    env: Any = make_environment("dm_control/lqr-lqr_2_1")
     assert env.spec.max_episode_steps is None
     env.reset(seed=0)
     assert env.step(np.zeros(1, np.float32))[2:4] == (False, False)
@@ -101,7 +102,7 @@ def test_a_tasks_own_end_terminates():
     assert env.step(np.zeros(1, np.float32))[2:4] == (True, False)
 
 
-def test_an_invalid_state_cuts_the_episode_and_shows_nothing_of_it():
+def test_an_invalid_state_cuts_the_episode_and_shows_nothing_of_it() -> None:
     env = make_environment("dm_control/hopper-hop")
     env.reset(seed=0)
     before = env.step(np.ones(4, np.float32))[0]
@@ -115,7 +116,7 @@ def test_an_invalid_state_cuts_the_episode_and_shows_nothing_of_it():
 
 
 @pytest.mark.parametrize("name", ["finger-turn_hard", "point_mass-hard"])
-def test_an_episode_is_a_function_of_its_seed(name):
+def test_an_episode_is_a_function_of_its_seed(name: str) -> None:
     # Both change the model itself (a target's size, the actuators' gains) at each reset.
     env, other = (make_environment(f"dm_control/{name}") for _ in range(2))
     starts, runs = [], []
@@ -128,7 +129,7 @@ def test_an_episode_is_a_function_of_its_seed(name):
     assert np.array_equal(episode(other), runs[0])
 
 
-def test_without_a_seed_the_stream_goes_on():
+def test_without_a_seed_the_stream_goes_on() -> None:
     env, other = (make_environment("dm_control/cheetah-run") for _ in range(2))
     # Nobody has given a seed yet: copies differ.
     assert not np.array_equal(env.reset()[0], other.reset()[0])
@@ -150,19 +151,19 @@ def test_without_a_seed_the_stream_goes_on():
         ("dm_control/point-mass-easy", "dm_control/point_mass-easy-v0"),
     ],
 )
-def test_names(name, full):
-    env = make_environment(name)
+def test_names(name: str, full: str) -> None:
+    env: Any = make_environment(name)
     assert env.spec.id == full
-    again = make_environment(env.env.spec.to_json())
+    again: Any = make_environment(env.env.spec.to_json())
     assert np.array_equal(again.reset(seed=1)[0], env.reset(seed=1)[0])
     assert again.spec.max_episode_steps == 1000
 
 
-def test_one_task_of_every_benchmarking_domain():
+def test_one_task_of_every_benchmarking_domain() -> None:
     domains = dict(suite().BENCHMARKING)
     assert len(domains) == 14
     for domain, task in domains.items():
-        env = make_environment(f"dm_control/{domain}-{task}")
+        env: Any = make_environment(f"dm_control/{domain}-{task}")
         assert env.spec.max_episode_steps == 1000
         observation, _ = env.reset(seed=0)
         assert env.observation_space.contains(observation)
@@ -179,26 +180,26 @@ def test_one_task_of_every_benchmarking_domain():
         ("dm_control/hopper-hop-v3", "dm_control/hopper-hop"),
     ],
 )
-def test_an_unknown_task_offers_the_nearest(name, meant):
+def test_an_unknown_task_offers_the_nearest(name: str, meant: str) -> None:
     with pytest.raises(InputError) as error:
         make_environment(name)
     line = f"environment: no environment '{name}'; did you mean '{meant}'?"
     assert str(error.value) == line
 
 
-def test_an_argument_that_it_does_not_take_is_one_line():
+def test_an_argument_that_it_does_not_take_is_one_line() -> None:
     with pytest.raises(InputError, match=r"^dm_control/hopper-hop: it takes no argument 'colour'"):
         make_environment("dm_control/hopper-hop", colour="red")
 
 
-def test_the_extra_is_named(monkeypatch):
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dm_control", None)
     with pytest.raises(MissingExtra) as error:
         make_environment("dm_control/hopper-hop")
     assert str(error.value) == "dm_control is not installed; run: pip install 'xql[mujoco]'"
 
 
-def test_a_first_import_of_the_suite_is_silent():
+def test_a_first_import_of_the_suite_is_silent() -> None:
     code = "from xql.envs.make import make_environment as m; m('dm_control/pendulum-swingup')"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False

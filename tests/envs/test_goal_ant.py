@@ -1,4 +1,4 @@
-"""The ant that walks where it is told: what it sees, what it is paid for, when it ends."""
+"""The goal-reaching ant: what it observes, its rewards, when it ends."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def test_the_reward_is_the_speed_towards_the_goal_and_what_it_costs(env: GoalAnt
         speed = (place(env) - before) @ way / np.hypot(*way) / 0.1
         assert reward == pytest.approx(min(speed, 2.0) + 0.5 - 0.02 * (action**2).sum(), abs=1e-6)
     _, wild, _, _, _ = env.step(5 * np.sign(actions[0]))
-    assert wild < 2.5 - 0.02 * 8 + 1e-6, "actions are cut off at 1 before they are paid for"
+    assert wild < 2.5 - 0.02 * 8 + 1e-6, "actions are cut off at 1 before they count in the reward"
 
 
 def test_a_step_takes_a_tenth_of_a_second(env: GoalAnt) -> None:

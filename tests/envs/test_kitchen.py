@@ -1,4 +1,4 @@
-"""The kitchen: recorded as Minari's data was, read, trained on, and judged as D4RL judges it."""
+"""The kitchen: recorded as Minari's data was, read, trained on, evaluated as in D4RL."""
 
 import gc
 import json
@@ -79,31 +79,31 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return root, spec.to_json()
 
 
-def test_the_recorder_pays_on_and_the_judge_pays_once() -> None:
+def test_the_recorder_repeats_a_reward_and_the_evaluation_does_not() -> None:
     recorder = recording_kitchen()
     assert recorder.spec is not None
-    judged = as_evaluated(recorder.spec.to_json())
+    evaluated = as_evaluated(recorder.spec.to_json())
     assert rewards_after_opening(recorder) == [1.0, 1.0, 1.0]
     recorder.close()
-    judge = make_environment(judged)
-    assert rewards_after_opening(judge) == [1.0, 0.0, 0.0]
-    assert judge.spec is not None and judge.spec.max_episode_steps == 280
-    assert judge.spec.kwargs["tasks_to_complete"] == TASKS
-    judge.close()
+    kitchen = make_environment(evaluated)
+    assert rewards_after_opening(kitchen) == [1.0, 0.0, 0.0]
+    assert kitchen.spec is not None and kitchen.spec.max_episode_steps == 280
+    assert kitchen.spec.kwargs["tasks_to_complete"] == TASKS
+    kitchen.close()
 
 
-def test_the_judge_ends_when_every_task_is_done() -> None:
+def test_the_evaluation_ends_when_every_task_is_done() -> None:
     recorder = recording_kitchen()
     assert recorder.spec is not None
     described = json.loads(recorder.spec.to_json())
     recorder.close()
     described["kwargs"]["tasks_to_complete"] = ["microwave"]
-    judge = make_environment(as_evaluated(json.dumps(described)))
-    judge.reset(seed=0)
-    open_microwave(judge)
-    _, reward, terminated, truncated, _ = judge.step(np.zeros(9, np.float32))
+    kitchen = make_environment(as_evaluated(json.dumps(described)))
+    kitchen.reset(seed=0)
+    open_microwave(kitchen)
+    _, reward, terminated, truncated, _ = kitchen.step(np.zeros(9, np.float32))
     assert (reward, terminated, truncated) == (1.0, True, False)
-    judge.close()
+    kitchen.close()
 
 
 @pytest.mark.parametrize("spec", ["FrankaKitchen-v1", "HalfCheetah-v5", '{"id": "Hopper-v5"}', "["])
@@ -127,7 +127,7 @@ def test_from_minari_s_data_to_a_score(
     assert (data.episodes, data.transitions) == (3, 3 * STEPS)
     # 59 of the robot and the kitchen, and the four tasks' state and goal: 1, 7, 2 and 1 numbers.
     assert data.observation_size == 59 + 2 * (1 + 7 + 2 + 1)
-    assert data.returns[1] >= 3  # the door stays open, and the recorder pays on
+    assert data.returns[1] >= 3  # the door stays open, and the recorder goes on rewarding it
     run = xql.train_offline(
         data,
         steps=5,
@@ -137,8 +137,8 @@ def test_from_minari_s_data_to_a_score(
         last_episodes=1,
         progress=False,
     )
-    assert run.folder.config["environment"] == as_evaluated(spec)
-    assert run.folder.config["settings_sources"]["beta"].startswith("preset default")
+    assert run.config.environment == as_evaluated(spec)
+    assert run.config.sources["beta"].startswith("preset default")
     (row,) = run.evaluations
     assert row.length <= 280 and 0 <= row.episode_return <= 4
     assert row.score == 25 * row.episode_return

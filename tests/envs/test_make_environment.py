@@ -2,6 +2,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from typing import Any, Never
 
 import gymnasium
 import numpy as np
@@ -17,7 +18,7 @@ if importlib.util.find_spec("gymnasium_robotics") is None:
 class Toy(gymnasium.Env):
     """A nested dictionary whose flat order can be written down by hand."""
 
-    observation_space = gymnasium.spaces.Dict(
+    observation_space: gymnasium.Space[Any] = gymnasium.spaces.Dict(
         {
             "zoo": gymnasium.spaces.Box(-9, 9, (2, 2), np.float64),
             "goal": gymnasium.spaces.Dict(
@@ -30,14 +31,16 @@ class Toy(gymnasium.Env):
     )
     action_space = gymnasium.spaces.Box(np.array([-1, -2.0]), np.array([3, 4.0]), dtype=np.float64)
 
-    def reset(self, *, seed=None, options=None):
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         return self.at(), {}
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         return self.at(), 0.0, False, False, {}
 
-    def at(self):
+    def at(self) -> Any:
         # Not in the order of the keys: simulators answer in any.
         return {
             "zoo": np.array([[1.0, 2.0], [3.0, 4.0]]),
@@ -45,7 +48,7 @@ class Toy(gymnasium.Env):
         }
 
 
-def test_dictionary_is_flattened_alphabetically_depth_first_in_c_order():
+def test_dictionary_is_flattened_alphabetically_depth_first_in_c_order() -> None:
     env = FlatObservation(Toy(), None, "toy")
     observation, _ = env.reset()
     assert observation.tolist() == [5, 6, 1, 2, 3, 4]
@@ -54,7 +57,7 @@ def test_dictionary_is_flattened_alphabetically_depth_first_in_c_order():
     assert env.step(np.zeros(2))[0].tolist() == [5, 6, 1, 2, 3, 4]
 
 
-def test_keys_select():
+def test_keys_select() -> None:
     env = FlatObservation(Toy(), ("zoo",), "toy")
     assert env.reset()[0].tolist() == [1, 2, 3, 4]
     assert env.observation_space.shape == (4,)
@@ -62,13 +65,13 @@ def test_keys_select():
         FlatObservation(Toy(), ("zo",), "toy")
 
 
-def test_keys_of_a_flat_environment_are_refused():
+def test_keys_of_a_flat_environment_are_refused() -> None:
     with pytest.raises(InputError, match="no dictionary"):
         make_environment("Pendulum-v1", keys=("observation",))
 
 
-def test_pointmaze_lies_as_documented():
-    env = make_environment("PointMaze_UMaze-v3")
+def test_pointmaze_lies_as_documented() -> None:
+    env: Any = make_environment("PointMaze_UMaze-v3")
     flat, _ = env.reset(seed=3)
     raw, _ = env.unwrapped.reset(seed=3)
     parts = [raw["achieved_goal"], raw["desired_goal"], raw["observation"]]
@@ -77,12 +80,12 @@ def test_pointmaze_lies_as_documented():
     env.close()
 
 
-def test_observation_is_not_the_simulators_own_buffer():
+def test_observation_is_not_the_simulators_own_buffer() -> None:
     class Reusing(Toy):
         observation_space = gymnasium.spaces.Box(-9, 9, (2,), np.float32)
         buffer = np.zeros(2, np.float32)
 
-        def at(self):
+        def at(self) -> Any:
             self.buffer += 1
             return self.buffer
 
@@ -92,7 +95,7 @@ def test_observation_is_not_the_simulators_own_buffer():
     assert first.tolist() == [1, 1]
 
 
-def test_time_limit():
+def test_time_limit() -> None:
     env = make_environment("AdroitHandDoor-v1", max_episode_steps=7)
     assert env.observation_space.shape == (39,)
     env.reset(seed=0)
@@ -101,7 +104,7 @@ def test_time_limit():
     env.close()
 
 
-def test_a_first_import_of_the_simulators_is_silent():
+def test_a_first_import_of_the_simulators_is_silent() -> None:
     # Gymnasium-Robotics prints a notice when it is first imported: only a fresh process shows it.
     code = "from xql.envs.make import make_environment as m; m('AdroitHandDoor-v1').close()"
     done = subprocess.run(
@@ -110,10 +113,10 @@ def test_a_first_import_of_the_simulators_is_silent():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_json_specification_gives_the_same_environment():
-    env = make_environment("PointMaze_UMaze-v3", continuing_task=False)
+def test_json_specification_gives_the_same_environment() -> None:
+    env: Any = make_environment("PointMaze_UMaze-v3", continuing_task=False)
     text = env.env.spec.to_json()
-    again = make_environment(text)
+    again: Any = make_environment(text)
     assert again.unwrapped.continuing_task is False
     assert np.array_equal(env.reset(seed=5)[0], again.reset(seed=5)[0])
     # What releases before Gymnasium 1.0 wrote, as old Minari sets carry it.
@@ -121,7 +124,7 @@ def test_json_specification_gives_the_same_environment():
     assert make_environment(json.dumps(old)).observation_space.shape == (8,)
 
 
-def test_check_fits_names_both_sizes():
+def test_check_fits_names_both_sizes() -> None:
     env = FlatObservation(Toy(), None, "toy")
     check_fits(env, 6, 2, "door.hdf5")
     for sizes in ((39, 2), (6, 28)):
@@ -149,25 +152,25 @@ def test_check_fits_names_both_sizes():
         ("qqqqqqqqqq", "`gymnasium.pprint_registry()` lists them"),
     ],
 )
-def test_unknown_id_names_what_to_type(name, hint):
+def test_unknown_id_names_what_to_type(name: str, hint: str) -> None:
     with pytest.raises(InputError) as error:
         make_environment(name)
     assert str(error.value) == f"environment: no environment '{name}'; {hint}"
 
 
-def test_mujoco_py_era_id_says_what_to_use():
+def test_mujoco_py_era_id_says_what_to_use() -> None:
     with pytest.raises(InputError) as error:
         make_environment("Hopper-v2")
     line = "environment: 'Hopper-v2' needs mujoco_py, which has been retired; use 'Hopper-v5'"
     assert str(error.value) == line
 
 
-def test_discrete_actions_are_refused():
-    with pytest.raises(InputError, match=r"^CartPole-v1: its actions are Discrete\(2\); "):
+def test_discrete_actions_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^CartPole-v1: its actions are Discrete\(n=2\); "):
         make_environment("CartPole-v1")
 
 
-def test_observation_that_is_no_box_is_refused():
+def test_observation_that_is_no_box_is_refused() -> None:
     class Odd(Toy):
         observation_space = gymnasium.spaces.Dict({"word": gymnasium.spaces.Discrete(3)})
 
@@ -175,7 +178,9 @@ def test_observation_that_is_no_box_is_refused():
         FlatObservation(Odd(), None, "toy")
 
 
-def test_the_extra_is_named_only_where_it_is_what_is_missing(monkeypatch):
+def test_the_extra_is_named_only_where_it_is_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     text = json.dumps({"id": "Toy-v0", "entry_point": "no_such_simulator.envs:Toy"})
     with pytest.raises(InputError) as error:
         make_environment(text)
@@ -198,8 +203,8 @@ def test_the_extra_is_named_only_where_it_is_what_is_missing(monkeypatch):
 @pytest.mark.parametrize(
     "error", [AssertionError("size must be 3"), gymnasium.error.Error("size must be 3")]
 )
-def test_what_stops_the_making_is_one_line(monkeypatch, error):
-    def broken(*_, **__):
+def test_what_stops_the_making_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Any) -> None:
+    def broken(*_: Any, **__: Any) -> Never:
         raise error
 
     monkeypatch.setattr(gymnasium, "make", broken)
@@ -211,7 +216,7 @@ def test_what_stops_the_making_is_one_line(monkeypatch, error):
     )
 
 
-def test_unknown_argument_and_broken_json_are_one_line():
+def test_unknown_argument_and_broken_json_are_one_line() -> None:
     with pytest.raises(InputError, match=r"^PointMaze_UMaze-v3: it takes no argument 'colour'"):
         make_environment("PointMaze_UMaze-v3", colour="red")
     with pytest.raises(InputError, match=r"^environment: this is no specification") as error:

@@ -2,6 +2,7 @@ import ctypes
 import ctypes.util
 import os
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ choose = render.choose_renderer.__wrapped__
 
 
 @pytest.fixture
-def libraries(monkeypatch):
+def libraries(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A machine that has the libraries put into this set."""
     have: set[str] = set()
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: name if name in have else None)
@@ -31,21 +32,25 @@ def libraries(monkeypatch):
     ("have", "chosen"),
     [({"EGL", "OSMesa"}, "egl"), ({"EGL"}, "egl"), ({"OSMesa"}, "osmesa"), (set(), None)],
 )
-def test_the_library_that_works_is_chosen(libraries, have, chosen):
+def test_the_library_that_works_is_chosen(libraries: Any, have: Any, chosen: str | None) -> None:
     libraries |= have
     choose()
     assert os.environ.get("MUJOCO_GL") == chosen
 
 
 @pytest.mark.parametrize("asked", ["glfw", "disabled", "osmesa"])
-def test_what_the_user_chose_stays(libraries, monkeypatch, asked):
+def test_what_the_user_chose_stays(
+    libraries: Any, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
     libraries |= {"EGL", "OSMesa"}
     monkeypatch.setenv("MUJOCO_GL", asked)
     choose()
     assert os.environ["MUJOCO_GL"] == asked
 
 
-def test_a_choice_that_is_not_installed_is_one_line(libraries, monkeypatch):
+def test_a_choice_that_is_not_installed_is_one_line(
+    libraries: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MUJOCO_GL", "egl")
     with pytest.raises(InputError) as error:
         choose()
@@ -55,7 +60,9 @@ def test_a_choice_that_is_not_installed_is_one_line(libraries, monkeypatch):
     )
 
 
-def test_no_library_and_no_screen_is_one_line_before_anything_is_made(libraries, monkeypatch):
+def test_no_library_and_no_screen_is_one_line_before_anything_is_made(
+    libraries: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
@@ -80,7 +87,7 @@ def test_no_library_and_no_screen_is_one_line_before_anything_is_made(libraries,
     assert render.drawing(other, (64, 48)) == {"render_mode": "rgb_array"}
 
 
-def test_a_library_without_egl_in_it_does_not_work(monkeypatch):
+def test_a_library_without_egl_in_it_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
     assert not render.egl_works.__wrapped__()
     # Some library that loads and is not EGL, and a file that is no library.
@@ -89,7 +96,7 @@ def test_a_library_without_egl_in_it_does_not_work(monkeypatch):
         assert not render.egl_works.__wrapped__()
 
 
-def test_an_environment_that_does_not_draw_itself_is_one_line():
+def test_an_environment_that_does_not_draw_itself_is_one_line() -> None:
     with pytest.raises(InputError) as error:
         make_environment(register_line(), picture=(64, 48))
     assert str(error.value) == (
@@ -98,10 +105,11 @@ def test_an_environment_that_does_not_draw_itself_is_one_line():
 
 
 @pytest.mark.parametrize(("name", "cells"), [("UMaze", 5), ("Large", 9)])
-def test_a_maze_is_seen_from_above_and_whole(name, cells):
+def test_a_maze_is_seen_from_above_and_whole(name: str, cells: int) -> None:
     pytest.importorskip("gymnasium_robotics")
     env = make_environment(f"AntMaze_{name}-v4", picture=(64, 48))
-    camera = env.unwrapped.ant_env.mujoco_renderer.default_cam_config
+    simulator: Any = env.unwrapped
+    camera = simulator.ant_env.mujoco_renderer.default_cam_config
     assert camera["lookat"].tolist() == [0, 0, 0] and camera["trackbodyid"] == -1
     # A cell is 4 long; what lies within the outer wall must fit into the 45 degrees of view.
     seen = 2 * camera["distance"] * np.tan(np.pi / 8)

@@ -1,5 +1,6 @@
 """Bellman errors of linear networks, worked out by hand."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -9,11 +10,23 @@ import numpy as np
 import pytest
 
 from worlds import constant, first_state, in_place, random_batch
-from xql.agents import Batch, SACConfig, Spec, TD3Config, TrainState, XQLConfig, sac, td3, xql
-from xql.evaluation.bellman import bellman_errors, errors_of_member
+from xql.agents import (
+    Agent,
+    Batch,
+    EnvironmentSpec,
+    SACConfig,
+    TD3Config,
+    TrainState,
+    XQLConfig,
+    make_sac,
+    make_td3,
+    make_xql,
+)
+from xql.data.actions import box
+from xql.evaluation.bellman import bellman_errors
 
 # Actions between 0 and 4: the centre is 2, half the range is 2.
-SPEC = Spec(1, (0.0,), (4.0,))
+SPEC = EnvironmentSpec(1, box([0.0], [4.0]))
 # From s = 1 by a = 3 for r = 0.5 to s' = 2, once going on and once terminated there.
 BATCH = Batch(
     observations=jnp.array([[1.0], [1.0]]),
@@ -39,10 +52,17 @@ def linear_critic(network: Any) -> Any:
     )
 
 
-def td3_state() -> TrainState:
-    """π(s) = 2 + 2 tanh(atanh ½) = 3 everywhere, γ = 0.9; the targets are of other minds."""
-    state = first_state(td3(TD3Config(hidden=(), discount=0.9), 10), SPEC)
-    return in_place(
+def errors_of(agent: Agent, state: TrainState, batch: Batch, key: Any = KEY) -> np.ndarray:
+    """δ of one member, by its agent's own backup."""
+    assert agent.backup is not None
+    return np.asarray(bellman_errors(state, batch, key, backup=agent.backup))
+
+
+def a_td3() -> tuple[Agent, TrainState]:
+    """π(s) = 2 + 2 tanh(atanh ½) = 3 everywhere, γ = 0.9; the targets say something else."""
+    agent = make_td3(TD3Config(hidden=(), discount=0.9), 10)
+    state: Any = first_state(agent, SPEC)
+    return agent, in_place(
         state,
         critic=linear_critic(state.critic.network),
         policy=constant(state.policy.network, float(np.arctanh(0.5))),
@@ -51,10 +71,11 @@ def td3_state() -> TrainState:
     )
 
 
-def sac_state(raw_deviation: float, **changes: Any) -> TrainState:
+def a_sac(raw_deviation: float, **changes: Any) -> tuple[Agent, TrainState]:
     """a' = 2 + 2 tanh(u), u ~ N(0, e^{2·log_std}), log_std = −5 + 3.5 (tanh(raw) + 1)."""
-    state = first_state(sac(SACConfig(hidden=(), discount=0.9, **changes), 10), SPEC)
-    return in_place(
+    agent = make_sac(SACConfig(hidden=(), discount=0.9, **changes), 10)
+    state: Any = first_state(agent, SPEC)
+    return agent, in_place(
         state,
         critic=linear_critic(state.critic.network),
         policy=constant(state.policy.network, 0.0, raw_deviation),
@@ -64,16 +85,16 @@ def sac_state(raw_deviation: float, **changes: Any) -> TrainState:
 def test_td3_by_hand() -> None:
     # Q₁(s', π(s')) = 10·2 + 2·3 − 1 = 25: 0.5 + 0.9·25 − 15 = 8, and 0.5 − 15 where it terminated.
     np.testing.assert_allclose(
-        errors_of_member(td3_state(), BATCH, KEY), [0.5 + 0.9 * 25 - Q_HERE, 0.5 - Q_HERE], 1e-6
+        errors_of(*a_td3(), BATCH), [0.5 + 0.9 * 25 - Q_HERE, 0.5 - Q_HERE], 1e-6
     )
     assert Q_HERE == 15.0
 
 
 def test_sac_draws_its_action_and_adds_no_entropy() -> None:
     # atanh(3/7) gives log_std = 0: a' = 2 + 2 tanh(u) with u ~ N(0, 1).
-    state = sac_state(float(np.arctanh(3 / 7)), initial_temperature=100.0)
+    agent, state = a_sac(float(np.arctanh(3 / 7)), initial_temperature=100.0)
     many = jax.tree.map(lambda column: jnp.repeat(column[:1], 20_000, axis=0), BATCH)
-    errors = np.asarray(errors_of_member(state, many, KEY), np.float64)
+    errors = errors_of(agent, state, many).astype(np.float64)
     # E tanh u = 0 and E tanh² u = 0.394294 (by quadrature): so E δ = 0.5 + 0.9·(20 + 4 − 1) − 15
     # and δ deviates by 0.9·2·2·√0.394294. An entropy of temperature 100 would shift it by tens.
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
@@ -82,33 +103,34 @@ def test_sac_draws_its_action_and_adds_no_entropy() -> None:
     deviation = 3.6 * square**0.5
     assert errors.mean() == pytest.approx(6.2, abs=4 * deviation / 20_000**0.5)
     assert errors.std() == pytest.approx(deviation, rel=0.02)
-    again = errors_of_member(state, many, jax.random.key(1))
-    assert (np.asarray(again) != errors.astype(np.float32)).mean() > 0.99
+    again = errors_of(agent, state, many, jax.random.key(1))
+    assert (again != errors.astype(np.float32)).mean() > 0.99
 
 
 def test_where_there_is_a_v_it_stands_for_what_comes_after() -> None:
     for agent in (
-        xql(XQLConfig(hidden=(), discount=0.9, value_layer_norm=False), 10),
-        sac(SACConfig(hidden=(), discount=0.9, value="gumbel"), 10),
+        make_xql(XQLConfig(hidden=(), discount=0.9, value_layer_norm=False), 10),
+        make_sac(SACConfig(hidden=(), discount=0.9, value="gumbel"), 10),
     ):
-        state = first_state(agent, SPEC)
+        state: Any = first_state(agent, SPEC)
         state = in_place(
             state,
             critic=linear_critic(state.critic.network),
             value=constant(state.value.network, 7.0),
         )
         # 0.5 + 0.9·7 − 15, whatever the policy would do.
-        np.testing.assert_allclose(errors_of_member(state, BATCH, KEY), [-8.2, -14.5], 1e-5)
+        np.testing.assert_allclose(errors_of(agent, state, BATCH), [-8.2, -14.5], 1e-5)
 
 
 def test_a_population_is_its_members_side_by_side() -> None:
-    agent = sac(SACConfig(hidden=(4,)), 10)
+    agent = make_sac(SACConfig(hidden=(4,)), 10)
     states = [first_state(agent, SPEC, seed) for seed in (0, 1)]
     batches = [random_batch(6, SPEC, seed) for seed in (0, 1)]
     keys = jax.random.split(KEY, 2)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
-    together = jax.vmap(bellman_errors)(both, stacked, keys)
+    of_member = functools.partial(bellman_errors, backup=agent.backup)
+    together = jax.vmap(of_member)(both, stacked, keys)
     for one in (0, 1):
-        alone = bellman_errors(states[one], batches[one], keys[one])
+        alone = errors_of(agent, states[one], batches[one], keys[one])
         np.testing.assert_allclose(together[one], alone, 1e-4, 1e-5)

@@ -54,7 +54,8 @@ def push(strength: float) -> Any:
 
     def act(observations: np.ndarray) -> np.ndarray:
         members = np.arange(1, len(observations) + 1, dtype=np.float32)[:, None, None]
-        return strength * members + 0.001 * np.sin(observations[..., :1])
+        actions: np.ndarray = strength * members + 0.001 * np.sin(observations[..., :1])
+        return actions
 
     return act
 
@@ -161,14 +162,14 @@ def test_success_is_none_where_the_environment_reports_none() -> None:
 def test_a_simulator_that_breaks_down_ends_its_episode(broken: str) -> None:
     class Breaks(Hold):
         def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Any]:
-            observation, reward, *rest = super().step(action)
+            observation, reward, terminated, truncated, info = super().step(action)
             if self.time == 4:
                 observation, reward = (
                     (observation * np.nan, reward)
                     if broken == "observation"
                     else (observation, np.inf)
                 )
-            return (observation, reward, *rest)
+            return observation, reward, terminated, truncated, info
 
     results = rollout(Breaks, push(0.0), members=1, episodes=2)
     # Three rewards of 1 before it, and the success of the second step.
@@ -179,7 +180,7 @@ def test_a_simulator_that_breaks_down_ends_its_episode(broken: str) -> None:
 
 def test_a_diverged_member_gets_nan_and_harms_no_other() -> None:
     def act(observations: np.ndarray) -> np.ndarray:
-        actions = push(0.3)(observations)
+        actions: np.ndarray = push(0.3)(observations)
         actions[1] = np.nan
         return actions
 
@@ -207,17 +208,50 @@ def test_an_environment_of_other_spaces_is_refused_in_one_line() -> None:
             super().__init__()
             self.action_space = gymnasium.spaces.Discrete(3)  # type: ignore[assignment]
 
-    with pytest.raises(InputError) as error:
-        Evaluator(Discrete, members=1)
-    assert str(error.value) == (
-        "Discrete: the actions are Discrete(3); one flat Box of numbers is needed"
-    )
+    class Flat(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2, 1), np.float32)
+
+    class Seeing(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = gymnasium.spaces.Discrete(4)  # type: ignore[assignment]
+
+    for kind, line in (
+        (
+            Discrete,
+            "Discrete: its actions are Discrete(n=3); discrete actions are not supported yet; "
+            "use an environment with a Box",
+        ),
+        (
+            Flat,
+            "Flat: its actions are Box(-1.0, 1.0, (2, 1), float32); one flat Box is needed",
+        ),
+        (Seeing, "Seeing: the observations are Discrete(4); one flat Box of numbers is needed"),
+    ):
+        with pytest.raises(InputError) as error:
+            Evaluator(kind, members=1)
+        assert str(error.value) == line
+
+
+def test_actions_without_bounds_are_played_as_they_are() -> None:
+    class Unbounded(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+    bounded = rollout(Walk, push(5.0), members=1, episodes=1)[0].episode_return
+    unbounded = rollout(Unbounded, push(5.0), members=1, episodes=1)[0].episode_return
+    # Two steps of 5 + 0.001·sin(x) instead of 1, from the same start: 4 and then 8 more.
+    assert unbounded - bounded == pytest.approx(4 + 8, abs=0.01)
 
 
 @pytest.mark.parametrize("wrong", [{"members": 0}, {"episodes": 0}])
 def test_nothing_to_play_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match="give at least 1"):
-        rollout(Walk, push(0.1), **({"members": 1, "episodes": 1} | wrong))
+        asked: dict[str, Any] = {"members": 1, "episodes": 1} | wrong
+        rollout(Walk, push(0.1), **asked)
 
 
 def test_a_jitted_policy_compiles_once_for_all_evaluations() -> None:
@@ -236,7 +270,7 @@ def test_a_jitted_policy_compiles_once_for_all_evaluations() -> None:
     assert traced == [(2, 3, 2)]
 
 
-def test_an_environment_that_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_that_never_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Endless(gymnasium.Env[np.ndarray, np.ndarray]):
         observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)

@@ -1,12 +1,16 @@
 import ctypes.util
 import sys
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 
 pytest.importorskip("av", reason="the extra video is not installed")
+
+from typing import Never
 
 import av
 
@@ -21,22 +25,22 @@ STRIP = 24
 """Rows of the caption."""
 
 
-def towards_zero(observations):
+def towards_zero(observations: Any) -> Any:
     return -np.sign(observations[..., :1])
 
 
-def frames_of(path):
+def frames_of(path: Path) -> Any:
     with av.open(str(path)) as container:
         rate = container.streams.video[0].average_rate
         return rate, [one.to_ndarray(format="rgb24") for one in container.decode(video=0)]
 
 
-def steps_of(frames):
+def steps_of(frames: Any) -> Any:
     """The steps that frames of `Drawn` show."""
     return [round(float(frame[STRIP:].mean()) / 20) for frame in frames]
 
 
-def test_the_episodes_are_those_of_a_rollout_and_every_step_is_shown(tmp_path):
+def test_the_episodes_are_those_of_a_rollout_and_every_step_is_shown(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     results = record(Drawn, towards_zero, path, seed=4, episodes=2)
     assert results == rollout(Line, towards_zero, members=1, episodes=2, seed=4)
@@ -48,14 +52,14 @@ def test_the_episodes_are_those_of_a_rollout_and_every_step_is_shown(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["film.mp4"]
 
 
-def test_every_so_many_steps_and_the_last(tmp_path):
+def test_every_so_many_steps_and_the_last(tmp_path: Path) -> None:
     record(Drawn, towards_zero, tmp_path / "film.mp4", every=4)
     rate, frames = frames_of(tmp_path / "film.mp4")
     assert rate == Fraction(10, 4)
     assert steps_of(frames) == [0, 4, 8, 10, 10]
 
 
-def test_a_fast_simulation_is_thinned_to_its_own_speed(tmp_path):
+def test_a_fast_simulation_is_thinned_to_its_own_speed(tmp_path: Path) -> None:
     class Fast(Drawn):
         metadata = {"render_modes": ["rgb_array"], "render_fps": 125}  # noqa: RUF012
 
@@ -65,8 +69,8 @@ def test_a_fast_simulation_is_thinned_to_its_own_speed(tmp_path):
     assert steps_of(frames) == [0, 5, 10] + [10] * 25
 
 
-def test_a_policy_that_gives_no_number_ends_the_film(tmp_path):
-    def broken(observations):
+def test_a_policy_that_gives_no_number_ends_the_film(tmp_path: Path) -> None:
+    def broken(observations: Any) -> Any:
         # Only the first step, where x is what the reset gave, gets a finite action.
         seen.append(1)
         return np.full((1, 1, 1), np.nan if len(seen) > 1 else 0.0, np.float32)
@@ -77,7 +81,7 @@ def test_a_policy_that_gives_no_number_ends_the_film(tmp_path):
     assert steps_of(frames_of(tmp_path / "film.mp4")[1]) == [0, 1] + [1] * 10
 
 
-def test_an_end_at_success_is_shown(tmp_path):
+def test_an_end_at_success_is_shown(tmp_path: Path) -> None:
     (whole,) = record(Drawn, towards_zero, tmp_path / "whole.mp4", seed=3)
     (cut,) = record(Drawn, towards_zero, tmp_path / "cut.mp4", seed=3, stop_at_success=True)
     assert whole.success and cut.success and cut.length < whole.length
@@ -85,7 +89,7 @@ def test_an_end_at_success_is_shown(tmp_path):
     assert shown == [*range(cut.length + 1), *[cut.length] * 10]
 
 
-def test_the_caption_is_above_the_picture_and_says_the_text():
+def test_the_caption_is_above_the_picture_and_says_the_text() -> None:
     random = np.random.default_rng(0)
     frame = random.integers(0, 255, (30, 200, 3), np.uint8)
     one, other = captioned(frame, "step 1   return 0.5"), captioned(frame, "step 2   return 0.5")
@@ -98,7 +102,7 @@ def test_the_caption_is_above_the_picture_and_says_the_text():
     assert 0 < len(changed) <= 10 and 30 < changed.min() < changed.max() < 60
 
 
-def test_an_odd_size_loses_a_line(tmp_path):
+def test_an_odd_size_loses_a_line(tmp_path: Path) -> None:
     class Odd(Drawn):
         size = (41, 63)
 
@@ -106,11 +110,11 @@ def test_an_odd_size_loses_a_line(tmp_path):
     assert frames_of(tmp_path / "film.mp4")[1][0].shape == (STRIP + 40, 62, 3)
 
 
-def test_side_by_side_the_shorter_one_waits(tmp_path):
+def test_side_by_side_the_shorter_one_waits(tmp_path: Path) -> None:
     long, short, both = (tmp_path / f"{name}.mp4" for name in ("long", "short", "both"))
 
     class Brief(Drawn):
-        def step(self, action):
+        def step(self, action: Any) -> Any:
             *rest, truncated, info = super().step(action)
             return *rest, truncated or self._steps == 3, info
 
@@ -125,7 +129,7 @@ def test_side_by_side_the_shorter_one_waits(tmp_path):
         side_by_side(short, long, both)
 
 
-def test_films_that_do_not_fit_are_refused(tmp_path):
+def test_films_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     class Tall(Drawn):
         size = (80, 64)
 
@@ -144,14 +148,14 @@ def test_films_that_do_not_fit_are_refused(tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
-def test_nothing_is_written_over_and_nothing_half_is_left(tmp_path):
+def test_nothing_is_written_over_and_nothing_half_is_left(tmp_path: Path) -> None:
     (tmp_path / "mine.mp4").write_text("mine")
     with pytest.raises(InputError, match=r"mine.mp4: the file exists; name another"):
         record(Drawn, towards_zero, tmp_path / "mine.mp4")
     with pytest.raises(InputError, match=r"no film can be written here \(No such file"):
         record(Drawn, towards_zero, tmp_path / "nowhere" / "film.mp4")
 
-    def interrupted(observations):
+    def interrupted(observations: Any) -> Any:
         if not patience:
             raise KeyboardInterrupt
         patience.pop()
@@ -180,9 +184,9 @@ def test_nothing_is_written_over_and_nothing_half_is_left(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_drawn_here_is_one_line(tmp_path, error, line):
+def test_what_cannot_be_drawn_here_is_one_line(tmp_path: Path, error: Any, line: str) -> None:
     class NoScreen(Drawn):
-        def render(self):
+        def render(self) -> Never:
             raise error
 
     with pytest.raises(InputError) as caught:
@@ -191,9 +195,9 @@ def test_what_cannot_be_drawn_here_is_one_line(tmp_path, error, line):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_draws_nothing_is_one_line(tmp_path):
+def test_what_draws_nothing_is_one_line(tmp_path: Path) -> None:
     class Blind(Drawn):
-        def render(self):
+        def render(self) -> Any:
             return None
 
     with pytest.raises(InputError, match=r"^Blind: it draws no pictures; "):
@@ -201,7 +205,7 @@ def test_what_draws_nothing_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("module", ["av", "PIL.Image"])
-def test_the_extra_is_named(monkeypatch, tmp_path, module):
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=r"run: pip install 'xql\[video\]'$"):
         record(Drawn, towards_zero, tmp_path / "film.mp4")
@@ -220,11 +224,11 @@ def test_the_extra_is_named(monkeypatch, tmp_path, module):
         ("PointMaze_UMaze-v3", "gymnasium_robotics"),
     ],
 )
-def test_simulators_are_drawn_without_a_display(tmp_path, name, module):
+def test_simulators_are_drawn_without_a_display(tmp_path: Path, name: str, module: str) -> None:
     pytest.importorskip(module)
     path = tmp_path / "film.mp4"
 
-    def make():
+    def make() -> Any:
         return make_environment(name, max_episode_steps=3, picture=(64, 48))
 
     size = make().action_space.shape[0]

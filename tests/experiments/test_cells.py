@@ -1,40 +1,82 @@
-"""Cells: trained once, kept whole or not at all, told apart by their configuration."""
+"""Cells: trained once, kept whole or not at all, found by their configuration."""
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from worlds import register_line
 from xql.errors import InputError
-from xql.experiments.cells import Cell, keep_run, train_cells
-from xql.training.offline import train_offline
+from xql.experiments.cells import (
+    Cell,
+    asked,
+    configuration,
+    folder_name,
+    kept,
+    offline_cell,
+    online_cell,
+    train_and_keep,
+    train_cells,
+)
+from xql.experiments.executors import local
+from xql.runs.config import EvaluationPlan, OnlineLoop, RunConfig
+from xql.runs.folder import RunFolder
+from xql.training.offline import plan_offline, train_offline
+from xql.training.online import plan_online
 
 trained: list[str] = []
 
 
 def train(out: Path, name: str = "a", fail: str = "") -> None:
-    """A run folder in a moment; `fail` stops it halfway."""
+    """A folder of a run that has no configuration, in a moment; `fail` stops it halfway."""
     trained.append(name)
     out.mkdir(parents=True)
-    (out / "config.yaml").write_text(name)
     if fail == "input":
         raise InputError("no such data", where=name, hint="make it")
     if fail:
         raise KeyboardInterrupt
-    for file in ("evaluations.csv", "metrics.jsonl", "notes.txt"):
+    for file in ("returns.csv", "notes.txt"):
         (out / file).write_text(name)
     (out / "checkpoints" / "60").mkdir(parents=True)
     (out / "checkpoints" / "60" / "array").write_text(name)
 
 
 def cell(name: str = "a", **settings: Any) -> Cell:
-    return Cell(name, train, {"name": name} | settings)
+    return Cell(name, train, {"name": name} | settings, {})
 
 
 @pytest.fixture(autouse=True)
 def forget() -> None:
     trained.clear()
+
+
+def log(path: Path, rows: int = 40) -> Path:
+    """Two observations, one action, four episodes."""
+    ends = np.arange(1, rows + 1) % 10 == 0
+    np.savez(
+        path,
+        observations=np.random.default_rng(0).normal(size=(rows, 2)).astype(np.float32),
+        actions=np.zeros((rows, 1), np.float32),
+        rewards=np.ones(rows, np.float32),
+        terminated=np.zeros(rows, bool),
+        truncated=ends,
+    )
+    return path
+
+
+def bc(data: Path, name: str = "bc", **changes: Any) -> Cell:
+    settings: dict[str, Any] = {
+        "opened": str(data),
+        "agent": "bc",
+        "steps": 2,
+        "seeds": 1,
+        "options": {"hidden": [4], "batch_size": 4},
+        "quiet": True,
+    }
+    return offline_cell(name, data.stem, **(settings | changes))
 
 
 def test_a_finished_cell_is_trained_once_and_kept_with_its_checkpoints(tmp_path: Path) -> None:
@@ -43,8 +85,8 @@ def test_a_finished_cell_is_trained_once_and_kept_with_its_checkpoints(tmp_path:
     again = train_cells([cell("a"), cell("b"), cell("c")], tmp_path, say=said.append)
     assert trained == ["a", "b", "c"]
     assert again["a"] == first["a"] and first["a"].folder is not None
-    kept = {path.name for path in first["a"].folder.iterdir()}
-    assert kept == {"config.yaml", "evaluations.csv", "metrics.jsonl", "checkpoints"}
+    files = {path.name for path in first["a"].folder.iterdir()}
+    assert files == {"cell.json", "returns.csv", "checkpoints"}
     assert (first["a"].folder / "checkpoints" / "60" / "array").read_text() == "a"
     assert said == [
         "a: trained (1 of 2)",
@@ -56,28 +98,28 @@ def test_a_finished_cell_is_trained_once_and_kept_with_its_checkpoints(tmp_path:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_the_folder_s_name_follows_the_configuration_alone() -> None:
-    base = Cell("maze/x:1", train, {"steps": 5, "seeds": 2})
-    assert base.folder.startswith("maze-x-1-")
-    assert base.folder == Cell("maze/x:1", train, {"seeds": 2, "steps": 5}).folder
-    others = [
-        Cell("maze/x:1", train, {"steps": 6, "seeds": 2}),
-        Cell("maze/x:1", train_offline, {"steps": 5, "seeds": 2}),
-        Cell("maze/x:1", train, {"steps": 5, "seeds": 2}, {"steps": 5}),
-    ]
-    assert len({one.folder for one in [base, *others]}) == 4
+def test_the_folder_s_name_follows_what_the_cell_is() -> None:
+    base = Cell("maze/x:1", train, {}, {"steps": 5, "seeds": 2})
+    name = folder_name(base, base.configuration)
+    assert name.startswith("maze-x-1-")
+    assert name == folder_name(base, {"seeds": 2, "steps": 5})
     # Where data lies, say, is a setting but no part of what the cell is.
-    here, there = (Cell("a", train, {"data": path}, {"data": "door"}) for path in ("/x", "/y"))
-    assert here.folder == there.folder
+    assert name == folder_name(base._replace(settings={"data": "/x"}), base.configuration)
+    others = [
+        folder_name(base, {"steps": 6, "seeds": 2}),
+        folder_name(base._replace(train=train_offline), base.configuration),
+        folder_name(base._replace(more={"fingerprint": "ab"}), base.configuration),
+    ]
+    assert len({name, *others}) == 4
 
 
 def test_an_interrupted_cell_leaves_nothing_and_is_trained_again(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_cells([cell("a"), cell("b", fail="stop")], tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [cell("a").folder]
+    assert [path.name for path in tmp_path.iterdir()] == [folder_name(cell("a"), {})]
     outcomes = train_cells([cell("a"), cell("b")], tmp_path)
     assert trained == ["a", "b", "b"]
-    assert outcomes["b"].folder == tmp_path / cell("b").folder
+    assert outcomes["b"].folder == tmp_path / folder_name(cell("b"), {})
 
 
 def test_a_cell_that_cannot_be_trained_says_why_and_stops_no_other(tmp_path: Path) -> None:
@@ -88,41 +130,164 @@ def test_a_cell_that_cannot_be_trained_says_why_and_stops_no_other(tmp_path: Pat
 
 
 def test_a_cell_that_another_process_kept_meanwhile_stands(tmp_path: Path) -> None:
-    folder = tmp_path / "cell"
-    keep_run(folder, train, {"name": "first"})
-    keep_run(folder, train, {"name": "second"})
-    assert (folder / "config.yaml").read_text() == "first"
-    assert [path.name for path in tmp_path.iterdir()] == ["cell"]
+    first = train_and_keep(tmp_path, Cell("cell", train, {"name": "first"}, {}))
+    second = train_and_keep(tmp_path, Cell("cell", train, {"name": "second"}, {}))
+    assert second == first and (first / "returns.csv").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
 
 
 def test_cells_side_by_side_in_processes_of_their_own(tmp_path: Path) -> None:
-    data = tmp_path / "line.npz"
-    rows = 40
-    ends = np.arange(1, rows + 1) % 10 == 0
-    np.savez(
-        data,
-        observations=np.random.default_rng(0).normal(size=(rows, 2)).astype(np.float32),
-        actions=np.zeros((rows, 1), np.float32),
-        rewards=np.ones(rows, np.float32),
-        terminated=np.zeros(rows, bool),
-        truncated=ends,
-    )
-    settings = {
-        "data": str(data),
-        "agent": "bc",
-        "steps": 2,
-        "options": {"hidden": [4], "batch_size": 4},
-        "progress": False,
-    }
-    cells = [Cell(f"seed{seed}", train_offline, settings | {"seeds": [seed]}) for seed in (1, 2)]
-    cells.append(Cell("bad", train_offline, settings | {"agent": "bcc"}))
-    outcomes = train_cells(cells, tmp_path / "cells", jobs=2)
-    assert "did you mean 'bc'" in outcomes["bad"].problem
+    data = log(tmp_path / "line.npz")
+    cells = [bc(data, f"seed{seed}", seeds=[seed]) for seed in (1, 2)]
+    cells.append(bc(data, "gone", opened=str(tmp_path / "gone.npz")))
+    outcomes = train_cells(cells, tmp_path / "cells", local(2))
+    assert "gone.npz" in outcomes["gone"].problem
     for seed in (1, 2):
         folder = outcomes[f"seed{seed}"].folder
-        assert folder is not None and f"seed: {seed}" in (folder / "config.yaml").read_text()
+        assert folder is not None
+        assert [one.seed for one in RunConfig.load(folder).members] == [seed]
 
 
-def test_too_few_jobs_are_refused(tmp_path: Path) -> None:
+def test_too_few_jobs_are_refused() -> None:
     with pytest.raises(InputError, match="--jobs 0 is too small"):
-        train_cells([cell()], tmp_path, jobs=0)
+        local(0)
+
+
+def test_what_is_asked_for_is_what_is_planned(tmp_path: Path) -> None:
+    data = log(tmp_path / "line.npz")
+    options = {"hidden": [4], "rewards": "scale:2", "subset": "top:0.5"}
+    sweep = {"beta": [0.5, 2.0]}
+    plan = EvaluationPlan(3, 4, 5)
+    known = asked(
+        "xql", "default", "line", steps=6, seeds=2, sweep=sweep, options=options, evaluation=plan
+    )
+    planned = configuration(
+        plan_offline(
+            data, agent="xql", steps=6, seeds=2, sweep=sweep, options=options, evaluation=plan
+        ).config
+    )
+    for name in ("transitions", "episodes", "mean_return"):
+        assert name not in known["data"]
+        known["data"][name] = planned["data"][name]
+    assert "environment" not in known and "stop_at_success" not in known["evaluation"]
+    known["environment"], known["evaluation"]["stop_at_success"] = None, False
+    assert planned == known
+    assert planned["data"]["episodes"] == 2 and planned["members"][2]["changes"] == {"beta": 2.0}
+
+    env, loop = register_line(), OnlineLoop(warmup=5)
+    config = plan_online(env, agent="sac", steps=20, seeds=[3], evaluation=plan, loop=loop)
+    assert configuration(config) == asked(
+        "sac", "default", env, steps=20, seeds=[3], env=env, evaluation=plan, loop=loop
+    )
+
+
+def test_what_no_run_could_be_made_of_is_refused() -> None:
+    with pytest.raises(InputError, match="--seeds 0 is too small"):
+        asked("bc", "default", "line", steps=1, seeds=0)
+    with pytest.raises(InputError, match="--steps 0 is too small"):
+        asked("bc", "default", "line", steps=0, seeds=1)
+    with pytest.raises(InputError, match="did you mean 'hidden'"):
+        asked("bc", "default", "line", steps=1, seeds=1, options={"hiden": [4]})
+    with pytest.raises(InputError, match="agent bc has no beta"):
+        asked("bc", "default", "line", steps=1, seeds=1, sweep={"beta": [1.0]})
+
+
+def test_a_cell_is_found_without_its_data_and_by_its_settings_alone(tmp_path: Path) -> None:
+    data = log(tmp_path / "line.npz")
+    home = tmp_path / "cells"
+    folder = train_cells([bc(data)], home)["bc"].folder
+    data.unlink()
+    assert folder is not None and kept(home, bc(data, opened=None)) == folder
+    others = [
+        bc(data, steps=3),
+        bc(data, seeds=2),
+        bc(data, preset="default", options={"hidden": [5], "batch_size": 4}),
+        bc(data, evaluation=EvaluationPlan(2)),
+        bc(data, env="XQLTestLine-v0"),
+        bc(tmp_path / "other.npz"),
+        bc(data)._replace(train=train),
+        bc(data, "b"),
+    ]
+    assert [kept(home, one) for one in others] == [None] * len(others)
+
+
+def test_other_data_of_the_same_name_is_another_cell(tmp_path: Path) -> None:
+    data = log(tmp_path / "line.npz")
+    home = tmp_path / "cells"
+    first = train_cells([bc(data, fingerprint="aa")], home)["bc"].folder
+    log(data, 60)
+    second = train_cells([bc(data, fingerprint="bb")], home)["bc"].folder
+    assert first != second and kept(home, bc(data, fingerprint="aa")) == first
+    # Asked for without the data, it could be either.
+    with pytest.raises(InputError, match="bc was trained on different data of one name"):
+        kept(home, bc(data))
+
+
+def test_a_plan_knows_its_data_by_their_extent(tmp_path: Path) -> None:
+    data = log(tmp_path / "line.npz")
+    home = tmp_path / "cells"
+    folder = train_cells([bc(data)], home)["bc"].folder
+
+    def planned() -> Cell:
+        options = bc(data).settings["options"]
+        config = plan_offline(data, agent="bc", steps=2, options=options).config
+        return bc(data)._replace(configuration=configuration(config))
+
+    assert kept(home, planned()) == folder
+    log(data, 60)
+    assert kept(home, planned()) is None
+
+
+def test_a_hyperparameter_that_did_not_exist_yet_loses_no_cell(tmp_path: Path) -> None:
+    data = log(tmp_path / "line.npz")
+    home = tmp_path / "cells"
+    folder = train_cells([bc(data)], home)["bc"].folder
+    assert folder is not None
+    path = folder / "config.yaml"
+    kept_lines = path.read_text().splitlines(keepends=True)
+    older = [line for line in kept_lines if "policy_schedule" not in line]
+    assert len(older) < len(kept_lines)
+    path.write_text("".join(older))
+    assert kept(home, bc(data)) == folder
+
+
+def test_a_kept_cell_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    data = log(tmp_path / "line.npz")
+    [outcome] = train_cells([bc(data)], tmp_path / "cells").values()
+    assert outcome.folder is not None
+    assert RunConfig.load(outcome.folder).data.source == "line.npz"
+    for path in outcome.folder.glob("*.*"):
+        assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_a_cell_whose_settings_make_another_run_is_a_defect(tmp_path: Path) -> None:
+    wrong = bc(log(tmp_path / "line.npz"))
+    wrong = wrong._replace(settings={**wrong.settings, "steps": 3})
+    with pytest.raises(AssertionError, match="bc is not the run that its settings make"):
+        train_cells([wrong], tmp_path / "cells")
+
+
+def test_what_an_earlier_version_kept_is_no_cell(tmp_path: Path) -> None:
+    (tmp_path / "bc-0123456789").mkdir()
+    assert kept(tmp_path, bc(tmp_path / "line.npz")) is None
+
+
+def test_an_online_cell_is_kept_like_any_other(tmp_path: Path) -> None:
+    line = online_cell(
+        "line",
+        register_line(),
+        agent="td3",
+        steps=20,
+        seeds=[1],
+        options={"hidden": [4], "batch_size": 4},
+        evaluation=EvaluationPlan(1, 1, 1),
+        loop=OnlineLoop(warmup=5),
+        quiet=True,
+    )
+    [outcome] = train_cells([line], tmp_path).values()
+    assert outcome.folder is not None and outcome.folder == kept(tmp_path, line)
+    run = RunFolder.open(outcome.folder)
+    assert run.config.steps == 20 and len(run.read_evaluations()) == 1
+    assert json.loads((run.path / "cell.json").read_text()) == {"train": "train_online"}
+    other = dataclasses.replace(run.config, loop=OnlineLoop(warmup=6))
+    assert kept(tmp_path, line._replace(configuration=configuration(other))) is None

@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 from worlds import register_line
 from xql.cli import main
 from xql.errors import InputError
+from xql.experiments.cells import asked
 from xql.experiments.figure1 import (
     Checkpoint,
     Study,
@@ -30,9 +31,11 @@ SHORT = ("--tasks", register_line(), "--steps", "200", "--every", "100", "--seed
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("paper") / "figure1"
-    small = functools.partial(train_online, options={"hidden": [8], "batch_size": 8})
+    small = {"hidden": [8], "batch_size": 8}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xql.experiments.figure1.train_online", small)
+        for function in (train_online, asked):
+            name = f"xql.experiments.figure1.{function.__name__}"
+            patch.setattr(name, functools.partial(function, options=small))
         main(["paper", "figure1", *SHORT, "--out", str(out)])
     return out
 
@@ -79,7 +82,10 @@ def test_a_finished_cell_is_not_trained_again(
     (cell,) = (out / "cells").iterdir()
     before = (cell / "errors.npz").stat().st_mtime_ns
     written = (out / "figure1.csv").read_bytes()
-    main(["paper", "figure1", *SHORT, "--out", str(out)])
+    with pytest.MonkeyPatch.context() as patch:
+        small = functools.partial(asked, options={"hidden": [8], "batch_size": 8})
+        patch.setattr("xql.experiments.figure1.asked", small)
+        main(["paper", "figure1", *SHORT, "--out", str(out)])
     assert "XQLTestLine-v0-sac: there already" in capsys.readouterr().err
     assert (cell / "errors.npz").stat().st_mtime_ns == before
     assert (out / "figure1.csv").read_bytes() == written

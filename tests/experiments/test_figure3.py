@@ -1,36 +1,40 @@
 """Figure 3: its cells, the paper's curves beside them, and what is drawn."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from xql.errors import InputError
+from xql.experiments.cells import configuration, folder_name
 from xql.experiments.figure3 import METHODS, TASKS, cells, figure3
 from xql.experiments.published import curves
+from xql.runs.config import EvaluationPlan, RunConfig
 from xql.runs.folder import Evaluation, RunFolder
+from xql.training.online import plan_online
 
-CONFIG = {
-    "agent": "td3",
-    "preset": "paper",
-    "settings": {},
-    "steps": 1000,
-    "members": [{"seed": 0, "changes": {}}, {"seed": 1, "changes": {}}],
-    "data": {},
-    "scaling": {},
-    "evaluation": {},
-    "environment": "dm_control/hopper-hop",
-}
+
+def config_of(method: str, steps: int, seeds: int) -> RunConfig:
+    """The configuration of a finished cell of hopper-hop."""
+    [cell] = cells(["hopper-hop"], [method], steps=steps, seeds=seeds)
+    given = {name: cell.settings[name] for name in ("agent", "preset", "options", "loop")}
+    counts = ("evaluations", "episodes", "last_episodes")
+    plan = EvaluationPlan(*(cell.settings[name] for name in counts))
+    return plan_online(cell.settings["env"], steps=steps, seeds=seeds, evaluation=plan, **given)
 
 
 def kept_cell(out: Path, method: str, returns: dict[int, list[float]]) -> None:
     """What a finished cell leaves: two seeds, at each step one episode of each."""
     [cell] = cells(["hopper-hop"], [method], steps=260_000, seeds=2)
-    folder = RunFolder.create(out / "cells" / cell.folder, CONFIG)
+    config = config_of(method, 260_000, 2)
+    path = out / "cells" / folder_name(cell, configuration(config))
+    folder = RunFolder.create(path, config)
+    (path / "cell.json").write_text(json.dumps(cell.identity))
     for step, each in returns.items():
         rows = [
-            Evaluation(step, seed, seed, None, 0, value, 1000, None, None)
+            Evaluation(step, seed, seed, 0, value, 1000, None, None)
             for seed, value in enumerate(each)
         ]
         folder.log_evaluations(step, rows)
@@ -48,21 +52,26 @@ def test_every_curve_of_the_paper_is_there() -> None:
         assert (extreme.mean() > plain.mean()) == (task != "cheetah-run")
 
 
-def test_a_cell_s_folder_tells_its_configuration() -> None:
-    [one] = cells(["hopper-hop"], ["td3"], steps=1000, seeds=2)
-    [same] = cells(["hopper-hop"], ["td3"], steps=1000, seeds=2)
-    [longer] = cells(["hopper-hop"], ["td3"], steps=2000, seeds=2)
-    assert one.folder == same.folder != longer.folder
-    assert one.folder.startswith("hopper-hop-td3-")
+def folder_of(method: str, steps: int) -> str:
+    [cell] = cells(["hopper-hop"], [method], steps=steps, seeds=2)
+    return folder_name(cell, cell.configuration)
+
+
+def test_a_cell_s_folder_says_its_configuration() -> None:
+    assert folder_of("td3", 1000) == folder_of("td3", 1000) != folder_of("td3", 2000)
+    assert folder_of("td3", 1000).startswith("hopper-hop-td3-")
+    [cell] = cells(["hopper-hop"], ["x-td3-dq"], steps=1000, seeds=2)
+    assert cell.configuration == configuration(config_of("x-td3-dq", 1000, 2))
 
 
 def test_another_beta_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     [one] = cells(["hopper-hop"], ["x-td3-dq"], steps=1000, seeds=2)
-    assert one.configuration is not None and one.configuration["settings"]["beta"] == 3.0
+    assert one.configuration["hyperparameters"]["beta"] == 3.0
     changed = METHODS["x-td3-dq"]._replace(betas={"hopper-hop": 3.5})
     monkeypatch.setitem(METHODS, "x-td3-dq", changed)
     [other] = cells(["hopper-hop"], ["x-td3-dq"], steps=1000, seeds=2)
-    assert one.folder != other.folder
+    assert other.configuration["hyperparameters"]["beta"] == 3.5
+    assert folder_name(one, one.configuration) != folder_name(other, other.configuration)
 
 
 def test_ours_stands_beside_theirs_at_the_same_step(tmp_path: Path) -> None:
@@ -104,10 +113,10 @@ def test_what_the_figure_does_not_have_is_refused(tmp_path: Path) -> None:
 def test_why_a_cell_could_not_be_trained_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(**_: object) -> None:
+    def train_online(**_: object) -> None:
         raise InputError("no simulator", hint="install one")
 
-    monkeypatch.setattr("xql.experiments.figure3.train", refuse)
+    monkeypatch.setattr("xql.experiments.cells.train_online", train_online)
     with pytest.raises(InputError, match=r"no cell to draw \(no simulator"):
         figure3(tmp_path, ["hopper-hop"], ["x-td3"], steps=260_000, seeds=2)
     kept_cell(tmp_path, "td3", {10_000: [0.0, 0.0], 260_000: [30.0, 50.0]})
@@ -132,5 +141,5 @@ def test_a_cell_trains_and_is_found_again(tmp_path: Path) -> None:
     assert said == ["cheetah-run-td3-dq: trained (1 of 1)", "cheetah-run-td3-dq: there already"]
     [folder] = (tmp_path / "cells").iterdir()
     config = RunFolder.open(folder).config
-    assert config["settings"]["critics"] == 1 and config["agent"] == "td3"
-    assert config["environment"] == "dm_control/cheetah-run"
+    assert config.hyperparameters.critics == 1 and config.agent == "td3"
+    assert config.environment == "dm_control/cheetah-run"

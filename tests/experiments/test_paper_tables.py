@@ -9,6 +9,7 @@ import pytest
 
 from xql.cli import main
 from xql.errors import InputError
+from xql.experiments.cells import folder_name
 from xql.experiments.paper_tables import (
     Method,
     Training,
@@ -34,7 +35,7 @@ FLAGS = "--steps 4 --seeds 2 --evaluations 2 --last-episodes 2 --set hidden=[4] 
 
 @pytest.fixture(autouse=True)
 def minari_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty local_data of Minari's datasets."""
+    """An empty folder of Minari's datasets."""
     root = tmp_path / "minari"
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
     return root
@@ -172,7 +173,7 @@ def test_without_data_every_row_says_how_to_get_it(tmp_path: Path) -> None:
     places = fill(rows, choose_methods(["xql:consistent"]), Training(), tmp_path / "cells")
     text = markdown("table1", rows, places, Training())
     assert "dataset absent: Minari, made here; xql consistent, D4RL's file: see below" in text
-    assert "Ant_maze" not in text  # nobody is sent for a file that could not be judged
+    assert "Ant_maze" not in text  # nobody is sent for a file that no policy can be evaluated on
     for get in (
         "offline_rl/gym_mujoco_v2/hopper_medium-v2.hdf5, and --d4rl-dir",
         "minari download D4RL/antmaze/umaze-v1",
@@ -235,7 +236,8 @@ def test_a_cell_s_folder_follows_its_settings_and_data_and_not_where_it_lies(
 
     def folder(where: Path, method: Method, training: Training) -> str:
         data = sources_of(row, local_data(where))[0]
-        return cell_of(row, data, method, training, quiet=True).folder
+        cell = cell_of(row, data, method, training, quiet=True)
+        return folder_name(cell, cell.configuration)
 
     one, other = door_file(tmp_path / "one"), door_file(tmp_path / "other")
     consistent = Method("xql", "consistent")
@@ -248,9 +250,26 @@ def test_a_cell_s_folder_follows_its_settings_and_data_and_not_where_it_lies(
         folder(one, Method("xql", "default"), TINY),
         folder(one, consistent, Training()),
         folder(one, consistent, Training(**{**vars(TINY), "options": {"hidden": [8]}})),
-        folder(one, consistent, Training(**{**vars(TINY), "options": {"episodes": "top:0.5"}})),
+        folder(one, consistent, Training(**{**vars(TINY), "options": {"subset": "top:0.5"}})),
     ]
     assert len({base, *changed}) == 6
+
+
+def test_a_kept_cell_is_shown_without_its_data(tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium_robotics")
+    rows, methods = choose_rows("table3", ["door-human"]), choose_methods(["bc"])
+    files, home = door_file(tmp_path / "d4rl"), tmp_path / "cells"
+    place, port = fill(rows, methods, TINY, home, d4rl_dir=files)
+    places = fill(rows, methods, TINY, home)
+    assert places[0].data.opened is None and places[0].result == place.result is not None
+    assert places[1] == port
+    text = markdown("table3", rows, places, TINY)
+    assert "ours: bc, D4RL's file, last" in text and "dataset absent: Minari |" in text
+    lines = list(csv.DictReader(csv_lines("table3", rows, places[:1]).splitlines()))
+    assert [line["data"] for line in lines if line["column"] == "ours: bc"] == ["D4RL's file"] * 2
+    # Under other settings it is another cell.
+    other, _ = fill(rows, choose_methods(["iql"]), TINY, home)
+    assert other.result is None and other.problem == ""
 
 
 def test_what_cannot_be_run_says_why(tmp_path: Path) -> None:
@@ -260,9 +279,9 @@ def test_what_cannot_be_run_says_why(tmp_path: Path) -> None:
         (files / f"{name}.hdf5").touch()
     rows = choose_rows("table1", ["kitchen-complete"]) + choose_rows("table3", ["door-human"])
     places = fill(rows, choose_methods(["xql:tuned"]), TINY, tmp_path / "cells", d4rl_dir=files)
-    told = {(place.benchmark.name, place.data.source): place.problem for place in places}
-    assert "FrankaKitchen-v1, which has 59" in told[("kitchen-complete-v0", "d4rl")]
-    assert told[("door-human-v0", "d4rl")] == "preset 'tuned' has no settings for 'door-human-v0'"
+    why = {(place.benchmark.name, place.data.source): place.problem for place in places}
+    assert "FrankaKitchen-v1, which has 59" in why[("kitchen-complete-v0", "d4rl")]
+    assert why[("door-human-v0", "d4rl")] == "preset 'tuned' has no settings for 'door-human-v0'"
     text = markdown("table1", rows, places, TINY)
     assert "## Not run: other reasons" in text and "has no settings for 'door-human-v0'" in text
     places = fill(
@@ -304,9 +323,9 @@ def test_the_command_writes_the_table_anew(
     words = ["paper", "table3", "--rows", "door-human", "--out", str(out), *FLAGS.split()]
     for _ in range(2):
         assert run(*words) == 0
-        told = capsys.readouterr().out
-        assert told == (out / "table3.md").read_text(encoding="utf-8")
-        assert "**last** of 2 evaluations, after 4 updates" in told
+        printed = capsys.readouterr().out
+        assert printed == (out / "table3.md").read_text(encoding="utf-8")
+        assert "**last** of 2 evaluations, after 4 updates" in printed
     assert {path.name for path in out.iterdir()} == {"table3.md", "table3.csv"}
 
 
@@ -314,10 +333,10 @@ def test_table2_says_plainly_that_nothing_here_fine_tunes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("paper", "table2", "--rows", "*-umaze", "--out", str(tmp_path)) == 0
-    told = capsys.readouterr().out
-    assert "not run: fine-tuning is not in this release" in told
-    assert "| 96.1 " in told and "| 99.6 " in told
-    (row,) = (line for line in told.splitlines() if line.startswith("| antmaze"))
+    printed = capsys.readouterr().out
+    assert "not run: fine-tuning is not in this release" in printed
+    assert "| 96.1 " in printed and "| 99.6 " in printed
+    (row,) = (line for line in printed.splitlines() if line.startswith("| antmaze"))
     assert row.startswith("| antmaze-umaze-v0")
 
 
@@ -339,6 +358,8 @@ def test_bad_input_is_one_line(
     words: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("paper", "table3", "--out", str(tmp_path / "out"), *words) == 2
-    told = capsys.readouterr()
-    assert told.out == "" and len(told.err.splitlines()) == 1 and part in told.err, told.err
+    printed = capsys.readouterr()
+    assert printed.out == "" and len(printed.err.splitlines()) == 1 and part in printed.err, (
+        printed.err
+    )
     assert not (tmp_path / "out").exists()

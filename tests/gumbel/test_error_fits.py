@@ -13,7 +13,7 @@ LAWS = {
 
 
 @pytest.mark.parametrize("name", LAWS)
-def test_recovers_the_law_that_made_the_errors(name):
+def test_recovers_the_law_that_made_the_errors(name) -> None:
     errors = LAWS[name].rvs(300.0, 0.02, size=4000, random_state=np.random.default_rng(0))
     found = fit_errors(errors)
     assert found.best.name == name
@@ -23,7 +23,7 @@ def test_recovers_the_law_that_made_the_errors(name):
     assert [fit.aic for fit in found.fits] == sorted(fit.aic for fit in found.fits)
 
 
-def test_the_normal_fit_by_hand():
+def test_the_normal_fit_by_hand() -> None:
     # Mean 0, variance 1: log L = -2 (log 2π + 1); the largest gap lies below -1: Φ(-1) = .158655
     # against 1/2 just above it.
     normal = {fit.name: fit for fit in fit_errors(np.asarray([-1.0, -1.0, 1.0, 1.0])).fits}[
@@ -36,7 +36,7 @@ def test_the_normal_fit_by_hand():
     assert normal.ks_statistic == pytest.approx(0.341345, abs=1e-5)
 
 
-def test_unusable_errors_are_named():
+def test_unusable_errors_are_named() -> None:
     with pytest.raises(ValueError, match="error 2 is nan; remove what is not finite"):
         fit_errors(np.asarray([0.0, 1.0, np.nan]))
     with pytest.raises(ValueError, match="at least two distinct numbers"):
@@ -45,7 +45,7 @@ def test_unusable_errors_are_named():
         fit_errors(np.asarray([1.0]))
 
 
-def test_plot_is_written(tmp_path):
+def test_plot_is_written(tmp_path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     errors = np.random.default_rng(0).gumbel(size=500)
     path = plot_fits(errors, fit_errors(errors), tmp_path / "errors.png")

@@ -44,7 +44,7 @@ MACLAURIN_2 = [(-3.0, 4.5, -3.0), (0.0, 0.0, 0.0), (0.5, 0.125, 0.5)]
         pytest.param(lambda z: losses.maclaurin(z, 2), MACLAURIN_2, id="maclaurin2"),
     ],
 )
-def test_elementwise_losses_match_the_golden_table(loss, table):
+def test_elementwise_losses_match_the_golden_table(loss, table) -> None:
     z, value, slope = jnp.asarray(table, jnp.float32).T
     np.testing.assert_allclose(loss(z), value, rtol=2e-6, atol=1e-8)
     np.testing.assert_allclose(jax.vmap(jax.grad(loss))(z), slope, rtol=2e-6, atol=1e-8)
@@ -61,14 +61,14 @@ def test_elementwise_losses_match_the_golden_table(loss, table):
         (losses.official, (-3.0, -2.0), 4.329030105, (-1.291473272, -1.175201194)),
     ],
 )
-def test_batch_losses_match_the_golden_table(loss, batch, value, gradient):
+def test_batch_losses_match_the_golden_table(loss, batch, value, gradient) -> None:
     z = jnp.asarray(batch, jnp.float32)
     np.testing.assert_allclose(loss(z, 2.0), value, rtol=2e-6)
     np.testing.assert_allclose(jax.grad(lambda z: loss(z, 2.0))(z), gradient, rtol=2e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", ["plain", "linear", "maclaurin", "log", "official"])
-def test_gumbel_loss_is_the_mean_of_its_kind(kind):
+def test_gumbel_loss_is_the_mean_of_its_kind(kind) -> None:
     z = jnp.asarray([[-1.0, 0.0], [0.5, 3.0]])
     one = getattr(losses, kind)
     expected = jnp.mean(
@@ -77,7 +77,7 @@ def test_gumbel_loss_is_the_mean_of_its_kind(kind):
     np.testing.assert_allclose(gumbel_loss(z, kind=kind, clip=2.0)[0], expected, rtol=1e-6)
 
 
-def test_diagnostics_by_hand():
+def test_diagnostics_by_hand() -> None:
     diagnostics = gumbel_loss(jnp.asarray([0.0, 1.0, 3.0]), clip=2.0)[1]
     np.testing.assert_allclose(diagnostics.beyond_clip, 1 / 3, rtol=1e-6)
     np.testing.assert_allclose(diagnostics.mean_exp, 7.93460625, rtol=1e-6)
@@ -85,7 +85,7 @@ def test_diagnostics_by_hand():
     np.testing.assert_allclose(diagnostics.effective_sample_size, 0.4586346, rtol=1e-5)
 
 
-def test_diagnostics_stay_finite_and_positive_where_e_to_the_z_overflows():
+def test_diagnostics_stay_finite_and_positive_where_e_to_the_z_overflows() -> None:
     diagnostics = gumbel_loss(jnp.asarray([1e4, -1e4, 9e3, 0.0]))[1]
     assert np.isfinite(np.log(diagnostics.mean_exp))
     np.testing.assert_allclose(diagnostics.effective_sample_size, 0.25)
@@ -96,7 +96,7 @@ def test_diagnostics_stay_finite_and_positive_where_e_to_the_z_overflows():
 
 @pytest.mark.parametrize("kind", ["linear", "log"])
 @pytest.mark.parametrize("z", [-1e4, -50.0, 89.0, 1e4, 1e30])
-def test_gradient_is_neither_zero_nor_infinite_far_from_the_optimum(kind, z):
+def test_gradient_is_neither_zero_nor_infinite_far_from_the_optimum(kind, z) -> None:
     slope = float(jax.grad(lambda z: gumbel_loss(z[None], kind=kind)[0])(jnp.float32(z)))
     assert np.isfinite(slope)
     assert np.sign(slope) == np.sign(z)
@@ -104,7 +104,7 @@ def test_gradient_is_neither_zero_nor_infinite_far_from_the_optimum(kind, z):
         np.testing.assert_allclose(slope, -1.0 if z < 0 else 147.4131591, rtol=1e-6)
 
 
-def test_small_residuals_keep_their_digits():
+def test_small_residuals_keep_their_digits() -> None:
     z = jnp.asarray([1e-4, -1e-4, 1e-6, 0.29, 0.31], jnp.float32)
     exact = np.asarray(z, np.float64)
     np.testing.assert_allclose(losses.plain(z), np.expm1(exact) - exact, rtol=1e-5)
@@ -113,7 +113,7 @@ def test_small_residuals_keep_their_digits():
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(z=st.floats(-1e4, 1e4, width=32), clip=st.floats(1.0, 10.0, width=32))
-def test_linear_is_nonnegative_and_its_slope_bounded(z, clip):
+def test_linear_is_nonnegative_and_its_slope_bounded(z, clip) -> None:
     value, slope = jax.value_and_grad(losses.linear)(jnp.float32(z), jnp.float32(clip))
     assert value >= 0
     assert -1 <= slope <= np.expm1(clip) * (1 + 1e-6)
@@ -121,7 +121,7 @@ def test_linear_is_nonnegative_and_its_slope_bounded(z, clip):
         assert np.sign(slope) == np.sign(z)
 
 
-def test_the_clip_may_be_traced_and_no_diagnostic_carries_a_gradient():
+def test_the_clip_may_be_traced_and_no_diagnostic_carries_a_gradient() -> None:
     z = jnp.asarray([0.0, 1.0, 3.0])
     jitted = jax.jit(lambda z, clip: gumbel_loss(z, clip=clip)[0])
     np.testing.assert_allclose(jitted(z, 2.0), gumbel_loss(z, clip=2.0)[0], rtol=1e-6)
@@ -130,6 +130,6 @@ def test_the_clip_may_be_traced_and_no_diagnostic_carries_a_gradient():
 
 
 @pytest.mark.parametrize("order", [-2, 0, 1, 3])
-def test_an_odd_order_has_no_minimum_and_is_refused(order):
+def test_an_odd_order_has_no_minimum_and_is_refused(order) -> None:
     with pytest.raises(ValueError, match=f"order must be even and at least 2, not {order}"):
         gumbel_loss(jnp.zeros(3), kind="maclaurin", order=order)

@@ -60,17 +60,17 @@ TABLE = {
 
 
 @pytest.mark.parametrize(("kind", "order"), TABLE)
-def test_minimisers_on_mini_batches_of_a_normal(kind, order):
+def test_minimisers_on_mini_batches_of_a_normal(kind, order) -> None:
     found = [minimiser(NORMAL, beta, kind, order=order) for beta in (1.0, 0.5, 0.25, 0.1)]
     np.testing.assert_allclose(found, TABLE[kind, order], atol=2e-3)
 
 
-def test_plain_finds_the_soft_maximum_of_a_normal():
+def test_plain_finds_the_soft_maximum_of_a_normal() -> None:
     for beta in (1.0, 0.5):
         assert minimiser(NORMAL, beta, "plain") == pytest.approx(1 / (2 * beta), abs=3e-3)
 
 
-def test_minimisers_on_a_bimodal_sample_at_small_beta():
+def test_minimisers_on_a_bimodal_sample_at_small_beta() -> None:
     exact = 0.1 * np.log(np.mean(np.exp(np.asarray(BIMODAL, np.float64) / 0.1)))
     assert exact == pytest.approx(2.22, abs=0.02)
     assert minimiser(BIMODAL, 0.1, "linear", clip=5.0) == pytest.approx(2.075, abs=2e-3)
@@ -115,13 +115,13 @@ def follow(loss, beta, steps=8000):
 
 @pytest.mark.parametrize("beta", [1.0, 0.5])
 @pytest.mark.parametrize("kind", ["linear", "log"])
-def test_recovers_after_the_target_jumps_by_30_and_by_minus_40(kind, beta):
+def test_recovers_after_the_target_jumps_by_30_and_by_minus_40(kind, beta) -> None:
     errors = follow(lambda z: gumbel_loss(z, kind=kind, clip=5.0)[0], beta)
     np.testing.assert_allclose(errors, 0.0, atol=0.05)
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.5])
-def test_a_clip_has_a_dead_zone_from_which_no_value_returns(beta):
+def test_a_clip_has_a_dead_zone_from_which_no_value_returns(beta) -> None:
     def one_sided(z):
         return gumbel_loss(z, kind="official", clip=7.0)[0]
 
@@ -135,6 +135,6 @@ def test_a_clip_has_a_dead_zone_from_which_no_value_returns(beta):
         assert float(gradient) == 0.0
 
 
-def test_plain_poisons_adam():
+def test_plain_poisons_adam() -> None:
     errors = follow(lambda z: gumbel_loss(z, kind="plain")[0], 1.0)
     assert abs(errors[1]) > 5.0

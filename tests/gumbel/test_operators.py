@@ -28,18 +28,18 @@ def exact(x, beta, axis=None, weights=None):
 
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("axis", [None, 0, -1, (0, 2)])
-def test_log_mean_exp_is_exact_to_float32(beta, axis):
+def test_log_mean_exp_is_exact_to_float32(beta, axis) -> None:
     np.testing.assert_allclose(log_mean_exp(X, beta, axis), exact(X, beta, axis), rtol=2e-7)
 
 
-def test_the_largest_beta_gives_the_mean_and_the_smallest_the_maximum():
+def test_the_largest_beta_gives_the_mean_and_the_smallest_the_maximum() -> None:
     x = np.asarray([-1.0, 0.5, 2.0], np.float32)
     np.testing.assert_allclose(log_mean_exp(x, 1e6), 0.5, atol=2e-6)
     np.testing.assert_allclose(log_mean_exp(x, 1e-3), 2.0 - 1e-3 * np.log(3.0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_gradient_is_the_softmax(beta):
+def test_gradient_is_the_softmax(beta) -> None:
     x = X[0, 0]
     expected = softmax(x.astype(np.float64) / beta)
     gradient = jax.grad(lambda x: log_mean_exp(x, beta))(jnp.asarray(x))
@@ -47,7 +47,7 @@ def test_gradient_is_the_softmax(beta):
 
 
 @pytest.mark.parametrize("beta", [0.01, 1.0, 1e4])
-def test_an_integer_weight_is_repetition_and_weight_zero_is_absence(beta):
+def test_an_integer_weight_is_repetition_and_weight_zero_is_absence(beta) -> None:
     x = np.asarray([1.0, 4.0, 2.0, 1e30], np.float32)
     weights = np.asarray([1.0, 2.0, 3.0, 0.0])
     weighted = log_mean_exp(x, beta, weights=weights)
@@ -60,7 +60,7 @@ def test_an_integer_weight_is_repetition_and_weight_zero_is_absence(beta):
     assert gradient[3] == 0
 
 
-def test_weights_broadcast_along_the_axis():
+def test_weights_broadcast_along_the_axis() -> None:
     weights = np.arange(1.0, 51.0)
     np.testing.assert_allclose(
         log_mean_exp(X, 2.0, -1, weights), exact(X, 2.0, -1, weights), rtol=2e-7
@@ -68,7 +68,7 @@ def test_weights_broadcast_along_the_axis():
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0, 100.0])
-def test_the_sum_form_is_the_mean_form_plus_beta_log_n(beta):
+def test_the_sum_form_is_the_mean_form_plus_beta_log_n(beta) -> None:
     np.testing.assert_allclose(
         log_sum_exp(X, beta, -1), log_mean_exp(X, beta, -1) + beta * np.log(50.0), rtol=1e-6
     )
@@ -77,14 +77,14 @@ def test_the_sum_form_is_the_mean_form_plus_beta_log_n(beta):
     )
 
 
-def test_entries_of_minus_infinity_count_as_impossible():
+def test_entries_of_minus_infinity_count_as_impossible() -> None:
     x = jnp.asarray([0.0, -jnp.inf])
     np.testing.assert_allclose(log_mean_exp(x, 2.0), -2.0 * np.log(2.0), rtol=1e-6)
     np.testing.assert_allclose(log_sum_exp(x, 2.0), 0.0, atol=1e-6)
     np.testing.assert_allclose(jax.grad(lambda x: log_mean_exp(x, 2.0))(x), [1.0, 0.0])
 
 
-def test_log_partition_of_the_published_example():
+def test_log_partition_of_the_published_example() -> None:
     # log(e^1.5 + e^3 + e^4.5 + e^6 + e^7.5) = 7.5 + log 1.286504764
     np.testing.assert_allclose(log_partition(1.5 * np.arange(1.0, 6.0)), 7.751929, atol=1e-6)
     np.testing.assert_allclose(log_partition(np.arange(1.0, 6.0), 1 / 1.5), 7.751929, atol=1e-6)
@@ -92,7 +92,7 @@ def test_log_partition_of_the_published_example():
     np.testing.assert_allclose(fair, 7.751929 - np.log(5.0), atol=1e-6)
 
 
-def test_soft_value_and_the_policy_that_attains_it():
+def test_soft_value_and_the_policy_that_attains_it() -> None:
     q = np.asarray([[0.0, 1.0, 3.0], [2.0, 2.0, 2.0]], np.float32)
     reference = np.asarray([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], np.float32)
     value, policy = soft_value(q, 0.7, reference), np.asarray(soft_policy(q, 0.7, reference))
@@ -107,7 +107,7 @@ def test_soft_value_and_the_policy_that_attains_it():
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.5, 2.0])
-def test_dual_temperature_of_a_normal(epsilon):
+def test_dual_temperature_of_a_normal(epsilon) -> None:
     from scipy.stats import norm
 
     x = 5.0 + 3.0 * norm.ppf((np.arange(200_000) + 0.5) / 200_000)
@@ -115,7 +115,7 @@ def test_dual_temperature_of_a_normal(epsilon):
     np.testing.assert_allclose(found, 3.0 / np.sqrt(2 * epsilon), rtol=5e-3)
 
 
-def test_dual_temperature_minimises_the_dual_and_scales_with_the_values():
+def test_dual_temperature_minimises_the_dual_and_scales_with_the_values() -> None:
     x = np.random.default_rng(1).gumbel(size=(6, 40)).astype(np.float32)
     found = float(dual_temperature(x, 0.3, -1))
     dual = [b * 0.3 + exact(x, b, -1).mean() for b in (0.97 * found, found, 1.03 * found)]
@@ -123,7 +123,7 @@ def test_dual_temperature_minimises_the_dual_and_scales_with_the_values():
     np.testing.assert_allclose(dual_temperature(7.0 * x, 0.3, -1), 7.0 * found, rtol=1e-4)
 
 
-def test_dual_temperature_is_zero_where_the_maximum_is_within_budget():
+def test_dual_temperature_is_zero_where_the_maximum_is_within_budget() -> None:
     assert dual_temperature(np.full(5, 2.0), 0.5) == 0
     assert dual_temperature(np.asarray([0.0, 1.0]), 0.7) == 0  # log 2 = .693 reaches the maximum
     assert dual_temperature(np.asarray([0.0, 1.0]), 0.69) > 0

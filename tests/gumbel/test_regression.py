@@ -30,7 +30,7 @@ def data(rows=400, seed=0):
         pytest.param(GumbelRegressor(model="mlp", hidden_layer_sizes=(8,), max_iter=50), id="mlp"),
     ],
 )
-def test_passes_the_checks_of_scikit_learn(estimator):
+def test_passes_the_checks_of_scikit_learn(estimator) -> None:
     with warnings.catch_warnings():
         # 50 iterations are meant to be too few; a check on array APIs skips itself with a warning.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -45,7 +45,7 @@ def test_passes_the_checks_of_scikit_learn(estimator):
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.5, 5.0])
-def test_linear_agrees_with_a_direct_minimisation_of_the_loss(beta):
+def test_linear_agrees_with_a_direct_minimisation_of_the_loss(beta) -> None:
     rng = np.random.default_rng(1)
     X = rng.normal(size=(300, 2))
     y = X @ [0.5, -1.0] + 0.3 + rng.normal(0.0, 0.2, 300)
@@ -63,7 +63,7 @@ def test_linear_agrees_with_a_direct_minimisation_of_the_loss(beta):
 
 
 @pytest.mark.parametrize("beta", [1e-3, 1e-2, 0.1, 1.0, 1e3, 1e6])
-def test_the_normal_equations_hold_at_every_temperature(beta):
+def test_the_normal_equations_hold_at_every_temperature(beta) -> None:
     X, y = data()
     model = GumbelRegressor(beta).fit(X, y)
     weights = np.exp((y - model.predict(X)) / beta)
@@ -73,14 +73,14 @@ def test_the_normal_equations_hold_at_every_temperature(beta):
     np.testing.assert_allclose(moments / X.std(axis=0), 0.0, atol=1e-6)
 
 
-def test_a_large_beta_is_least_squares():
+def test_a_large_beta_is_least_squares() -> None:
     X, y = data()
     model = GumbelRegressor(1e6).fit(X, y)
     solution = np.linalg.lstsq(np.c_[X, np.ones(len(X))], y, rcond=None)[0]
     np.testing.assert_allclose(np.r_[model.coef_, model.intercept_], solution, rtol=1e-3)
 
 
-def test_without_an_intercept_the_gradient_is_zero_too():
+def test_without_an_intercept_the_gradient_is_zero_too() -> None:
     X, y = data()
     for beta in (0.1, 1.0, 10.0):
         model = GumbelRegressor(beta, fit_intercept=False).fit(X, y)
@@ -89,13 +89,13 @@ def test_without_an_intercept_the_gradient_is_zero_too():
         np.testing.assert_allclose((weights - 1.0) @ X / len(X) / np.abs(X).max(0), 0.0, atol=1e-5)
 
 
-def test_a_constant_feature_alone_gives_the_soft_maximum():
+def test_a_constant_feature_alone_gives_the_soft_maximum() -> None:
     y = np.random.default_rng(2).normal(size=50)
     prediction = GumbelRegressor(0.3).fit(np.ones((50, 1)), y).predict([[1.0]])
     np.testing.assert_allclose(prediction[0], log_mean_exp(y, 0.3), rtol=1e-6)
 
 
-def test_ridge_shrinks_as_it_does_in_least_squares():
+def test_ridge_shrinks_as_it_does_in_least_squares() -> None:
     X, y = data()
     centered = X - X.mean(0)
     expected = np.linalg.solve(
@@ -104,7 +104,7 @@ def test_ridge_shrinks_as_it_does_in_least_squares():
     np.testing.assert_allclose(GumbelRegressor(1e6, alpha=0.3).fit(X, y).coef_, expected, rtol=1e-3)
 
 
-def test_mlp_learns_the_soft_maximum_and_repeats_itself():
+def test_mlp_learns_the_soft_maximum_and_repeats_itself() -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(-1.0, 1.0, (1500, 1))
     y = 1.0 - x[:, 0] ** 2 + rng.normal(0.0, 0.2, 1500)
@@ -121,7 +121,7 @@ def test_mlp_learns_the_soft_maximum_and_repeats_itself():
     np.testing.assert_array_equal(fits[0].predict(grid), fits[1].predict(grid))
 
 
-def test_warns_when_not_converged():
+def test_warns_when_not_converged() -> None:
     X, y = data()
     with pytest.warns(ConvergenceWarning, match="not converged after .* raise max_iter"):
         GumbelRegressor(0.1, model="mlp", max_iter=2, random_state=0).fit(X, y)
@@ -136,12 +136,12 @@ def test_warns_when_not_converged():
         ({"alpha": -1.0}, "alpha must be 0 or more, not -1.0"),
     ],
 )
-def test_bad_settings_are_refused(setting, message):
+def test_bad_settings_are_refused(setting, message) -> None:
     with pytest.raises(ValueError, match=message):
         GumbelRegressor(**setting).fit([[0.0], [1.0]], [0.0, 1.0])
 
 
-def test_the_constructor_accepts_anything_as_scikit_learn_wants_it():
+def test_the_constructor_accepts_anything_as_scikit_learn_wants_it() -> None:
     # In a process of its own, where no type checker guards the constructor.
     code = (
         f"from sklearn.utils.estimator_checks import {CONSTRUCTOR} as check\n"
@@ -153,7 +153,7 @@ def test_the_constructor_accepts_anything_as_scikit_learn_wants_it():
     assert done.stdout == "accepted\n"
 
 
-def test_only_the_regressor_needs_scikit_learn():
+def test_only_the_regressor_needs_scikit_learn() -> None:
     code = (
         "import sys; sys.modules['sklearn'] = None; sys.modules['sklearn.base'] = None\n"
         "import xql.gumbel\n"

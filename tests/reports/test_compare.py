@@ -1,5 +1,6 @@
 """Which runs can be compared, what merges, and what the rows say."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,46 +10,46 @@ import numpy as np
 import pytest
 
 import xql
+from xql.agents import XQLConfig, configure
+from xql.data.actions import Box
+from xql.data.scaling import Scaling
 from xql.errors import InputError
+from xql.evaluation.scores import Reference
 from xql.reports.compare import compare
 from xql.reports.plots import plot_comparison
 from xql.reports.tables import as_csv, as_latex, as_markdown
+from xql.runs.config import DataConfig, EvaluationPlan, Extent, Member, OnlineLoop, RunConfig
 from xql.runs.folder import Evaluation, RunFolder
 
-CONFIG: dict[str, Any] = {
-    "agent": "xql",
-    "preset": "default",
-    "steps": 200,
-    "settings": {"beta": 1.0, "hidden": [8]},
-    "settings_sources": {},
-    "scaling": {
-        "rewards": "raw",
-        "observations": "raw",
-        "reward_scale": 1.0,
-        "reward_shift": 0.0,
-    },
-    "data": {
-        "name": "maze-v0",
-        "source": "minari:maze-v0",
-        "transitions": 10,
-        "episodes": 2,
-        "mean_return": 0.25,
-        "reference": {"minimum": 0.0, "maximum": 1.0},
-    },
-    "environment": "Maze-v1",
-    "evaluation": {"evaluations": 2, "episodes": 1, "last_episodes": 2, "stop_at_success": False},
-}
+CONFIG = RunConfig(
+    agent="xql",
+    preset="default",
+    steps=200,
+    members=(),
+    hyperparameters=XQLConfig(hidden=(8,)),
+    scaling=Scaling("raw", "raw", 1.0, 0.0, np.zeros(1, np.float32), np.ones(1, np.float32)),
+    data=DataConfig(
+        name="maze-v0",
+        source="minari:maze-v0",
+        observation_size=1,
+        actions=Box((-1.0,), (1.0,)),
+        reference=Reference(0.0, 1.0, "here"),
+        extent=Extent(10, 2, 0.25),
+    ),
+    environment="Maze-v1",
+    evaluation=EvaluationPlan(evaluations=2, episodes=1, last_episodes=2),
+)
 
 
-def nested(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def nested(config: Any, changes: dict[str, Any]) -> Any:
     """A configuration with "a.b" = value changes."""
-    config = json.loads(json.dumps(config))
     for path, value in changes.items():
-        *inside, last = path.split(".")
-        place = config
-        for key in inside:
-            place = place[key]
-        place[last] = value
+        first, _, rest = path.partition(".")
+        inner = nested(getattr(config, first), {rest: value}) if rest else value
+        if isinstance(config, tuple):
+            config = config._replace(**{first: inner})  # type: ignore[attr-defined]
+        else:
+            config = dataclasses.replace(config, **{first: inner})
     return config
 
 
@@ -61,16 +62,16 @@ def write(
     betas: Sequence[float | None] = (None,),
     scored: bool = True,
     at: Sequence[int] = (100, 200),
+    agent: str = "xql",
     **changes: Any,
 ) -> Path:
     """A run whose members score `first` at step 100 and `last` ± 1 in two episodes at step 200."""
     seeds = range(len(last) // len(betas)) if seeds is None else seeds
-    members = [
-        {"seed": seed, "changes": {} if beta is None else {"beta": beta}}
-        for beta in betas
-        for seed in seeds
-    ]
-    config = nested(CONFIG | {"members": members}, changes)
+    members = tuple(
+        Member(seed, {} if beta is None else {"beta": beta}) for beta in betas for seed in seeds
+    )
+    own = {} if agent == "xql" else {"hyperparameters": configure(agent, {"hidden": [8]})}
+    config = nested(CONFIG, {"agent": agent, "members": members} | own | changes)
     folder = RunFolder.create(path, config)
     for step, scores, wobble in zip(at, (first or last, last), ((0,), (-1, 1)), strict=False):
         folder.log_evaluations(
@@ -79,8 +80,7 @@ def write(
                 Evaluation(
                     step,
                     number,
-                    member["seed"],
-                    member["changes"].get("beta", 1.0),
+                    member.seed,
                     episode,
                     score + noise,
                     5,
@@ -105,7 +105,9 @@ def refusal(*runs: Path, **options: Any) -> str:
 def test_last_and_best_stand_side_by_side(tmp_path: Path) -> None:
     run = write(tmp_path / "a", last=[10, 20, 30, 100], first=[50, 0, 0, 0])
     (row,) = compare([run]).rows
-    assert (row.task, row.method, row.beta, row.quantity) == ("maze-v0", "xql", "1", "score")
+    assert (row.task, row.method, row.quantity) == ("maze-v0", "xql", "score")
+    # β is in units of return, so every preset must choose it: it is always shown.
+    assert row.settings == "β=1"
     np.testing.assert_array_equal(row.last.values, [10, 20, 30, 100])
     np.testing.assert_array_equal(row.best.values, [50, 20, 30, 100])
     assert (row.last.mean.estimate, row.last.iqm.estimate) == (40.0, 25.0)
@@ -135,38 +137,84 @@ def test_the_same_seed_twice_is_refused(tmp_path: Path) -> None:
 def test_betas_are_methods(tmp_path: Path) -> None:
     run = write(tmp_path / "a", last=[1, 2, 11, 12], betas=[0.5, 2.0])
     found = compare([run])
-    assert [(row.method, row.beta) for row in found.rows] == [
-        ("xql β=0.5", "0.5"),
-        ("xql β=2", "2"),
+    assert [(row.method, row.settings) for row in found.rows] == [
+        ("xql β=0.5", "β=0.5"),
+        ("xql β=2", "β=2"),
     ]
     (pair,) = found.pairs
     assert (pair.first, pair.second, pair.probability.estimate) == ("xql β=0.5", "xql β=2", 0.0)
 
 
 def test_other_settings_are_another_method_and_named(tmp_path: Path) -> None:
+    wide: dict[str, Any] = {"hyperparameters.hidden": (16, 16)}
     runs = [
         write(tmp_path / "a", last=[1, 2]),
-        write(tmp_path / "b", last=[3, 4], **{"settings.hidden": [16, 16]}),
-        write(tmp_path / "c", last=[5, 6], agent="bc", settings={"hidden": [8]}),
+        write(tmp_path / "b", last=[3, 4], **wide),
+        write(tmp_path / "c", last=[5, 6], agent="bc"),
         write(tmp_path / "d", last=[5, 6], preset="tuned"),
     ]
     found = compare(runs)
     assert found.methods == ["xql hidden=[8]", "xql hidden=[16,16]", "bc", "xql tuned"]
-    assert [row.beta for row in found.rows] == ["1", "1", "", "1"]
+    assert [row.settings for row in found.rows] == [
+        "β=1, hidden=[8]",
+        "β=1, hidden=[16,16]",
+        "",
+        "β=1",
+    ]
+
+
+def test_any_swept_hyperparameter_names_its_methods(tmp_path: Path) -> None:
+    run = write(tmp_path / "a", last=[1, 2, 3, 4])
+    text = (run / "config.yaml").read_text(encoding="utf-8")
+    # Members 2 and 3 had another learning rate of Q.
+    for seed in (2, 3):
+        own = f"- seed: {seed - 2}\n  changes:\n    critic_learning_rate: 0.001\n"
+        text = text.replace(f"- seed: {seed}\n  changes: {{}}\n", own)
+    (run / "config.yaml").write_text(text, encoding="utf-8")
+    rows = (run / "evaluations.csv").read_text(encoding="utf-8")
+    rows = rows.replace(",2,2,", ",2,0,").replace(",3,3,", ",3,1,")
+    (run / "evaluations.csv").write_text(rows, encoding="utf-8")
+    found = compare([run])
+    assert [(row.method, row.settings) for row in found.rows] == [
+        ("xql critic_learning_rate=0.0003", "β=1, critic_learning_rate=0.0003"),
+        ("xql critic_learning_rate=0.001", "β=1, critic_learning_rate=0.001"),
+    ]
+    np.testing.assert_array_equal(found.rows[1].last.values, [3, 4])
+
+
+def test_a_subset_and_a_loop_name_methods_too(tmp_path: Path) -> None:
+    whole = write(tmp_path / "a", last=[1, 2], agent="bc")
+    best: dict[str, Any] = {
+        "data.subset": "top:0.1",
+        "data.whole": Extent(10, 2, 0.25),
+        "data.extent": Extent(5, 1, 0.5),
+    }
+    top = write(tmp_path / "b", last=[3, 4], agent="bc", **best)
+    assert compare([whole, top]).methods == ["bc subset=all", "bc subset=top:0.1"]
+    online = [
+        write(
+            tmp_path / f"loop{copies}",
+            last=[1, 2],
+            agent="sac",
+            loop=OnlineLoop(environments=copies),
+        )
+        for copies in (1, 2)
+    ]
+    assert compare(online).methods == ["sac environments=1", "sac environments=2"]
 
 
 def test_a_preset_may_have_a_beta_per_task_but_a_given_one_is_named(tmp_path: Path) -> None:
     maze = write(tmp_path / "a", last=[1, 2])
-    other = {"data.name": "door-v0", "settings.beta": 5.0}
+    other: dict[str, Any] = {"data.name": "door-v0", "hyperparameters.beta": 5.0}
     door = write(tmp_path / "b", last=[3, 4], **other)
     found = compare([maze, door])
     assert found.methods == ["xql"]
-    assert [(row.task, row.beta) for row in found.rows] == [
-        ("maze-v0", "1"),
-        ("door-v0", "5"),
+    assert [(row.task, row.settings) for row in found.rows] == [
+        ("maze-v0", "β=1"),
+        ("door-v0", "β=5"),
         ("2 tasks", ""),
     ]
-    given = write(tmp_path / "c", last=[3, 4], **other, settings_sources={"beta": "given"})
+    given = write(tmp_path / "c", last=[3, 4], **other, sources={"beta": "given"})
     assert compare([maze, given]).methods == ["xql β=1", "xql β=5"]
 
 
@@ -178,10 +226,10 @@ def test_a_preset_may_have_a_beta_per_task_but_a_given_one_is_named(tmp_path: Pa
         ({"evaluation.episodes": 3}, ["evaluation.episodes is 1 here and 3 in"]),
         ({"evaluation.stop_at_success": True}, ["evaluation.stop_at_success is False"]),
         ({"steps": 300, "at": (100, 300)}, ["steps is 200 here and 300 in"]),
-        ({"data.transitions": 11}, ["data.transitions is 10 here and 11 in"]),
-        ({"data.mean_return": 0.5}, ["data.mean_return is 0.25 here and 0.5 in"]),
+        ({"data.extent.transitions": 11}, ["data.transitions is 10 here and 11 in"]),
+        ({"data.extent.mean_return": 0.5}, ["data.mean_return is 0.25 here and 0.5 in"]),
         ({"data.source": "d4rl:maze-v0.hdf5"}, ["data.source is minari here and d4rl in"]),
-        ({"data.reference": {"minimum": 1.0, "maximum": 2.0}}, ["data.reference.minimum"]),
+        ({"data.reference": Reference(1.0, 2.0, "there")}, ["data.reference.minimum"]),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused_by_name(
@@ -194,8 +242,8 @@ def test_runs_that_cannot_be_compared_are_refused_by_name(
         assert part in line, line
 
 
-def test_other_reward_recipes_are_refused_where_returns_are_compared(tmp_path: Path) -> None:
-    scaling = {"scaling.rewards": "scale:0.1", "scaling.reward_scale": 0.1}
+def test_other_reward_scalings_are_refused_where_returns_are_compared(tmp_path: Path) -> None:
+    scaling: dict[str, Any] = {"scaling.rewards": "scale:0.1", "scaling.reward_scale": 0.1}
     first = write(tmp_path / "a", last=[1, 2])
     second = write(tmp_path / "b", last=[1, 2], agent="bc", **scaling)
     line = refusal(first, second, quantity="return")
@@ -212,8 +260,8 @@ def test_other_reward_recipes_are_refused_where_returns_are_compared(tmp_path: P
 def test_two_specifications_of_one_id_name_the_part_that_differs(tmp_path: Path) -> None:
     specs = [json.dumps({"id": "Maze-v1", "kwargs": {"limit": limit}}) for limit in (300, 600)]
     runs = [
-        write(tmp_path / str(number), last=[1, 2], agent=f"a{number}", environment=spec)
-        for number, spec in enumerate(specs)
+        write(tmp_path / str(number), last=[1, 2], agent=agent, environment=spec)
+        for number, (agent, spec) in enumerate(zip(("xql", "bc"), specs, strict=True))
     ]
     assert "environment.kwargs.limit is 300 here and 600 in" in refusal(*runs)
 
@@ -264,16 +312,17 @@ def test_pairs_are_per_task_and_over_the_tasks_that_two_methods_share(tmp_path: 
     for task, scores in {"maze-v0": (1.0, 2.0), "door-v0": (4.0, 3.0)}.items():
         for agent, score in zip(("xql", "bc"), scores, strict=True):
             path = tmp_path / f"{task}{agent}"
-            runs.append(write(path, last=[score] * 2, agent=agent, **{"data.name": task}))
+            named: dict[str, Any] = {"data.name": task}
+            runs.append(write(path, last=[score] * 2, agent=agent, **named))
     found = [(pair.task, pair.probability.estimate) for pair in compare(runs).pairs]
     assert found == [("maze-v0", 0.0), ("door-v0", 1.0), ("2 tasks", 0.5)]
 
 
-def test_a_diverged_seed_is_told(tmp_path: Path) -> None:
+def test_a_diverged_seed_is_noted(tmp_path: Path) -> None:
     run = write(tmp_path / "a", last=[10, 20])
     (run / "frozen.csv").write_text("member,step,noticed\n1,40,60\n")
     (note,) = compare([run]).notes
-    assert note == "Seed 1 of xql diverged in maze-v0: it is judged as it was at step 40."
+    assert note == "Seed 1 of xql diverged in maze-v0: it is evaluated as it was at step 40."
     nan = write(tmp_path / "b", last=[10, float("nan")], agent="bc")
     row = compare([nan]).rows[0]
     assert np.isnan(row.last.iqm.estimate) and np.isnan(row.last.mean.estimate)
@@ -302,8 +351,8 @@ def test_the_written_tables(tmp_path: Path) -> None:
     for cell in ("last: IQM", "best: IQM", "step 200, 2 episodes", "0.50 [0.00, 1.00]"):
         assert cell in text
     header, xql_row, bc_row = (line.split(",") for line in found.csv().splitlines())
-    told = dict(zip(header, bc_row, strict=True))
-    assert (told["last_iqm"], told["best_iqm"], told["best_scores"]) == ("20", "80", "70 90")
+    row = dict(zip(header, bc_row, strict=True))
+    assert (row["last_iqm"], row["best_iqm"], row["best_scores"]) == ("20", "80", "70 90")
     assert dict(zip(header, xql_row, strict=True))["last_scores"] == "10 30"
     assert found.pairs_csv().splitlines()[1] == "maze-v0,xql,bc,last,0.5,0,1,2"
     profile = [line.split(",") for line in found.profiles_csv().splitlines()]
@@ -313,10 +362,11 @@ def test_the_written_tables(tmp_path: Path) -> None:
 
 def test_the_figure_names_every_method_task_and_panel(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
+    door: dict[str, Any] = {"data.name": "door-v0"}
     runs = [
         write(tmp_path / "a", last=[10, 30]),
         write(tmp_path / "b", last=[20, 20], agent="bc"),
-        write(tmp_path / "c", last=[5], agent="bc", **{"data.name": "door-v0"}),
+        write(tmp_path / "c", last=[5], agent="bc", **door),
     ]
     path = plot_comparison(compare(runs), tmp_path / "new" / "figure.svg")
     text = path.read_text(encoding="utf-8")

@@ -68,8 +68,8 @@ def test_evaluate_films_on_demand(
     out = tmp_path / "film.mp4"
     words = ["evaluate", str(run.path), "--episodes", "1", "--video-out", str(out)]
     main([*words, "--video", "--member", "1"])
-    told = capsys.readouterr().out
-    assert told.startswith(f"{out}: returns -") and "2 seeds × 1 episodes" in told
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{out}: returns -") and "2 seeds × 1 episodes" in printed
     assert frames_of(out)[0] == 21
     with pytest.raises(SystemExit) as end:
         main(words)
@@ -83,8 +83,8 @@ def test_two_runs_beside_each_other(
     out = tmp_path / "both.mp4"
     words = ["--left", str(run.path), "--right", str(other.path), "--out", str(out)]
     main(["paper", "videos", *words])
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split(": returns")[0] for line in told] == [
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(": returns")[0] for line in printed] == [
         str(run.path),
         str(other.path),
         str(out),

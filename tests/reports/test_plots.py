@@ -5,28 +5,48 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xql.agents import XQLConfig
+from xql.data.actions import Box
+from xql.data.scaling import Scaling
 from xql.errors import InputError
 from xql.reports.plots import (
     Curve,
-    _last_by_beta,
+    _last_against,
     curves_from_run,
-    plot_against_beta,
+    plot_against,
     plot_learning_curves,
 )
+from xql.runs.config import DataConfig, Member, RunConfig
 from xql.runs.folder import Evaluation, RunFolder
 from xql.runs.summary import quantity_of
+
+BETAS = tuple(Member(seed, {"beta": beta}) for beta in (0.5, 2.0) for seed in (0, 1))
+
+
+def configured(*members: Member) -> RunConfig:
+    """A run's configuration, of which only the members matter here."""
+    return RunConfig(
+        agent="xql",
+        preset="default",
+        steps=200,
+        members=members,
+        hyperparameters=XQLConfig(),
+        scaling=Scaling("raw", "raw", 1.0, 0.0, np.zeros(1, np.float32), np.ones(1, np.float32)),
+        data=DataConfig("maze", "arrays", 1, Box((-1.0,), (1.0,))),
+        environment=None,
+    )
 
 
 def played(
     step: int, member: int, episode: int, success: bool | None, score: float | None = None
 ) -> Evaluation:
-    beta, seed = (0.5, 2.0)[member // 2], member % 2
-    return Evaluation(step, member, seed, beta, episode, 10.0 * member + episode, 5, score, success)
+    returned = 10.0 * member + episode
+    return Evaluation(step, member, member % 2, episode, returned, 5, score, success)
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    folder = RunFolder.create(tmp_path / "run", {})
+def four_members(path: Path, *members: Member) -> RunFolder:
+    """A run of four members, each with two episodes at steps 100 and 200."""
+    folder = RunFolder.create(path, configured(*members))
     for step in (100, 200):
         rows = [
             played(step, member, episode, success=step == 200 or episode == member)
@@ -35,6 +55,11 @@ def run(tmp_path: Path) -> RunFolder:
         ]
         folder.log_evaluations(step, rows)
     return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return four_members(tmp_path / "run", *BETAS)
 
 
 def test_curves_are_grouped_by_beta_and_averaged_over_episodes(run: RunFolder) -> None:
@@ -48,9 +73,9 @@ def test_curves_are_grouped_by_beta_and_averaged_over_episodes(run: RunFolder) -
     np.testing.assert_array_equal(returns[1].scores, [[20.5, 20.5], [30.5, 30.5]])
 
 
-def test_an_agent_without_beta_gives_one_curve(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", {})
-    folder.log_evaluations(1, [played(1, 0, 0, None)._replace(beta=None)])
+def test_a_run_that_swept_nothing_gives_one_curve(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", configured(Member(0)))
+    folder.log_evaluations(1, [played(1, 0, 0, None)])
     assert [curve.label for curve in curves_from_run(folder, label="bc")] == ["bc"]
 
 
@@ -63,7 +88,7 @@ def test_what_is_drawn_follows_from_what_was_reported() -> None:
 def test_no_evaluations_and_no_such_quantity_are_one_line(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the evaluations have no score; take the return"):
         curves_from_run(run, "score")
-    empty = RunFolder.create(tmp_path / "empty", {})
+    empty = RunFolder.create(tmp_path / "empty", configured(Member(0)))
     with pytest.raises(InputError, match="this run has no evaluations yet; train it with --env"):
         curves_from_run(empty)
     with pytest.raises(InputError, match="there is no curve to draw"):
@@ -89,24 +114,47 @@ def test_one_seed_one_step_and_a_diverged_seed_are_drawn_without_complaint(tmp_p
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_last_step_is_drawn_against_beta(run: RunFolder, tmp_path: Path) -> None:
+def test_the_last_step_is_drawn_against_a_swept_hyperparameter(
+    run: RunFolder, tmp_path: Path
+) -> None:
     pytest.importorskip("matplotlib")
-    path = plot_against_beta([run, run], tmp_path / "new" / "beta.svg", "return")
+    path = plot_against([run, run], "beta", tmp_path / "new" / "beta.svg", "return")
     text = path.read_text(encoding="utf-8")
-    for comment in ("0.5", "2", "β, in units of return", "Return", "run"):
+    for comment in ("0.5", "2", "β", "Return", "run"):
         assert f"<!-- {comment} -->" in text
     # Members 0, 1 have β .5 and 2, 3 have β 2; each seed's mean of two episodes.
-    assert _last_by_beta(run, "return") == {0.5: [0.5, 10.5], 2.0: [20.5, 30.5]}
+    assert _last_against(run, "beta", "return") == {"": {0.5: [0.5, 10.5], 2.0: [20.5, 30.5]}}
     with pytest.raises(InputError, match="there is no run to draw"):
-        plot_against_beta([], path)
+        plot_against([], "beta", path)
 
 
-def test_a_run_without_beta_cannot_be_drawn_against_it(tmp_path: Path) -> None:
+def test_the_other_swept_hyperparameters_get_a_line_each(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    folder = RunFolder.create(tmp_path / "bc", {})
-    folder.log_evaluations(5, [Evaluation(5, 0, 0, None, 0, 1.0, 3, None, None)])
-    with pytest.raises(InputError, match="bc: this run has no β; leave it out"):
-        plot_against_beta([folder], tmp_path / "beta.png")
+    members = [
+        Member(0, {"discount": discount, "value_action_noise": noise})
+        for discount in (0.9, 0.99)
+        for noise in (0.2, 0.0)
+    ]
+    folder = four_members(
+        tmp_path / "two", *(one._replace(seed=i % 2) for i, one in enumerate(members))
+    )
+    assert _last_against(folder, "value_action_noise", "return") == {
+        "discount = 0.9": {0.0: [10.5], 0.2: [0.5]},
+        "discount = 0.99": {0.0: [30.5], 0.2: [20.5]},
+    }
+    # An axis with a 0 on it is linear.
+    path = plot_against([folder], "value_action_noise", tmp_path / "noise.svg", "return")
+    text = path.read_text(encoding="utf-8")
+    for comment in ("discount = 0.9", "discount = 0.99", "value_action_noise", "0", "0.2"):
+        assert f"<!-- {comment} -->" in text
+
+
+def test_a_run_cannot_be_drawn_against_what_it_did_not_sweep(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = RunFolder.create(tmp_path / "bc", configured(Member(0)))
+    folder.log_evaluations(5, [Evaluation(5, 0, 0, 0, 1.0, 3, None, None)])
+    with pytest.raises(InputError, match="bc: this run swept nothing, not beta; leave it out"):
+        plot_against([folder], "beta", tmp_path / "beta.png")
 
 
 def test_importing_the_module_does_not_import_matplotlib() -> None:

@@ -153,12 +153,12 @@ def test_what_is_no_number_ends_the_episode_and_never_enters_the_buffer(broken: 
 def test_the_range_of_rewards_is_what_was_given_and_at_least_0_to_1() -> None:
     rewards = iter([0.5, -3.0, 0.0, 7.0])
 
-    class Pays(Count):
+    class Scripted(Count):
         def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-            after, _, terminated, truncated, told = super().step(action)
-            return after, next(rewards), terminated, truncated, told
+            after, _, terminated, truncated, info = super().step(action)
+            return after, next(rewards), terminated, truncated, info
 
-    actors, seen = Actors(Pays, [0], 1), []
+    actors, seen = Actors(Scripted, [0], 1), []
     for _ in range(4):
         actors.step(np.zeros((1, 1, 2), np.float32))
         seen.append(tuple(actors.rewards))

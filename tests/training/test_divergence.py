@@ -1,17 +1,18 @@
 """A member that diverges is put back to where it was sound; nobody else notices."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from worlds import line_data, same_bits, trained
-from xql.agents import Spec, TrainState, XQLConfig, member, xql
+from worlds import line_data, same_bits, spec_of, trained
+from xql.agents import TrainState, XQLConfig, make_xql, member
+from xql.runs.config import Member
 from xql.training.divergence import DivergenceGuard, RewardRange
-from xql.training.population import Member
 
-SPEC = Spec(2, (-1.0,), (1.0,))
-AGENT = xql(XQLConfig(hidden=(8,), batch_size=8), 100)
+SPEC = spec_of(2, 1)
+AGENT = make_xql(XQLConfig(hidden=(8,), batch_size=8), 100)
 FINE = {"loss": np.zeros(3)}
 
 
@@ -20,46 +21,44 @@ def three(updates: int) -> TrainState:
 
 
 def poisoned(population: TrainState, index: int) -> TrainState:
-    log_std = population.policy.network.log_std
-    network = population.policy.network.__class__(
-        population.policy.network.mlp,
-        log_std.at[index].set(jnp.nan),
-        population.policy.network.low,
-        population.policy.network.high,
+    network = eqx.tree_at(
+        lambda policy: policy.log_std,
+        population.policy.network,
+        population.policy.network.log_std.at[index].set(jnp.nan),
     )
     return population._replace(policy=population.policy._replace(network=network))
 
 
 def test_parameters_that_are_not_finite_freeze_their_member_alone() -> None:
     start, later = three(1), three(5)
-    watch = DivergenceGuard(start, step=1)
-    mended, newly = watch.check(poisoned(later, 1), FINE, 5)
-    assert newly == [1] and watch.frozen == {1: 1}
-    assert same_bits(member(mended, 1), member(three(1), 1))
+    guard = DivergenceGuard(start, step=1)
+    restored, newly = guard.check(poisoned(later, 1), FINE, 5)
+    assert newly == [1] and guard.frozen == {1: 1}
+    assert same_bits(member(restored, 1), member(three(1), 1))
     for other in (0, 2):
-        assert same_bits(member(mended, other), member(three(5), other))
+        assert same_bits(member(restored, other), member(three(5), other))
 
 
 def test_a_metric_that_is_not_finite_freezes_too_and_for_good() -> None:
-    watch = DivergenceGuard(three(1), step=1)
-    population, newly = watch.check(three(2), FINE, 2)
-    assert newly == [] and watch.frozen == {}
+    guard = DivergenceGuard(three(1), step=1)
+    population, newly = guard.check(three(2), FINE, 2)
+    assert newly == [] and guard.frozen == {}
     assert same_bits(population, three(2))
-    population, newly = watch.check(three(3), {"loss": np.array([0.0, 1.0, np.inf])}, 3)
+    population, newly = guard.check(three(3), {"loss": np.array([0.0, 1.0, np.inf])}, 3)
     assert newly == [2]
     # Later checks find it sound again, since it was put back; it stays frozen all the same.
-    population, newly = watch.check(three(9), FINE, 9)
-    assert newly == [] and watch.frozen == {2: 2}
+    population, newly = guard.check(three(9), FINE, 9)
+    assert newly == [] and guard.frozen == {2: 2}
     assert same_bits(member(population, 2), member(three(2), 2))
     assert same_bits(member(population, 0), member(three(9), 0))
 
 
-def test_the_watch_keeps_its_own_copy() -> None:
+def test_the_guard_keeps_its_own_copy() -> None:
     population = three(1)
-    watch = DivergenceGuard(population, step=1)
+    guard = DivergenceGuard(population, step=1)
     jax.tree.map(lambda leaf: leaf.delete(), population)
-    mended, _ = watch.check(poisoned(three(4), 0), FINE, 4)
-    assert same_bits(member(mended, 0), member(three(1), 0))
+    restored, _ = guard.check(poisoned(three(4), 0), FINE, 4)
+    assert same_bits(member(restored, 0), member(three(1), 0))
 
 
 @pytest.mark.parametrize(
@@ -73,12 +72,12 @@ def test_the_watch_keeps_its_own_copy() -> None:
         (0.0, 1.0, [100.0, 110.9, 111.1, 4e6], [False, False, True, True]),
         # No reward at all: a fresh network is no alarm.
         (0.0, 0.0, [0.9, 1.1], [False, True]),
-        # Not finite: that is divergence, which the watch itself finds.
+        # Not finite: that is divergence, which the guard itself finds.
         (0.0, 1.0, [np.nan, -np.inf], [False, False]),
     ],
 )
-def test_a_critic_above_every_return_is_told(
+def test_a_critic_above_every_return_is_overestimated(
     low: float, high: float, critic: list[float], expected: list[bool]
 ) -> None:
-    found = RewardRange(low, high).overestimated(np.array(critic), discount=0.99)
-    assert found.tolist() == expected
+    rewards = RewardRange(low, high)
+    assert [rewards.overestimated(q, discount=0.99) for q in critic] == expected

@@ -7,7 +7,7 @@ import pytest
 
 import xql
 from xql.agents import ONLINE
-from xql.training.online import Loop
+from xql.runs.config import OnlineLoop
 
 
 @pytest.mark.nightly
@@ -23,7 +23,7 @@ def test_pendulum_swings_up(agent: str, tmp_path: Path) -> None:
         options={"hidden": [64, 64], "critic_learning_rate": 1e-3, "policy_learning_rate": 1e-3}
         # Returns here are discounted sums of rewards of up to 16: a temperature to their scale.
         | ({"beta": 20.0} if agent.startswith("x-") else {}),
-        loop=Loop(warmup=1_000),
+        loop=OnlineLoop(warmup=1_000),
         evaluations=1,
         last_episodes=50,
         out=tmp_path / "run",

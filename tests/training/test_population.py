@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from worlds import line_data, same_bits, trained
-from xql.agents import Spec, XQLConfig, member, xql
+from worlds import line_data, same_bits, spec_of, trained
+from xql.agents import XQLConfig, make_xql, member
+from xql.agents.hyperparameters import hyperparameters
+from xql.runs.config import Member
 from xql.training.population import (
-    Member,
     draw,
     initial_population,
     replicated,
@@ -18,8 +19,8 @@ from xql.training.population import (
     train_chunk,
 )
 
-SPEC = Spec(2, (-1.0,), (1.0,))
-AGENT = xql(XQLConfig(hidden=(16,), batch_size=32, v_updates=2), 1000)
+SPEC = spec_of(2, 1)
+AGENT = make_xql(XQLConfig(hidden=(16,), batch_size=32, v_updates=2), 1000)
 
 
 def test_chunk_lengths_do_not_matter() -> None:
@@ -53,8 +54,8 @@ def test_seeds_and_changes_tell_members_apart() -> None:
     assert not same_bits(member(population, 0).policy, member(population, 1).policy)
     start = initial_population(AGENT, SPEC, [Member(7, {}), Member(7, {"beta": 0.25})])
     assert same_bits(member(start, 0).policy, member(start, 1).policy)
-    assert start.hyper.beta.tolist() == [1.0, 0.25]
-    assert start.hyper.clip.tolist() == [5.0, 5.0]
+    assert start.config.beta.tolist() == [1.0, 0.25]
+    assert start.config.clip.tolist() == [5.0, 5.0]
 
 
 def test_metrics_are_means_over_the_chunk_for_each_member() -> None:
@@ -97,7 +98,7 @@ def test_batches_are_uniform_over_transitions_and_never_bridge_episodes() -> Non
 @pytest.mark.parametrize("members", [1, 2])
 def test_chunks_of_any_length_compile_once(members: int, caplog: pytest.LogCaptureFixture) -> None:
     # A configuration of its own, which no other test can have compiled before.
-    agent = xql(dataclasses.replace(XQLConfig(), hidden=(11,), batch_size=8), 50 + members)
+    agent = make_xql(dataclasses.replace(XQLConfig(), hidden=(11,), batch_size=8), 50 + members)
     with jax.log_compiles():
         which = [Member(seed, {}) for seed in range(members)]
         trained(agent, SPEC, which, line_data(), 1, 7, 20, 7)
@@ -105,7 +106,21 @@ def test_chunks_of_any_length_compile_once(members: int, caplog: pytest.LogCaptu
     assert len(compiled) == 1, compiled
 
 
-def test_hyperparameters_are_arrays_so_that_a_sweep_is_one_program() -> None:
+def test_swept_hyperparameters_are_arrays_so_that_a_sweep_is_one_program() -> None:
     population = initial_population(AGENT, SPEC, [Member(0, {"beta": b}) for b in (0.1, 1.0, 9.0)])
-    for leaf in population.hyper:
+    leaves = jax.tree.leaves(population.config)
+    assert len(leaves) == sum(one.swept for one in hyperparameters(XQLConfig).values()) == 9
+    for leaf in leaves:
         assert leaf.shape == (3,) and leaf.dtype == jnp.float32
+    assert population.config.hidden == (16,)
+
+
+def test_agents_that_differ_in_swept_values_share_a_program(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with jax.log_compiles():
+        for beta in (0.5, 2.0):
+            agent = make_xql(XQLConfig(beta=beta, hidden=(9,), batch_size=8), 77)
+            trained(agent, SPEC, [Member(0)], line_data(), 3)
+    compiled = [one for one in caplog.messages if "Finished XLA compilation of jit(_chunk)" in one]
+    assert len(compiled) == 1, compiled

@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xql.agents import Spec
+from worlds import spec_of
 from xql.errors import InputError
 from xql.training.replay import Rows, empty_replay, insert, pack, ring_capacity, sample
 
-SPEC = Spec(2, (-1.0,), (1.0,))
+SPEC = spec_of(2, 1)
 
 
 def numbered(step: int, members: int, rows: int) -> Rows:
-    """Transitions that tell their step, member and row in every column."""
+    """Transitions with their step, member and row in every column."""
     numbers = 100.0 * step + 10.0 * np.arange(members)[:, None] + np.arange(rows)
     numbers = numbers.astype(np.float32)
     observations = np.stack([numbers, numbers + 0.25], -1)

@@ -14,17 +14,20 @@ import yaml
 import xql
 from worlds import line_data, register_line, same_bits
 from xql.agents import member
+from xql.data.actions import box
 from xql.data.dataset import Dataset
 from xql.errors import InputError
+from xql.runs.config import EvaluationPlan, RunConfig
 from xql.runs.folder import COLUMNS
 from xql.runs.policy import load_policy
 from xql.runs.run import Run
+from xql.training.offline import execute_offline, plan_offline
 
 SMALL = {"hidden": [16], "batch_size": 32}
 
 
 def learn(folder: Path, data: Dataset | None = None, **changes: Any) -> Run:
-    asked: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "steps": 60,
         "out": folder,
         "options": SMALL,
@@ -33,7 +36,7 @@ def learn(folder: Path, data: Dataset | None = None, **changes: Any) -> Run:
         "last_episodes": 3,
         "progress": False,
     }
-    return xql.train_offline(line_data() if data is None else data, **(asked | changes))
+    return xql.train_offline(line_data() if data is None else data, **(settings | changes))
 
 
 def lines_of(run: Run) -> list[str]:
@@ -61,21 +64,23 @@ def test_the_run_s_files(run: Run) -> None:
     assert sorted(int(path.name) for path in run.folder.checkpoints.iterdir()) == [40, 60]
 
 
-def test_config_yaml_says_all_that_the_run_was_told(run: Run) -> None:
+def test_config_yaml_says_all_that_the_run_was_settings_for(run: Run) -> None:
     config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
     assert (config["agent"], config["preset"], config["steps"]) == ("xql", "default", 60)
-    assert config["settings"]["hidden"] == [16]
-    assert config["settings_sources"]["hidden"] == "given"
+    assert config["version"] == 2 and config["kind"] == "offline"
+    assert config["hyperparameters"]["hidden"] == [16]
+    assert config["sources"]["hidden"] == "given"
+    assert config["sources"]["beta"] == "given: each member's own, see members"
     assert config["scaling"]["rewards"] == "scale:0.5"
     assert config["environment"] == "XQLTestLine-v0"
     assert config["data"]["transitions"] == 200
-    assert config["data"]["action_low"] == [-1.0]
+    assert config["data"]["actions"] == {"kind": "box", "low": [-1.0], "high": [1.0]}
 
 
 def test_members_are_seeds_times_betas_with_beta_outermost(run: Run) -> None:
-    told = [(one["seed"], one["changes"]["beta"]) for one in run.folder.config["members"]]
-    assert told == [(4, 0.5), (2, 0.5), (4, 2.0), (2, 2.0)]
-    assert run.population.hyper.beta.tolist() == [0.5, 0.5, 2.0, 2.0]
+    members = [(one.seed, one.changes["beta"]) for one in run.config.members]
+    assert members == [(4, 0.5), (2, 0.5), (4, 2.0), (2, 2.0)]
+    assert run.population.config.beta.tolist() == [0.5, 0.5, 2.0, 2.0]
     assert len(run.policies) == 4
 
 
@@ -91,15 +96,14 @@ def test_evaluations_csv(run: Run) -> None:
         for episode in range(episodes)
     ]
     assert played == expected
-    of_member = {r["member"]: (r["seed"], r["beta"]) for r in rows}
-    assert of_member == {"0": ("4", "0.5"), "1": ("2", "0.5"), "2": ("4", "2.0"), "3": ("2", "2.0")}
+    assert {r["member"]: r["seed"] for r in rows} == {"0": "4", "1": "2", "2": "4", "3": "2"}
     assert {r["length"] for r in rows} == {"10"}
     assert {r["success"] for r in rows} <= {"0", "1"}
     assert {r["score"] for r in rows} == {""}  # the line has no reference scores
 
 
-def test_results_are_one_per_beta_over_seeds(run: Run) -> None:
-    assert [result.beta for result in run.results] == [0.5, 2.0]
+def test_results_are_one_per_swept_value_over_seeds(run: Run) -> None:
+    assert [result.changes for result in run.results] == [{"beta": 0.5}, {"beta": 2.0}]
     for result in run.results:
         assert result.last.interval.seeds == 2
         assert result.last.episodes == 3
@@ -137,7 +141,7 @@ def test_a_run_comes_back_from_disk_bit_for_bit(run: Run) -> None:
     assert np.array_equal(loaded(observations), run.policies[2](observations))
 
 
-def test_a_policy_takes_raw_observations_and_undoes_the_recipe(run: Run) -> None:
+def test_a_policy_takes_raw_observations_and_undoes_the_scaling(run: Run) -> None:
     x = line_data().observations[:, 0].astype(np.float64)
     raw = np.array([[0.3, 1.0], [-0.8, 1.0]], np.float32)
     # The second column never changes: it is shifted to 0 and not scaled.
@@ -170,11 +174,11 @@ def test_one_seed_gives_the_same_bits_and_another_gives_others(tmp_path: Path) -
 
 
 def test_how_often_one_evaluates_does_not_change_what_is_learned(tmp_path: Path) -> None:
-    watched = learn(tmp_path / "a", env=register_line(), evaluations=5)
-    unwatched = learn(tmp_path / "b", evaluations=1)
-    assert same_bits(watched.population, unwatched.population)
-    assert unwatched.evaluations == []
-    assert unwatched.describe() == "not evaluated"
+    often = learn(tmp_path / "a", env=register_line(), evaluations=5)
+    once = learn(tmp_path / "b", evaluations=1)
+    assert same_bits(often.population, once.population)
+    assert once.evaluations == []
+    assert once.describe() == "not evaluated"
 
 
 def test_a_run_compiles_its_loop_and_its_evaluation_once(
@@ -189,8 +193,7 @@ def test_a_run_compiles_its_loop_and_its_evaluation_once(
 
 def test_behaviour_cloning_runs_the_same_way(tmp_path: Path) -> None:
     run = learn(tmp_path / "bc", agent="bc", env=register_line(), seeds=2)
-    assert run.population.value is None
-    assert {row.beta for row in run.evaluations} == {None}
+    assert run.results[0].changes == {}
     assert same_bits(xql.Run.open(run.path).population, run.population)
     assert run.describe().startswith("0.0 [") or "success" in run.describe()
 
@@ -218,13 +221,13 @@ def test_a_member_that_diverges_is_frozen_and_the_run_goes_on(
     assert run.population.step.tolist() == [0]
     assert all(np.isfinite(row.episode_return) for row in run.evaluations)
     assert same_bits(xql.Run.open(run.path).population, run.population)
-    assert "member 0 diverged: it is judged as it was at step 0" in run.describe()
+    assert "member 0 diverged: it is evaluated as it was at step 0" in run.describe()
 
 
 def test_a_beta_given_stands_in_for_one_that_the_preset_lacks(tmp_path: Path) -> None:
     data = line_data(name="hopper-random-v2")
     run = learn(tmp_path / "run", data, preset="tuned", beta=3.0, evaluations=1, steps=2)
-    assert run.population.hyper.beta.tolist() == [3.0]
+    assert run.population.config.beta.tolist() == [3.0]
 
 
 def test_bounds_that_the_data_does_not_state_are_what_its_actions_span(tmp_path: Path) -> None:
@@ -234,9 +237,8 @@ def test_bounds_that_the_data_does_not_state_are_what_its_actions_span(tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         run = learn(tmp_path / "run", data.with_metadata(actions=actions), evaluations=1, steps=2)
-    low, high = run.folder.config["data"]["action_low"], run.folder.config["data"]["action_high"]
     taken = actions[data.starts]
-    assert (low, high) == ([float(taken.min())], [float(taken.max())])
+    assert run.config.data.actions == box(taken.min(0), taken.max(0))
 
 
 def broken() -> Dataset:
@@ -247,16 +249,20 @@ def broken() -> Dataset:
 
 
 REFUSED = [
-    ({"beta": 0.0}, "--beta 0 is no temperature"),
-    ({"beta": [1.0, -2.0]}, "--beta -2 is no temperature"),
-    ({"beta": float("nan")}, "--beta nan is no temperature"),
-    ({"beta": [1.0, 1.0]}, "give each one once"),
-    ({"beta": []}, "is no list of temperatures"),
+    ({"beta": 0.0}, "beta cannot be 0; give a number above 0"),
+    ({"beta": [1.0, -2.0]}, "beta cannot be -2; give a number above 0"),
+    ({"beta": float("nan")}, "beta cannot be nan; give a number above 0"),
+    ({"beta": [1.0, 1.0]}, "beta=1,1; give each value once"),
+    ({"beta": []}, "beta=; give each value once"),
     ({"options": {"beta": 0.0}}, "option beta cannot be 0"),
     ({"options": {"lr": 1.0}}, "unknown option 'lr'"),
     ({"seeds": [1, 1]}, "a seed is given twice in [1, 1]"),
     ({"seeds": 0}, "there is no seed to train"),
-    ({"agent": "bc", "beta": 1.0}, "agent bc has no β; leave --beta out"),
+    ({"agent": "bc", "beta": 1.0}, "agent bc has no beta; choose from policy_learning_rate"),
+    ({"sweep": {"discount": [0.9, 1.1]}}, "discount cannot be 1.1; give at least 0 and at most 1"),
+    ({"sweep": {"hidden": [8.0]}}, "hidden cannot be swept: it changes the compiled program"),
+    ({"sweep": {"betta": [8.0]}}, "agent xql has no betta; did you mean 'beta'?"),
+    ({"sweep": {"beta": [1.0]}, "beta": 2.0}, "beta is given twice; give one of them"),
     ({"agent": "iqm"}, "unknown agent 'iqm'"),
     ({"preset": "tunned"}, "unknown preset 'tunned'"),
     ({"steps": 0}, "--steps 0 is too small; give at least 1"),
@@ -303,7 +309,7 @@ def test_a_policy_refuses_what_it_cannot_use(run: Run) -> None:
         xql.Run.open(run.path, step=55)
 
 
-def test_a_critic_above_all_returns_is_told_once_a_member(
+def test_overestimation_is_warned_of_once_a_member(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Rewards from -1.76 to 0 at γ = 0.99: no return is above 0, none below -176, and 18.6 is noise.
@@ -311,10 +317,56 @@ def test_a_critic_above_all_returns_is_told_once_a_member(
     wild = {"critic_learning_rate": 10.0, "critic_loss": "squared"}
     run = learn(tmp_path / "run", seeds=6, options=SMALL | wild)
     said = " ".join(capsys.readouterr().err.split())
-    critics = np.array([line.values["critic"] for line in run.folder.read_metrics()])
+    critics = np.array([line.values["q"] for line in run.folder.read_metrics()])
     wrong = (critics > 18.6).any(0)
     assert wrong.any() and not wrong.all()
-    for index, told in enumerate(wrong):
-        assert said.count(f"member {index}'s critic stands at") == told
-    assert "but no return can be above 0 here: do not trust its policy; a larger β" in said
+    for index, warned in enumerate(wrong):
+        assert said.count(f"member {index}'s critic stands at") == warned
+    assert "but no return can be above 0 here: do not trust its policy; try a larger β" in said
     assert run.folder.read_frozen() == {}
+
+
+def test_swept_hyperparameters_cross_and_each_member_learns_with_its_own(tmp_path: Path) -> None:
+    sweep = {"beta": [0.5, 2.0], "inverse_temperature": [1.0, 3.0]}
+    run = learn(tmp_path / "run", sweep=sweep, seeds=2, evaluations=1, env=register_line())
+    assert [(*one.changes.values(), one.seed) for one in run.config.members] == [
+        (beta, kappa, seed) for beta in (0.5, 2.0) for kappa in (1.0, 3.0) for seed in (0, 1)
+    ]
+    assert [one.label for one in run.results] == [
+        f"β = {beta:g}, inverse_temperature = {kappa:g}" for beta in (0.5, 2.0) for kappa in (1, 3)
+    ]
+    alone = learn(
+        tmp_path / "alone", seeds=[1], options=SMALL | {"beta": 2.0, "inverse_temperature": 1.0}
+    )
+    (index,) = [
+        place
+        for place, one in enumerate(run.config.members)
+        if one.seed == 1 and one.changes == {"beta": 2.0, "inverse_temperature": 1.0}
+    ]
+    for ours, theirs in zip(
+        jax.tree.leaves(member(run.population, index).policy.network),
+        jax.tree.leaves(member(alone.population, 0).policy.network),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_a_plan_writes_nothing_and_says_what_execution_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = plan_offline(line_data(), steps=4, options=SMALL, env=register_line())
+    assert list(tmp_path.iterdir()) == []
+    assert plan.config.environment == "XQLTestLine-v0"
+    assert "line: 200 transitions in 20 episodes" in plan.notes
+    run = execute_offline(plan, tmp_path / "run", progress=False)
+    assert run.config.to_dict() == plan.config.to_dict()
+    assert RunConfig.load(tmp_path / "run").to_dict() == plan.config.to_dict()
+
+
+def test_execution_goes_on_from_a_state_bit_for_bit(tmp_path: Path) -> None:
+    plan = plan_offline(line_data(), steps=60, options=SMALL, evaluation=EvaluationPlan(2, 0, 0))
+    whole = execute_offline(plan, tmp_path / "whole", progress=False)
+    half = Run.open(tmp_path / "whole", step=30).population
+    rest = execute_offline(plan, tmp_path / "rest", state=half, step=30, progress=False)
+    assert same_bits(rest.population, whole.population)

@@ -11,29 +11,28 @@ import xql
 from worlds import Line, register_line, same_bits
 from xql.agents import ONLINE, TrainState, member
 from xql.errors import InputError
-from xql.runs.policy import agent_of
+from xql.runs.config import OnlineLoop
 from xql.runs.run import Run
 from xql.training.evaluate import evaluate_run
-from xql.training.online import Loop
-from xql.training.online_state import fresh_learner
+from xql.training.online_state import initial_online_state
 from xql.training.replay import Replay
 
 SMALL = {"hidden": [16], "batch_size": 16}
 
 
 def learn(folder: Path, **changes: Any) -> Run:
-    asked: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "agent": "td3",
         "steps": 60,
         "out": folder,
         "options": SMALL,
-        "loop": Loop(warmup=20),
+        "loop": OnlineLoop(warmup=20),
         "evaluations": 3,
         "episodes": 1,
         "last_episodes": 2,
         "progress": False,
     }
-    return xql.train_online(register_line(), **(asked | changes))
+    return xql.train_online(register_line(), **(settings | changes))
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +41,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_the_run_is_like_any_other(run: Run) -> None:
-    assert run.folder.config["kind"] == "online"
-    assert run.folder.config["loop"] == {
-        "environments": 1,
-        "warmup": 20,
-        "update_to_data": 1.0,
-        "buffer": 1_000_000,
-    }
+    assert run.config.online
+    assert run.config.loop == OnlineLoop(
+        environments=1, warmup=20, update_to_data=1.0, buffer=1_000_000
+    )
+    assert run.config.to_dict()["kind"] == "online"
     steps = [line.step for line in run.folder.read_metrics()]
     assert steps == [20, 40, 60]
     counts = dict.fromkeys(steps, 0)
@@ -61,9 +58,13 @@ def test_the_run_is_like_any_other(run: Run) -> None:
     assert same_bits(again.population, run.population)
 
 
-def test_updates_begin_after_the_warm_up_and_are_as_many_as_asked(run: Run, tmp_path: Path) -> None:
+def test_updates_begin_after_the_warm_up_and_are_as_many_as_settings(
+    run: Run, tmp_path: Path
+) -> None:
     assert run.population.step.tolist() == [40, 40]
-    twice = learn(tmp_path / "twice", loop=Loop(environments=2, warmup=20, update_to_data=1.5))
+    twice = learn(
+        tmp_path / "twice", loop=OnlineLoop(environments=2, warmup=20, update_to_data=1.5)
+    )
     assert twice.population.step.tolist() == [60]
     first = run.folder.read_metrics()[0].values
     assert "critic_loss" not in first and "seconds" in first
@@ -89,7 +90,7 @@ def test_a_replay_that_wrapped_around_is_kept_oldest_first(run: Run, tmp_path: P
     # More rows than it holds: without updates two runs of one seed see the same.
     still = SMALL | {"policy_learning_rate": 0.0, "critic_learning_rate": 0.0}
     for name, buffer in (("whole", 60), ("short", 50)):
-        loop = Loop(warmup=20, buffer=buffer)
+        loop = OnlineLoop(warmup=20, buffer=buffer)
         learn(tmp_path / name, options=still, loop=loop, keep_replay=True)
     whole, short = (np.load(tmp_path / name / "replay.npz") for name in ("whole", "short"))
     for column in ("observations", "actions", "rewards", "masks", "next_observations"):
@@ -109,20 +110,22 @@ def test_after_the_warm_up_the_policy_acts_with_fresh_noise_at_every_step(tmp_pa
 
 
 def test_exploration_has_keys_of_its_own(run: Run) -> None:
-    agent, spec = agent_of(run.folder.config)
-    keys = fresh_learner(run.population, agent, spec, 8, [4, 2]).keys
+    agent, spec = run.config.make_agent(), run.config.spec
+    keys = initial_online_state(run.population, agent, spec, 8, [4, 2]).keys
     own = jax.random.key_data(keys)[0].tolist()
     for count in range(1, 40):
         splits = jax.random.key_data(jax.random.split(jax.random.key(4), count)).tolist()
         assert own not in splits
 
 
-def test_evaluating_again_tells_the_environment_step(run: Run) -> None:
+def test_evaluating_again_reports_the_environment_step(run: Run) -> None:
     assert {row.step for row in evaluate_run(run.path, episodes=1)} == {60}
 
 
 def test_every_update_is_counted_whatever_the_block(tmp_path: Path) -> None:
-    run = learn(tmp_path / "run", steps=44, loop=Loop(environments=2, warmup=21), evaluations=2)
+    run = learn(
+        tmp_path / "run", steps=44, loop=OnlineLoop(environments=2, warmup=21), evaluations=2
+    )
     assert run.population.step.tolist() == [22 + 2]
     # The first log falls on the first updates.
     assert all("critic_loss" in line.values for line in run.folder.read_metrics())
@@ -165,7 +168,7 @@ def test_every_agent_learns_the_line(agent: str, tmp_path: Path) -> None:
         tmp_path / "run",
         agent=agent,
         steps=1500,
-        loop=Loop(warmup=300),
+        loop=OnlineLoop(warmup=300),
         options={
             "hidden": [32],
             "batch_size": 64,
@@ -186,7 +189,7 @@ def test_an_observer_sees_the_replay_as_far_as_it_is_filled(tmp_path: Path) -> N
         assert not np.asarray(replay.masks)[0, filled:].any()
         seen.append((step, filled))
 
-    learn(tmp_path / "run", observe=observe, loop=Loop(warmup=20, buffer=50))
+    learn(tmp_path / "run", observe=observe, loop=OnlineLoop(warmup=20, buffer=50))
     assert seen == [(20, 20), (40, 40), (60, 50)]
 
 
@@ -203,7 +206,7 @@ def test_a_diverging_member_is_frozen_and_the_other_goes_on(
     assert run.population.step.tolist() == [0, 40]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.population.policy.network))
     assert all(np.isfinite(row.episode_return) for row in run.evaluations)
-    assert "member 0 diverged: it is judged as it was at step 20" in run.describe()
+    assert "member 0 diverged: it is evaluated as it was at step 20" in run.describe()
 
 
 def test_a_simulator_that_breaks_down_ends_its_episode_and_not_the_run(
@@ -228,17 +231,17 @@ def test_a_simulator_that_breaks_down_ends_its_episode_and_not_the_run(
     [
         ({"agent": "xql"}, "does not learn online"),
         ({"agent": "xtd3"}, "x-td3"),
-        ({"loop": Loop(warmup=60)}, "--warmup 60 leaves nothing to learn in of --steps 60"),
-        ({"loop": Loop(environments=0)}, "--environments 0"),
-        ({"loop": Loop(environments=7, warmup=20)}, "cannot be shared by 7 environments"),
-        ({"loop": Loop(update_to_data=0.5, warmup=20)}, "must be a whole number"),
-        ({"loop": Loop(update_to_data=float("nan"), warmup=20)}, "must be a whole number"),
-        ({"loop": Loop(update_to_data=float("inf"), warmup=20)}, "must be a whole number"),
-        ({"loop": Loop(environments=90, warmup=20)}, "cannot be shared by 90 environments"),
-        ({"loop": Loop(environments=2, warmup=20, buffer=1)}, "--buffer at least 2"),
+        ({"loop": OnlineLoop(warmup=60)}, "--warmup 60 leaves nothing to learn in of --steps 60"),
+        ({"loop": OnlineLoop(environments=0)}, "--environments 0"),
+        ({"loop": OnlineLoop(environments=7, warmup=20)}, "cannot be shared by 7 environments"),
+        ({"loop": OnlineLoop(update_to_data=0.5, warmup=20)}, "must be a whole number"),
+        ({"loop": OnlineLoop(update_to_data=float("nan"), warmup=20)}, "must be a whole number"),
+        ({"loop": OnlineLoop(update_to_data=float("inf"), warmup=20)}, "must be a whole number"),
+        ({"loop": OnlineLoop(environments=90, warmup=20)}, "cannot be shared by 90 environments"),
+        ({"loop": OnlineLoop(environments=2, warmup=20, buffer=1)}, "--buffer at least 2"),
         ({"options": {"hiden": [3]}}, "did you mean 'hidden'"),
-        ({"beta": 2.0}, "no β"),
-        ({"options": SMALL | {"beta": 2.0}}, "agent td3 has no β; leave --set beta out"),
+        ({"beta": 2.0}, "agent td3 has no beta"),
+        ({"options": SMALL | {"beta": 2.0}}, "agent td3 has no beta; leave --set beta out"),
     ],
 )
 def test_what_cannot_be_used_is_said_before_anything_is_written(
@@ -252,19 +255,19 @@ def test_what_cannot_be_used_is_said_before_anything_is_written(
 
 def test_an_unknown_simulator_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no environment 'Hoper-v9'"):
-        xql.train_online("Hoper-v9", out=tmp_path / "run", steps=60, loop=Loop(warmup=20))
+        xql.train_online("Hoper-v9", out=tmp_path / "run", steps=60, loop=OnlineLoop(warmup=20))
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("agent", "told"), [("td3", True), ("x-sac", True), ("sac", False)])
-def test_a_critic_above_all_returns_is_told_but_for_sac_s_which_holds_entropy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], agent: str, told: bool
+@pytest.mark.parametrize(("agent", "warned"), [("td3", True), ("x-sac", True), ("sac", False)])
+def test_overestimation_is_warned_of_but_for_sac_whose_values_include_entropy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], agent: str, warned: bool
 ) -> None:
     # Steps this long throw Q about by thousands, where rewards of at most 1 allow 100.
     wild = SMALL | {"critic_learning_rate": 1e3}
     run = learn(tmp_path / "run", agent=agent, seeds=4, evaluations=12, options=wild)
-    critics = [max(line.values.get("critic", [0.0])) for line in run.folder.read_metrics()]
+    critics = [max(line.values.get("q", [0.0])) for line in run.folder.read_metrics()]
     assert max(critics) > 1000
     said = " ".join(capsys.readouterr().err.split())
-    assert ("'s critic stands at" in said) == told
-    assert ("but no return can be above 100 here" in said) == told
+    assert ("'s critic stands at" in said) == warned
+    assert ("but no return can be above 100 here" in said) == warned

@@ -15,9 +15,9 @@ from xql.cli import gumbel
 from xql.data.files import save_dataset
 from xql.errors import InputError
 from xql.evaluation.bellman import bellman_errors
+from xql.runs.config import OnlineLoop
 from xql.runs.policy import load_population
 from xql.runs.run import Run
-from xql.training.online import Loop
 from xql.training.transitions import run_errors
 
 SMALL = {"hidden": [8], "batch_size": 8}
@@ -37,7 +37,7 @@ def online(home: Path) -> Run:
         seeds=2,
         out=home / "online",
         options=SMALL,
-        loop=Loop(warmup=20),
+        loop=OnlineLoop(warmup=20),
         evaluations=1,
         episodes=0,
         last_episodes=1,
@@ -66,7 +66,9 @@ def test_the_replay_buffer_is_used_where_it_was_kept(online: Run) -> None:
     kept = np.load(online.path / "replay.npz")
     batch = Batch(*(jnp.asarray(kept[name][1]) for name in Batch._fields[:5]))
     state = member(online.population, 1)
-    expected = bellman_errors(state, batch, jax.random.key(0))
+    backup = online.config.make_agent().backup
+    assert backup is not None
+    expected = bellman_errors(state, batch, jax.random.key(0), backup=backup)
     np.testing.assert_allclose(np.sort(found.errors), np.sort(expected), 1e-4, 1e-5)
 
 
@@ -80,11 +82,11 @@ def test_without_it_an_online_run_plays(
             (bare / path.name).symlink_to(path)
     seen: list[Batch] = []
 
-    def listen(state: Any, batch: Batch, key: Any) -> Any:
+    def listen(state: Any, batch: Batch, key: Any, backup: Any) -> Any:
         seen.append(batch)
-        return bellman_errors(state, batch, key)
+        return bellman_errors(state, batch, key, backup=backup)
 
-    monkeypatch.setattr("xql.training.transitions.errors_of_member", listen)
+    monkeypatch.setattr("xql.training.transitions.bellman_errors", listen)
     found = run_errors(bare, transitions=25, seed=3)
     assert found.errors.shape == (25,)
     assert "25 steps that its exploring policy played" in found.origin
@@ -103,11 +105,9 @@ def test_an_offline_run_opens_its_data_again_scaled_as_it_learned(home: Path) ->
     found = run_errors(run.path, transitions=1_000)
     assert found.origin == "200 of 200 transitions of line"
     assert found.formula == "r + γ · mask · V(s') − Q₁(s, a)"
-    data, scaling = line_data(), run.folder.config["scaling"]
+    data, scaling = line_data(), run.config.scaling
     rows = data.starts
-    scaled = (data.observations - np.float32(scaling["observation_shift"])) * np.float32(
-        scaling["observation_scale"]
-    )
+    scaled = (data.observations - scaling.observation_shift) * scaling.observation_scale
     state = member(load_population(run.folder)[1], 0)
     v = state.value.network(jnp.asarray(scaled[rows + 1]))
     q = state.critic.network(jnp.asarray(scaled[rows]), jnp.asarray(data.actions[rows]))[0]
@@ -139,8 +139,8 @@ def test_what_has_no_errors_says_so(home: Path, online: Run) -> None:
 
 def test_the_command_takes_a_run(online: Run, capsys: pytest.CaptureFixture[str]) -> None:
     gumbel.errors(online.path, member=1)
-    told = capsys.readouterr().out
-    assert "Q₁(s', a') − Q₁(s, a), member 1, 40 of 40 transitions in its replay.npz" in told
-    assert "40 errors, best fit first" in told
+    printed = capsys.readouterr().out
+    assert "Q₁(s', a') − Q₁(s, a), member 1, 40 of 40 transitions in its replay.npz" in printed
+    assert "40 errors, best fit first" in printed
     for law in ("gumbel, right-skewed", "gumbel, left-skewed", "normal", "logistic"):
-        assert law in told
+        assert law in printed

@@ -1,5 +1,6 @@
 """The algorithms: pure functions, one file each. Start with `xql.py`."""
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -49,7 +50,8 @@ ONLINE = {
 }
 """The agents that learn from a simulator, each from a replay buffer."""
 
-AGENTS = OFFLINE | ONLINE
+AGENTS: Mapping[str, Algorithm] = ChainMap(ONLINE, OFFLINE)
+"""Both; an agent that is added to one of them is here too."""
 
 
 def configure(agent: str, values: Mapping[str, Any], others: Iterable[str] = ()) -> Any:

@@ -58,23 +58,31 @@ from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
 class AWACConfig:
     """Every choice of the algorithm."""
 
-    temperature: Swept = swept(1.0, "λ of the advantage weights, in units of return.", POSITIVE)
-    weight_cap: Swept = swept(100.0, "The largest exponential weight.", POSITIVE)
-    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
-    polyak: Swept = swept(0.005, "τ, how far the target critic moves per update.", FRACTION)
-    critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(3e-4, "Of the policy, for Adam.")
+    temperature: Swept = swept(
+        default=1.0, doc="λ of the advantage weights, in units of return.", range=POSITIVE
+    )
+    weight_cap: Swept = swept(default=100.0, doc="The largest exponential weight.", range=POSITIVE)
+    discount: Swept = swept(default=0.99, doc="γ, the discount factor.", range=DISCOUNT)
+    polyak: Swept = swept(
+        default=0.005, doc="τ, how far the target critic moves per update.", range=FRACTION
+    )
+    critic_learning_rate: Swept = swept(default=3e-4, doc="Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(default=3e-4, doc="Of the policy, for Adam.")
 
     hidden: tuple[int, ...] = static(
-        (256, 256, 256), "Hidden layer widths of every network.", POSITIVE
+        default=(256, 256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
     )
-    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
-    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
+    critics: int = static(
+        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=POSITIVE
+    )
+    critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
     weights: Literal["exponential", "softmax"] = static(
-        "exponential", "Capped exponential weights, or a softmax over the batch."
+        default="exponential", doc="Capped exponential weights, or a softmax over the batch."
     )
-    schedule: Schedule = static("constant", "Learning rate schedule of Q and the policy.")
-    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
+    schedule: Schedule = static(
+        default="constant", doc="Learning rate schedule of Q and the policy."
+    )
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
 
 
 class AWACState(NamedTuple):

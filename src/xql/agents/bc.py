@@ -27,11 +27,11 @@ from xql.agents.update import Schedule, bind, decay, descend, trainable
 class BCConfig:
     """Every choice of the algorithm."""
 
-    policy_learning_rate: Swept = swept(3e-4, "For Adam.")
+    policy_learning_rate: Swept = swept(default=3e-4, doc="For Adam.")
 
-    hidden: tuple[int, ...] = static((256, 256), "Hidden layer widths.", POSITIVE)
-    policy_schedule: Schedule = static("cosine", "Learning rate schedule.")
-    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
+    hidden: tuple[int, ...] = static(default=(256, 256), doc="Hidden layer widths.", range=POSITIVE)
+    policy_schedule: Schedule = static(default="cosine", doc="Learning rate schedule.")
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
 
 
 class BCState(NamedTuple):

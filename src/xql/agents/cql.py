@@ -68,28 +68,46 @@ MOST_LOG_MULTIPLIER = 13.8  # a multiplier of 10⁶, as in the published CQL cod
 class CQLConfig:
     """Every choice of the algorithm."""
 
-    penalty: Swept = swept(5.0, "α: how much the gap weighs beside the squared error of Q.")
-    target_gap: Swept = swept(
-        5.0, "What the Lagrange multiplier holds the gap to, in units of return."
+    penalty: Swept = swept(
+        default=5.0, doc="α: how much the gap weighs beside the squared error of Q."
     )
-    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
-    polyak: Swept = swept(0.005, "τ, how far the target critic moves per update.", FRACTION)
-    critic_learning_rate: Swept = swept(3e-4, "Of Q and of the Lagrange multiplier, for Adam.")
+    target_gap: Swept = swept(
+        default=5.0, doc="What the Lagrange multiplier holds the gap to, in units of return."
+    )
+    discount: Swept = swept(default=0.99, doc="γ, the discount factor.", range=DISCOUNT)
+    polyak: Swept = swept(
+        default=0.005, doc="τ, how far the target critic moves per update.", range=FRACTION
+    )
+    critic_learning_rate: Swept = swept(
+        default=3e-4, doc="Of Q and of the Lagrange multiplier, for Adam."
+    )
     policy_learning_rate: Swept = swept(
-        1e-4, "Of the policy and of the entropy's weight, for Adam."
+        default=1e-4, doc="Of the policy and of the entropy's weight, for Adam."
     )
 
     hidden: tuple[int, ...] = static(
-        (256, 256, 256), "Hidden layer widths of the policy.", POSITIVE
+        default=(256, 256, 256), doc="Hidden layer widths of the policy.", range=POSITIVE
     )
-    critic_hidden: tuple[int, ...] = static((256, 256, 256), "Hidden layer widths of Q.", POSITIVE)
-    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
-    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
-    samples: int = static(10, "n: actions of each of the three kinds per state.", POSITIVE)
-    lagrange: bool = static(False, "Learn the penalty's weight as a Lagrange multiplier.")
-    max_backup: bool = static(False, "Back up the best of the n actions at s', not one.")
-    schedule: Schedule = static("constant", "Learning rate schedule of Q and the policy.")
-    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
+    critic_hidden: tuple[int, ...] = static(
+        default=(256, 256, 256), doc="Hidden layer widths of Q.", range=POSITIVE
+    )
+    critics: int = static(
+        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=POSITIVE
+    )
+    critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
+    samples: int = static(
+        default=10, doc="n: actions of each of the three kinds per state.", range=POSITIVE
+    )
+    lagrange: bool = static(
+        default=False, doc="Learn the penalty's weight as a Lagrange multiplier."
+    )
+    max_backup: bool = static(
+        default=False, doc="Back up the best of the n actions at s', not one."
+    )
+    schedule: Schedule = static(
+        default="constant", doc="Learning rate schedule of Q and the policy."
+    )
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
 
 
 class CQLState(NamedTuple):

@@ -35,7 +35,7 @@ class Range(NamedTuple):
     """Whether `least` itself is excluded."""
     even: bool = False
 
-    def holds(self, number: int | float) -> bool:
+    def holds(self, number: float | int) -> bool:
         """Whether `number` is finite and in the range."""
         inside = math.isfinite(number) and self.least <= number <= self.most
         return (
@@ -57,7 +57,7 @@ FRACTION = Range(most=1.0, above=True)
 DISCOUNT = Range(most=1.0)
 
 
-def swept(default: float, doc: str, range: Range = NON_NEGATIVE, *, required: bool = False) -> Any:
+def swept(*, default: float, doc: str, range: Range = NON_NEGATIVE, required: bool = False) -> Any:
     """A number that may differ along a population.
 
     Args:
@@ -73,7 +73,7 @@ def swept(default: float, doc: str, range: Range = NON_NEGATIVE, *, required: bo
     )
 
 
-def static(default: Any, doc: str, range: Range = NON_NEGATIVE) -> Any:
+def static(*, default: Any, doc: str, range: Range = NON_NEGATIVE) -> Any:
     """A choice that a whole population shares: the compiled program depends on it."""
     return dataclasses.field(
         default=default,

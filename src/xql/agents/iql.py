@@ -53,22 +53,32 @@ from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
 class IQLConfig:
     """Every choice of the algorithm."""
 
-    expectile: Swept = swept(0.7, "τ: 1/2 gives the mean, 1 the maximum.", FRACTION)
-    inverse_temperature: Swept = swept(3.0, "κ of the advantage weights, in 1/return.")
-    weight_cap: Swept = swept(100.0, "The largest advantage weight.", POSITIVE)
-    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
-    polyak: Swept = swept(0.005, "How far the target critic moves per update.", FRACTION)
-    value_learning_rate: Swept = swept(3e-4, "Of V, for Adam.")
-    critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(3e-4, "Of the policy, for Adam.")
+    expectile: Swept = swept(
+        default=0.7, doc="τ: 1/2 gives the mean, 1 the maximum.", range=FRACTION
+    )
+    inverse_temperature: Swept = swept(default=3.0, doc="κ of the advantage weights, in 1/return.")
+    weight_cap: Swept = swept(default=100.0, doc="The largest advantage weight.", range=POSITIVE)
+    discount: Swept = swept(default=0.99, doc="γ, the discount factor.", range=DISCOUNT)
+    polyak: Swept = swept(
+        default=0.005, doc="How far the target critic moves per update.", range=FRACTION
+    )
+    value_learning_rate: Swept = swept(default=3e-4, doc="Of V, for Adam.")
+    critic_learning_rate: Swept = swept(default=3e-4, doc="Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(default=3e-4, doc="Of the policy, for Adam.")
 
-    hidden: tuple[int, ...] = static((256, 256), "Hidden layer widths of every network.", POSITIVE)
-    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
-    value_layer_norm: bool = static(False, "LayerNorm in V.")
-    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
-    policy_schedule: Schedule = static("cosine", "Learning rate schedule of the policy.")
-    value_schedule: Schedule = static("constant", "Learning rate schedule of V and Q.")
-    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
+    hidden: tuple[int, ...] = static(
+        default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
+    )
+    critics: int = static(
+        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=POSITIVE
+    )
+    value_layer_norm: bool = static(default=False, doc="LayerNorm in V.")
+    critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
+    policy_schedule: Schedule = static(
+        default="cosine", doc="Learning rate schedule of the policy."
+    )
+    value_schedule: Schedule = static(default="constant", doc="Learning rate schedule of V and Q.")
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
 
 
 class IQLState(NamedTuple):

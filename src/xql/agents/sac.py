@@ -60,35 +60,51 @@ class SACConfig:
     """Every choice of the algorithm; the defaults are SAC's."""
 
     beta: Swept = swept(
-        1.0,
-        "β, temperature of X-SAC's Gumbel loss, in units of return; SAC has none.",
-        POSITIVE,
+        default=1.0,
+        doc="β, temperature of X-SAC's Gumbel loss, in units of return; SAC has none.",
+        range=POSITIVE,
         required=True,
     )
     clip: Swept = swept(
-        8.0, "Where the Gumbel loss stops being exponential, in units of z.", POSITIVE
+        default=8.0,
+        doc="Where the Gumbel loss stops being exponential, in units of z.",
+        range=POSITIVE,
     )
-    initial_temperature: Swept = swept(1.0, "α at the start, in return per nat.", POSITIVE)
-    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
-    polyak: Swept = swept(0.005, "τ, how far the target moves per update.", FRACTION)
-    value_learning_rate: Swept = swept(3e-4, "Of V, for Adam.")
-    critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(3e-4, "Of the policy, for Adam.")
-    temperature_learning_rate: Swept = swept(3e-4, "Of log α, for Adam; 0 keeps α where it starts.")
+    initial_temperature: Swept = swept(
+        default=1.0, doc="α at the start, in return per nat.", range=POSITIVE
+    )
+    discount: Swept = swept(default=0.99, doc="γ, the discount factor.", range=DISCOUNT)
+    polyak: Swept = swept(
+        default=0.005, doc="τ, how far the target moves per update.", range=FRACTION
+    )
+    value_learning_rate: Swept = swept(default=3e-4, doc="Of V, for Adam.")
+    critic_learning_rate: Swept = swept(default=3e-4, doc="Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(default=3e-4, doc="Of the policy, for Adam.")
+    temperature_learning_rate: Swept = swept(
+        default=3e-4, doc="Of log α, for Adam; 0 keeps α where it starts."
+    )
 
-    hidden: tuple[int, ...] = static((256, 256), "Hidden layer widths of every network.", POSITIVE)
-    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
+    hidden: tuple[int, ...] = static(
+        default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
+    )
+    critics: int = static(
+        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=POSITIVE
+    )
     value: Literal["none", "soft", "gumbel"] = static(
-        "none", "What stands for the value of s': the critic, a soft V, or X-SAC's V."
+        default="none", doc="What stands for the value of s': the critic, a soft V, or X-SAC's V."
     )
-    value_layer_norm: bool = static(False, "LayerNorm in V.")
-    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
-    loss: Kind = static("linear", "Which Gumbel loss X-SAC's V minimises.")
-    maclaurin_order: int = static(8, "Order of `loss=maclaurin`.", Range(2, even=True))
+    value_layer_norm: bool = static(default=False, doc="LayerNorm in V.")
+    critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
+    loss: Kind = static(default="linear", doc="Which Gumbel loss X-SAC's V minimises.")
+    maclaurin_order: int = static(
+        default=8, doc="Order of `loss=maclaurin`.", range=Range(2, even=True)
+    )
     max_gradient_norm: float | None = static(
-        1.0, "Largest norm of the gradient of X-SAC's V; None does not clip it.", POSITIVE
+        default=1.0,
+        doc="Largest norm of the gradient of X-SAC's V; None does not clip it.",
+        range=POSITIVE,
     )
-    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
 
     @property
     def inactive(self) -> frozenset[str]:

@@ -67,45 +67,57 @@ class TD3Config:
     """Every choice of the algorithm; the defaults are TD3's."""
 
     beta: Swept = swept(
-        1.0,
-        "β, temperature of the Gumbel loss, in units of return; the squared loss has none.",
-        POSITIVE,
+        default=1.0,
+        doc="β, temperature of the Gumbel loss, in units of return; the squared loss has none.",
+        range=POSITIVE,
         required=True,
     )
     clip: Swept = swept(
-        8.0, "Where the Gumbel loss stops being exponential, in units of z.", POSITIVE
+        default=8.0,
+        doc="Where the Gumbel loss stops being exponential, in units of z.",
+        range=POSITIVE,
     )
-    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
-    polyak: Swept = swept(0.005, "τ, how far the targets move each time they move.", FRACTION)
-    critic_learning_rate: Swept = swept(1e-3, "Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(1e-3, "Of the policy, for Adam.")
+    discount: Swept = swept(default=0.99, doc="γ, the discount factor.", range=DISCOUNT)
+    polyak: Swept = swept(
+        default=0.005, doc="τ, how far the targets move each time they move.", range=FRACTION
+    )
+    critic_learning_rate: Swept = swept(default=1e-3, doc="Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(default=1e-3, doc="Of the policy, for Adam.")
 
-    hidden: tuple[int, ...] = static((256, 256), "Hidden layer widths of every network.", POSITIVE)
-    critics: int = static(
-        2,
-        "Ensemble size of Q; the targets take the minimum. 1 removes the double-Q trick.",
-        POSITIVE,
+    hidden: tuple[int, ...] = static(
+        default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
     )
-    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
-    loss: Loss = static("squared", "Error of Q: TD3's square, or a Gumbel loss for X-TD3.")
-    maclaurin_order: int = static(8, "Order of `loss=maclaurin`.", Range(2, even=True))
+    critics: int = static(
+        default=2,
+        doc="Ensemble size of Q; the targets take the minimum. 1 removes the double-Q trick.",
+        range=POSITIVE,
+    )
+    critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
+    loss: Loss = static(
+        default="squared", doc="Error of Q: TD3's square, or a Gumbel loss for X-TD3."
+    )
+    maclaurin_order: int = static(
+        default=8, doc="Order of `loss=maclaurin`.", range=Range(2, even=True)
+    )
     max_gradient_norm: float | None = static(
-        1.0,
-        "Largest norm of Q's gradient under the Gumbel loss; None does not clip it.",
-        POSITIVE,
+        default=1.0,
+        doc="Largest norm of Q's gradient under the Gumbel loss; None does not clip it.",
+        range=POSITIVE,
     )
     policy_delay: int = static(
-        2, "Critic updates per update of the policy and the targets.", POSITIVE
+        default=2, doc="Critic updates per update of the policy and the targets.", range=POSITIVE
     )
     exploration_noise: float = static(
-        0.1, "Standard deviation of the exploration noise, in half action ranges."
+        default=0.1, doc="Standard deviation of the exploration noise, in half action ranges."
     )
     target_noise: float = static(
-        0.2,
-        "Standard deviation of the noise on the target policy's actions, in half action ranges.",
+        default=0.2,
+        doc="Standard deviation of the target policy's noise, in half action ranges.",
     )
-    target_noise_clip: float = static(0.5, "Where that noise is cut off, on both sides.")
-    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
+    target_noise_clip: float = static(
+        default=0.5, doc="Where that noise is cut off, on both sides."
+    )
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
 
     @property
     def inactive(self) -> frozenset[str]:

@@ -54,26 +54,36 @@ class TD3BCConfig:
     """Every choice of the algorithm."""
 
     value_weight: Swept = swept(
-        2.5, "α: how much a whole mean |Q| weighs against a squared distance of 1."
+        default=2.5, doc="α: how much a whole mean |Q| weighs against a squared distance of 1."
     )
-    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
-    polyak: Swept = swept(0.005, "τ, how far the targets move each time they move.", FRACTION)
-    critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(3e-4, "Of the policy, for Adam.")
+    discount: Swept = swept(default=0.99, doc="γ, the discount factor.", range=DISCOUNT)
+    polyak: Swept = swept(
+        default=0.005, doc="τ, how far the targets move each time they move.", range=FRACTION
+    )
+    critic_learning_rate: Swept = swept(default=3e-4, doc="Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(default=3e-4, doc="Of the policy, for Adam.")
 
-    hidden: tuple[int, ...] = static((256, 256), "Hidden layer widths of every network.", POSITIVE)
-    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
-    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
+    hidden: tuple[int, ...] = static(
+        default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
+    )
+    critics: int = static(
+        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=POSITIVE
+    )
+    critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
     policy_delay: int = static(
-        2, "Critic updates per update of the policy and the targets.", POSITIVE
+        default=2, doc="Critic updates per update of the policy and the targets.", range=POSITIVE
     )
     target_noise: float = static(
-        0.2,
-        "Standard deviation of the noise on the target policy's actions, in half action ranges.",
+        default=0.2,
+        doc="Standard deviation of the target policy's noise, in half action ranges.",
     )
-    target_noise_clip: float = static(0.5, "Where that noise is cut off, on both sides.")
-    schedule: Schedule = static("constant", "Learning rate schedule of Q and the policy.")
-    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
+    target_noise_clip: float = static(
+        default=0.5, doc="Where that noise is cut off, on both sides."
+    )
+    schedule: Schedule = static(
+        default="constant", doc="Learning rate schedule of Q and the policy."
+    )
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
 
 
 class TD3BCState(NamedTuple):

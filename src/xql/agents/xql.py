@@ -64,45 +64,65 @@ class XQLConfig:
     """Every choice of the algorithm."""
 
     beta: Swept = swept(
-        1.0,
-        "β, temperature of the Gumbel loss, in units of return: ∞ gives the mean, 0 the maximum.",
-        POSITIVE,
+        default=1.0,
+        doc="β, the Gumbel loss temperature, in units of return: ∞ gives the mean, 0 the maximum.",
+        range=POSITIVE,
         required=True,
     )
-    inverse_temperature: Swept = swept(3.0, "κ of the advantage weights, in 1/return.")
+    inverse_temperature: Swept = swept(default=3.0, doc="κ of the advantage weights, in 1/return.")
     clip: Swept = swept(
-        5.0, "Where the Gumbel loss stops being exponential, in units of z.", POSITIVE
+        default=5.0,
+        doc="Where the Gumbel loss stops being exponential, in units of z.",
+        range=POSITIVE,
     )
-    weight_cap: Swept = swept(100.0, "The largest advantage weight.", POSITIVE)
-    discount: Swept = swept(0.99, "γ, the discount factor.", DISCOUNT)
-    polyak: Swept = swept(0.005, "τ, how far the target critic moves per update.", FRACTION)
-    value_learning_rate: Swept = swept(3e-4, "Of V, for Adam.")
-    critic_learning_rate: Swept = swept(3e-4, "Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(3e-4, "Of the policy, for Adam.")
+    weight_cap: Swept = swept(default=100.0, doc="The largest advantage weight.", range=POSITIVE)
+    discount: Swept = swept(default=0.99, doc="γ, the discount factor.", range=DISCOUNT)
+    polyak: Swept = swept(
+        default=0.005, doc="τ, how far the target critic moves per update.", range=FRACTION
+    )
+    value_learning_rate: Swept = swept(default=3e-4, doc="Of V, for Adam.")
+    critic_learning_rate: Swept = swept(default=3e-4, doc="Of Q, for Adam.")
+    policy_learning_rate: Swept = swept(default=3e-4, doc="Of the policy, for Adam.")
 
-    hidden: tuple[int, ...] = static((256, 256), "Hidden layer widths of every network.", POSITIVE)
-    critics: int = static(2, "Ensemble size of Q; the targets take the minimum.", POSITIVE)
-    value_layer_norm: bool = static(True, "LayerNorm in V.")
-    critic_layer_norm: bool = static(False, "LayerNorm in Q.")
-    loss: Kind = static("linear", "Which Gumbel loss V minimises; see `xql.gumbel.losses`.")
-    maclaurin_order: int = static(4, "Order of `loss=maclaurin`.", Range(2, even=True))
-    max_gradient_norm: float | None = static(
-        1.0, "Largest norm of V's gradient; None does not clip it.", POSITIVE
+    hidden: tuple[int, ...] = static(
+        default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
     )
-    critic_loss: CriticLoss = static("huber", "Error of Q.")
-    huber_delta: float = static(20.0, "Where Huber's error turns linear.", POSITIVE)
-    policy_schedule: Schedule = static("cosine", "Learning rate schedule of the policy.")
-    value_schedule: Schedule = static("constant", "Learning rate schedule of V and Q.")
-    batch_size: int = static(256, "Transitions per batch.", POSITIVE)
-    v_updates: int = static(1, "V steps per update, each on a fresh batch.", POSITIVE)
+    critics: int = static(
+        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=POSITIVE
+    )
+    value_layer_norm: bool = static(default=True, doc="LayerNorm in V.")
+    critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
+    loss: Kind = static(
+        default="linear", doc="Which Gumbel loss V minimises; see `xql.gumbel.losses`."
+    )
+    maclaurin_order: int = static(
+        default=4, doc="Order of `loss=maclaurin`.", range=Range(2, even=True)
+    )
+    max_gradient_norm: float | None = static(
+        default=1.0, doc="Largest norm of V's gradient; None does not clip it.", range=POSITIVE
+    )
+    critic_loss: CriticLoss = static(default="huber", doc="Error of Q.")
+    huber_delta: float = static(
+        default=20.0, doc="Where Huber's error turns linear.", range=POSITIVE
+    )
+    policy_schedule: Schedule = static(
+        default="cosine", doc="Learning rate schedule of the policy."
+    )
+    value_schedule: Schedule = static(default="constant", doc="Learning rate schedule of V and Q.")
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
+    v_updates: int = static(
+        default=1, doc="V steps per update, each on a fresh batch.", range=POSITIVE
+    )
     value_action_noise: float = static(
-        0.0, "Standard deviation of noise on V's actions, cut at ±0.5 (published scripts only)."
+        default=0.0,
+        doc="Standard deviation of noise on V's actions, cut at ±0.5 (published scripts only).",
     )
     value_random_actions: int = static(
-        0, "Uniform random actions beside each of V's data actions (published scripts only)."
+        default=0,
+        doc="Uniform random actions beside each of V's data actions (published scripts only).",
     )
     update_order: Literal["sequential", "simultaneous"] = static(
-        "sequential", "Whether policy and Q see V after or before its step."
+        default="sequential", doc="Whether policy and Q see V after or before its step."
     )
 
 

@@ -96,7 +96,7 @@ def _help(commands: dict[str, Any], path: list[str]) -> None:
         else:
             about = (_load(chosen).__doc__ or "").strip().splitlines()[0]
         print(f"  {name:10} {about}")
-    print(f"\n{' '.join(path)} COMMAND --help tells the rest.")
+    print(f"\n{' '.join(path)} COMMAND --help shows the options.")
 
 
 def _run(command: Command, arguments: list[str], name: str) -> None:

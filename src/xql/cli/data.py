@@ -1,4 +1,4 @@
-"""`xql data ...`: look at data, check it, and write it in the schema of docs/data.md."""
+"""`xql data ...`: describe data, check it, and convert it to the schema of docs/data.md."""
 
 import textwrap
 from pathlib import Path
@@ -16,7 +16,7 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
 def info(source: tyro.conf.Positional[str]) -> None:
-    """Say what a source holds: sizes, returns, how episodes end, bounds, environment.
+    """Describe a source: sizes, returns, how episodes end, action bounds, environment.
 
     Args:
         source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
@@ -98,7 +98,7 @@ def _environment_name(specification: str) -> str:
 
 
 def check(source: tyro.conf.Positional[str]) -> None:
-    """Look for what is wrong in a source: rows named, reasons given. Exit status 1 on errors.
+    """Check a source and report rows and reasons of what is wrong. Exit status 1 on errors.
 
     Args:
         source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
@@ -113,14 +113,14 @@ def check(source: tyro.conf.Positional[str]) -> None:
     for finding in found:
         style = _STYLES[finding.severity]
         console.print(f"[{style}]{finding.severity:8}[/{style}]", end="", highlight=False)
-        console.print(_told(finding), highlight=False, markup=False, soft_wrap=True)
+        console.print(_wrapped(finding), highlight=False, markup=False, soft_wrap=True)
     if not found:
         console.print("nothing found: the data is sound")
     if any(finding.severity == "error" for finding in found):
         raise SystemExit(1)
 
 
-def _told(finding: Finding, width: int = 80) -> str:
+def _wrapped(finding: Finding, width: int = 80) -> str:
     text = f"{finding.what} ({finding.where}); {finding.hint}"
     indent = " " * 9
     lines = textwrap.wrap(text, width - len(indent), break_on_hyphens=False)

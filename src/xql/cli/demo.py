@@ -1,4 +1,4 @@
-"""`xql demo`: the main job from end to end on data made here."""
+"""`xql demo`: offline RL from end to end, on data made here."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ TITLE = "PointMaze-Medium, from corner to corner"
 TRANSITIONS = 200_000
 EVALUATIONS = 10
 EPISODES = 100
-"""Of the data's behaviour, and of each seed at the last step."""
+"""Of the behaviour policy, and of each seed at the last step."""
 
 
 class Row(NamedTuple):
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 
 def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
-    """Make a maze dataset, learn from it with XQL and with behaviour cloning, and compare.
+    """Make a PointMaze dataset, train XQL and behaviour cloning (BC) on it, and compare.
 
     Args:
         steps: updates of each agent and seed.
@@ -48,7 +48,7 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
     reached = behaviour_rollouts("medium", EPISODES, seed=10_000)
     rows = [
         Row(
-            "the data's own behaviour",
+            "behaviour policy",
             _proportion(reached),
             f"{len(reached)} episodes",
             "–",
@@ -78,7 +78,7 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
                 f"{time.perf_counter() - began:.0f}",
             )
         )
-    _tell(rows, home)
+    _write_table(rows, home)
     _draw(home, 100.0 * sum(reached) / len(reached))
     print(f"runs: {home}")
 
@@ -98,7 +98,7 @@ def _draw(home: Path, of_data: float) -> None:
             quantity="success",
             title=TITLE,
             data_figure=of_data,
-            data_label="the data's own behaviour",
+            data_label="behaviour policy",
         )
         print(f"learning curves: {figure}")
     except MissingExtra as missing:
@@ -124,8 +124,8 @@ def _proportion(reached: list[bool]) -> str:
     return f"{rate:.1f} [{100 * low:.1f}, {100 * high:.1f}] %"
 
 
-def _tell(rows: list[Row], home: Path) -> None:
-    """Print the table and leave it in the folder."""
+def _write_table(rows: list[Row], home: Path) -> None:
+    """Print the table and write table.md."""
     from rich.console import Console
     from rich.table import Table
 
@@ -137,7 +137,7 @@ def _tell(rows: list[Row], home: Path) -> None:
         lines.append("| " + " | ".join(row) + " |")
     note = (
         "Agents: interquartile mean over seeds with its bootstrap interval over seeds, at the last "
-        "step. Data: exact binomial interval over episodes."
+        "step. Behaviour policy: exact binomial interval over episodes."
     )
     Console(width=100).print(table)
     print(note)

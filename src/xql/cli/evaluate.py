@@ -1,4 +1,4 @@
-"""`xql evaluate RUN`: play a run's policies again."""
+"""`xql evaluate RUN`: evaluate a run's policies again."""
 
 from pathlib import Path
 
@@ -15,24 +15,25 @@ def evaluate(
     video_episodes: int = 1,
     member: int = 0,
 ) -> None:
-    """Play every policy of a run in its simulator and print the scores; or film one of them too.
+    """Evaluate every policy of a run in its environment and print the scores.
 
     Args:
         run: the run's folder.
         episodes: episodes for each member.
         seed: the first episode's seed; training evaluates from the default one.
-        env: another simulator than the run's.
-        video: film the first of these episodes, before the scores.
+        env: another environment than the run's.
+        video: record the first of these episodes as a video, before the scores.
         video_out: the mp4; video-STEP.mp4 in the run's folder without it.
-        video_episodes: how many to film, one after another.
-        member: whose policy to film.
+        video_episodes: how many to record, one after another.
+        member: whose policy to record.
     """
     import numpy as np
     from rich.console import Console
     from rich.table import Table
 
     from xql.evaluation.statistics import format_interval
-    from xql.runs.summary import UNITS, quantity_of, results, value_of
+    from xql.runs.config import RunConfig
+    from xql.runs.summary import SYMBOLS, UNITS, quantity_of, results, value_of
     from xql.training.evaluate import evaluate_run
 
     if video or video_out is not None:
@@ -44,21 +45,24 @@ def evaluate(
         print(f"{path}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")
     rows = evaluate_run(run, episodes=episodes, seed=seed, env=env)
     quantity = quantity_of(rows)
-    table = Table("member", "seed", "β", "return", UNITS[quantity], "length", box=None)
+    members = RunConfig.load(run).members
+    swept = list(members[0].changes)
+    names = [SYMBOLS.get(name, name) for name in swept]
+    table = Table("member", "seed", *names, "return", UNITS[quantity], "length", box=None)
     for member in sorted({row.member for row in rows}):
         own = [row for row in rows if row.member == member]
         table.add_row(
             str(member),
             str(own[0].seed),
-            "–" if own[0].beta is None else f"{own[0].beta:g}",
+            *(f"{members[member].changes[name]:g}" for name in swept),
             f"{np.mean([row.episode_return for row in own]):.1f}",
             f"{np.mean([value_of(row, quantity) for row in own]):.1f}",
             f"{np.mean([row.length for row in own]):.0f}",
         )
     Console().print(table)
-    for result in results(rows):
-        beta = "" if result.beta is None else f"β = {result.beta:g}: "
+    for result in results(rows, members):
+        head = f"{result.label}: " if result.changes else ""
         print(
-            f"{beta}{format_interval(result.last.interval)} {UNITS[quantity]} at step "
+            f"{head}{format_interval(result.last.interval)} {UNITS[quantity]} at step "
             f"{rows[0].step}, {result.last.interval.seeds} seeds × {episodes} episodes"
         )

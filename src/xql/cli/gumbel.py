@@ -1,4 +1,4 @@
-"""`xql gumbel`: the soft maximum by example, Gumbel regression on a CSV, the law of errors."""
+"""`xql gumbel`: a worked log-partition, Gumbel regression on a CSV, distributions of errors."""
 
 import csv
 import os
@@ -13,70 +13,95 @@ from xql import errors as user_errors
 from xql.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from xql.gumbel import ErrorFits
 
 _FIGURES = (".png", ".svg", ".pdf")
 
 
 def demo() -> None:
-    """Show what a log-partition is, that regression finds it, and the limits of log-sum-exp."""
+    """Compute a log-partition directly and by Gumbel regression; show the limits of log-sum-exp."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    console.print(_partition_table())
-    console.print(_limits_table())
+    console = Console(highlight=False, markup=False)
+    for title, table, notes in (_partition(), _limits()):
+        console.print(title, style="bold")
+        console.print()
+        console.print(table)
+        console.print()
+        console.print(notes)
+        console.print()
 
 
-def _partition_table() -> object:
-    """Each term of log Σ e^{θx}, and the same total found by Gumbel regression on θx."""
+def _table(*headings: str) -> "Table":
+    from rich import box
     from rich.table import Table
-    from scipy.optimize import brentq
 
-    from xql.gumbel import log_partition
-
-    theta, x = 1.5, np.arange(1.0, 6.0)
-    scores = theta * x
-    direct = float(log_partition(scores.astype(np.float32)))
-    # The regression's h* is the mean form log E[e^{θx}]; five equal draws make it log Z − log 5.
-    regressed = float(brentq(lambda h: np.expm1(scores - h).mean(), 0.0, 20.0)) + np.log(5.0)
-    table = Table(title=f"The log-partition log Σ e^(θx), θ = {theta:g}", show_footer=True)
-    table.add_column("x", "total")
-    table.add_column("θx", justify="right")
-    table.add_column("e^(θx)", f"{np.exp(scores).sum():.5f}", justify="right")
-    table.add_column("log Σ up to here", f"{direct:.5f}", justify="right")
-    table.add_column("probability e^(θx)/Z", "1.00000", justify="right")
-    table.add_column("e^(θx − h), h by regression", f"{regressed:.5f}", justify="right")
-    for row, value in enumerate(x):
-        table.add_row(
-            f"{value:g}",
-            f"{scores[row]:.1f}",
-            f"{np.exp(scores[row]):.5f}",
-            f"{np.log(np.exp(scores[: row + 1]).sum()):.5f}",
-            f"{np.exp(scores[row] - direct):.5f}",
-            f"{np.exp(scores[row] - regressed):.5f}",
-        )
-    table.caption = (
-        f"log Z: {direct:.5f} by summing, {regressed:.5f} as the minimiser of "
-        "E(e^z − z − 1), z = θx − h, plus log 5"
-    )
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
-def _limits_table() -> object:
-    """The mean form runs from the maximum to the mean; the sum form leaves both behind."""
-    from rich.table import Table
+def _partition() -> "tuple[str, Table, str]":
+    """Each term of log Σ exp f(x, θ) for f = θx; then its value from all terms, in three ways."""
+    import jax
+    import jax.numpy as jnp
 
+    from xql.gumbel import gumbel_loss, log_partition, soft_policy
+
+    theta, x = 1.5, np.arange(1.0, 6.0, dtype=np.float32)
+    f = theta * x
+    p = np.asarray(soft_policy(f, 1.0))
+    log_ratio = np.log(np.exp(f) / p)
+    title = f"The log-partition log Σ exp f(x, θ) for f(x, θ) = θx, θ = {theta:g}"
+    table = _table("x", "f(x, θ)", "exp f", "p_θ(x)", "log(exp f / p_θ)")
+    for row in range(len(x)):
+        table.add_row(
+            f"{x[row]:g}",
+            f"{f[row]:.1f}",
+            f"{np.exp(float(f[row])):.5f}",
+            f"{p[row]:.5f}",
+            f"{log_ratio[row]:.5f}",
+        )
+
+    gradient = jax.grad(lambda h: gumbel_loss(f - h, kind="plain"), has_aux=True)
+    h = jnp.mean(f)
+    for _ in range(20):
+        slope, diagnostics = gradient(h)
+        h = h - slope / diagnostics.mean_exp  # Newton's method: the second derivative is E[e^z]
+    # The minimiser is the mean form log E[e^f]; over n equally likely values that is log Z − log n.
+    regressed = float(h) + np.log(len(x))
+    notes = "\n".join(
+        f"{name:>18} {value:.5f}   {formula}"
+        for name, value, formula in (
+            ("expected value", p @ log_ratio, "E_p[log(exp f / p_θ)]"),
+            ("log-partition", float(log_partition(f)), "log Σ exp f, computed directly"),
+            ("Gumbel regression", regressed, "log 5 + argmin over h of E[e^z − z − 1], z = f − h"),
+        )
+    )
+    return title, table, notes
+
+
+def _limits() -> "tuple[str, Table, str]":
+    """The mean form goes from the maximum to the mean as β grows; the sum form diverges."""
     from xql.gumbel import log_mean_exp, log_sum_exp
 
     x = np.arange(1.0, 6.0, dtype=np.float32)
-    table = Table(title="The limits of log-sum-exp for x = 1 … 5: mean 3, maximum 5")
-    for heading in ("β", "mean form β log E e^(x/β)", "sum form β log Σ e^(x/β)"):
-        table.add_column(heading, justify="right")
+    title = "The limits of log-sum-exp for x = 1, …, 5: mean 3, maximum 5"
+    table = _table("β", "mean form, β log E e^(x/β)", "sum form, β log Σ e^(x/β)")
     for beta in (0.01, 0.1, 1.0, 10.0, 100.0, 1e4, 1e6):
         mean, total = float(log_mean_exp(x, beta)), float(log_sum_exp(x, beta))
-        table.add_row(f"{beta:g}", f"{mean:.5f}", f"{total:.5f}")
-    table.caption = "They differ by β log 5: only the mean form tends to the mean as β grows."
-    return table
+        table.add_row(f"{beta:,.10g}", f"{mean:.5f}", f"{total:.2f}")
+    return (
+        title,
+        table,
+        (
+            " As β → 0 both tend to the maximum; as β → ∞ only the mean form tends to the\n"
+            " mean. The sum form is larger by β log 5."
+        ),
+    )
 
 
 def fit(
@@ -94,10 +119,11 @@ def fit(
         file: a CSV file whose first line names the columns.
         target: the column y.
         features: the columns x, separated by commas: a,b.
-        beta: temperature, in the unit of y: large gives the mean, small the largest values.
+        beta: temperature, in the unit of y; the fit tends to the conditional mean for a large one,
+            to the maximum for a small one.
         model: linear (solved to convergence) or mlp (a small neural network).
         out: write the predictions to this new CSV file.
-        seed: of the mlp's initial weights.
+        seed: random seed of the mlp's initial weights.
     """
     from rich.console import Console
 
@@ -105,13 +131,19 @@ def fit(
     from xql.gumbel.regression import GumbelRegressor
 
     if not 0 < beta < np.inf:
-        raise InputError(f"{beta:g} is no temperature", where="--beta", hint="give one above 0")
+        raise InputError(
+            f"{beta:g} is not a valid temperature",
+            where="--beta",
+            hint="give a finite number above 0",
+        )
     user_errors.require_seed(seed)
     if out is not None:
         _require_new(out)
     names = [name.strip() for name in features.split(",") if name.strip()]
     if not names:
-        raise InputError("no column is named", where="--features", hint="give some: a,b")
+        raise InputError(
+            "no column is named", where="--features", hint="separate names by commas: a,b"
+        )
     table = _read_columns(file, [*names, target])
     X, y = table[:, :-1], table[:, -1]
     regressor = GumbelRegressor(beta, model=model, random_state=seed).fit(X, y)
@@ -128,7 +160,7 @@ def fit(
 def _fit_table(
     regressor: object, names: list[str], residuals: Float64[np.ndarray, " rows"]
 ) -> object:
-    """What was fitted, how well the optimum was met, and what is left."""
+    """The fitted parameters, the optimality condition E[e^z] = 1, and the residuals."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -161,16 +193,17 @@ def errors(
     transitions: int = 5_000,
     seed: int = 0,
 ) -> None:
-    """Fit Gumbel (either skew), normal and logistic to errors, best first.
+    """Fit Gumbel (either skew), normal and logistic distributions to errors, best first.
 
     Args:
-        source: a CSV file whose first line names the columns; or a run's folder, for the Bellman
+        source: a CSV file whose first line names the columns; or a run folder, for the Bellman
             errors of its latest checkpoint.
-        column: of a file: the one that holds the errors.
+        column: CSV only: the column of errors.
         plot: draw histogram and densities to this new file (.png, .svg or .pdf).
-        member: of a run: which one.
-        transitions: of a run: how many, from its replay.npz, else played anew or from its data.
-        seed: of a run: of their draw.
+        member: run only: index of the member.
+        transitions: run only: number of transitions, sampled from its replay.npz if it has one,
+            else collected anew (online) or sampled from its data (offline).
+        seed: run only: random seed of that sample.
     """
     from rich.console import Console
 
@@ -180,9 +213,9 @@ def errors(
         _require_new(plot)
         if plot.suffix.lower() not in _FIGURES:
             raise InputError(
-                f"'{plot.suffix}' is no type of figure",
+                f"'{plot.suffix}' is not a supported figure format",
                 where=str(plot),
-                hint=f"end its name in {', '.join(_FIGURES)}",
+                hint=f"choose from {', '.join(_FIGURES)}",
             )
         user_errors.require("matplotlib", "report")
     if source.is_dir():
@@ -203,7 +236,7 @@ def errors(
 
 
 def _fits_table(fits: "ErrorFits", count: int) -> object:
-    """The families, best first. Seven columns must fit 80 characters, which is what a pipe gets."""
+    """The families, best first. Seven columns have to fit into 80 characters, a pipe's width."""
     from rich import box
     from rich.table import Table
 
@@ -228,18 +261,18 @@ def _fits_table(fits: "ErrorFits", count: int) -> object:
 def _require_new(path: Path) -> None:
     """Check, before any work, that a file can be made at `path`."""
     if path.exists():
-        raise InputError("the file exists", where=str(path), hint="name a new one")
+        raise InputError("the file exists", where=str(path), hint="choose a new name")
     if not path.parent.is_dir():
-        raise InputError(f"there is no folder '{path.parent}'", where=str(path), hint="make it")
+        raise InputError(f"there is no folder '{path.parent}'", where=str(path), hint="create it")
     if not os.access(path.parent, os.W_OK):
-        raise InputError("its folder cannot be written", where=str(path), hint="name another")
+        raise InputError("its folder is not writable", where=str(path), hint="choose another")
 
 
 def _read_columns(file: Path, columns: list[str]) -> Float64[np.ndarray, "rows columns"]:
-    """Read the named columns of a CSV file with a header, in the order asked for.
+    """Read the named columns of a CSV file with a header, in the requested order.
 
     Raises:
-        InputError: no such file, no such column, a cell that is no finite number, no row at all.
+        InputError: no such file, no such column, a cell that is not a finite number, no rows.
     """
     if not file.is_file():
         raise InputError("there is no such file", where=str(file), hint="check the path")
@@ -265,10 +298,10 @@ def _read_columns(file: Path, columns: list[str]) -> Float64[np.ndarray, "rows c
             ]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"this is no CSV text ({error})", where=str(file), hint="save it as UTF-8 CSV"
+            f"not a CSV text file ({error})", where=str(file), hint="save it as UTF-8 CSV"
         ) from None
     if not rows:
-        raise InputError("there is no row below the header", where=str(file), hint="add data")
+        raise InputError("there are no rows below the header", where=str(file), hint="add data")
     return np.array(rows, dtype=np.float64)
 
 
@@ -280,7 +313,7 @@ def _number(row: list[str], place: int, where: str, name: str) -> float:
         value = float("nan")
     if not np.isfinite(value):
         raise InputError(
-            f"'{cell}' is no finite number",
+            f"'{cell}' is not a finite number",
             where=f"{where}, column {name}",
             hint="remove the row",
         )

@@ -66,7 +66,7 @@ def make(
     Args:
         name: pointmaze-{umaze,medium,large}, antmaze-{umaze,umaze-diverse}, adroit-{pen,door,
             relocate}-expert, antmaze-{medium,large}-{play,diverse}, mujoco, or ant-policy.
-        policy: for adroit, and if wished antmaze, the .npz file of the policy that acts
+        policy: for adroit, and if wished antmaze, the .npz file of the behaviour policy
             (docs/data.md).
         transitions: how many transitions to make; 200,000 of pointmaze and 1,000,000 of the others
             without it.
@@ -164,7 +164,7 @@ def _mujoco(
     task = bar.add_task(kind, total=transitions)
 
     def progress(made: int, wanted: int) -> None:
-        # Not before: while it trains, the run has a live line of its own.
+        # Not before: while it trains, the run has a progress bar of its own.
         bar.start()
         bar.update(task, completed=made, total=wanted)
 
@@ -194,7 +194,7 @@ def _ant_policy(out: Path | None, run: Path | None, steps: int | None, seed: int
         _refuse("ant-policy --run", steps=steps)
     made = make_ant_policy(out, steps=STEPS if steps is None else steps, seed=seed, run=run)
     success = controller_success("umaze", load_goal_policy(out), seed=seed)
-    print(f"made {out} from {made}: the ant arrives in {100 * success:.0f} % of UMaze's trials")
+    print(f"made {out} from {made}: the ant succeeds in {100 * success:.0f} % of UMaze's trials")
     print(f"next: xql data make antmaze-umaze --policy {out}")
 
 

@@ -40,7 +40,7 @@ def figure1(
         tasks: environments; without it cheetah-run, walker-run and hopper-hop of DeepMind Control,
             and HalfCheetah-v5.
         steps: environment steps of each seed.
-        every: steps between two looks at the errors.
+        every: steps between two measurements of the errors.
         seeds: how many for each task.
         jobs: how many tasks to train at a time.
         out: the folder for the figure, its table as CSV, the verdicts as Markdown, and its cells.
@@ -58,7 +58,7 @@ def figure1(
             every=every,
             seeds=seeds,
             jobs=jobs,
-            say=lambda line: print(line, file=sys.stderr),
+            say=lambda text: print(text, file=sys.stderr),
         ),
         end="",
     )
@@ -115,7 +115,7 @@ def figure3(
             seeds=seeds,
             jobs=jobs,
             train_missing=train,
-            say=lambda line: print(line, file=sys.stderr),
+            say=lambda text: print(text, file=sys.stderr),
         ),
         end="",
     )
@@ -125,7 +125,7 @@ def figure3(
 def videos(
     left: Path, right: Path, out: Path, member: int = 0, episodes: int = 1, seed: int = 10_000
 ) -> None:
-    """Film two runs of one task beside each other, as the paper's page shows X-TD3 beside TD3.
+    """Record two runs of one task side by side, as the paper's page shows X-TD3 and TD3.
 
     Args:
         left: a run's folder, such as X-TD3's on dm_control/hopper-hop.

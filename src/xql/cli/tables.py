@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from xql.cli.train import Assignments, parse_settings
+
 if TYPE_CHECKING:
     from xql.experiments.paper_tables import Place, Training
     from xql.experiments.published import Benchmark
@@ -31,7 +33,7 @@ class Options:
     """The folder with D4RL's files. Minari's datasets and those made here are found by name."""
     jobs: int = 1
     """How many cells to train at a time."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE...")] = ()
+    set: Assignments = ()
     """Settings over the preset's, such as batch_size=1024."""
     evaluations: int = 20
     """How many times to evaluate, evenly spaced, the last step included."""
@@ -84,7 +86,7 @@ def table3(options: Flags = Options(), out: Path = Path("table3")) -> None:
 
 
 def _offline(table: str, options: Options, out: Path) -> None:
-    from xql.cli.train import parse_settings
+    from xql.experiments.executors import local
     from xql.experiments.paper_tables import Training, choose_methods, choose_rows, fill
     from xql.training.population import use_all_cores
 
@@ -104,9 +106,10 @@ def _offline(table: str, options: Options, out: Path) -> None:
         training,
         out / "cells",
         d4rl_dir=options.d4rl_dir,
-        jobs=options.jobs,
+        executor=local(options.jobs),
         train=options.train,
-        say=lambda line: print(line, file=sys.stderr),
+        quiet=options.jobs > 1,
+        say=lambda text: print(text, file=sys.stderr),
     )
     _write(table, rows, places, training, out)
 

@@ -1,6 +1,6 @@
-"""A benchmark made here after D4RL's `*-expert`: an Adroit hand that masters its task, logged.
+"""Expert data of the Adroit hand, collected here after D4RL's `*-expert`.
 
-A policy that others trained, read from a file, plays the task from random starts. As in D4RL, each
+A trained policy, read from a file, plays the task from random starts. As in D4RL, each
 action is a draw from the policy, cut off at the bounds, and a log is as long as the environment's
 time limit: nothing here terminates, not even where a pen falls.
 
@@ -20,6 +20,7 @@ from jaxtyping import Float, Float32
 from xql.collect.policies import FilePolicy, load_hand_policy
 from xql.collect.rollouts import COPIES, Act, Played, play, rounds
 from xql.collect.writing import Description, check_numbers, refuse_existing, write_dataset
+from xql.data.actions import action_spec
 from xql.envs.make import register_robotics
 from xql.errors import InputError, nearest
 
@@ -66,7 +67,7 @@ def collect(
     """
     envs = [task_environment(task) for _ in range(COPIES)]
     limit = int((envs[0].spec and envs[0].spec.max_episode_steps) or 0)
-    size = int(np.prod(envs[0].action_space.shape or ()))
+    size = action_spec(envs[0].action_space, task).size
     done = 0
     try:
         for numbers, steps in rounds(transitions, limit):
@@ -129,8 +130,9 @@ def make_adroit(
         check_numbers(where, transitions=transitions, seed=seed, noise=noise)
         dataset_id = dataset_id or f"adroit/{task}-expert-v0"
         refuse_existing(dataset_id)
-        sizes = [int(np.prod(s.shape or ())) for s in (env.observation_space, env.action_space)]
-        expert = load_hand_policy(policy, *sizes)
+        observation_size = int(np.prod(env.observation_space.shape or ()))
+        actions = action_spec(env.action_space, where)
+        expert = load_hand_policy(policy, observation_size, actions.size)
         played = list(collect(task, expert, transitions, seed, noise, progress))
         succeeded = sum(one.success for one in played)
         returns = [float(one.log.rewards.sum()) for one in played]
@@ -140,7 +142,7 @@ def make_adroit(
         )
         description = Description(
             algorithm="a policy from a file, its actions drawn",
-            about=f"Adroit {task}, after D4RL's expert scaling; returns are not D4RL's.",
+            about=f"Adroit {task}, after D4RL's expert recipe; returns are not D4RL's.",
             made={
                 "command": command,
                 "seed": seed,

@@ -1,9 +1,9 @@
-"""A benchmark made here after D4RL's AntMaze: a walking ant, led through a maze by waypoints.
+"""A benchmark made here after D4RL's AntMaze: an ant that follows waypoints through a maze.
 
 A goal-reaching policy, read from a file, walks the ant towards a point; a planner leads it from
 cell to cell to a place in a goal cell, and noise is added to each action. A log goes on for its
-1000 steps, whether the ant has arrived or not. Rewards speak of one *evaluation* goal alone, which
-in all but `umaze` few of the logs were ever sent to:
+1000 steps, whether the ant has reached its goal or not. Rewards are those of one *evaluation* goal,
+which in all but `umaze` is the goal of few of the logs:
 
     umaze                          from the evaluation's start to its goal
     medium-play, large-play        from a random cell to one of some hand-picked cells
@@ -52,10 +52,10 @@ LOG_STEPS = 1000
 """Steps of every log but the last, which is cut where the data is complete."""
 
 TRIALS = 50
-"""Walks by which the controller is judged before any data is made."""
+"""Episodes with which the controller is evaluated before any data is made."""
 
 LEAST_SUCCESS = 0.8
-"""The share of trials in which the controller must arrive."""
+"""The share of trials in which the controller must reach its goal."""
 
 
 class _Maze(NamedTuple):
@@ -72,7 +72,7 @@ _MAZES = {
     "large": _Maze("Large", (1, 1), (7, 9), 1000),
 }
 # The radius in metres within which AntMaze v4 takes a goal to be reached.
-_ARRIVAL = 0.45
+_GOAL_RADIUS = 0.45
 # Metres from a cell's centre at which the ant turns to the next cell.
 _TURN = 1.0
 # Half the side in metres of the square that a waypoint is drawn from at each step (D4RL's side: 1).
@@ -84,7 +84,7 @@ _DATA, _TRIAL = 0, 1
 
 
 def evaluation_spec(task: Task) -> EnvSpec:
-    """The specification of the environment that the data is judged by.
+    """The specification of the environment to evaluate policies in.
 
     Raises:
         InputError: an unknown task.
@@ -127,8 +127,8 @@ def _data_goals(task: Task, cells: Sequence[Cell]) -> list[Cell]:
 
 
 @dataclass
-class _Errand:
-    """What one log is about: where it starts and where the ant is sent, and how far it is."""
+class _Route:
+    """Where one log starts, its goal, its noise, and where the ant is now."""
 
     reset: dict[str, Any]
     goal: int
@@ -138,11 +138,11 @@ class _Errand:
     jitter: Float[np.ndarray, "steps 2"]
     here: int
     heading: int
-    arrived: bool = False
+    reached: bool = False
 
 
 class _Controller:
-    """The behaviour policy: errands through the maze, one for each environment copy."""
+    """The behaviour policy: routes through the maze, one for each environment copy."""
 
     def __init__(self, task: Task, policy: FilePolicy, seed: int, noise: float) -> None:
         self.envs = [_collecting_environment(task) for _ in range(COPIES)]
@@ -159,16 +159,16 @@ class _Controller:
         self._size = float(maze.maze.maze_size_scaling)
         self._left, self._top = float(maze.maze.x_map_center), float(maze.maze.y_map_center)
         self._act, self._seed, self._noise = policy.act, seed, noise
-        self.errands: list[_Errand] = []
+        self.routes: list[_Route] = []
 
-    def _errand(self, stream: int, index: int) -> _Errand:
-        """Errand number `index`, which depends on nothing but the seed and its number."""
+    def _route(self, stream: int, index: int) -> _Route:
+        """Route number `index`, which depends on nothing but the seed and its number."""
         rng = np.random.default_rng([self._seed, stream, index])
         goal = self._goals[int(rng.integers(len(self._goals)))]
         starts = [cell for cell in self._cells if cell != self._cells[goal]]
         start = self._start or starts[int(rng.integers(len(starts)))]
         x, y = np.array(self._centres[goal]) + rng.uniform(-_GOAL_SPREAD, _GOAL_SPREAD, 2)
-        return _Errand(
+        return _Route(
             reset={
                 "seed": int(rng.integers(2**31)),
                 "options": {"reset_cell": np.array(start)},
@@ -183,45 +183,45 @@ class _Controller:
         )
 
     def walk(self, stream: int, numbers: range, limit: int, *, on: bool) -> list[Played]:
-        """The logs of these numbers, at most `COPIES`; until the ant arrives, or `on` after it."""
-        self.errands = [self._errand(stream, number) for number in numbers]
+        """At most `COPIES` logs, each until its goal is reached, or with `on` to the limit."""
+        self.routes = [self._route(stream, number) for number in numbers]
 
         def ends(log: int, observation: np.ndarray, _: bool) -> bool:
-            errand = self.errands[log]
-            gap = observation[:2] - errand.place
-            errand.arrived |= bool(gap @ gap <= _ARRIVAL**2)
-            return errand.arrived and not on
+            route = self.routes[log]
+            gap = observation[:2] - route.place
+            route.reached |= bool(gap @ gap <= _GOAL_RADIUS**2)
+            return route.reached and not on
 
-        return play(self.envs, [errand.reset for errand in self.errands], self._step, limit, ends)
+        return play(self.envs, [route.reset for route in self.routes], self._step, limit, ends)
 
     def _step(
         self, t: int, running: list[int], observations: np.ndarray
     ) -> Float[np.ndarray, "running 8"]:
-        errands = [self.errands[log] for log in running]
+        routes = [self.routes[log] for log in running]
         relative = [
-            self._relative(errand, t, *place)
-            for errand, place in zip(errands, observations[:, :2].tolist(), strict=True)
+            self._relative(route, t, *place)
+            for route, place in zip(routes, observations[:, :2].tolist(), strict=True)
         ]
         inputs = np.concatenate([observations[:, 2:], relative], axis=1)
-        actions = self._act(inputs, np.array([errand.deviates[t] for errand in errands]))
-        noisy: np.ndarray = actions + [errand.noise[t] for errand in errands]
+        actions = self._act(inputs, np.array([route.deviates[t] for route in routes]))
+        noisy: np.ndarray = actions + [route.noise[t] for route in routes]
         return noisy.clip(-1.0, 1.0)
 
-    def _relative(self, errand: _Errand, t: int, x: float, y: float) -> tuple[float, float]:
+    def _relative(self, route: _Route, t: int, x: float, y: float) -> tuple[float, float]:
         """The direction in which the ant at (x, y) is to walk."""
         cell = (int((self._top - y) / self._size), int((x + self._left) / self._size))
         # A torso that leans over a wall still belongs to the cell that it came from.
-        errand.here = self._number.get(cell, errand.here)
-        following = self._planner.following[errand.goal]
-        if errand.heading not in (errand.here, following[errand.here]):
-            errand.heading = errand.here
-        centre = self._centres[errand.heading]
+        route.here = self._number.get(cell, route.here)
+        following = self._planner.following[route.goal]
+        if route.heading not in (route.here, following[route.here]):
+            route.heading = route.here
+        centre = self._centres[route.heading]
         if (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < _TURN**2:
-            errand.heading = int(following[errand.heading])
-            centre = self._centres[errand.heading]
-        target = errand.place
-        if errand.heading != errand.goal:
-            jitter = errand.jitter[t]
+            route.heading = int(following[route.heading])
+            centre = self._centres[route.heading]
+        target = route.place
+        if route.heading != route.goal:
+            jitter = route.jitter[t]
             target = (centre[0] + jitter[0], centre[1] + jitter[1])
         gap_x, gap_y = target[0] - x, target[1] - y
         scale = GOAL_LENGTH / max(np.hypot(gap_x, gap_y), 1e-6)
@@ -235,22 +235,22 @@ class _Controller:
 def controller_success(
     task: Task, policy: FilePolicy, *, seed: int = 0, noise: float = NOISE, trials: int = TRIALS
 ) -> float:
-    """The share of errands on which the ant gets within 0.45 m of its goal in a log's time.
+    """The share of routes on which the ant gets within 0.45 m of its goal in a log's time.
 
     Raises:
         InputError: an unknown task.
         MissingExtra: Gymnasium-Robotics is not installed.
     """
     controller = _Controller(task, policy, seed, noise)
-    arrived = 0
+    reached = 0
     try:
         for first in range(0, trials, COPIES):
             numbers = range(first, min(first + COPIES, trials))
             controller.walk(_TRIAL, numbers, LOG_STEPS, on=False)
-            arrived += sum(errand.arrived for errand in controller.errands)
+            reached += sum(route.reached for route in controller.routes)
     finally:
         controller.close()
-    return arrived / trials
+    return reached / trials
 
 
 def collect(
@@ -302,8 +302,8 @@ def make_antmaze(
         seed: of starts, goals, the policy's draws and the noise.
         noise: standard deviation of the noise on each action (bounds ±1).
         dataset_id: Minari's name for it; "antmaze/{task}-v0" without it.
-        trials: walks by which the controller is judged before, at least 1.
-        least_success: the share of them in which it must arrive.
+        trials: episodes with which the controller is evaluated before, at least 1.
+        least_success: the share of them in which it must reach its goal.
         progress: called with (made, wanted) now and then.
 
     Returns:
@@ -312,7 +312,8 @@ def make_antmaze(
 
     Raises:
         InputError: an unknown task, numbers out of range, a malformed or existing id, a file that
-            holds no such policy, or a policy with which the controller does not arrive.
+            holds no such policy, or a policy with which the controller does not reach its
+            goals often enough.
         MissingExtra: Minari or Gymnasium-Robotics is not installed.
     """
     spec = evaluation_spec(task)
@@ -324,7 +325,7 @@ def make_antmaze(
     success = controller_success(task, walker, seed=seed, noise=noise, trials=trials)
     if success < least_success:
         raise InputError(
-            f"with {walker.file} the ant arrives in {100 * success:.0f} % of {trials} trials, and "
+            f"with {walker.file} the ant succeeds in {100 * success:.0f} % of {trials} trials, and "
             f"{100 * least_success:.0f} % are needed",
             where=where,
             hint="give another policy with --policy, or less --noise; nothing was written",
@@ -338,7 +339,8 @@ def make_antmaze(
     )
     description = Description(
         algorithm="waypoint controller over a goal-reaching ant, with action noise",
-        about=f"AntMaze {task} after D4RL's scaling, judged by one sparse evaluation task.",
+        # Stored with the data: another text is other bytes.
+        about=f"AntMaze {task} after D4RL's recipe, judged by one sparse evaluation task.",
         made={
             "command": command,
             "seed": seed,

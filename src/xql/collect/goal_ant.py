@@ -1,9 +1,10 @@
-"""Our own goal-reaching ant: SAC on an open plane, written as a policy file.
+"""Train a goal-reaching ant with SAC on an open plane, and write it as a policy file.
 
-`SHIPPED` is what AntMaze's data is made with where the user names no file. `docs/data.md` has the
-command that made it and how well it walks.
+`SHIPPED` is the default policy of AntMaze's data. `docs/data.md` has the command that made it and
+its success rate.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from xql.agents.policies import SquashedGaussianPolicy
 from xql.envs.goal_ant import GOAL_ANT
 from xql.errors import InputError
 from xql.runs.checkpoints import latest_step
+from xql.runs.config import OnlineLoop
 from xql.runs.folder import RunFolder
 from xql.runs.policy import load_policy
-from xql.training.online import Loop, train_online
+from xql.training.online import train_online
 
 SHIPPED = Path(__file__).parent / "goal_ant.npz"
 STEPS = 250_000
@@ -43,7 +45,7 @@ def make_ant_policy(
         run: a run on `GoalAnt` to take the policy from, and nothing is trained.
         step: of the run's policies, which one; the last where None.
         home: where the run that is trained here is kept, as ant-policy-sac-STEPS-SEED.
-        progress: show a live line on standard error while SAC is trained.
+        progress: show a progress bar on standard error while SAC is trained.
 
     Returns:
         The run's folder.
@@ -64,7 +66,7 @@ def make_ant_policy(
                 seeds=[seed],
                 out=run,
                 # An update for every other step: the simulator is cheap beside one.
-                loop=Loop(
+                loop=OnlineLoop(
                     environments=2,
                     update_to_data=0.5,
                     warmup=max(2, min(5_000, steps // 20)),
@@ -90,36 +92,36 @@ def write_ant_policy(run: Path, out: Path, step: int | None = None) -> None:
     _check_out(out)
     folder = RunFolder.open(run)
     config, done = folder.config, latest_step(folder.checkpoints) or 0
-    if step is None and done < config["steps"]:
+    if step is None and done < config.steps:
         raise InputError(
-            f"its training stopped at step {done:,} of {config['steps']:,}",
+            f"its training stopped at step {done:,} of {config.steps:,}",
             where=str(run),
             hint="remove this folder and train it again",
         )
     if folder.read_frozen():
         raise InputError("its training diverged", where=str(run), hint="take another run or seed")
-    network = load_policy(run, step=step).network
-    if config["environment"] != GOAL_ANT or not isinstance(network, SquashedGaussianPolicy):
+    actor = load_policy(run, step=step).actor
+    if config.environment != GOAL_ANT or not isinstance(actor, SquashedGaussianPolicy):
         raise InputError(
-            f"this is a run of {config['agent']} on {config['environment']}",
+            f"this is a run of {config.agent} on {config.environment}",
             where=str(run),
             hint=f"give one that xql train online --env {GOAL_ANT} --agent sac has made",
         )
-    *hidden, last = network.mlp.layers
-    actions = len(network.low)
+    *hidden, last = actor.mlp.layers
+    actions = len(actor.low)
     arrays: dict[str, np.ndarray] = {}
     for number, layer in enumerate(hidden):
         arrays[f"fc{number}.weight"] = np.asarray(layer.weight).T
         arrays[f"fc{number}.bias"] = np.asarray(layer.bias)
-    # Behind the means come the deviations: data is noisy by a noise of its own.
+    # The means alone: collecting adds noise of its own to the actions.
     arrays["last_fc.weight"] = np.asarray(last.weight)[:, :actions].T
     arrays["last_fc.bias"] = np.asarray(last.bias)[:actions]
     made = {
         "environment": GOAL_ANT,
         "agent": "sac",
-        "seed": config["members"][0]["seed"],
-        "steps": config["steps"] if step is None else step,
-        "loop": config["loop"],
+        "seed": config.members[0].seed,
+        "steps": config.steps if step is None else step,
+        "loop": None if config.loop is None else dataclasses.asdict(config.loop),
         "xql": xql.__version__,
     }
     with out.open("xb") as file:

@@ -1,19 +1,18 @@
-"""Benchmark data from online runs, after D4RL's scaling (Fu et al. 2020, arXiv 2004.07219).
+"""Benchmark data from online runs, after D4RL's recipe (Fu et al. 2020, arXiv 2004.07219).
 
 One run of SAC, or of any online agent, gives every kind:
 
     random         uniformly random actions; needs no run
     medium         the first policy to come a third of the way from random actions to the last one
-    medium-replay  all that the run had seen by then, in order
+    medium-replay  the run's replay buffer at that time, in order
     expert         the run's last policy
     medium-expert  half medium, half expert
 
-Policies play with draws, as they did while they learned. A score is 0 at the return of random
+Policies draw their actions, as in training. A score is 0 at the return of random
 actions and 100 at that of the run's own last policy: it is no D4RL score, whose references belong
 to other simulators, as these data are not D4RL's.
 """
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 
-from xql.agents import Act
 from xql.collect.trained import (
     Source,
     open_source,
@@ -37,7 +35,7 @@ from xql.collect.writing import Description, Log, refuse_existing, write_dataset
 from xql.envs.make import make_environment, register_robotics
 from xql.errors import InputError, nearest, require_seed
 from xql.runs.folder import RunFolder
-from xql.runs.policy import agent_of, load_policy
+from xql.runs.policy import load_policy
 from xql.training.actors import Actors
 from xql.training.replay import Rows
 
@@ -50,7 +48,7 @@ ENVIRONMENTS = {
 """The short names; any other environment goes by its id."""
 
 STEPS = 1_000_000
-"""Of SAC, where nobody says how many."""
+"""Of SAC, by default."""
 
 TRANSITIONS = 1_000_000
 """From each policy, as in D4RL."""
@@ -102,7 +100,7 @@ def make_mujoco(
         dataset_id: Minari's name for it; "ENV/KIND-v0" without it, such as "hopper/medium-v0".
         home: where runs that are trained here are kept.
         progress: called with (made, wanted) after each episode that is collected.
-        show_training: show a live line on standard error while SAC is trained.
+        show_training: show a progress bar on standard error while SAC is trained.
 
     Returns:
         The dataset's id. Its observations are flat, as policies see them. Its reference scores are
@@ -152,7 +150,7 @@ def make_mujoco(
 
 def _environment(env: str | None, run: Path | str | None) -> str:
     """The environment's id."""
-    known = None if run is None else RunFolder.open(Path(run)).config["environment"]
+    known = None if run is None else RunFolder.open(Path(run)).config.environment
     asked = None if env is None else ENVIRONMENTS.get(env, env)
     if asked is None and known is None:
         raise InputError(
@@ -202,7 +200,7 @@ def _collect(
     policies = KINDS[kind]
     before = 0
 
-    def tell(made: int) -> None:
+    def report(made: int) -> None:
         if progress is not None:
             progress(before + made, total)
 
@@ -213,7 +211,7 @@ def _collect(
         if policy != "random":
             assert source is not None
             behaviour = _draws(source, policy_step(source, policy), own)
-        logs += play(environment, behaviour, share, own, tell)
+        logs += play(environment, behaviour, share, own, report)
         before += share
     return logs
 
@@ -232,11 +230,11 @@ def play(
         behaviour: the actions for observations, both [1, 1, ...]; uniformly random where None.
         transitions: how many steps.
         seed: of the starts, and of random actions.
-        progress: told the steps made, after each episode.
+        progress: called with the steps made, after each episode.
     """
     actors = Actors(lambda: make_environment(environment), [seed], 1)
     try:
-        sizes = [(actors.spec.observation_size,), (actors.spec.action_size,), (), ()]
+        sizes = [(actors.spec.observation_size,), (actors.spec.actions.size,), (), ()]
         sizes.append(sizes[0])
         seen = Rows(*(np.empty((1, transitions, *size), np.float32) for size in sizes))
         for step in range(transitions):
@@ -254,25 +252,25 @@ def play(
 
 
 def _draws(source: Source, step: int, seed: int) -> Behaviour:
-    """The run's policy of that step, playing as it did while it learned."""
-    network = load_policy(source.folder.path, step=step).network
-    act = agent_of(source.folder.config)[0].act
+    """The run's policy of that step, its actions drawn as in training."""
+    actor = load_policy(source.folder.path, step=step).actor
     key = jax.random.key(seed)
 
     def behaviour(observations: Float32[np.ndarray, "1 1 observation"]) -> np.ndarray:
         nonlocal key
-        key, actions = _draw(network, key, observations, act=act)
+        key, actions = _draw(actor, key, observations)
         return np.asarray(actions)
 
     return behaviour
 
 
-@functools.partial(jax.jit, static_argnames="act")
+@jax.jit
 def _draw(
-    network: PyTree, key: PRNGKeyArray, observations: Float[Array, "1 1 observation"], *, act: Act
+    actor: PyTree, key: PRNGKeyArray, observations: Float[Array, "1 1 observation"]
 ) -> tuple[PRNGKeyArray, Float[Array, "1 1 action"]]:
     key, draw_key = jax.random.split(key)
-    return key, act(network, observations, draw_key)
+    actions: Array = actor(observations, draw_key)
+    return key, actions
 
 
 def _write(
@@ -283,7 +281,7 @@ def _write(
     source: Source | None,
     made: dict[str, Any],
 ) -> None:
-    agent = "" if source is None else str(source.folder.config["agent"])
+    agent = "" if source is None else source.folder.config.agent
     algorithm = {
         "random": "uniformly random actions",
         "medium": f"{agent}, its first policy a third of the way to its last one",
@@ -293,7 +291,7 @@ def _write(
     }[kind]
     description = Description(
         algorithm=algorithm,
-        about=f"{environment}, {kind}, after D4RL's scaling; these are not D4RL's data.",
+        about=f"{environment}, {kind}, after D4RL's recipe; these are not D4RL's data.",
         made=made if source is None else made | provenance(source),
         reference=None if source is None else (source.random_return, source.expert_return),
     )

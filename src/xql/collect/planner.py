@@ -15,7 +15,7 @@ class Planner:
 
     Attributes:
         cells: the free cells (row, column), row by row.
-        distances: [goal, cell] steps between cell and goal; -1 where no path leads.
+        distances: [goal, cell] steps between cell and goal; -1 where there is no path.
         following: [goal, cell] the cell to go to next; the goal itself at the goal.
     """
 

@@ -1,9 +1,9 @@
-"""A benchmark made here: undirected play in PointMaze, to be stitched into one long path.
+"""Play data in PointMaze, collected here, in which the evaluation task needs stitching.
 
-A point mass walks from cell to cell of a maze, each time to a new random goal. The data knows of
-one *evaluation* task only: from one end of the maze's longest shortest path to its other end,
-reward 1 and termination there, 0 anywhere else. Nobody ever set out to do that, so imitation has
-nothing to imitate, while pieces of the way lie all over the data.
+The behaviour policy walks a point mass through a maze to one random goal after another. Rewards are
+those of one *evaluation* task: from one end of the maze's longest shortest path to its other end,
+reward 1 and termination there, 0 anywhere else. No trajectory pursues that task, so behaviour
+cloning has nothing to copy, while parts of its path occur all over the data.
 
 The evaluation environment itself is stepped, so each stored transition is what it gave: the goal
 and the start carry its own uniform noise of a quarter cell.
@@ -43,7 +43,7 @@ _IDS: dict[Maze, str] = {
 # walls are frictionless, so a ball that cuts a corner slides along it.
 _STIFFNESS, _DAMPING = 10.0, 1.0
 # A goal counts as reached here; the environment's own radius is 0.45 of a cell.
-_ARRIVAL = 0.3
+_GOAL_RADIUS = 0.3
 # As many normal deviates are drawn at once; the file depends on it through the random stream.
 _BLOCK = 4096
 
@@ -58,7 +58,7 @@ class Walk(NamedTuple):
 
 
 def evaluation_environment(maze: Maze) -> gymnasium.Env[Any, Any]:
-    """The task that the data is judged by: from 'r' to 'g', where it ends with reward 1.
+    """The evaluation task: from 'r' to 'g', where the episode terminates with reward 1.
 
     Its observation is Gymnasium-Robotics' dictionary: observation (x, y, vx, vy), achieved_goal and
     desired_goal (x, y), in cells and cells per second.
@@ -123,7 +123,7 @@ class _Player:
         terminated = False
         while len(actions) < limit and not terminated:
             goal_x, goal_y = self._centres[goal]
-            if (x - goal_x) ** 2 + (y - goal_y) ** 2 < _ARRIVAL**2:
+            if (x - goal_x) ** 2 + (y - goal_y) ** 2 < _GOAL_RADIUS**2:
                 goal = int(self._rng.integers(len(self.cells)))
             here = self._number[int(self._top - y), int(x + self._left)]
             target_x, target_y = self._waypoints[goal][here]
@@ -176,7 +176,7 @@ def behaviour_rollouts(maze: Maze, episodes: int, seed: int, noise: float = NOIS
     """Whether the behaviour policy that made the data reaches the evaluation goal, per episode.
 
     It plays as it does for the data, but from the evaluation's start and within its time limit: the
-    data's own success, to stand beside that of what was learned from it.
+    baseline for policies that were learned from the data.
     """
     env = evaluation_environment(maze)
     try:
@@ -225,13 +225,14 @@ def make_pointmaze(
     logs = [_log(walk) for walk in collect(maze, transitions, seed, noise, progress)]
     description = Description(
         algorithm="waypoint planner with action noise, random goals (play)",
+        # Stored with the data: another text is other bytes.
         about=f"Play in PointMaze {maze}: random start to random goals, judged by "
         "one sparse evaluation task between the two farthest cells.",
         made={
             "command": _command(maze, transitions, seed, noise, dataset_id),
             "seed": seed,
             "noise": noise,
-            "planner": {"stiffness": _STIFFNESS, "damping": _DAMPING, "arrival": _ARRIVAL},
+            "planner": {"stiffness": _STIFFNESS, "damping": _DAMPING, "arrival": _GOAL_RADIUS},
         },
         reference=(0.0, 1.0),
     )

@@ -1,4 +1,4 @@
-"""Policies that others trained, read from the .npz files that `docs/data.md` describes."""
+"""Trained policies from .npz files, in the layout of `docs/data.md`."""
 
 import hashlib
 from collections.abc import Callable
@@ -30,7 +30,7 @@ _Layer = tuple[Float32[np.ndarray, "inputs outputs"], Float32[np.ndarray, " outp
 
 
 class FilePolicy(NamedTuple):
-    """A policy that came out of a file."""
+    """A policy read from a file."""
 
     act: Act
     file: str

@@ -1,4 +1,4 @@
-"""Several copies of an environment stepped side by side, so that a policy is asked once for all."""
+"""Several copies of an environment in step, so that one batch of actions serves all."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from xql.collect.writing import Log
+from xql.data.actions import action_spec
 
 COPIES = 4
-"""Environments stepped side by side; ten of the hand no longer fit a processor's cache. The bytes
+"""Environments stepped together; ten Adroit hands no longer fit a processor's cache. The bytes
 of a dataset depend on it, since a matrix product's rounding depends on its shape."""
 
 Act = Callable[
@@ -61,7 +62,8 @@ def play(
     observations = np.empty((len(resets), limit + 1, *space.shape), space.dtype)
     for log, arguments in enumerate(resets):
         observations[log, 0], _ = envs[log].reset(**arguments)
-    actions = np.empty((len(resets), limit, *(envs[0].action_space.shape or ())), np.float32)
+    size = action_spec(envs[0].action_space, "the simulator").size
+    actions = np.empty((len(resets), limit, size), np.float32)
     rewards = np.empty((len(resets), limit), np.float64)
     terminations = np.zeros((len(resets), limit), bool)
     lengths, success = [0] * len(resets), [False] * len(resets)

@@ -1,23 +1,24 @@
-"""The online run that data is made from: trained here, or anyone's; what its policies are worth."""
+"""The online run that data is made from, trained here or by anyone, and its policies' returns."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 from jaxtyping import Float32
 
 from xql.collect.writing import Log
+from xql.data.actions import action_spec
 from xql.envs.make import make_environment
 from xql.errors import InputError
 from xql.evaluation.rollout import rollout
 from xql.runs.checkpoints import latest_step
+from xql.runs.config import OnlineLoop, RunConfig
 from xql.runs.folder import Evaluation, RunFolder
 from xql.runs.summary import member_means
 from xql.training.evaluate import EVALUATION_SEED
-from xql.training.online import Loop, train_online
+from xql.training.online import train_online
 from xql.training.replay import Rows, ring_capacity
 
 REFERENCE_EPISODES = 100
@@ -54,7 +55,7 @@ def train_source(
         out: the run's folder, which must not exist.
         steps: environment steps.
         seed: of everything.
-        progress: show a live line on standard error.
+        progress: show a progress bar on standard error.
 
     Raises:
         InputError: anything among these that cannot be used. Nothing is written then.
@@ -65,7 +66,7 @@ def train_source(
         steps=steps,
         seeds=[seed],
         out=out,
-        loop=Loop(warmup=max(1, min(5_000, steps // 10)), buffer=steps),
+        loop=OnlineLoop(warmup=max(1, min(5_000, steps // 10)), buffer=steps),
         # Often enough that the first policy past a third is not far past it.
         evaluations=max(10, min(100, steps // 10_000)),
         keep_replay=True,
@@ -82,31 +83,31 @@ def open_source(path: Path) -> Source:
     """
     folder = RunFolder.open(path)
     config, where = folder.config, str(path)
-    if config.get("kind") != "online":
+    if not config.online:
         raise InputError(
             "this is no online run", where=where, hint="take one that xql train online has made"
         )
-    if len(config["members"]) != 1:
+    if len(config.members) != 1:
         raise InputError(
-            f"this run has {len(config['members'])} members",
+            f"this run has {len(config.members)} members",
             where=where,
             hint="take one of a single seed and β",
         )
     done = latest_step(folder.checkpoints) or 0
-    if done < config["steps"]:
+    if done < config.steps:
         raise InputError(
-            f"its training stopped at step {done:,} of {config['steps']:,}",
+            f"its training stopped at step {done:,} of {config.steps:,}",
             where=where,
             hint="remove this folder and train it again",
         )
     if folder.read_frozen():
         raise InputError("its training diverged", where=where, hint="take another run or seed")
     returns = mean_returns(folder.read_evaluations())
-    if not np.isfinite(returns.get(config["steps"], np.nan)):
+    if not np.isfinite(returns.get(config.steps, np.nan)):
         raise InputError(
             "its last policy was not evaluated", where=where, hint="train with --last-episodes 100"
         )
-    source = Source(folder, random_return(config["environment"]), returns)
+    source = Source(folder, random_return(config.require_environment(where)), returns)
     if not source.expert_return > source.random_return:
         raise InputError(
             f"its last policy (return {source.expert_return:.1f}) is no better than random actions "
@@ -167,7 +168,7 @@ def policy_step(source: Source, policy: str) -> int:
         InputError: it has not, or never had a medium one.
     """
     if policy == "expert":
-        return int(source.folder.config["steps"])
+        return source.folder.config.steps
     step = require_medium(source)
     if not (source.folder.policies / str(step)).is_dir():
         raise InputError(
@@ -181,16 +182,15 @@ def policy_step(source: Source, policy: str) -> int:
 def random_return(environment: str) -> float:
     """The mean return of uniformly random actions, from the starts that evaluations use."""
     probe = make_environment(environment)
-    box = probe.action_space
+    spec = action_spec(probe.action_space, environment)
     probe.close()
-    assert isinstance(box, gymnasium.spaces.Box)
     random = np.random.default_rng(EVALUATION_SEED)
 
     def act(
         observations: Float32[np.ndarray, "members parallel observation"],
     ) -> Float32[np.ndarray, "members parallel action"]:
-        shape = (*observations.shape[:2], *box.shape)
-        return random.uniform(box.low, box.high, shape).astype(np.float32)
+        members, parallel = observations.shape[:2]
+        return spec.sample(random, members * parallel).reshape(members, parallel, spec.size)
 
     results = rollout(
         lambda: make_environment(environment),
@@ -203,21 +203,22 @@ def random_return(environment: str) -> float:
 
 
 def replay_logs(source: Source) -> list[Log]:
-    """All that the run had seen when it had its medium policy, in order.
+    """The transitions that the run had collected when it had its medium policy, in order.
 
     Raises:
-        InputError: it never had one, or did not keep what it saw.
+        InputError: it never had one, or did not keep its replay buffer.
     """
     step, where = require_medium(source), str(source.folder.path)
-    path, loop = source.folder.path / "replay.npz", source.folder.config["loop"]
+    path, loop = source.folder.path / "replay.npz", source.folder.config.loop
     if not path.is_file():
         raise InputError(
             "this run kept no replay buffer", where=where, hint="train it with --keep-replay"
         )
-    steps = int(source.folder.config["steps"])
-    if loop["environments"] > 1 or ring_capacity(loop["buffer"], steps, 1) < steps:
+    steps = source.folder.config.steps
+    assert loop is not None, "a source is an online run"
+    if loop.environments > 1 or ring_capacity(loop.buffer, steps, 1) < steps:
         raise InputError(
-            f"its replay buffer ({loop['buffer']:,} rows, {loop['environments']} environments) "
+            f"its replay buffer ({loop.buffer:,} rows, {loop.environments} environments) "
             "does not hold the run in order",
             where=where,
             hint="train it with --environments 1 and a --buffer of all its steps",
@@ -250,20 +251,26 @@ def to_logs(rows: Rows, lengths: Sequence[int]) -> list[Log]:
 
 
 def provenance(source: Source) -> dict[str, Any]:
-    """Where the policies come from and what they are worth; neither a date nor a path."""
+    """Where the policies come from, and their returns; neither a date nor a path."""
     config = source.folder.config
-    told = ("xql", "agent", "preset", "steps", "loop", "settings")
     step = source.medium_step
     return {
-        "run": {key: config[key] for key in told} | {"seed": config["members"][0]["seed"]},
+        "run": _run_provenance(config),
         "policies": {
             "random": {"return": source.random_return, "episodes": REFERENCE_EPISODES},
             "medium": {"return": None if step is None else source.returns[step], "step": step},
-            "expert": {"return": source.expert_return, "step": config["steps"]},
+            "expert": {"return": source.expert_return, "step": config.steps},
         },
         "reference": "0 is the return of uniformly random actions and 100 that of the most likely "
         "actions of this run's last policy: these are not D4RL's references",
         "outcome": f"returns: {source.random_return:.1f} of random actions, "
         + ("" if step is None else f"{source.returns[step]:.1f} at step {step:,} (medium), ")
-        + f"{source.expert_return:.1f} at step {config['steps']:,} (expert)",
+        + f"{source.expert_return:.1f} at step {config.steps:,} (expert)",
     }
+
+
+def _run_provenance(config: RunConfig) -> dict[str, Any]:
+    """The run's own settings; a part of the dataset's bytes."""
+    plain = config.to_dict()
+    kept = {key: plain[key] for key in ("xql", "agent", "preset", "steps", "loop")}
+    return kept | {"settings": plain["hyperparameters"], "seed": config.members[0].seed}

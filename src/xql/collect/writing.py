@@ -35,7 +35,7 @@ class Log(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What a dataset says of itself."""
+    """A dataset's metadata."""
 
     algorithm: str
     about: str
@@ -45,7 +45,7 @@ class Description(NamedTuple):
     reference: tuple[float, float] | None = None
     """The returns that score 0 and 100."""
     requirements: tuple[str, ...] = ("gymnasium-robotics>=1.4",)
-    """What its environment needs, as pip is told it."""
+    """What its environment needs, as pip's requirement specifiers."""
 
 
 def refuse_existing(dataset_id: str) -> None:
@@ -75,7 +75,7 @@ def refuse_existing(dataset_id: str) -> None:
 
 
 def check_numbers(where: str, *, transitions: int, seed: int, noise: float) -> None:
-    """Check what every maker of data is told.
+    """Check the numbers that every kind of data takes.
 
     Raises:
         InputError: fewer than one transition, a negative seed, or a noise that is no size.

@@ -1,1 +1,1 @@
-"""Logged experience in, one `Dataset` out."""
+"""Logged experience from any source, as one `Dataset`."""

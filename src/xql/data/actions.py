@@ -13,7 +13,7 @@ from xql.errors import InputError
 
 @dataclass(frozen=True)
 class Box:
-    """Continuous actions: `size` numbers, each within its own bounds, which are finite."""
+    """Continuous actions: `size` numbers, each within its own bounds."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -92,22 +92,23 @@ class Discrete:
 ActionSpec = Box | Discrete
 
 
-def action_spec(space: gymnasium.Space[Any], where: str) -> ActionSpec:
+def action_spec(space: gymnasium.Space[Any], where: str, *, bounded: bool = True) -> ActionSpec:
     """The actions of a Gymnasium space.
 
     Args:
         space: of an environment's actions.
         where: the environment's name, for the message.
+        bounded: whether the bounds of a Box must be finite, as every agent needs them.
 
     Raises:
-        InputError: neither one flat Box with finite bounds nor a Discrete that starts at 0.
+        InputError: neither one flat Box nor a Discrete that starts at 0; or the bounds.
     """
     if isinstance(space, gymnasium.spaces.Discrete) and int(space.start) == 0:
         return Discrete(int(space.n))
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         raise InputError(f"its actions are {space}", where=where, hint="one flat Box is needed")
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+    if bounded and not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise InputError(
             "its actions have no bounds",
             where=where,

@@ -1,4 +1,4 @@
-"""Is this data sound? What is wrong or odd, in which rows, and what to do about it.
+"""Check data: what is wrong or suspicious, in which rows, and what to do about it.
 
 A *row* here is a transition, counted from 0 through the whole dataset in stored order; episodes and
 columns also count from 0.
@@ -16,7 +16,7 @@ from xql.errors import InputError
 Severity = Literal["error", "warning", "note"]
 
 
-_MOST_BAD_ROWS = 100  # each has to be mended, so more are told than of anything else
+_MOST_BAD_ROWS = 100  # each has to be fixed, so more are named than of anything else
 
 
 class Finding(NamedTuple):
@@ -88,7 +88,7 @@ def _not_finite(dataset: Dataset) -> list[Finding]:
             places.append(_listing(np.flatnonzero(bad.any(axis=0)), "column"))
         kind = "NaN" if np.isnan(values).any() else "infinity"
         where = "; ".join(places)
-        found.append(Finding("error", f"{kind} in {name}", where, "drop or hint these rows"))
+        found.append(Finding("error", f"{kind} in {name}", where, "drop or fix these rows"))
     return found
 
 
@@ -212,7 +212,7 @@ def _actions(dataset: Dataset) -> list[Finding]:
     columns = np.flatnonzero(outside[dataset.starts].any(axis=0))
     what = f"actions outside their bounds in {len(rows)} of {dataset.transitions} rows"
     where = f"{_listing(rows, 'row')}; {_listing(columns, 'column')}"
-    return [Finding("error", what, where, "rescale or clip the actions, or hint the bounds")]
+    return [Finding("error", what, where, "rescale or clip the actions, or fix the bounds")]
 
 
 def _rewards(dataset: Dataset) -> list[Finding]:

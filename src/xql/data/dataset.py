@@ -141,7 +141,7 @@ class Dataset:
         if low is not None and high is not None and (low >= high).any():
             column = int(np.argmax(low >= high))
             what = f"action_low {low[column]:g} is not below action_high {high[column]:g}"
-            hint = "hint the bounds, or drop a column that cannot move"
+            hint = "fix the bounds, or drop a column that cannot move"
             raise InputError(f"{what} in column {column}", where=self.name, hint=hint)
 
     @property

@@ -1,4 +1,4 @@
-"""People's own data in a file, opened and saved in one schema (`docs/data.md`)."""
+"""Users' own data files, opened and saved in one schema (`docs/data.md`)."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from xql.errors import InputError, require
 
 
 def open_file(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool = True) -> Dataset:
-    """Open people's own data, in the schema of `docs/data.md`.
+    """Open a user's own data, in the schema of `docs/data.md`.
 
     Args:
         path: a file whose name ends in one of `SUFFIXES`.

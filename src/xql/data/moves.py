@@ -1,4 +1,4 @@
-"""How far a state moves in a step: what tells a reset from an ordinary step."""
+"""How far a state moves in a step: what distinguishes a reset from an ordinary step."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped

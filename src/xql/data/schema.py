@@ -48,7 +48,7 @@ def dataset_from(
 
 
 def _labels(values: np.ndarray, where: str) -> np.ndarray:
-    """The `episode` column: one label per step, of any kind that can be told apart."""
+    """The `episode` column: one label per step, of any kind that can be compared."""
     if values.ndim != 1 and values.shape != (len(values) if values.ndim else 0, 1):
         hint = "give one label per step"
         raise InputError(f"episode has shape {_shape(values)}", where=where, hint=hint)
@@ -206,5 +206,5 @@ def check_finite(values: np.ndarray, name: str, where: str, row_name: str = "row
             row, *column = bad[0].tolist()
             kind = "NaN" if np.isnan(values[(first + row, *column)]) else "infinity"
             place = f"{row_name} {first + row}" + (f", column {column[0]}" if column else "")
-            hint = "drop or hint that row (rows and columns count from 0)"
+            hint = "drop or fix that row (rows and columns count from 0)"
             raise InputError(f"{kind} in {name}, {place}", where=where, hint=hint)

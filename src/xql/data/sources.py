@@ -1,4 +1,4 @@
-"""`open_dataset`: whatever holds logged experience, in; one `Dataset`, out."""
+"""`open_dataset`: a `Dataset` from any supported source."""
 
 import os
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ def open_dataset(
 
     Raises:
         InputError: the source is unknown, missing, broken, or holds what cannot be learned from;
-            one line says what, where, and how to hint it.
+            one line says what, where, and how to fix it.
         MissingExtra: reading it needs an optional dependency, which the message names.
     """
     if isinstance(source, Dataset):

@@ -1,1 +1,1 @@
-"""Simulators in, one way to step them."""
+"""Environments, and one way to make them."""

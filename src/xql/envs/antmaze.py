@@ -2,7 +2,7 @@
 
 `AntMaze_*-v4` is the same maze and the same ant, but a policy meets another task there. Here, as in
 D4RL: an observation is 29 numbers without the goal; there is one goal, and it stays where it is
-(v4 moves it by up to a metre at each reset, which a policy that is not told the goal cannot know);
+(v4 moves it by up to a metre at each reset, which a policy that does not see the goal cannot know);
 an action of 1 is a torque of 30 N·m (v4: 150); and a step is 0.1 s (v4: 0.05).
 """
 

@@ -65,7 +65,7 @@ class ControlTask(gymnasium.Env[Observation, np.ndarray]):
         # Some worlds (lqr) are drawn at random when loaded: all copies must be the same one.
         self._control = _load(domain, task, time_limit=math.inf, random=0)
         self._control.task.random.seed()
-        self._lapse = importlib.import_module("dm_control.rl.control").PhysicsError
+        self._physics_error = importlib.import_module("dm_control.rl.control").PhysicsError
         spec = self._control.action_spec()
         low, high = np.float32(spec.minimum), np.float32(spec.maximum)
         self.action_space = gymnasium.spaces.Box(low, high, spec.shape, np.float32)
@@ -98,8 +98,8 @@ class ControlTask(gymnasium.Env[Observation, np.ndarray]):
         """One step of the task's control time."""
         try:
             taken = self._control.step(np.asarray(action, np.float64))
-        except self._lapse as error:
-            # The state is not finite any more: what was seen last is all that can be told.
+        except self._physics_error as error:
+            # The state is no longer finite, so the last finite observation is returned.
             return self._observation, 0.0, False, True, {"physics_error": str(error)}
         self._observation = taken.observation
         ended, alive = taken.last(), bool(taken.discount)

@@ -1,4 +1,4 @@
-"""An ant on an open plane that walks where it is told: what AntMaze's data is made with.
+"""A goal-reaching ant on an open plane: AntMaze's behaviour policy is trained here.
 
 It is the ant of `xql.envs.antmaze`, with its torques and its step of 0.1 s. What it sees is what a
 goal-reaching policy file takes (`docs/data.md`): its 27 joint observations, and the way to the goal

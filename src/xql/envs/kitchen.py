@@ -1,8 +1,9 @@
-"""FrankaKitchen-v1 as D4RL judges it, from the specification that a dataset was recorded with.
+"""FrankaKitchen-v1 as D4RL evaluates it, from the specification that a dataset was recorded with.
 
-Minari's `D4RL/kitchen/*` were recorded in a kitchen that never ends and that goes on paying for a
-task at every step after it is done. A policy judged there would be paid by the hour. D4RL pays each
-task once, ends the episode when all are done, and gives 280 steps: a return from 0 to 4.
+Minari's `D4RL/kitchen/*` were recorded in a kitchen that never terminates and that gives the reward
+of a task at every step after its completion, so a return there grows with time. D4RL gives each
+task's reward once, terminates the episode when all are completed, and has a time limit of 280
+steps: a return from 0 to 4.
 """
 
 import json
@@ -13,13 +14,13 @@ STEPS = 280
 
 
 def as_evaluated(spec: str) -> str:
-    """The specification of the environment to judge policies in, where `spec` recorded the data.
+    """The specification of the environment to evaluate policies in, where `spec` recorded the data.
 
     Args:
         spec: an id, or the JSON of an `EnvSpec`.
 
     Returns:
-        For the kitchen's JSON, the same kitchen and tasks as D4RL judges them; else `spec`.
+        For the kitchen's JSON, the same kitchen and tasks as D4RL evaluates them; else `spec`.
     """
     try:
         described = json.loads(spec)
@@ -27,7 +28,7 @@ def as_evaluated(spec: str) -> str:
         return spec
     if not isinstance(described, dict) or described.get("id") != KITCHEN:
         return spec
-    paid_once = {"remove_task_when_completed": True, "terminate_on_tasks_completed": True}
-    described["kwargs"] = {**(described.get("kwargs") or {}), **paid_once}
+    once = {"remove_task_when_completed": True, "terminate_on_tasks_completed": True}
+    described["kwargs"] = {**(described.get("kwargs") or {}), **once}
     described["max_episode_steps"] = STEPS
     return json.dumps(described)

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from jaxtyping import Float32
 
+from xql.data.actions import action_spec, require_box
 from xql.data.flatten import flatten_observation, leaves, select_keys
 from xql.envs.control import PREFIX, control_spec
 from xql.envs.goal_ant import GOAL_ANT, goal_ant_spec
@@ -107,13 +108,11 @@ def make_environment(
         env = _gymnasium_make(described, name, kwargs)
     if picture is not None:
         aim_camera(env)
-    if not isinstance(env.action_space, gymnasium.spaces.Box):
+    try:
+        require_box(action_spec(env.action_space, name, bounded=False), name)
+    except InputError:
         env.close()
-        raise InputError(
-            f"its actions are {env.action_space}",
-            where=name,
-            hint="xql learns continuous actions: choose an environment with a Box action space",
-        )
+        raise
     return FlatObservation(env, keys, name)
 
 
@@ -126,11 +125,11 @@ def check_fits(
         InputError: it has not; the line gives both.
     """
     assert env.observation_space.shape is not None
-    assert env.action_space.shape is not None
-    found = (int(np.prod(env.observation_space.shape)), int(np.prod(env.action_space.shape)))
+    name = env.spec.id if env.spec is not None else "the environment"
+    actions = action_spec(env.action_space, name, bounded=False)
+    found = (int(np.prod(env.observation_space.shape)), actions.size)
     if found == (observation_size, action_size):
         return
-    name = env.spec.id if env.spec is not None else "the environment"
     raise InputError(
         f"observation size {observation_size} and action size {action_size} do not fit {name}, "
         f"which has {found[0]} and {found[1]}",

@@ -92,7 +92,7 @@ def drawing(described: EnvSpec, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _require_opengl(name: str) -> None:
-    """Told here in one line; the libraries would tell it in warnings and tracebacks."""
+    """Fail here in one line; the libraries would fail with warnings and tracebacks."""
     screen = any(os.environ.get(one) for one in ("DISPLAY", "WAYLAND_DISPLAY"))
     if sys.platform != "linux" or screen or os.environ.get("MUJOCO_GL") in _LIBRARIES:
         return

@@ -1,1 +1,1 @@
-"""Play policies, score them, and say how sure the scores are."""
+"""Rollouts, normalised scores and their confidence intervals, videos."""

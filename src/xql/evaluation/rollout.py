@@ -1,4 +1,4 @@
-"""Play a population's policies in the simulator: the same fixed episodes for every member, always.
+"""Evaluate a population's policies: the same fixed episodes for every member, always.
 
 Episode e starts from `reset(seed=seed + e)` at every evaluation and for every member, so two scores
 differ by their policies and not by their starts. The loop is our own and not gymnasium's vector
@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float, Float32
 
+from xql.data.actions import action_spec, require_box
 from xql.errors import InputError
 
 Act = Callable[
@@ -63,7 +64,7 @@ class _Slot:
         """The next observation, or None where the episode has ended."""
         observation, reward, terminated, truncated, info = self.environment.step(action)
         if not (np.isfinite(observation).all() and np.isfinite(float(reward))):
-            # The simulator broke down, not the policy: what was earned until then counts.
+            # The simulator broke down, not the policy: the rewards until then count.
             self.rewards.append(0.0)
             return None
         self.rewards.append(float(reward))
@@ -102,7 +103,8 @@ class Evaluator:
     Attributes:
         members: how many policies one call of `act` answers for.
         parallel: environment copies for each member.
-        observation_size, action_size: the lengths of one flat observation and of one action.
+        observation_size: the length of one flat observation.
+        actions: the environment's.
     """
 
     def __init__(
@@ -130,14 +132,12 @@ class Evaluator:
                 self._slots.append(_Slot(make(), *divmod(index, parallel)))
             first = self._slots[0].environment
             where = first.spec.id if first.spec is not None else type(first.unwrapped).__name__
-            self.observation_size = _flat_size(first.observation_space, where, "observations")
-            self.action_size = _flat_size(first.action_space, where, "actions")
+            self.observation_size = _observation_size(first.observation_space, where)
+            spec = action_spec(first.action_space, where, bounded=False)
+            self.actions = require_box(spec, where)
         except BaseException:
             self.close()
             raise
-        box = first.action_space
-        assert isinstance(box, gymnasium.spaces.Box)
-        self._low, self._high = box.low, box.high
 
     def rollout(
         self, act: Act, episodes: int, seed: int = 10_000, *, stop_at_success: bool = False
@@ -173,17 +173,20 @@ class Evaluator:
         while playing := [slot for slot in self._slots if slot.episode is not None]:
             # A fresh copy: a device may read the array in place after the call has returned.
             actions = np.asarray(act(observations.copy()))
-            if actions.shape != (*grid, self.action_size):
+            if actions.shape != (*grid, self.actions.size):
                 raise InputError(
                     f"the policy gave actions of shape {actions.shape}",
-                    hint=f"this environment needs {(*grid, self.action_size)}",
+                    hint=f"this environment needs {(*grid, self.actions.size)}",
                 )
             finite = np.isfinite(actions).all(axis=-1)
-            actions = np.clip(actions, self._low, self._high)
+            actions = self.actions.clip(actions)
             for slot in playing:
                 at = (slot.member, slot.place)
-                following = slot.step(actions[at], stop_at_success) if finite[at] else None
-                if not finite[at]:
+                following = None
+                if finite[at]:
+                    action = self.actions.unflatten(actions[at])
+                    following = slot.step(action, stop_at_success)
+                else:
                     slot.fail()
                 if following is None:
                     results.append(slot.result(seed))
@@ -199,10 +202,10 @@ class Evaluator:
         self._slots = []
 
 
-def _flat_size(space: gymnasium.Space[Any], where: str, what: str) -> int:
+def _observation_size(space: gymnasium.Space[Any], where: str) -> int:
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         raise InputError(
-            f"the {what} are {space}", where=where, hint="one flat Box of numbers is needed"
+            f"the observations are {space}", where=where, hint="one flat Box of numbers is needed"
         )
     return int(space.shape[0])
 

@@ -24,7 +24,7 @@ class Reference(NamedTuple):
 
 
 def reference_score(name: str, metadata: Mapping[str, Any] | None = None) -> Reference | None:
-    """The reference returns of a dataset, or None where nobody has defined them.
+    """The reference returns of a dataset, or None where none are defined.
 
     Args:
         name: a D4RL name such as "door-human-v0".

@@ -1,5 +1,5 @@
-"""What the scores of a few seeds allow one to say: an interquartile mean and its interval, how
-probable it is that one method beats another, and how many of a method's runs pass a score.
+"""Statistics of the scores of a few seeds: the interquartile mean and its interval, the probability
+of improvement of one method over another, and performance profiles.
 
 Source of the methods: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the
 Statistical Precipice" (interquartile mean, bootstrap stratified by task, probability of
@@ -40,7 +40,7 @@ class Profile(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What to print of a run: the number, its interval and which step it speaks of."""
+    """What to print of a run: the number, its interval and the step."""
 
     interval: Interval
     label: str

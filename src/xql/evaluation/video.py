@@ -1,4 +1,4 @@
-"""Film a policy: its episodes as an mp4, with the step and the running return in the frame."""
+"""Record a policy: its episodes as an mp4, with the step and the running return in the frame."""
 
 import contextlib
 import functools
@@ -38,7 +38,7 @@ def record(
     label: str = "",
     stop_at_success: bool = False,
 ) -> list[EpisodeResult]:
-    """Play a policy and film it; the episodes are those that `rollout` plays from the same seed.
+    """Record a policy; the episodes are those that `rollout` plays from the same seed.
 
     Args:
         make: an environment as `rollout` takes it, which can be drawn (`make_environment` with
@@ -157,7 +157,8 @@ def _opened(path: Path) -> Iterator[tuple[Fraction, Iterator[Frame]]]:
         ) from None
     with container:
         frames = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
-        yield container.streams.video[0].average_rate, frames
+        rate = container.streams.video[0].average_rate  # av 19 has its own type of fraction
+        yield Fraction(rate.numerator, rate.denominator), frames
 
 
 class _Film(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -1,50 +1,251 @@
-"""Cells of a table or a figure: one run each, trained once and kept under its configuration.
+"""The cells of tables, figures and sweeps: one run each, trained once and kept by configuration.
 
-A cell is a name and a function of keyword arguments that writes a run folder (`train_offline`, or
-`train_online`). Its folder's name carries a hash of its configuration, so that a table under other
-settings never shows a cell of these. What is kept of a run is what tables and figures are drawn
-from, and its checkpoints, so that a cell can be filmed and evaluated like any run; a cell that was
-interrupted leaves nothing, and is trained again.
+A cell is a function that trains, and the configuration of the run that it makes. What is kept of it
+lies in a folder NAME-HASH, the hash being of both, so that a table under other settings never shows
+a cell of these, and a changed preset makes another cell. Beside what `compact.py` keeps, a cell
+keeps its checkpoints, so that it can be filmed and evaluated like any run, and `cell.json`, what
+tells it apart that is no part of config.yaml. A cell that was interrupted leaves nothing.
+
+A cell is *found* by what its files say. Neither the data nor the simulator need be here for that,
+and a hyperparameter that a later version adds, with a default that changes nothing, loses no cell.
 """
 
+import functools
 import hashlib
 import json
-import multiprocessing
-import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xql.errors import InputError, MissingExtra
+import numpy as np
 
-KEPT = ("config.yaml", "evaluations.csv", "metrics.jsonl", "frozen.csv", "errors.npz")
-"""The files that a cell keeps of its run, where the run wrote them; `errors.npz` is figure 1's."""
+from xql.agents import AGENTS
+from xql.data.actions import Box
+from xql.data.scaling import Scaling
+from xql.errors import InputError, MissingExtra
+from xql.experiments.compact import compact
+from xql.experiments.executors import Executor, in_process
+from xql.presets import resolve
+from xql.runs.config import (
+    DEFAULT_EVALUATION,
+    DataConfig,
+    EvaluationPlan,
+    OnlineLoop,
+    RunConfig,
+    choose_members,
+    require_at_least,
+)
+from xql.training.offline import train_offline
+from xql.training.online import train_online
 
 Train = Callable[..., object]
 """Writes a run folder at its keyword argument `out`; importable by name, so that another process
 can call it."""
 
+OF_THE_DATA = ("transitions", "episodes", "mean_return")
+"""What only the data itself says, and a configuration that was asked for without it leaves open."""
+
+
+def configuration(config: RunConfig) -> dict[str, Any]:
+    """All that a run's result depends on, in plain values.
+
+    Its data counts by name and extent and not by where it lay; what follows from the data or the
+    simulator (numbers of the scaling, sizes, bounds), notes and versions do not count.
+    """
+    values = config.to_dict()
+    for name in ("version", "xql", "sources", "keep_policies"):
+        values.pop(name, None)
+    scaling, data = values["scaling"], values["data"]
+    values["scaling"] = {name: scaling[name] for name in ("rewards", "observations")}
+    values["data"] = {name: data[name] for name in ("name", "subset", *OF_THE_DATA) if name in data}
+    if "mean_return" in data:
+        # The last digits of a sum depend on the processor.
+        values["data"]["mean_return"] = float(f"{data['mean_return']:.6g}")
+    return values
+
+
+def asked(
+    agent: str,
+    preset: str,
+    data: str,
+    *,
+    steps: int,
+    seeds: int | Sequence[int],
+    sweep: Mapping[str, Sequence[float]] | None = None,
+    env: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    evaluation: EvaluationPlan = DEFAULT_EVALUATION,
+    loop: OnlineLoop | None = None,
+) -> dict[str, Any]:
+    """The `configuration` of a run as far as it is known without its data or its simulator.
+
+    Args:
+        agent, preset, steps, seeds, sweep, options, evaluation: as `plan_offline` takes them.
+        data: the dataset's name; online, the environment.
+        env: the environment to evaluate in; None where the data names it.
+        loop: how acting and learning take turns, of an online run.
+
+    Raises:
+        InputError: as `plan_offline` does, but for the data.
+    """
+    require_at_least("steps", steps, 1)
+    require_at_least("seeds", seeds if isinstance(seeds, int) else len(seeds), 1)
+    evaluation.check()
+    sweep = dict(sweep or {})
+    chosen = resolve(agent, preset, data, options, swept=sweep)
+    made = AGENTS[agent].make(chosen.config, steps)
+    none = np.zeros(0, np.float32)
+    known = configuration(
+        RunConfig(
+            agent=agent,
+            preset=preset,
+            steps=steps,
+            members=choose_members(made, agent, seeds, sweep),
+            hyperparameters=chosen.config,
+            scaling=Scaling(chosen.rewards, chosen.observations, 1.0, 0.0, none, none),
+            data=DataConfig(data, "", 0, Box((), ()), subset=chosen.subset),
+            environment=env,
+            evaluation=replace(evaluation, stop_at_success=False),
+            loop=loop,
+        )
+    )
+    if loop is None:
+        # The data decides these.
+        known["evaluation"].pop("stop_at_success")
+        if env is None:
+            known.pop("environment")
+    return known
+
 
 class Cell(NamedTuple):
-    """One run of a table or figure."""
+    """One run of a table, a figure or a sweep."""
 
     name: str
     train: Train
     settings: Mapping[str, Any]
     """The keyword arguments of `train`, but for `out`."""
-    configuration: Mapping[str, Any] | None = None
-    """All that the result depends on, in plain values; the settings where None."""
+    configuration: Mapping[str, Any]
+    """Of the run: `configuration` of what was planned, or what was `asked`."""
+    more: Mapping[str, Any] = {}
+    """What else the result depends on, in plain values. What a kept cell does not say of this, such
+    as the data's fingerprint, is not compared."""
 
     @property
-    def folder(self) -> str:
-        """The name of its folder: its own, and a hash of what it is."""
-        told = self.settings if self.configuration is None else self.configuration
-        what = {"train": f"{self.train.__module__}.{self.train.__qualname__}", **told}
-        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-        return f"{self.name.replace('/', '-').replace(':', '-')}-{digest[:10]}"
+    def stem(self) -> str:
+        """Its folder's name, without the hash."""
+        return self.name.replace("/", "-").replace(":", "-")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it apart that is no part of a run's configuration."""
+        return {"train": self.train.__name__, **self.more}
+
+
+def offline_cell(
+    name: str,
+    data: str,
+    *,
+    opened: str | None,
+    fingerprint: str = "",
+    agent: str,
+    preset: str = "default",
+    steps: int,
+    seeds: int | Sequence[int],
+    sweep: Mapping[str, Sequence[float]] | None = None,
+    env: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    evaluation: EvaluationPlan = DEFAULT_EVALUATION,
+    quiet: bool = False,
+) -> Cell:
+    """A cell that `train_offline` trains.
+
+    Args:
+        name: the cell's.
+        data: the dataset's name.
+        opened: what `open_dataset` takes; None where the data is not here, and the cell can be read
+            alone.
+        fingerprint: changes with the data; empty where it is not known.
+        agent, preset, steps, seeds, sweep, env, options, evaluation: as `asked` takes them.
+        quiet: show no progress bar.
+
+    Raises:
+        InputError: as `asked` does.
+    """
+    settings: dict[str, Any] = {
+        "agent": agent,
+        "preset": preset,
+        "steps": steps,
+        "seeds": seeds,
+        "sweep": sweep,
+    }
+    settings |= {"env": env, "options": options, **_counts(evaluation), "progress": not quiet}
+    known = asked(
+        agent,
+        preset,
+        data,
+        steps=steps,
+        seeds=seeds,
+        sweep=sweep,
+        env=env,
+        options=options,
+        evaluation=evaluation,
+    )
+    more = {"fingerprint": fingerprint} if fingerprint else {}
+    return Cell(name, train_offline, {"data": opened, **settings}, known, more)
+
+
+def online_cell(
+    name: str,
+    env: str,
+    *,
+    agent: str,
+    preset: str = "default",
+    steps: int,
+    seeds: int | Sequence[int],
+    options: Mapping[str, Any] | None = None,
+    evaluation: EvaluationPlan = DEFAULT_EVALUATION,
+    loop: OnlineLoop,
+    quiet: bool = False,
+) -> Cell:
+    """A cell that `train_online` trains.
+
+    Args:
+        name: the cell's.
+        env, agent, preset, steps, seeds, options, evaluation, loop: as `plan_online` takes them.
+        quiet: show no progress bar.
+
+    Raises:
+        InputError: as `asked` does.
+    """
+    settings: dict[str, Any] = {
+        "env": env,
+        "agent": agent,
+        "preset": preset,
+        "steps": steps,
+        "seeds": seeds,
+    }
+    settings |= {"options": options, "loop": loop, **_counts(evaluation), "progress": not quiet}
+    known = asked(
+        agent,
+        preset,
+        env,
+        steps=steps,
+        seeds=seeds,
+        env=env,
+        options=options,
+        evaluation=evaluation,
+        loop=loop,
+    )
+    return Cell(name, train_online, settings, known)
+
+
+def _counts(plan: EvaluationPlan) -> dict[str, Any]:
+    names = ("evaluations", "episodes", "last_episodes")
+    return {name: getattr(plan, name) for name in names}
 
 
 class Outcome(NamedTuple):
@@ -55,36 +256,74 @@ class Outcome(NamedTuple):
 
 
 def kept(home: Path, cell: Cell) -> Path | None:
-    """Where a finished cell lies; None where it has yet to be trained."""
-    folder = home / cell.folder
-    return folder if folder.is_dir() else None
+    """Where a finished cell lies; None where it has yet to be trained.
+
+    Raises:
+        InputError: a cell of this name cannot be read, or two of them are what is asked for: they
+            were trained on different data of one name.
+    """
+    pattern = re.compile(re.escape(cell.stem) + "-[0-9a-f]{10}")
+    folders = [one for one in sorted(home.glob(f"{cell.stem}-*")) if pattern.fullmatch(one.name)]
+    found = [one for one in folders if _answers(one, cell)]
+    if len(found) > 1:
+        raise InputError(
+            f"{cell.name} was trained on different data of one name",
+            where=str(home),
+            hint=f"remove one of {', '.join(one.name for one in found)}",
+        )
+    return found[0] if found else None
+
+
+def _answers(folder: Path, cell: Cell) -> bool:
+    """Whether a kept cell is the one that is asked for."""
+    if not (folder / "cell.json").is_file():
+        return False  # as xql 0.1 kept them
+    identity, own = json.loads((folder / "cell.json").read_text(encoding="utf-8")), cell.identity
+    shared = own.keys() & identity.keys()
+    if "train" not in shared or any(own[name] != identity[name] for name in shared):
+        return False
+    if not (folder / "config.yaml").exists():
+        return not cell.configuration
+    return _agrees(cell.configuration, configuration(RunConfig.load(folder)))
+
+
+def _agrees(asked: Any, found: Any) -> bool:
+    """Whether all that is asked for is found."""
+    if isinstance(asked, Mapping) and isinstance(found, Mapping):
+        return all(name in found and _agrees(asked[name], found[name]) for name in asked)
+    return bool(asked == found)
+
+
+def folder_name(cell: Cell, values: Mapping[str, Any]) -> str:
+    """The folder of a cell: its name, and a hash of what it is.
+
+    Args:
+        cell: the cell.
+        values: the whole configuration of its run.
+    """
+    text = json.dumps({**cell.identity, "configuration": values}, sort_keys=True)
+    return f"{cell.stem}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def train_cells(
     cells: Sequence[Cell],
     home: Path,
+    executor: Executor = in_process,
     *,
-    jobs: int = 1,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Outcome]:
     """Train the cells that `home` does not hold yet.
 
     Args:
         cells: no two of one name.
         home: where their folders lie; made if need be.
-        jobs: how many processes train at a time, sharing the processor's cores; each needs memory
-            of its own. 1 trains here.
-        say: told what happens, a line at a time.
+        executor: where they train.
+        say: called with each step of progress, in words.
 
     Returns:
         By name, what became of each. A cell that cannot be trained (its simulator is not installed,
         its preset does not know the data) says why and does not stop the others.
-
-    Raises:
-        InputError: `jobs` is below 1.
     """
-    if jobs < 1:
-        raise InputError(f"--jobs {jobs} is too small", hint="give at least 1")
     outcomes: dict[str, Outcome] = {}
     missing = []
     for cell in cells:
@@ -94,24 +333,30 @@ def train_cells(
         else:
             say(f"{cell.name}: there already")
             outcomes[cell.name] = Outcome(there)
-    trained = _one_by_one if jobs == 1 else _side_by_side
-    for number, (cell, outcome) in enumerate(trained(missing, home, jobs), start=1):
+    trained = executor(functools.partial(_train, home), missing)
+    for number, (cell, outcome) in enumerate(trained, start=1):
         say(f"{cell.name}: {outcome.problem or 'trained'} ({number} of {len(missing)})")
         outcomes[cell.name] = outcome
     return outcomes
 
 
-def keep_run(folder: Path, train: Train, settings: Mapping[str, Any]) -> None:
-    """Train one run and keep at `folder` what it wrote; all of it or nothing."""
+def train_and_keep(home: Path, cell: Cell) -> Path:
+    """Train one cell and keep of its run what tables and figures need; all of it or nothing.
+
+    Returns:
+        Its folder.
+    """
     with tempfile.TemporaryDirectory() as work:
         run = Path(work) / "run"
-        train(**settings, out=run)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part-", dir=folder.parent))
+        cell.train(**cell.settings, out=run)
+        written = (run / "config.yaml").exists()
+        values = configuration(RunConfig.load(run)) if written else {}
+        folder = home / folder_name(cell, values)
+        home.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part-", dir=home))
         try:
-            for name in KEPT:
-                if (run / name).exists():
-                    shutil.copy(run / name, draft / name)
+            compact(run, draft)
+            (draft / "cell.json").write_text(json.dumps(cell.identity) + "\n", encoding="utf-8")
             if (run / "checkpoints").is_dir():
                 shutil.copytree(run / "checkpoints", draft / "checkpoints")
             draft.chmod(0o755)  # mkdtemp makes folders that only their owner can read
@@ -122,56 +367,13 @@ def keep_run(folder: Path, train: Train, settings: Mapping[str, Any]) -> None:
                 raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+    # Else it would be trained again and again.
+    assert kept(home, cell) == folder, f"{cell.name} is not the run that its settings make"
+    return folder
 
 
-def _train(cell: Cell, home: Path) -> Outcome:
+def _train(home: Path, cell: Cell) -> Outcome:
     try:
-        keep_run(home / cell.folder, cell.train, cell.settings)
+        return Outcome(train_and_keep(home, cell))
     except (InputError, MissingExtra) as error:
         return Outcome(None, str(error))
-    return Outcome(home / cell.folder)
-
-
-def _one_by_one(cells: Sequence[Cell], home: Path, jobs: int) -> Iterator[tuple[Cell, Outcome]]:
-    for cell in cells:
-        yield cell, _train(cell, home)
-
-
-def _side_by_side(cells: Sequence[Cell], home: Path, jobs: int) -> Iterator[tuple[Cell, Outcome]]:
-    """Each cell in one of `jobs` fresh processes: JAX does not survive a fork."""
-    before = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    workers = min(jobs, len(cells)) or 1
-    executor = ProcessPoolExecutor(workers, context, _share_cores, (workers, context.Value("i", 0)))
-    try:
-        waiting = {executor.submit(_train, cell, home): cell for cell in cells}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
-    except BaseException:
-        # Else an interruption would wait for cells that still have hours to go.
-        for process in set(multiprocessing.active_children()) - before:
-            process.terminate()
-        raise
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _share_cores(jobs: int, counter: Any) -> None:
-    """Give this process its own share of the cores.
-
-    Kept to its cores, it does not split its matrix products over those of the others; with a single
-    core there is also nothing to win from dispatching ahead.
-    """
-    import jax
-
-    from xql.training.population import cores
-
-    with counter.get_lock():
-        place, counter.value = counter.value, counter.value + 1
-    share = max(1, cores() // jobs)
-    if hasattr(os, "sched_setaffinity"):
-        mine = sorted(os.sched_getaffinity(0))
-        first = place * share % len(mine)
-        os.sched_setaffinity(0, mine[first : first + share])
-    jax.config.update("jax_num_cpu_devices", share)  # type: ignore[no-untyped-call]
-    jax.config.update("jax_cpu_enable_async_dispatch", share > 1)  # type: ignore[no-untyped-call]

@@ -10,9 +10,9 @@ the *left*-skewed law. It finds the soft maximum whatever they follow.
 """
 
 import csv
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,17 +20,21 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Key
 
-from xql.agents import Batch, TrainState
+from xql.agents import ONLINE, Batch, TrainState
+from xql.agents.types import Backup
 from xql.errors import InputError, require
 from xql.evaluation.bellman import bellman_errors
-from xql.experiments.cells import Cell, train_cells
+from xql.experiments.cells import Cell, asked, train_cells
+from xql.experiments.compact import reduce_colours
+from xql.experiments.executors import local
 from xql.gumbel.errors import LAWS, SHOWN, ErrorFits, draw_fits, fit_errors
-from xql.presets import settings
+from xql.presets import resolve
+from xql.runs.config import EvaluationPlan, require_at_least
 from xql.runs.folder import RunFolder
 from xql.training.online import loop_for, train_online
 from xql.training.replay import Replay
-from xql.training.run_logger import check_counts
 
+AGENT, PRESET = "sac", "default"
 TASKS = (
     "dm_control/cheetah-run",
     "dm_control/walker-run",
@@ -71,15 +75,17 @@ class Study(NamedTuple):
     """Seeds that diverged, and kept their last good networks."""
 
 
-def train(
+def train_keeping_errors(
     task: str, steps: int, every: int, seeds: Sequence[int], out: Path, progress: bool = True
 ) -> None:
     """Train one cell, and keep its errors as `errors.npz` beside its run.
 
     The file holds `steps` [checkpoints] and `errors` [seeds, checkpoints, transitions].
     """
-    loop, size = loop_for(steps), min(SAMPLE, every)
-    told: list[int] = []
+    loop, size, plan = loop_for(steps), min(SAMPLE, every), _evaluation(steps, every)
+    backup = ONLINE[AGENT].make(resolve(AGENT, PRESET, task).config, steps).backup
+    assert backup is not None, "SAC has a critic"
+    seen: list[int] = []
     kept: list[Float32[np.ndarray, "seeds transitions"]] = []
 
     def observe(step: int, population: TrainState, replay: Replay, filled: int) -> None:
@@ -87,34 +93,46 @@ def train(
             return
         rows = np.random.default_rng(step).choice(filled, size, replace=False)
         keys = jax.random.split(jax.random.key(step), len(seeds))
-        told.append(step)
-        kept.append(np.asarray(_replay_errors(population, replay, rows, keys)))
+        seen.append(step)
+        kept.append(np.asarray(_replay_errors(population, replay, rows, keys, backup=backup)))
 
     train_online(
         task,
-        agent="sac",
+        agent=AGENT,
+        preset=PRESET,
         steps=steps,
         seeds=seeds,
         out=out,
         loop=loop,
-        # These bring the observer to every multiple of `every`; only the last plays episodes.
-        evaluations=steps // every,
-        episodes=0,
-        last_episodes=10,
+        evaluations=plan.evaluations,
+        episodes=plan.episodes,
+        last_episodes=plan.last_episodes,
         observe=observe,
         progress=progress,
     )
-    np.savez_compressed(out / "errors.npz", steps=np.array(told), errors=np.stack(kept, axis=1))
+    np.savez_compressed(out / "errors.npz", steps=np.array(seen), errors=np.stack(kept, axis=1))
 
 
-@jax.jit
+def _evaluation(steps: int, every: int) -> EvaluationPlan:
+    """These bring the observer to every multiple of `every`; only the last plays episodes."""
+    return EvaluationPlan(evaluations=steps // every, episodes=0, last_episodes=10)
+
+
+@functools.partial(jax.jit, static_argnames="backup")
 def _replay_errors(
-    population: TrainState, replay: Replay, rows: Int[Array, " rows"], keys: Key[Array, " members"]
+    population: TrainState,
+    replay: Replay,
+    rows: Int[Array, " rows"],
+    keys: Key[Array, " members"],
+    *,
+    backup: Backup,
 ) -> Float[Array, "members rows"]:
     """The errors of the same rows of every member's own buffer."""
 
     def one(state: TrainState, memory: Replay, key: Array) -> Array:
-        return bellman_errors(state, Batch(*(column[rows] for column in memory)), key)
+        batch = Batch(*(column[rows] for column in memory))
+        own: Array = bellman_errors(state, batch, key, backup=backup)
+        return own
 
     errors: Array = jax.vmap(one)(population, replay, keys)
     return errors
@@ -133,11 +151,9 @@ def cells(
     Raises:
         InputError: counts that cannot be used, or a task named twice.
     """
-    check_counts(steps, 1, 0, 1)
-    if seeds < 1:
-        raise InputError(f"--seeds {seeds} is too small", hint="give at least 1")
-    if every < LEAST_EVERY:
-        raise InputError(f"--every {every} is too small", hint=f"give at least {LEAST_EVERY}")
+    require_at_least("steps", steps, 1)
+    require_at_least("seeds", seeds, 1)
+    require_at_least("every", every, LEAST_EVERY)
     if steps % every:
         raise InputError(
             f"--steps {steps} is no multiple of --every {every}",
@@ -145,22 +161,26 @@ def cells(
         )
     if len(set(tasks)) < len(tasks):
         raise InputError(f"a task is named twice in {' '.join(tasks)}", hint="name each one once")
-    told = {"steps": steps, "every": every, "seeds": list(range(seeds))}
-    return [
-        Cell(
-            f"{task}-sac",
-            train,
-            {"task": task, **told, "progress": not quiet},
-            {
-                "task": task,
-                **told,
-                "sample": min(SAMPLE, every),
-                "loop": asdict(loop_for(steps)),
-                "settings": asdict(settings("sac", "default", task).config),
-            },
-        )
-        for task in tasks
-    ]
+    return [_cell(task, steps, every, list(range(seeds)), quiet) for task in tasks]
+
+
+def _cell(task: str, steps: int, every: int, seeds: list[int], quiet: bool) -> Cell:
+    return Cell(
+        f"{task}-{AGENT}",
+        train_keeping_errors,
+        {"task": task, "steps": steps, "every": every, "seeds": seeds, "progress": not quiet},
+        asked(
+            AGENT,
+            PRESET,
+            task,
+            steps=steps,
+            seeds=seeds,
+            env=task,
+            evaluation=_evaluation(steps, every),
+            loop=loop_for(steps),
+        ),
+        {"every": every, "sample": min(SAMPLE, every)},
+    )
 
 
 def study(folder: Path, task: str) -> Study:
@@ -172,7 +192,7 @@ def study(folder: Path, task: str) -> Study:
     run = RunFolder.open(folder)
     with np.load(folder / "errors.npz") as kept:
         steps, errors = kept["steps"].tolist(), kept["errors"]
-    seeds = [one["seed"] for one in run.config["members"]]
+    seeds = [one.seed for one in run.config.members]
 
     def fitted(seed: int | None, step: int | None, values: np.ndarray) -> Checkpoint:
         try:
@@ -180,7 +200,7 @@ def study(folder: Path, task: str) -> Study:
         except ValueError as error:
             raise InputError(str(error), where=str(folder / "errors.npz")) from None
 
-    last_step = run.config["steps"]
+    last_step = run.config.steps
     returns = [row.episode_return for row in run.read_evaluations() if row.step == last_step]
     return Study(
         task,
@@ -204,7 +224,7 @@ def figure1(
     every: int = 5_000,
     seeds: int = 1,
     jobs: int = 1,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Train what is missing, and write figure1.png, figure1.csv and figure1.md from what there is.
 
@@ -216,7 +236,7 @@ def figure1(
         every: steps between two checkpoints.
         seeds: how many for each task.
         jobs: how many tasks to train at a time.
-        say: told what happens, a line at a time.
+        say: called with each step of progress, in words.
 
     Returns:
         The text of figure1.md.
@@ -225,6 +245,7 @@ def figure1(
         InputError: nothing can be written, or no task could be trained.
     """
     require("matplotlib", "report")
+    executor = local(jobs)
     wanted = cells(tasks, steps=steps, every=every, seeds=seeds, quiet=jobs > 1)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -232,7 +253,7 @@ def figure1(
         raise InputError(
             f"no figure can be written here ({error.strerror})", where=str(out), hint="name --out"
         ) from None
-    outcomes = train_cells(wanted, out / "cells", jobs=jobs, say=say)
+    outcomes = train_cells(wanted, out / "cells", executor, say=say)
     studies, problems = [], []
     for task, cell in zip(tasks, wanted, strict=True):
         folder, problem = outcomes[cell.name]
@@ -250,6 +271,7 @@ def figure1(
     (out / "figure1.md").write_text(text, encoding="utf-8")
     write_csv(studies, out / "figure1.csv")
     draw(studies, out / "figure1.png")
+    reduce_colours(out / "figure1.png")
     return text
 
 

@@ -8,7 +8,6 @@ last good state, and counts.
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,19 +15,20 @@ import numpy as np
 
 from xql.errors import InputError, nearest, require
 from xql.evaluation.statistics import Interval, format_interval, mean, stratified_bootstrap
-from xql.experiments.cells import Cell, train_cells
+from xql.experiments.cells import Cell, kept, online_cell, train_cells
+from xql.experiments.compact import reduce_colours
+from xql.experiments.executors import local
 from xql.experiments.published import Published, curves
-from xql.presets import settings
 from xql.reports.plots import COLOURS, Curve, curves_from_run
+from xql.runs.config import EvaluationPlan
 from xql.runs.folder import RunFolder
-from xql.training.online import loop_for, train_online
-from xql.training.run_logger import check_counts
+from xql.training.online import loop_for
 
 TASKS = ("cheetah-run", "walker-run", "hopper-hop", "quadruped-run")
 
 
 class Method(NamedTuple):
-    """A line of the figure."""
+    """An agent at its settings for the figure."""
 
     agent: str
     label: str
@@ -64,33 +64,6 @@ COLUMNS = (
 )
 
 
-def train(
-    task: str,
-    method: str,
-    steps: int,
-    seeds: Sequence[int],
-    episodes: int,
-    last_episodes: int,
-    out: Path,
-    progress: bool = True,
-) -> None:
-    """Train one cell: a method on a task, every seed of it, at the paper's settings."""
-    train_online(
-        f"dm_control/{task}",
-        agent=METHODS[method].agent,
-        preset=PRESET,
-        steps=steps,
-        seeds=seeds,
-        options=_options(task, method),
-        loop=loop_for(steps),
-        evaluations=_evaluations(steps),
-        episodes=episodes,
-        last_episodes=last_episodes,
-        out=out,
-        progress=progress,
-    )
-
-
 def _options(task: str, method: str) -> dict[str, Any]:
     chosen = METHODS[method]
     return {**chosen.options, **({"beta": chosen.betas[task]} if chosen.betas else {})}
@@ -114,34 +87,32 @@ def cells(
     Raises:
         InputError: an unknown task or method, one named twice, or counts that cannot be used.
     """
-    check_counts(steps, 1, episodes, last_episodes)
-    if seeds < 1:
-        raise InputError(f"--seeds {seeds} is too small", hint="give at least 1")
     for wanted, known in ((tasks, TASKS), (methods, METHODS)):
         for name in wanted:
             if name not in known:
                 raise InputError(f"figure 3 has no '{name}'", hint=nearest(name, known))
         if len(set(wanted)) < len(wanted):
             raise InputError(f"one is named twice in {' '.join(wanted)}", hint="name each once")
-    counts = {"steps": steps, "seeds": list(range(seeds))}
-    counts |= {"episodes": episodes, "last_episodes": last_episodes}
-    return [_cell(task, method, counts) for task in tasks for method in methods]
+    plan = EvaluationPlan(_evaluations(steps), episodes, last_episodes)
+    return [_cell(task, method, steps, seeds, plan) for task in tasks for method in methods]
 
 
-def _cell(task: str, method: str, counts: Mapping[str, Any]) -> Cell:
-    """A cell whose folder knows every setting: another β, say, is another cell."""
-    asked = {"task": task, "method": method, **counts}
-    chosen = settings(METHODS[method].agent, PRESET, f"dm_control/{task}", _options(task, method))
-    known = {
-        "loop": asdict(loop_for(counts["steps"])),
-        "evaluations": _evaluations(counts["steps"]),
-        "settings": asdict(chosen.config),
-    }
-    return Cell(f"{task}-{method}", train, asked, {**asked, **known})
+def _cell(task: str, method: str, steps: int, seeds: int, plan: EvaluationPlan) -> Cell:
+    return online_cell(
+        f"{task}-{method}",
+        f"dm_control/{task}",
+        agent=METHODS[method].agent,
+        preset=PRESET,
+        steps=steps,
+        seeds=seeds,
+        options=_options(task, method),
+        evaluation=plan,
+        loop=loop_for(steps),
+    )
 
 
-class Line(NamedTuple):
-    """A cell that is there: ours, and the paper's curve beside it."""
+class Trained(NamedTuple):
+    """A method on a task that has been trained: ours, and the paper's curve beside it."""
 
     task: str
     method: str
@@ -170,7 +141,7 @@ def figure3(
     last_episodes: int = 20,
     jobs: int = 1,
     train_missing: bool = True,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Train what `out` does not hold, then draw figure3.png and write figure3.csv and figure3.md.
 
@@ -183,7 +154,7 @@ def figure3(
         last_episodes: per seed at the last step.
         jobs: how many cells to train at a time.
         train_missing: or only draw what is there.
-        say: told what happens, a line at a time.
+        say: called with each step of progress, in words.
 
     Returns:
         The table, in Markdown.
@@ -193,54 +164,60 @@ def figure3(
         MissingExtra: matplotlib is not installed.
     """
     require("matplotlib", "report")
+    executor = local(jobs)
+    chosen = [(task, method) for task in tasks for method in methods]
     wanted = cells(
         tasks, methods, steps=steps, seeds=seeds, episodes=episodes, last_episodes=last_episodes
     )
     home = out / "cells"
-    outcomes = train_cells(wanted, home, jobs=jobs, say=say) if train_missing else {}
-    there = [cell for cell in wanted if (home / cell.folder).is_dir()]
+    outcomes = train_cells(wanted, home, executor, say=say) if train_missing else {}
     problems = [
         f"{name} is not shown: {one.problem}" for name, one in outcomes.items() if one.problem
     ]
-    if not there:
+    folders = [kept(home, cell) for cell in wanted]
+    shown = [
+        _trained(*names, RunFolder.open(folder))
+        for names, folder in zip(chosen, folders, strict=True)
+        if folder is not None
+    ]
+    if not shown:
         reasons = "; ".join(one.problem for one in outcomes.values() if one.problem)
         why = f"there is no cell to draw ({reasons})" if reasons else "there is no cell to draw"
-        raise InputError(why, where=str(home), hint="hint that" if reasons else "let it train")
-    lines = [_line(cell, RunFolder.open(home / cell.folder)) for cell in there]
-    _write_csv(lines, out / "figure3.csv")
-    draw(lines, out / "figure3.png")
-    text = _table(lines) + "".join(f"\n{problem}\n" for problem in problems)
+        raise InputError(why, where=str(home), hint="see to that" if reasons else "let it train")
+    _write_csv(shown, out / "figure3.csv")
+    draw(shown, out / "figure3.png")
+    reduce_colours(out / "figure3.png")
+    text = _table(shown) + "".join(f"\n{problem}\n" for problem in problems)
     (out / "figure3.md").write_text(text, encoding="utf-8")
     return text
 
 
-def _line(cell: Cell, folder: RunFolder) -> Line:
-    task, method = str(cell.settings["task"]), str(cell.settings["method"])
+def _trained(task: str, method: str, folder: RunFolder) -> Trained:
     rows = folder.read_evaluations()
     curve = curves_from_run(folder, "return", METHODS[method].label)[0]
     last = stratified_bootstrap(curve.scores[:, -1:], mean)
     episodes = sum(row.step == curve.steps[-1] and row.member == 0 for row in rows)
     published = curves().get((task, method.removesuffix("-256")))
-    return Line(task, method, folder, curve, last, episodes, published)
+    return Trained(task, method, folder, curve, last, episodes, published)
 
 
-def draw(lines: Sequence[Line], path: Path) -> None:
+def draw(trained: Sequence[Trained], path: Path) -> None:
     """A panel for each task: ours solid, the paper's curves dashed in the same colours."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    tasks = list(dict.fromkeys(line.task for line in lines))
+    tasks = list(dict.fromkeys(one.task for one in trained))
     columns = min(2, len(tasks))
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(5.4 * columns + 1.9, 3.7 * rows), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, task in zip(panels, tasks, strict=False):
-        own = [line for line in lines if line.task == task]
-        for line in own:
-            _draw_line(axes, line, COLOURS[list(METHODS).index(line.method) % len(COLOURS)])
+        own = [one for one in trained if one.task == task]
+        for one in own:
+            _draw_method(axes, one, COLOURS[list(METHODS).index(one.method) % len(COLOURS)])
         axes.set_title(task, loc="left", fontweight="bold")
-        axes.set_xlim(0, max(line.steps for line in own))
+        axes.set_xlim(0, max(one.steps for one in own))
         axes.set_ylim(bottom=0)
         axes.set_xlabel("Environment steps")
         axes.set_ylabel("Return")
@@ -259,61 +236,61 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     figure.savefig(path)
 
 
-def _draw_line(axes: Any, line: Line, colour: str) -> None:
-    for scores in line.curve.scores:
-        axes.plot(line.curve.steps, scores, color=colour, lw=0.6, alpha=0.45)
-    name, seeds = METHODS[line.method].label, len(line.curve.scores)
-    mean_curve = line.curve.scores.mean(axis=0)
-    axes.plot(line.curve.steps, mean_curve, color=colour, lw=2, label=f"{name}, {seeds} seeds")
-    if line.published is not None:
-        theirs = line.published
+def _draw_method(axes: Any, one: Trained, colour: str) -> None:
+    for scores in one.curve.scores:
+        axes.plot(one.curve.steps, scores, color=colour, lw=0.6, alpha=0.45)
+    name, seeds = METHODS[one.method].label, len(one.curve.scores)
+    mean_curve = one.curve.scores.mean(axis=0)
+    axes.plot(one.curve.steps, mean_curve, color=colour, lw=2, label=f"{name}, {seeds} seeds")
+    if one.published is not None:
+        theirs = one.published
         # To our last step and not to their last point before it: the table compares them there.
-        shown = np.append(theirs.steps[theirs.steps < line.steps], line.steps)
+        shown = np.append(theirs.steps[theirs.steps < one.steps], one.steps)
         axes.plot(
             shown,
             np.interp(shown, theirs.steps, theirs.returns),
             color=colour,
             lw=1.3,
             ls=(0, (4, 2)),
-            label=f"{METHODS[line.method.removesuffix('-256')].label}, the paper's",
+            label=f"{METHODS[one.method.removesuffix('-256')].label}, the paper's",
         )
 
 
 def _at(published: Published, step: int) -> tuple[float, float]:
-    """The paper's mean return and half its band at a step, between its points by a line."""
+    """The paper's mean return and half its band at a step, drawn straight between its points."""
     steps = published.steps
     returns, widths = published.returns, published.half_widths
     return float(np.interp(step, steps, returns)), float(np.interp(step, steps, widths))
 
 
-def _write_csv(lines: Sequence[Line], path: Path) -> None:
+def _write_csv(trained: Sequence[Trained], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for line in lines:
-            ours = (line.last.estimate, line.last.low, line.last.high)
-            theirs = () if line.published is None else _at(line.published, line.steps)
-            row = [line.task, line.method, line.steps, line.last.seeds, line.episodes]
+        for one in trained:
+            ours = (one.last.estimate, one.last.low, one.last.high)
+            theirs = () if one.published is None else _at(one.published, one.steps)
+            row = [one.task, one.method, one.steps, one.last.seeds, one.episodes]
             row += [f"{number:.1f}" for number in ours]
-            row += [len(line.folder.read_frozen())]
+            row += [len(one.folder.read_frozen())]
             row += [f"{number:.1f}" for number in theirs] or ["", ""]
-            writer.writerow([*row, line.folder.path.name])
+            writer.writerow([*row, one.folder.path.name])
 
 
-def _table(lines: Sequence[Line]) -> str:
+def _table(trained: Sequence[Trained]) -> str:
     text = [
         "| task | method | steps | ours: last, mean over seeds [95 %] | seeds × episodes "
         "| diverged | the paper's curve there (± half its band) |",
         "|---|---|---|---|---|---|---|",
     ]
-    for line in lines:
+    for one in trained:
         theirs = "–"
-        if line.published is not None:
-            mean, width = _at(line.published, line.steps)
+        if one.published is not None:
+            mean, width = _at(one.published, one.steps)
             theirs = f"{mean:.0f} ± {width:.0f}"
         text.append(
-            f"| {line.task} | {METHODS[line.method].label} | {line.steps:,} "
-            f"| {format_interval(line.last)} | {line.last.seeds} × {line.episodes} "
-            f"| {len(line.folder.read_frozen())} | {theirs} |"
+            f"| {one.task} | {METHODS[one.method].label} | {one.steps:,} "
+            f"| {format_interval(one.last)} | {one.last.seeds} × {one.episodes} "
+            f"| {len(one.folder.read_frozen())} | {theirs} |"
         )
     return "\n".join(text) + "\n"

@@ -12,48 +12,47 @@
     beta          XQL over β, one population each of 2 seeds: PointMaze-Medium, 25k updates, and
                   AntMaze-UMaze made here, 75k
 
-A cell is one agent on one dataset; it is trained only if `results/TABLE` does not hold it yet, so
-that a table can grow over days. What a cell leaves there is what the run wrote: its configuration
-and every episode that was played. The table and the figure are drawn from those files alone.
+A cell is one agent on one dataset; it is trained only if OUT/TABLE/cells does not hold it yet, so
+that a table can grow over days. Table and figure are drawn from the cells alone, which need neither
+the data nor the simulator.
 """
 
 import csv
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
 
-import xql
 from xql.agents import OFFLINE
 from xql.errors import InputError, nearest
 from xql.evaluation.statistics import format_interval
-from xql.experiments.cells import keep_run
-from xql.reports.plots import curves_from_run, plot_against_beta, plot_learning_curves
+from xql.experiments.cells import Cell, kept, offline_cell, train_cells
+from xql.experiments.compact import reduce_colours
+from xql.experiments.sources import minari_fingerprint
+from xql.reports.plots import curves_from_run, plot_against, plot_learning_curves
+from xql.runs.config import RunConfig
 from xql.runs.folder import Evaluation, RunFolder
-from xql.runs.summary import UNITS, Quantity, member_means, quantity_of, results, value_of
+from xql.runs.summary import (
+    SYMBOLS,
+    UNITS,
+    Quantity,
+    by_changes,
+    member_means,
+    quantity_of,
+    results,
+    value_of,
+)
 from xql.training.population import use_all_cores
 
-RESULTS = Path(__file__).parent.parent / "results"
-SHOWN = ("cell", "β", "updates", "measure", "last", "each seed", "best", "seconds")
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One agent on one dataset."""
+class Entry(NamedTuple):
+    """A cell of a table: its name, and the run folder that it was kept in."""
 
     name: str
-    data: str
-    agent: str
-    steps: int
-    seeds: int = 4
-    preset: str = "default"
-    env: str | None = None
-    beta: tuple[float, ...] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    run: RunFolder
 
 
 class Table(NamedTuple):
@@ -63,71 +62,97 @@ class Table(NamedTuple):
     """Of the file that --data gives, where one is needed."""
     note: str
     needs_file: bool = False
+    shown: tuple[str, ...] = ("beta",)
+    """Hyperparameters that have a column, beside those that a cell sweeps."""
 
 
-def pointmaze(_: str | None) -> list[Cell]:
+def _cell(name: str, data: str, agent: str, steps: int, seeds: int = 4, **more: Any) -> Cell:
+    """One agent on one Minari dataset."""
+    return offline_cell(
+        name,
+        data,
+        opened=f"minari:{data}",
+        fingerprint=minari_fingerprint(data),
+        agent=agent,
+        steps=steps,
+        seeds=seeds,
+        **more,
+    )
+
+
+def _pointmaze(_: str | None) -> list[Cell]:
     return [
-        Cell(f"{maze}-{agent}", f"minari:pointmaze/{maze}-play-v0", agent, 100_000)
+        _cell(f"{maze}-{agent}", f"pointmaze/{maze}-play-v0", agent, 100_000)
         for maze in ("medium", "large")
         for agent in ("xql", "bc")
     ]
 
 
-def peers(_: str | None) -> list[Cell]:
-    data = "minari:pointmaze/medium-play-v0"
-    cells = [Cell(agent, data, agent, 50_000) for agent in OFFLINE]
-    return [*cells, Cell("bc-top-10", data, "bc", 50_000, options={"episodes": "top:0.1"})]
+def _peers(_: str | None) -> list[Cell]:
+    data = "pointmaze/medium-play-v0"
+    cells = [_cell(agent, data, agent, 50_000) for agent in OFFLINE]
+    return [*cells, _cell("bc-top-10", data, "bc", 50_000, options={"subset": "top:0.1"})]
 
 
-def antmaze(_: str | None) -> list[Cell]:
+def _antmaze(_: str | None) -> list[Cell]:
     agents = ("xql", "iql", "rebrac", "bc")
-    return [Cell(agent, "minari:antmaze/umaze-v0", agent, 200_000, 2) for agent in agents]
+    return [_cell(agent, "antmaze/umaze-v0", agent, 200_000, 2) for agent in agents]
 
 
-def peers_large(_: str | None) -> list[Cell]:
-    data = "minari:pointmaze/large-play-v0"
+def _peers_large(_: str | None) -> list[Cell]:
+    data = "pointmaze/large-play-v0"
     # CQL draws 3n actions for each state, and would take longer than all the others together.
-    return [Cell(agent, data, agent, 100_000) for agent in OFFLINE if agent != "cql"]
+    return [_cell(agent, data, agent, 100_000) for agent in OFFLINE if agent != "cql"]
 
 
-def antmaze_more(_: str | None) -> list[Cell]:
+def _antmaze_more(_: str | None) -> list[Cell]:
     tasks = ("medium-play", "medium-diverse", "large-play", "large-diverse")
     return [
-        Cell(f"{task}-{agent}", f"minari:antmaze/{task}-v0", agent, 1_000_000)
+        _cell(f"{task}-{agent}", f"antmaze/{task}-v0", agent, 1_000_000)
         for task in tasks
         for agent in ("xql", "iql", "rebrac", "bc")
     ]
 
 
-def mujoco(_: str | None) -> list[Cell]:
+def _mujoco(_: str | None) -> list[Cell]:
     return [
-        Cell(f"{env}-{kind}-{agent}", f"minari:{env}/{kind}-v0", agent, 1_000_000)
+        _cell(f"{env}-{kind}-{agent}", f"{env}/{kind}-v0", agent, 1_000_000)
         for env in ("hopper", "halfcheetah", "walker2d")
         for kind in ("medium", "medium-replay", "medium-expert")
         for agent in OFFLINE
     ]
 
 
-def door_human(data: str | None) -> list[Cell]:
-    return [Cell("xql-consistent", _door(data), "xql", 200_000, 4, "consistent", DOOR)]
+def _door_human(file: str | None) -> list[Cell]:
+    return [_door("xql-consistent", "xql", 200_000, file, "consistent")]
 
 
-def door_peers(data: str | None) -> list[Cell]:
-    return [Cell(agent, _door(data), agent, 100_000, env=DOOR) for agent in ("xql", "iql", "bc")]
+def _door_peers(file: str | None) -> list[Cell]:
+    return [_door(agent, agent, 100_000, file) for agent in ("xql", "iql", "bc")]
 
 
-def beta(_: str | None) -> list[Cell]:
-    betas = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
+def _beta(_: str | None) -> list[Cell]:
+    sweep = {"beta": (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)}
     return [
-        # At β = 1 every seed arrives always from 15k on (results/peers).
-        Cell("pointmaze-medium", "minari:pointmaze/medium-play-v0", "xql", 25_000, 2, beta=betas),
+        # At β = 1 every seed succeeds in every episode from 15k on (results/peers).
+        _cell("pointmaze-medium", "pointmaze/medium-play-v0", "xql", 25_000, 2, sweep=sweep),
         # At β = 0.6 success is level from 60k on (results/antmaze).
-        Cell("antmaze-umaze", "minari:antmaze/umaze-v0", "xql", 75_000, 2, beta=betas),
+        _cell("antmaze-umaze", "antmaze/umaze-v0", "xql", 75_000, 2, sweep=sweep),
     ]
 
 
-def _door(data: str | None) -> str:
-    return f"d4rl:{data or 'door-human-v0.hdf5'}"
+def _door(name: str, agent: str, steps: int, file: str | None, preset: str = "default") -> Cell:
+    """One agent on D4RL's door-human."""
+    return offline_cell(
+        name,
+        "door-human-v0",
+        opened=f"d4rl:{file or 'door-human-v0.hdf5'}",
+        agent=agent,
+        preset=preset,
+        steps=steps,
+        seeds=4,
+        env=DOOR,
+    )
 
 
 DOOR = "AdroitHandDoor-v1"
@@ -142,21 +167,21 @@ _DOOR = (
     "success compares with D4RL's, returns and normalised scores do not."
 )
 TABLES = {
-    "pointmaze": Table(pointmaze, _PLAY),
-    "peers": Table(peers, _PLAY),
-    "antmaze": Table(antmaze, _ANT),
-    "peers-large": Table(peers_large, _PLAY),
-    "antmaze-more": Table(antmaze_more, _ANT),
-    "mujoco": Table(mujoco, _MUJOCO),
-    "door-human": Table(door_human, _DOOR, needs_file=True),
-    "door-peers": Table(door_peers, _DOOR, needs_file=True),
-    "beta": Table(beta, f"PointMaze: {_PLAY} AntMaze: {_ANT}"),
+    "pointmaze": Table(_pointmaze, _PLAY),
+    "peers": Table(_peers, _PLAY),
+    "antmaze": Table(_antmaze, _ANT),
+    "peers-large": Table(_peers_large, _PLAY),
+    "antmaze-more": Table(_antmaze_more, _ANT),
+    "mujoco": Table(_mujoco, _MUJOCO),
+    "door-human": Table(_door_human, _DOOR, needs_file=True),
+    "door-peers": Table(_door_peers, _DOOR, needs_file=True),
+    "beta": Table(_beta, f"PointMaze: {_PLAY} AntMaze: {_ANT}"),
 }
 
 
-def make_data(source: str) -> None:
-    """Make the maze datasets that this machine does not hold."""
-    name = source.removeprefix("minari:")
+def make_data(cell: Cell) -> None:
+    """Make the maze dataset of a cell where this machine does not hold it."""
+    name = str(cell.configuration["data"]["name"])
     task: Any = name.partition("/")[2].removesuffix("-v0")
     if name.startswith("pointmaze/"):
         from xql.collect.pointmaze import ensure_pointmaze
@@ -170,22 +195,6 @@ def make_data(source: str) -> None:
             make_antmaze(task)
 
 
-def measure(cell: Cell, folder: Path) -> None:
-    """Train one cell and keep what its run wrote."""
-    make_data(cell.data)
-    settings = {
-        "data": cell.data,
-        "agent": cell.agent,
-        "preset": cell.preset,
-        "steps": cell.steps,
-        "seeds": cell.seeds,
-        "env": cell.env,
-        "beta": cell.beta,
-        "options": cell.options,
-    }
-    keep_run(folder, xql.train_offline, settings)
-
-
 def quantities_of(evaluations: Sequence[Evaluation]) -> Iterator[Quantity]:
     """The measure that matters most, then those that say something it does not say."""
     first = quantity_of(evaluations)
@@ -196,29 +205,42 @@ def quantities_of(evaluations: Sequence[Evaluation]) -> Iterator[Quantity]:
         missing = quantity == "score" and any(row.score is None for row in evaluations)
         if missing or quantity == first:
             continue
-        # A maze pays 1 for its success and nothing else.
+        # A maze rewards success with 1 and nothing else.
         own = np.array([value_of(row, quantity) for row in evaluations])
         if not any(np.array_equal(scale * own, values, equal_nan=True) for scale in (1, 100)):
             yield quantity
 
 
-def rows_of(run: RunFolder) -> Iterator[dict[str, Any]]:
-    """The lines of table.csv for one cell, from what its run wrote."""
+def swept(config: RunConfig) -> tuple[str, ...]:
+    """The names of the hyperparameters that a run sweeps."""
+    return tuple(config.members[0].changes)
+
+
+def rows_of(entry: Entry, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of table.csv for one cell, from what its run wrote.
+
+    Args:
+        entry: the cell.
+        names: the hyperparameters that have a column; it is empty for an agent without one.
+    """
+    run, config = entry.run, entry.run.config
     evaluations = run.read_evaluations()
     seconds = round(run.read_metrics()[-1].values["seconds"][0])
+    own_values = config.member_config(0)
+    groups = [rows for _, rows in by_changes(evaluations, config.members)]
     for quantity in quantities_of(evaluations):
-        for result in results(evaluations, quantity):
-            own = [row for row in evaluations if row.beta == result.beta]
+        for result, own in zip(results(evaluations, config.members, quantity), groups, strict=True):
             end = max(row.step for row in own)
             means = member_means([row for row in own if row.step == end], quantity).values()
             each = {"last": " ".join(f"{one:.4g}" for one in means)}
+            values = own_values | result.changes
             for which, summary in (("last", result.last), ("best", result.best)):
                 yield {
-                    "cell": run.path.name,
-                    "agent": run.config["agent"],
-                    "preset": run.config["preset"],
-                    "β": "" if result.beta is None else result.beta,
-                    "updates": run.config["steps"],
+                    "cell": entry.name,
+                    "agent": config.agent,
+                    "preset": config.preset,
+                    **{name: values.get(name, "") for name in names},
+                    "updates": config.steps,
                     "measure": UNITS[quantity],
                     "IQM": f"{summary.interval.estimate:.2f}",
                     "low": f"{summary.interval.low:.2f}",
@@ -233,7 +255,7 @@ def rows_of(run: RunFolder) -> Iterator[dict[str, Any]]:
                 }
 
 
-def markdown(table: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def markdown(table: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """table.md: last and best of each cell and measure side by side."""
     lasts, bests = ([row for row in rows if row["which"] == which] for which in ("last", "best"))
     shown = [
@@ -246,6 +268,8 @@ def markdown(table: str, rows: Sequence[Mapping[str, Any]]) -> str:
     counts = "; ".join(
         f"{last} at the last, {best} at each other" for last, best in sorted(episodes)
     )
+    columns = ("cell", *names, "updates", "measure", "last", "each seed", "best", "seconds")
+    header = [SYMBOLS.get(name, name) for name in columns]
     needed = " --data FILE" if TABLES[table].needs_file else ""
     return "\n".join(
         [
@@ -260,34 +284,53 @@ def markdown(table: str, rows: Sequence[Mapping[str, Any]]) -> str:
             "are those of all seeds together, evaluations included, on one or two cores that may",
             "have done other work too.",
             "",
-            "| " + " | ".join(SHOWN) + " |",
-            "|" + "---|" * len(SHOWN),
-            *("| " + " | ".join(str(row[name]) for name in SHOWN) + " |" for row in shown),
+            "| " + " | ".join(header) + " |",
+            "|" + "---|" * len(header),
+            *("| " + " | ".join(str(row[name]) for name in columns) + " |" for row in shown),
             "",
         ]
     )
 
 
-def tabulate(table: str) -> None:
-    """Write table.csv, table.md and curves.png (of β, beta.png instead) from the cells there."""
-    home = RESULTS / table
-    runs = [RunFolder.open(path.parent) for path in sorted(home.glob("*/config.yaml"))]
-    rows = [row for run in runs for row in rows_of(run)]
-    if not rows:
+def entries_of(table: str, home: Path) -> list[Entry]:
+    """The cells of a table that are kept, by name."""
+    found = [(one.name, kept(home / "cells", one)) for one in TABLES[table].cells(None)]
+    return [Entry(name, RunFolder.open(path)) for name, path in sorted(found) if path is not None]
+
+
+def tabulate(table: str, home: Path) -> list[Entry]:
+    """Write table.csv and table.md from the cells that are kept.
+
+    Returns:
+        These cells.
+    """
+    entries = entries_of(table, home)
+    named = [name for one in entries for name in swept(one.run.config)]
+    names = list(dict.fromkeys((*TABLES[table].shown, *named)))
+    rows = [row for one in entries for row in rows_of(one, names)]
+    if rows:
+        with (home / "table.csv").open("w", newline="", encoding="utf-8") as file:
+            columns = [name for name in rows[0] if name != "shown"]
+            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        (home / "table.md").write_text(markdown(table, rows, names), encoding="utf-8")
+    return entries
+
+
+def draw(table: str, entries: Sequence[Entry], home: Path) -> None:
+    """The one figure of a table: learning curves, or the last score over what every cell sweeps."""
+    if not entries:
         return
-    with (home / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        names = [name for name in rows[0] if name != "shown"]
-        writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    (home / "table.md").write_text(markdown(table, rows), encoding="utf-8")
-    if table == "beta":
-        # Twelve curves of two tasks in one figure are none to read.
-        plot_against_beta(runs, home / "beta.png")
-        return
-    curves = [curve for run in runs for curve in curves_from_run(run, label=run.path.name)]
-    quantity = quantity_of(runs[0].read_evaluations())
-    plot_learning_curves(curves, home / "curves.png", title=table, quantity=quantity)
+    runs, labels = [one.run for one in entries], [one.name for one in entries]
+    names = {swept(run.config) for run in runs}
+    if len(names) == 1 and len(name := min(names)) == 1:
+        path = plot_against(runs, name[0], home / f"{name[0]}.png", titles=labels)
+    else:
+        curves = [curve for one in entries for curve in curves_from_run(one.run, label=one.name)]
+        quantity = quantity_of(runs[0].read_evaluations())
+        path = plot_learning_curves(curves, home / "curves.png", title=table, quantity=quantity)
+    reduce_colours(path)
 
 
 def chosen(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
@@ -307,25 +350,33 @@ def main(
     table: tyro.conf.Positional[str],
     data: str | None = None,
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CELL")] = (),
+    train: bool = True,
+    out: Path = Path("results"),
 ) -> None:
-    """Train the cells of a table that results/ does not hold, then draw the table.
+    """Train the cells of a table that are not kept yet, then write the table and its figure.
 
     Args:
         table: one of those that the head of this file lists.
         data: the file of door-human and door-peers, as D4RL publishes it.
         only: names of cells; all without it.
+        train: train what is missing; without, only write what is there.
+        out: the folder; the table goes to the folder of its name in there.
     """
     if table not in TABLES:
         raise InputError(f"no table '{table}'", hint=nearest(table, TABLES))
     use_all_cores()
-    for cell in chosen(TABLES[table].cells(data), only):
-        folder = RESULTS / table / cell.name
-        if folder.exists():
-            print(f"{cell.name}: there already")
-        else:
-            measure(cell, folder)
-        tabulate(table)
-    tabulate(table)
+    home = out / table
+    for one in chosen(TABLES[table].cells(data), only) if train else ():
+        if kept(home / "cells", one) is None:
+            make_data(one)
+            # With the fingerprint of the data that was made.
+            [one] = chosen(TABLES[table].cells(data), [one.name])
+        [outcome] = train_cells([one], home / "cells", say=print).values()
+        if outcome.problem:
+            raise InputError(outcome.problem)
+        # After every cell: the next may take a day.
+        tabulate(table, home)
+    draw(table, tabulate(table, home), home)
 
 
 if __name__ == "__main__":

@@ -2,30 +2,27 @@
 
     python -m xql.experiments.online_results --peer PYTHON
 
-
 HalfCheetah-v5, 100k steps, one update a step, 256-256 networks, batch 256, 5000 random steps first.
 PYTHON is that of another virtual environment with `sbx-rl` in it (see `benchmarks.online`). Both
 sides get the same sizes, rates and noise; what has no option keeps each side's default. A cell is
-one agent's one seed; those that `results/halfcheetah` holds are not trained again.
+one agent's one seed; those that OUT/halfcheetah/cells holds are not trained again.
 """
 
 import csv
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import tyro
 
-from xql.experiments.cells import keep_run
+from xql.experiments.cells import Cell, kept, online_cell, train_cells
+from xql.experiments.compact import reduce_colours
 from xql.reports.plots import COLOURS
+from xql.runs.config import EvaluationPlan, OnlineLoop
 from xql.runs.folder import RunFolder
-from xql.training.online import Loop, train_online
 
-HOME = Path(__file__).parent.parent / "results" / "halfcheetah"
 ENV, STEPS, WARMUP, EVERY = "HalfCheetah-v5", 100_000, 5_000, 10_000
 EPISODES, LAST_EPISODES = 5, 20
 Library = Literal["xql", "sbx-rl"]
@@ -42,7 +39,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 
 name, env, seed, path = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 steps, warmup, every, episodes, last_episodes = map(int, sys.argv[5:])
-train, judge = gymnasium.make(env), gymnasium.make(env)
+train, evaluation = gymnasium.make(env), gymnasium.make(env)
 size = train.action_space.shape[0]
 own = {
     "TD3": {
@@ -59,78 +56,98 @@ model = getattr(sbx, name)(
 with open(path, "w", newline="") as stream:
     writer = csv.writer(stream, lineterminator="\\n")
     writer.writerow(["step", "episode", "return"])
-    judge.reset(seed=10_000 + seed)
+    evaluation.reset(seed=10_000 + seed)
     for step in range(every, steps + 1, every):
         model.learn(every, reset_num_timesteps=step == every)
         count = last_episodes if step == steps else episodes
-        returns, _ = evaluate_policy(model, judge, count, return_episode_rewards=True)
+        returns, _ = evaluate_policy(model, evaluation, count, return_episode_rewards=True)
         for episode, value in enumerate(returns):
             writer.writerow([step, episode, f"{value:.2f}"])
 """
 
 
 class Curve(NamedTuple):
-    """One seed: the mean return of each evaluation."""
+    """One seed's mean return over its episodes at each evaluation."""
 
-    library: str
-    agent: str
+    library: Library
+    agent: Learner
     seed: int
     steps: list[int]
     returns: list[float]
 
 
-def cell(library: str, agent: str, seed: int) -> Path:
-    """Where a seed lies: a run's folder of ours, a CSV file of the peer."""
-    return HOME / "cells" / f"{library}-{agent}-{seed}{'' if library == 'xql' else '.csv'}"
+def ours(agent: Learner, seed: int) -> Cell:
+    """One seed of ours."""
+    return online_cell(
+        f"xql-{agent}-{seed}",
+        ENV,
+        agent=agent,
+        steps=STEPS,
+        seeds=[seed],
+        evaluation=EvaluationPlan(STEPS // EVERY, EPISODES, LAST_EPISODES),
+        loop=OnlineLoop(warmup=WARMUP),
+        quiet=True,
+    )
 
 
-def train_ours(agent: str, seed: int) -> None:
-    """Train and keep one seed of ours."""
-    settings = {
-        "env": ENV,
-        "agent": agent,
+def theirs(agent: Learner, seed: int, python: Path | None = None) -> Cell:
+    """One seed of the peer's; it has no configuration of ours, only what `PEER` is given."""
+    counts = {
         "steps": STEPS,
-        "seeds": [seed],
-        "loop": Loop(warmup=WARMUP),
-        "evaluations": STEPS // EVERY,
+        "warmup": WARMUP,
+        "every": EVERY,
         "episodes": EPISODES,
         "last_episodes": LAST_EPISODES,
-        "progress": False,
     }
-    keep_run(cell("xql", agent, seed), train_online, settings)
+    given = {"agent": agent, "env": ENV, "seed": seed, "counts": counts}
+    return Cell(f"sbx-rl-{agent}-{seed}", train_peer, {"python": python, **given}, {}, given)
 
 
-def train_peers(python: Path, agent: str, seed: int) -> None:
-    """Train and keep one seed of the peer."""
-    counts = map(str, (STEPS, WARMUP, EVERY, EPISODES, LAST_EPISODES))
-    with tempfile.TemporaryDirectory() as work:
-        draft = Path(work) / "returns.csv"
-        told = [str(python), "-c", PEER, agent.upper(), ENV, str(seed), str(draft), *counts]
-        subprocess.run(told, check=True)
-        shutil.copy(draft, cell("sbx-rl", agent, seed))
+def train_peer(
+    python: Path, agent: str, env: str, seed: int, counts: dict[str, int], out: Path
+) -> None:
+    """Train one seed of the peer's, and write its returns to `out`/returns.csv."""
+    out.mkdir()
+    given = [agent.upper(), env, str(seed), str(out / "returns.csv"), *map(str, counts.values())]
+    subprocess.run([str(python), "-c", PEER, *given], check=True)
 
 
-def curves() -> Iterator[Curve]:
-    """Every cell that is there."""
+def curves(home: Path) -> Iterator[Curve]:
+    """Every cell that is there, whatever its seed."""
     for agent in AGENTS:
         for library in LIBRARIES:
-            for path in sorted((HOME / "cells").glob(f"{library}-{agent}-*")):
-                seed = int(path.stem.rpartition("-")[2])
+            for seed in seeds_of(home, library, agent):
+                cell = ours(agent, seed) if library == "xql" else theirs(agent, seed)
+                folder = kept(home, cell)
+                if folder is None:
+                    continue
                 found: dict[int, list[float]] = {}
-                if library == "xql":
-                    for row in RunFolder.open(path).read_evaluations():
-                        found.setdefault(row.step, []).append(row.episode_return)
-                else:
-                    with path.open(encoding="utf-8") as stream:
-                        for line in csv.DictReader(stream):
-                            found.setdefault(int(line["step"]), []).append(float(line["return"]))
+                for step, value in episodes_of(folder, library):
+                    found.setdefault(step, []).append(value)
                 means = [float(np.mean(values)) for values in found.values()]
                 yield Curve(library, agent, seed, list(found), means)
 
 
-def tabulate() -> None:
+def seeds_of(home: Path, library: str, agent: str) -> list[int]:
+    """The seeds that have a folder."""
+    names = [path.name.split("-") for path in home.glob(f"{library}-{agent}-*-*")]
+    return sorted({int(words[-2]) for words in names})
+
+
+def episodes_of(folder: Path, library: str) -> Iterator[tuple[int, float]]:
+    """The step and the return of every episode of a cell."""
+    if library == "xql":
+        for row in RunFolder.open(folder).read_evaluations():
+            yield row.step, row.episode_return
+    else:
+        with (folder / "returns.csv").open(encoding="utf-8") as stream:
+            for line in csv.DictReader(stream):
+                yield int(line["step"]), float(line["return"])
+
+
+def tabulate(home: Path) -> None:
     """Write table.md and curves.png from the cells that are there."""
-    found = list(curves())
+    found = list(curves(home / "cells"))
     lines = [
         f"# {ENV}, {STEPS:,} steps, beside sbx-rl",
         "",
@@ -148,12 +165,13 @@ def tabulate() -> None:
                 last = [one.returns[-1] for one in of]
                 each = ", ".join(f"{value:.0f}" for value in last)
                 lines.append(f"| {agent} | {library} | {len(of)} | {np.mean(last):.0f} | {each} |")
-    (HOME / "table.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
-    draw(found)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "table.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    draw(found, home / "curves.png")
 
 
-def draw(found: list[Curve]) -> None:
-    """A panel for each agent, a line for each seed."""
+def draw(found: list[Curve], path: Path) -> None:
+    """A panel for each agent, a curve for each seed."""
     from matplotlib.figure import Figure
 
     agents = [agent for agent in AGENTS if any(one.agent == agent for one in found)]
@@ -171,8 +189,9 @@ def draw(found: list[Curve]) -> None:
         axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    figure.axes[0].set_ylabel("return, one line a seed")
-    figure.savefig(HOME / "curves.png", dpi=150)
+    figure.axes[0].set_ylabel("return, a curve for each seed")
+    figure.savefig(path, dpi=150)
+    reduce_colours(path)
 
 
 def main(
@@ -180,26 +199,30 @@ def main(
     agents: tuple[Learner, ...] = AGENTS,
     libraries: tuple[Library, ...] = LIBRARIES,
     seeds: tuple[int, ...] = (0, 1),
+    out: Path = Path("results"),
 ) -> None:
-    """Train the cells that results/ does not hold, then draw the table.
+    """Train the cells that are not kept yet, then write the table and its figure.
 
     Args:
         peer: the Python of a virtual environment with sbx-rl; without it only ours are trained.
         agents: which.
         libraries: which side to train; the table always shows both.
         seeds: which.
+        out: the folder; the table goes to its folder halfcheetah.
     """
-    (HOME / "cells").mkdir(parents=True, exist_ok=True)
-    for agent in agents:
-        for library in libraries:
-            for seed in seeds:
-                if cell(library, agent, seed).exists():
-                    print(f"{cell(library, agent, seed).stem}: there already")
-                elif library == "xql":
-                    train_ours(agent, seed)
-                elif peer is not None:
-                    train_peers(peer, agent, seed)
-    tabulate()
+    wanted: dict[str, Any] = {"xql": ours}
+    if peer is not None:
+        wanted["sbx-rl"] = lambda agent, seed: theirs(agent, seed, peer)
+    cells = [
+        wanted[library](agent, seed)
+        for agent in agents
+        for library in libraries
+        if library in wanted
+        for seed in seeds
+    ]
+    home = out / "halfcheetah"
+    train_cells(cells, home / "cells", say=print)
+    tabulate(home)
 
 
 if __name__ == "__main__":

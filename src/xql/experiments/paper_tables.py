@@ -1,25 +1,27 @@
 """The paper's tables, row by row: every published number, and ours beside it where data is here.
 
 A cell of ours is one method on one dataset from one source, trained by `cells.train_cells`; the
-sources never share a column. What could not be run says why.
+sources never share a column. A cell that is kept is shown, be its data on this machine or not. What
+could not be run says why.
 """
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from xql.agents import OFFLINE
+from xql.agents.hyperparameters import hyperparameters
 from xql.errors import InputError, nearest
-from xql.experiments.cells import Cell, Outcome, kept, train_cells
+from xql.experiments.cells import Cell, Outcome, kept, offline_cell, train_cells
+from xql.experiments.executors import Executor, in_process
 from xql.experiments.published import Benchmark, benchmarks
 from xql.experiments.sources import Data, local_data, sources_of
-from xql.presets import preset_names, settings
+from xql.presets import preset_names, resolve
+from xql.runs.config import EvaluationPlan, require_at_least
 from xql.runs.folder import RunFolder
 from xql.runs.summary import Result, results
-from xql.training.offline import train_offline
-from xql.training.run_logger import check_counts
 
 
 class Method(NamedTuple):
@@ -36,7 +38,7 @@ class Method(NamedTuple):
 
 @dataclass(frozen=True)
 class Training:
-    """How every cell of a table is trained and judged."""
+    """How every cell of a table is trained and evaluated."""
 
     steps: int = 1_000_000
     seeds: int = 4
@@ -45,6 +47,11 @@ class Training:
     last_episodes: int = 100
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings over the preset's."""
+
+    @property
+    def evaluation(self) -> EvaluationPlan:
+        """When cells are evaluated, and with how many episodes."""
+        return EvaluationPlan(self.evaluations, self.episodes, self.last_episodes)
 
 
 class Place(NamedTuple):
@@ -118,27 +125,29 @@ def fill(
     home: Path,
     *,
     d4rl_dir: Path | None = None,
-    jobs: int = 1,
+    executor: Executor = in_process,
     train: bool = True,
-    say: Callable[[str], None] = lambda line: None,
+    quiet: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Place]:
     """Train what is missing of some rows, and read what there is.
 
     Args:
         rows: datasets, as `choose_rows` gives them.
         methods: agents with presets.
-        training: how each cell is trained and judged.
+        training: how each cell is trained and evaluated.
         home: where the cells lie.
         d4rl_dir: where D4RL's files lie.
-        jobs: how many cells to train at a time.
+        executor: where the missing cells train.
         train: whether to train at all; without, only cells that are there are read.
-        say: told what happens, a line at a time.
+        quiet: show no progress bar, as where several cells train at a time.
+        say: called with each step of progress, in words.
 
     Returns:
         A place for every row, source that has it, and method.
 
     Raises:
-        InputError: `training`, `d4rl_dir` or `jobs` cannot be used.
+        InputError: `training` or `d4rl_dir` cannot be used.
     """
     _check(methods, training)
     here = local_data(d4rl_dir)
@@ -148,81 +157,99 @@ def fill(
         for data in sources_of(benchmark, here)
         for method in methods
     ]
-    planned = [_plan(*one, training, quiet=jobs > 1) for one in wanted]
+    planned = [_cell_or_why(*one, training, quiet=quiet) for one in wanted]
     cells = [cell for cell, _ in planned if cell is not None]
+    found = {cell.name: _kept(home, cell) for cell in cells}
     if train:
-        outcomes = train_cells(cells, home, jobs=jobs, say=say)
-    else:
-        outcomes = {cell.name: Outcome(kept(home, cell), "not trained yet") for cell in cells}
+        # Without its data a cell can be read and not trained.
+        ready = [
+            cell
+            for (_, data, _), (cell, _) in zip(wanted, planned, strict=True)
+            if cell is not None and data.opened is not None
+        ]
+        found |= train_cells(ready, home, executor, say=say)
     places = []
     for (benchmark, data, method), (cell, problem) in zip(wanted, planned, strict=True):
         result = None
         if cell is not None:
-            folder, problem = outcomes[cell.name]
+            folder, problem = found[cell.name]
             if folder is not None:
                 result = _result(folder, benchmark)
-                problem = "" if result else "trained, but its data names no simulator to judge it"
+                problem = (
+                    "" if result else "trained, but its data names no simulator to evaluate in"
+                )
+            elif not problem and data.opened is not None:
+                problem = "not trained yet"
         places.append(Place(benchmark, data, method, result, problem))
     return places
 
 
-def _plan(
+def _kept(home: Path, cell: Cell) -> Outcome:
+    try:
+        return Outcome(kept(home, cell))
+    except InputError as error:
+        return Outcome(None, str(error))
+
+
+def _cell_or_why(
     benchmark: Benchmark, data: Data, method: Method, training: Training, *, quiet: bool
 ) -> tuple[Cell | None, str]:
-    """The cell to train; or none, and why, unless its data is only absent."""
-    if data.opened is None or data.barrier:
+    """The cell to show; or none, and why, unless its data is only absent."""
+    if data.barrier:
         return None, data.barrier
     try:
         return cell_of(benchmark, data, method, training, quiet=quiet), ""
     except InputError as error:
-        return None, error.what
+        return None, error.what if data.opened is not None else ""
 
 
 def _check(methods: Sequence[Method], training: Training) -> None:
     """Refuse what no cell could be trained with, before any is."""
-    check_counts(training.steps, training.evaluations, training.episodes, training.last_episodes)
+    require_at_least("steps", training.steps, 1)
+    require_at_least("seeds", training.seeds, 1)
+    training.evaluation.check()
     if training.last_episodes == 0:
         raise InputError("--last-episodes 0 is too small", hint="a table shows the last step")
-    if training.seeds < 1:
-        raise InputError(f"--seeds {training.seeds} is too small", hint="give at least 1")
     for method in methods:
-        settings(method.agent, "default", "", training.options, needs_beta=False)
+        # As if all were swept: what a preset must be given depends on the dataset.
+        every = hyperparameters(OFFLINE[method.agent].config)
+        resolve(method.agent, "default", "", training.options, swept=every)
 
 
 def cell_of(
     benchmark: Benchmark, data: Data, method: Method, training: Training, *, quiet: bool
 ) -> Cell:
-    """The cell of one method on one dataset that is here.
+    """The cell of one method on one dataset.
 
     Its configuration holds the settings that the preset comes to, so that a change of a preset
-    makes another cell, and tells the data by its name and fingerprint, not by its path.
+    makes another cell, and the data's name and fingerprint, but not its path.
 
     Raises:
         InputError: the preset has nothing for this dataset, or an option is unknown.
     """
-    chosen = settings(method.agent, method.preset, data.name, training.options)
-    judged = asdict(training)
-    options = judged.pop("options")
-    told = {"agent": method.agent, "preset": method.preset, "env": data.environment, **judged}
-    return Cell(
-        name=f"{benchmark.name}-{data.source}-{method.agent}-{method.preset}",
-        train=train_offline,
-        settings={"data": data.opened, "options": options, "progress": not quiet, **told},
-        configuration={
-            **told,
-            "data": [data.source, data.name, data.fingerprint],
-            "settings": asdict(chosen.config),
-            "scaling": [chosen.rewards, chosen.observations, chosen.episodes],
-        },
+    return offline_cell(
+        f"{benchmark.name}-{data.source}-{method.agent}-{method.preset}",
+        data.name,
+        opened=data.opened,
+        fingerprint=data.fingerprint,
+        agent=method.agent,
+        preset=method.preset,
+        steps=training.steps,
+        seeds=training.seeds,
+        env=data.environment,
+        options=training.options,
+        evaluation=training.evaluation,
+        quiet=quiet,
     )
 
 
 def _result(folder: Path, benchmark: Benchmark) -> Result | None:
     """What the run came to, in the row's measure where its episodes have it."""
-    rows = RunFolder.open(folder).read_evaluations()
+    run = RunFolder.open(folder)
+    rows, members = run.read_evaluations(), run.config.members
     if not rows:
         return None
     try:
-        return results(rows, benchmark.measure)[0]
+        return results(rows, members, benchmark.measure)[0]
     except InputError:
-        return results(rows)[0]
+        return results(rows, members)[0]

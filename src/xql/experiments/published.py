@@ -1,8 +1,8 @@
 """What others published, and the data that it was measured on, as CSV with a source in each row.
 
 The files lie in `published/`. A number that nobody could be found to have printed is not among
-them. `protocol` tells which step a number is of: "last", "best", "smoothed" over training, "said to
-be best" (the X-QL columns, by others' account of them), or "as printed" where it is not told.
+them. `protocol` says which step a number is of: "last", "best", "smoothed" over training, "said to
+be best" (the X-QL columns, by others' account of them), or "as printed" where no source says.
 """
 
 import csv
@@ -48,9 +48,9 @@ class Benchmark(NamedTuple):
     """What of ours can be laid beside the published number."""
     d4rl_file: str
     environment: str
-    """The simulator to judge D4RL's file in."""
+    """The simulator to evaluate D4RL's file in."""
     barrier: str
-    """Why D4RL's file cannot be judged in today's simulators."""
+    """Why D4RL's file cannot be evaluated on in today's simulators."""
     minari: str
     made_here: str
     make: str

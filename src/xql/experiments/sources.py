@@ -30,9 +30,9 @@ class Data(NamedTuple):
     opened: str | None
     """What `open_dataset` takes; None where it is not on this machine."""
     environment: str | None
-    """The simulator to judge it in; None where the data names it itself."""
+    """The simulator to evaluate in; None where the data names it itself."""
     barrier: str
-    """Why it cannot be judged, be it here or not; empty where it can."""
+    """Why nothing can be evaluated on it, be it here or not; empty where it can."""
     fingerprint: str
     """Changes with the data; empty where it is not here."""
 
@@ -102,9 +102,13 @@ def _digest(path: Path) -> str:
 
 
 def _of_minari(source: Source, name: str, get: str, here: LocalData) -> Data:
-    there = name in here.minari
-    fingerprint = ""
-    if there:
-        described = (local_root() / name / "data" / "metadata.json").read_bytes()
-        fingerprint = hashlib.sha256(described).hexdigest()[:16]
-    return Data(source, name, get, f"minari:{name}" if there else None, None, "", fingerprint)
+    opened = f"minari:{name}" if name in here.minari else None
+    return Data(source, name, get, opened, None, "", minari_fingerprint(name) if opened else "")
+
+
+def minari_fingerprint(name: str) -> str:
+    """Changes with a Minari dataset on this machine; empty where there is none of this name."""
+    described = local_root() / name / "data" / "metadata.json"
+    if not described.is_file():
+        return ""
+    return hashlib.sha256(described.read_bytes()).hexdigest()[:16]

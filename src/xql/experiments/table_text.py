@@ -1,4 +1,4 @@
-"""How a table of the paper reads, as Markdown for people and as CSV with one line per number."""
+"""How a table of the paper reads, as Markdown for people and as CSV with one row per number."""
 
 from collections.abc import Sequence
 
@@ -16,15 +16,15 @@ TITLES = {
 }
 NO_FINE_TUNING = "not run: fine-tuning is not in this release"
 _BEST = (
-    "*best?*: the step is not told. Others report that the published X-QL numbers are each seed's "
+    "*best?*: the step is not given. Others report that the published X-QL numbers are each seed's "
     "best evaluation over training (Sikchi et al., arXiv 2302.08560; Dragon-Zhuang/BPPO issue 1). "
     "Compare them with our *best*, and our *last* with columns that say last."
 )
 NOTES = {
     "table1": (
         _BEST,
-        "D4RL's MuJoCo files are judged in version 4 of the simulators, the nearest to D4RL's own; "
-        "version 5 changed rewards and friction. AntMaze's score is its success rate.",
+        "Policies of D4RL's MuJoCo files act in version 4 of the simulators, the nearest to D4RL's "
+        "own; version 5 changed rewards and friction. AntMaze's score is its success rate.",
         "The paper's minutes, of an unnamed machine (NeurIPS 2022 submission, Table 1): X-QL, BC "
         "and 10 % BC 10; IQL, AWAC, Onestep RL and TD3+BC 20; CQL 80; DT 960. Ours are in each "
         "cell's metrics.jsonl.",
@@ -71,7 +71,7 @@ def markdown(
         parts += ["## Not run: other reasons\n", "".join(reasons)]
     if table != "table2":
         parts += _others(rows)
-    parts.append(f"Every number of this page is a line of {table}.csv, with its source.\n")
+    parts.append(f"Every number of this page is a row of {table}.csv, with its source.\n")
     return "\n".join(parts)
 
 
@@ -113,7 +113,7 @@ def _main(
         dict.fromkeys(
             (place.method, place.data.source)
             for place in places
-            if place.data.opened is not None and not place.data.barrier
+            if place.result or (place.data.opened is not None and not place.data.barrier)
         )
     )
     header = ["dataset", *(f"{method}{_tag(protocol)}" for method, protocol in theirs)]
@@ -191,7 +191,7 @@ def _ours(result: Result, summary: Summary) -> str:
 
 def _absent(row: Benchmark, places: Sequence[Place]) -> list[Data]:
     """What it would help to get."""
-    found = [place.data for place in places if place.benchmark == row]
+    found = [place.data for place in places if place.benchmark == row and place.result is None]
     return list(dict.fromkeys(data for data in found if data.opened is None and not data.barrier))
 
 
@@ -207,8 +207,8 @@ def _gaps(row: Benchmark, places: Sequence[Place]) -> str:
 
 def _published_line(row: Benchmark, number: Number) -> list[str]:
     spread = "" if number.spread is None else f"{number.spread:g}"
-    told = [number.dataset, number.method, number.protocol, f"{number.score:g}", "", "", spread]
-    return [*told, "", "score", "D4RL", number.source]
+    head = [number.dataset, number.method, number.protocol, f"{number.score:g}", "", "", spread]
+    return [*head, "", "score", "D4RL", number.source]
 
 
 def _our_lines(place: Place) -> list[list[str]]:
@@ -221,8 +221,8 @@ def _our_lines(place: Place) -> list[list[str]]:
     for kind, summary in (("last", place.result.last), ("best", place.result.best)):
         found = [f"{value:.6g}" for value in summary.interval[:3]]
         of = f"{kind}: {summary.label}"
-        told = [name, _column(method), of, *found, "", str(summary.interval.seeds)]
-        lines.append([*told, UNITS[place.result.quantity], *where])
+        head = [name, _column(method), of, *found, "", str(summary.interval.seeds)]
+        lines.append([*head, UNITS[place.result.quantity], *where])
     return lines
 
 

@@ -1,7 +1,7 @@
 """Extreme-value statistics, useful without reinforcement learning.
 
-`operators` computes soft maxima exactly, `losses` learns them from samples, `regression` wraps that
-as a scikit-learn estimator, `errors` asks which distribution a set of errors follows.
+`operators` computes soft maxima exactly, `losses` has the losses that estimate them from samples,
+`regression` is a scikit-learn estimator, `errors` fits distributions to a set of errors.
 """
 
 from typing import TYPE_CHECKING, Any

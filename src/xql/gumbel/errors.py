@@ -1,8 +1,7 @@
-"""Which distribution do errors follow? Gumbel of either skew, normal and logistic, by likelihood.
+"""Fits of Gumbel (either skew), normal and logistic distributions to errors, by likelihood.
 
-Extreme Q-Learning is often motivated by errors that are Gumbel, others argue for the logistic (the
-difference of two Gumbels). Neither is needed for the Gumbel loss to find the soft maximum, but one
-may want to look.
+Extreme Q-Learning is often motivated by Gumbel-distributed errors; others argue for the logistic
+(the difference of two Gumbels). The Gumbel loss finds the soft maximum under any distribution.
 """
 
 from pathlib import Path
@@ -13,7 +12,7 @@ from jaxtyping import Float
 
 
 def _families() -> dict[str, Any]:
-    """The scipy distribution of each name; imported here, for scipy.stats takes half a second."""
+    """The scipy distribution of each name; imported here because scipy.stats takes 0.5 s."""
     from scipy import stats
 
     return {
@@ -33,9 +32,8 @@ class Fit(NamedTuple):
         log_likelihood: natural logarithm, summed over the errors.
         aic: 2 · 2 − 2 · log_likelihood; smaller is better.
         ks_statistic: the largest gap between the empirical and the fitted distribution function.
-        ks_pvalue: of that gap as if the parameters had been known beforehand; since they were
-            fitted to the same errors it is too large: a small one rejects, a large one proves
-            nothing.
+        ks_pvalue: p-value of that gap for parameters fixed in advance. They were fitted to the
+            same errors, so it is too large: a small one rejects, a large one shows nothing.
     """
 
     name: str
@@ -103,7 +101,7 @@ def fit_errors(errors: Float[np.ndarray, "..."]) -> ErrorFits:
 
 
 SHOWN = 0.99
-"""The middle share of the errors that is drawn: a few far ones would squeeze all others."""
+"""The middle share of the errors that is drawn: a few outliers would compress the rest."""
 _COLORS = {
     "gumbel, right-skewed": "#b23a48",
     "gumbel, left-skewed": "#e08e45",
@@ -118,10 +116,10 @@ def draw_fits(axes: Any, errors: Float[np.ndarray, "..."], fits: ErrorFits) -> N
     """Draw the histogram of the errors' middle 99 % and every fitted density on matplotlib axes.
 
     Args:
-        axes: where to.
-        errors: as given to `fit_errors`. The histogram's heights count all of them, so that it
-            compares to the densities.
-        fits: what it returned.
+        axes: matplotlib axes.
+        errors: as passed to `fit_errors`. The histogram is normalised over all of them, so that
+            its heights are comparable with the densities.
+        fits: what `fit_errors` returned.
     """
     errors = np.asarray(errors, dtype=np.float64).ravel()
     low, high = np.quantile(errors, [(1 - SHOWN) / 2, (1 + SHOWN) / 2])
@@ -144,9 +142,9 @@ def plot_fits(errors: Float[np.ndarray, "..."], fits: ErrorFits, path: Path) -> 
     """Draw the histogram of the errors and every fitted density, and save it.
 
     Args:
-        errors: as given to `fit_errors`.
-        fits: what it returned.
-        path: where to write; the suffix chooses the format (.png, .svg, .pdf).
+        errors: as passed to `fit_errors`.
+        fits: what `fit_errors` returned.
+        path: file to write; the suffix chooses the format (.png, .svg, .pdf).
 
     Raises:
         ImportError: matplotlib is not installed.

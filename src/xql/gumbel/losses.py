@@ -1,4 +1,4 @@
-"""The Gumbel loss family: residuals in, a loss whose minimiser is the soft maximum out.
+"""The Gumbel loss family: losses of residuals whose minimiser is the soft maximum.
 
 For samples x and a temperature β, write z = (x − h)/β. The Gumbel loss
 
@@ -9,24 +9,24 @@ is strictly convex in h, and setting its derivative E[1 − e^z]/β to zero give
     h* = β log E[e^{x/β}]
 
 for any distribution of x: as β grows h* tends to the mean of x, as β falls to its maximum. So a
-network h(s) fitted to Q(s, a) with this loss learns the soft maximum over the actions that were
-really taken. The weight e^z of the largest residuals explodes, and every kind but `plain` is a
-remedy. Below, the minimiser for x ~ N(0, 1), averaged over mini-batches of 256 with clip 7; the
-first line is 1/(2β), and a finite sample falls short of it where β is small (tested in
+network h(s) fitted to Q(s, a) with this loss learns the soft maximum over the actions in the data.
+The weight e^z of large positive residuals grows exponentially; every kind but `plain` bounds it or
+slows its growth. Below, the minimiser for x ~ N(0, 1), averaged over mini-batches of 256 with clip
+7; the first line is 1/(2β), and a finite sample underestimates it where β is small (tested in
 tests/gumbel/test_minimisers.py):
 
     kind             beyond the clip c                         β = 1   0.5    0.25     0.1
-    (the true one)                                             .500  1.000   2.000   5.000
+    (exact)                                                    .500  1.000   2.000   5.000
     plain            e^z grows until it overflows              .500   .999   1.949   3.387
-    linear           a straight line of slope e^c − 1          .500   .999   1.779   2.537
+    linear           linear, with slope e^c − 1                .500   .999   1.779   2.537
     log              likewise, within log(1 + J)               .498   .980   1.722   2.502
     official         gradient 0, rescaled by the batch's max   .484   .905   1.422   1.814
     maclaurin, n=4   a polynomial: no exponential at all       .374   .367    .230    .099
     maclaurin, n=8                                             .496   .614    .281    .102
 
-`linear` is the default: biased least among those that recover when the target jumps. `official` has
-a dead zone: a residual beyond the clip has no gradient, so the best actions stop counting and a
-value that fell far behind never returns; it is here to reproduce the published script only.
+`linear` is the default: the least biased of those that recover after a jump of the target.
+`official` has no gradient beyond the clip, so the best actions stop contributing and a value far
+below its target does not recover; use it only to reproduce the published script.
 
 Sources: plain and official, Garg et al. 2023 (arXiv 2301.02328) and its published script; log, the
 same script; maclaurin, Omura et al. 2024 (arXiv 2406.04896); linear, measured here.
@@ -48,14 +48,14 @@ _SERIES_RADIUS = 0.3
 
 
 class Diagnostics(NamedTuple):
-    """What a loss cannot say of itself; none of the three carries a gradient.
+    """Statistics of a batch of residuals; no gradient flows through them.
 
     Attributes:
         beyond_clip: the fraction of residuals z > clip, whatever the kind of loss does with them.
-        mean_exp: E[e^z], which is 1 at the optimum; exponents are cut at 60, so that it and its
-            logarithm stay finite in float32; above 1e20 read it as "far too large".
-        effective_sample_size: (Σw)²/(N Σw²) in (0, 1] with w = e^z: the share of the batch that
-            decides the value. Near 1/N, one sample decides it alone.
+        mean_exp: E[e^z], which is 1 at the optimum; exponents are clipped at 60, so that it and
+            its logarithm stay finite in float32; above 1e20 it is only a lower bound.
+        effective_sample_size: (Σw)²/(N Σw²) in (0, 1] with w = e^z: as a fraction of the
+            batch size. Near 1/N, one sample determines the estimate.
     """
 
     beyond_clip: Float[Array, ""]
@@ -64,7 +64,7 @@ class Diagnostics(NamedTuple):
 
 
 def _excess(z: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """Return e^z − z − 1 with all its digits, also for |z| ≪ 1, as are its derivatives."""
+    """Return e^z − z − 1, accurate to float32 also for |z| ≪ 1, as are its derivatives."""
     near = jnp.abs(z) < _SERIES_RADIUS
     return jnp.where(near, maclaurin(jnp.where(near, z, 0.0), 8), jnp.expm1(z) - z)
 
@@ -87,7 +87,7 @@ def linear(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Float[
 
 
 def maclaurin(z: Float[Array, "*batch"], order: int = 4) -> Float[Array, "*batch"]:
-    """Σ_{j=2}^{order} z^j / j!, elementwise: e^z − z − 1 cut after an even power.
+    """Σ_{j=2}^{order} z^j / j!, elementwise: e^z − z − 1 truncated after an even power.
 
     Raises:
         ValueError: the order is odd or below 2; then the sum is unbounded below, or empty.
@@ -104,7 +104,7 @@ def maclaurin(z: Float[Array, "*batch"], order: int = 4) -> Float[Array, "*batch
 def log(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Float[Array, ""]:
     """log(1 + J) for the batch, J the mean of e^x − x − 1 with x = min(z, c): one number.
 
-    Residuals beyond c add what they overshoot, on the slope (e^c − 1)/(1 + J) held constant, so
+    Residuals beyond c add a linear term (z − c) with slope (e^c − 1)/(1 + J), held constant, so
     that the gradient is (e^x − 1)/(1 + J)/N for each of them: it neither vanishes nor explodes.
     """
     beyond = z > clip
@@ -125,7 +125,7 @@ def official(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Floa
 
 
 def diagnostics(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Diagnostics:
-    """The health of a batch of residuals; see `Diagnostics`."""
+    """The diagnostics of a batch of residuals; see `Diagnostics`."""
     z = jax.lax.stop_gradient(z)
     weights = jnp.exp(z - jnp.max(z))
     return Diagnostics(
@@ -147,7 +147,7 @@ def gumbel_loss(
     Args:
         residuals: z, already divided by the temperature; any shape, at least one element.
         kind: which member of the family; see the table above.
-        clip: where `linear` and `log` turn straight and `official` cuts; may be a traced array.
+        clip: where `linear` and `log` become linear and `official` clips; may be a traced array.
         order: of `maclaurin` only, even.
 
     Raises:

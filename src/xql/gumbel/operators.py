@@ -1,12 +1,12 @@
-"""The soft maximum of values, in its two forms, and the temperature that a budget implies.
+"""The soft maximum of values, in its two forms, and the temperature of a KL constraint.
 
 The *mean form* L_β(x) = β log E[e^{x/β}] lies between the mean (β → ∞) and the maximum (β → 0).
 The *sum form* β log Σ e^{x/β} = L_β(x) + β log n does not tend to the mean: it diverges with β.
-The mean form with a reference policy µ is the value of the best policy that pays β KL(π‖µ) for
-leaving µ; the sum form is the value under an entropy bonus. Mixing them shifts every value by
-β log n, without a sound: each function here says which form it computes.
+The mean form with a reference policy µ is max_π E_π[x] − β KL(π‖µ); the sum form is the same with
+an entropy bonus instead, max_π E_π[x] + β H(π). Mixing them silently shifts every value by β log n,
+so each function here states which form it computes.
 
-All are differentiable, take any axis and stay exact to float32 from β = 1e-3 to 1e6.
+All are differentiable, take any axis and are accurate to float32 from β = 1e-3 to 1e6.
 """
 
 from typing import Any, Literal
@@ -143,21 +143,22 @@ def dual_temperature(
     axis: Axis = None,
     weights: Real[ArrayLike, "..."] | None = None,
 ) -> Float[Array, ""]:
-    """The β that minimises β ε + β log E[e^{x/β}]: the soft maximum then costs a divergence of ε.
+    """The β that minimises β ε + β log E[e^{x/β}]: the temperature of the constraint KL ≤ ε.
 
-    At that β, KL(µ e^{x/β}/Z ‖ µ) = ε, averaged over whatever the axis leaves (states, if it
-    reduces actions). For normal x it is σ/√(2ε). The same temperature solves REPS and the E-step of
-    MPO (Peters et al. 2010; Abdolmaleki et al. 2018), and gives the entropic value-at-risk.
+    At that β, KL(µ e^{x/β}/Z ‖ µ) = ε, averaged over the axes that are not reduced (states,
+    if actions are reduced). For normal x it is σ/√(2ε). The same temperature solves REPS and the
+    E-step of MPO (Peters et al. 2010; Abdolmaleki et al. 2018), and gives the entropic
+    value-at-risk.
 
     Args:
         x: values.
-        epsilon: the divergence allowed, > 0, in nats.
+        epsilon: the bound on the divergence, > 0, in nats.
         axis: over which the log-mean-exp is taken; None takes all of x.
         weights: the reference µ, as in `log_mean_exp`.
 
     Returns:
         β*, without a gradient (by the envelope theorem the minimum itself needs none); 0 where even
-        the maximum costs less than ε, as for constant x.
+        the greedy distribution has a divergence below ε, as for constant x.
     """
     x = jax.lax.stop_gradient(jnp.asarray(x))
     p = _probabilities(x, axis, weights)

@@ -8,7 +8,7 @@ b = β log E[e^{(y−f)/β}], and what remains to be minimised,
 
     J = (β log E[e^{(y−f)/β}] − E[y − f]) / β,
 
-holds no exponential that could overflow, at any β, and has a bounded gradient. It is convex where f
+has no exponential that could overflow, at any β, and has a bounded gradient. It is convex where f
 is linear. Afterwards E[e^z] = 1 holds exactly on the training data.
 """
 
@@ -42,7 +42,7 @@ def _standardise(
     """The features in standard units, their means (0 if not centered) and their spreads."""
     mean = p @ X if center else np.zeros(X.shape[1])
     scale = np.sqrt(p @ (X - mean) ** 2)
-    # Constant up to rounding is constant: dividing by a spread of 1e-17 would make a feature.
+    # Constant up to rounding counts as constant: dividing by a spread of 1e-17 amplifies noise.
     scale[scale <= 1e-12 * np.maximum(1.0, np.abs(X).max(axis=0))] = 1.0
     return (X - mean) / scale, mean, scale
 
@@ -87,7 +87,7 @@ def _origin_objective(
         z = y - X @ w
         log_mean = float(logsumexp(z, b=p))
         rest = 0.5 * float(ridge @ w**2) - float(p @ z)
-        # 1 + J = e^log_mean + rest >= 1; whichever is larger is taken out of the logarithm.
+        # 1 + J = e^log_mean + rest >= 1; the larger term is factored out of the logarithm.
         log_largest = max(log_mean, float(np.log(max(abs(rest), 1.0))))
         remainder = np.exp(log_mean - log_largest) + rest * np.exp(-log_largest)
         log_total = log_largest + float(np.log(remainder))
@@ -105,9 +105,9 @@ def _origin_objective(
 
 
 def _polish(value: Objective, curvature: Curvature, w: Vector) -> tuple[Vector, float]:
-    """Newton steps while they shrink the gradient; returns its norm, too.
+    """Take Newton steps while they reduce the gradient; return the point and the gradient's norm.
 
-    The trust region compares values, which agree to 16 digits while the gradient still has 8.
+    The trust region compares loss values, which stop changing while the gradient is still 1e-8.
     """
     gradient = value(w)[1]
     for _ in range(8):
@@ -126,8 +126,8 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         beta: temperature > 0, in the unit of y.
         model: "linear" (a convex problem, solved to convergence) or "mlp" (tanh layers).
         alpha: weight of ½ Σ coefficients² added to β² E[e^z − z − 1], which is half the mean
-            squared error for large β; none on the intercept. The MLP counts in standard units.
-        fit_intercept: of the linear model; the MLP always has one.
+            squared error for large β; none on the intercept. For the MLP in standardised units.
+        fit_intercept: of the linear model; the MLP always has an intercept.
         hidden_layer_sizes: of the MLP.
         max_iter: iterations allowed (at each of a few temperatures for the linear model).
         tol: the norm of the gradient, in units of standardised features, at which to stop.
@@ -169,7 +169,7 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             X: finite numbers.
             y: finite numbers.
-            sample_weight: >= 0, (samples,); weight 2 is the same as giving a sample twice.
+            sample_weight: >= 0, (samples,); weight 2 is the same as a repeated sample.
 
         Raises:
             ValueError: beta <= 0 or infinite, alpha < 0, an unknown model, or data that cannot be
@@ -193,7 +193,7 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         else:
             self._fit_mlp(X, y, p)
         z = (y - self._raw_predict(X)) / self.beta
-        # Cut at 700: far from the optimum e^z is no float, and "enormous" is all one needs to know.
+        # Clipped at 700: far from the optimum e^z would overflow a float64.
         self.mean_exp_ = float(p @ np.exp(np.minimum(z, 700.0)))
         self.loss_ = self.mean_exp_ - float(p @ z) - 1.0
         return self
@@ -214,8 +214,8 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         y = target - p @ target if self.fit_intercept else target
         # Constant targets have no spread of their own: any positive unit will do.
         spread = float(np.sqrt(p @ y**2)) or self.beta
-        # From the least-squares-like problem of a large β down to the wanted one: each solution
-        # starts the next, so that a small β (nearly a linear programme) takes few steps.
+        # Continuation from a large β (close to least squares) down to the requested one: each
+        # solution starts the next, so that a small β (nearly a linear programme) takes few steps.
         stages = int(np.ceil(np.log(max(spread / self.beta, 1.0)) / np.log(4.0)))
         build = _linear_objective if self.fit_intercept else _origin_objective
         w, self.n_iter_, slope = np.zeros(Z.shape[1]), 0, np.inf
@@ -236,7 +236,7 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             w = beta * v
             self.n_iter_ += int(result.nit)
         if self.alpha == 0:
-            # Fewer samples than features leave many minimisers: take the smallest of them.
+            # Fewer samples than features leave many minimisers: take the one of least norm.
             w = np.linalg.pinv(Z) @ (Z @ w)
         self.coef_ = w / scale
         if self.fit_intercept:
@@ -244,7 +244,7 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         else:
             self.intercept_ = 0.0
         if not slope <= tol:
-            self._warn(f"gradient norm {slope:.2g}, wanted {tol:.2g}")
+            self._warn(f"gradient norm {slope:.2g}, tolerance {tol:.2g}")
 
     def _fit_mlp(self, X: Float[np.ndarray, "n d"], y: Vector, p: Vector) -> None:
         Z, self._feature_mean, self._feature_scale = _standardise(X, p, True)

@@ -157,8 +157,10 @@ def preset_names(agent: str) -> list[str]:
 
 
 def _presets(agent: str) -> dict[str, dict[str, dict[str, Any]]]:
-    text = importlib.resources.files(__name__).joinpath(f"{agent}.yaml").read_text("utf-8")
-    loaded: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(text)
+    file = importlib.resources.files(__name__).joinpath(f"{agent}.yaml")
+    if not file.is_file():  # an agent that a user added
+        return {"default": {}}
+    loaded: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(file.read_text("utf-8"))
     return loaded
 
 

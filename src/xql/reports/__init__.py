@@ -1,1 +1,1 @@
-"""Comparisons, tables, figures and films of finished runs."""
+"""Comparisons, tables, figures and videos of finished runs."""

@@ -1,21 +1,21 @@
 """When the scores of two runs mean the same: what they must share, and where they differ."""
 
+import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xql.data.scaling import Scaling
 from xql.errors import InputError
 from xql.runs.folder import Evaluation, RunFolder
 from xql.runs.summary import Quantity
 
 
 def task_of(folder: RunFolder) -> str:
-    """The data's name; the environment's where the run learned without data."""
-    name = folder.config["data"].get("name") or _environment(folder.config["environment"])
-    if isinstance(name, dict):
-        name = name.get("id")
-    return str(name)
+    """The data's name; the environment's where the run learned online."""
+    name = _environment(folder.config.data.name)
+    return str(name["id"] if isinstance(name, dict) and "id" in name else name)
 
 
 def _environment(text: str | None) -> Any:
@@ -29,10 +29,11 @@ def _environment(text: str | None) -> Any:
 
 
 def whole_evaluations(folder: RunFolder) -> list[Evaluation]:
-    """A run's evaluations, if it has come to its last step and every member was judged alike.
+    """A run's evaluations, if it is finished and every member played as many episodes.
 
     Raises:
-        InputError: it was not evaluated, is unfinished, or its members were not judged alike.
+        InputError: it was not evaluated, is unfinished, or its members played different numbers of
+            episodes.
     """
     rows = folder.read_evaluations()
     where = str(folder.path)
@@ -40,14 +41,14 @@ def whole_evaluations(folder: RunFolder) -> list[Evaluation]:
         raise InputError(
             "this run has no evaluations", where=where, hint="leave it out, or train it with --env"
         )
-    last, steps = max(row.step for row in rows), folder.config["steps"]
+    last, steps = max(row.step for row in rows), folder.config.steps
     if last != steps:
         raise InputError(
             f"its last evaluation is at step {last} of {steps}: it is unfinished",
             where=where,
             hint="leave it out, or train it to the end",
         )
-    members = range(len(folder.config["members"]))
+    members = range(len(folder.config.members))
     counts: dict[int, dict[int, int]] = {}
     for row in rows:
         of_step = counts.setdefault(row.step, dict.fromkeys(members, 0))
@@ -74,42 +75,44 @@ def conditions_of(
             scores the same references.
     """
     config = folder.config
-    data, scaling = config["data"], config["scaling"]
-    kind = str(data.get("source", "")).partition(":")[0]
-    # Learning from the best episodes alone is a method; the data is the same.
-    whole = data.get("whole", data)
-    members = len(config["members"])
+    data = config.data
+    kind = data.source.partition(":")[0]
+    # Learning from a subset of the episodes is a method; the data is the same.
+    whole = data.whole or data.extent
+    members = len(config.members)
     schedule: dict[int, int] = defaultdict(int)
     for row in rows:
         schedule[row.step] += 1
     conditions: dict[str, Any] = {
-        "environment": _environment(config["environment"]),
+        "environment": _environment(config.environment),
         "data.source": kind if kind in ("minari", "d4rl", "ogbench") else "a file",
-        "data.transitions": whole.get("transitions"),
-        "data.episodes": whole.get("episodes"),
+        "data.transitions": None if whole is None else whole.transitions,
+        "data.episodes": None if whole is None else whole.episodes,
         # Sums of the same numbers may differ in their last bits from one machine to the next.
-        "data.mean_return": _rounded(whole.get("mean_return")),
-        "data.observation_keys": data.get("observation_keys"),
-        "steps": config["steps"],
-        "evaluation": config["evaluation"],
+        "data.mean_return": None if whole is None else _rounded(whole.mean_return),
+        "data.observation_keys": data.observation_keys,
+        "steps": config.steps,
+        "evaluation": dataclasses.asdict(config.evaluation),
         "episodes at step": {step: count // members for step, count in schedule.items()},
     }
     if quantity == "score":
-        reference = data.get("reference") or {}
-        conditions["data.reference"] = {end: reference.get(end) for end in ("minimum", "maximum")}
+        reference = data.reference
+        conditions["data.reference"] = {
+            end: None if reference is None else getattr(reference, end)
+            for end in ("minimum", "maximum")
+        }
     if quantity == "return":
-        conditions["scaling.rewards"] = _rewards(scaling)
+        conditions["scaling.rewards"] = _rewards(config.scaling)
     return conditions
 
 
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
-def _rewards(scaling: Mapping[str, Any]) -> str:
+def _rewards(scaling: Scaling) -> str:
     """The rewards that were learned from, as a formula in those of the data."""
-    scale, shift = scaling.get("reward_scale", 1.0), scaling.get("reward_shift", 0.0)
-    return f"{scaling.get('rewards', 'raw')} ({scale:g} r {shift:+g})"
+    return f"{scaling.rewards} ({scaling.reward_scale:g} r {scaling.reward_shift:+g})"
 
 
 def require_same(

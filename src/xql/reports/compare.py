@@ -1,8 +1,8 @@
 """`xql.compare`: any set of runs as one table, if and only if their numbers mean the same.
 
 A *task* is a dataset (or, where a run learned online, its environment). A *method* is an agent and
-its preset; where settings such as β were varied within a task, or given by hand and differ, they
-belong to its name. Runs of one method in one task are more seeds of it.
+its preset; where settings were varied within a task, or given by hand and differ, they belong to
+its name. Runs of one method in one task are more seeds of it.
 
 Within a task, runs must agree in the environment, the data, the evaluation (how often, how many
 episodes, whether at success), the last step, and where returns are compared, in the rewards they
@@ -10,6 +10,7 @@ learned from. The first that does not is an error that names both runs and the f
 scores are averaged only where all share a unit, the evaluation and the step.
 """
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from xql.agents.hyperparameters import hyperparameters
 from xql.errors import InputError
 from xql.evaluation.statistics import (
     Profile,
@@ -30,7 +32,7 @@ from xql.evaluation.statistics import (
 from xql.reports.comparable import conditions_of, require_same, task_of, whole_evaluations
 from xql.reports.comparison import READINGS, Comparison, Pair, Row, Scores
 from xql.runs.folder import Evaluation, RunFolder
-from xql.runs.summary import Quantity, quantity_of, value_of
+from xql.runs.summary import SYMBOLS, Quantity, quantity_of, value_of
 
 POINTS = 101
 """Thresholds of a performance profile, evenly spaced; those that are printed come on top."""
@@ -45,7 +47,7 @@ class _Member(NamedTuple):
     task: str
     seed: int
     settings: dict[str, Any]
-    """What it ran with: the agent's settings, online the loop's, its own changes, the scaling."""
+    """What it ran with: its hyperparameters, online the loop's, the scaling, the subset."""
     given: frozenset[str]
     """The settings that a user gave by hand; the others are the preset's."""
     rows: list[Evaluation]
@@ -56,6 +58,8 @@ class _Series(NamedTuple):
 
     task: str
     method: str
+    settings: str
+    """What `Row.settings` shows."""
     members: list[_Member]
     quantity: Quantity
 
@@ -127,35 +131,37 @@ def _expand(runs: Sequence[str | Path]) -> list[Path]:
 
 def _members(folder: RunFolder, rows: Sequence[Evaluation]) -> list[_Member]:
     config = folder.config
-    scaling = {key: config["scaling"].get(key) for key in ("rewards", "observations")}
-    sources = config.get("settings_sources", {})
-    given = frozenset(key for key, source in sources.items() if str(source).startswith("given"))
+    shared = {
+        **({} if config.loop is None else dataclasses.asdict(config.loop)),
+        "rewards": config.scaling.rewards,
+        "observations": config.scaling.observations,
+        "subset": config.data.subset,
+    }
+    given = frozenset(
+        key for key, source in config.sources.items() if str(source).startswith("given")
+    )
     return [
         _Member(
             run=folder,
             place=place,
             task=task_of(folder),
-            seed=int(one["seed"]),
-            settings={
-                **config["settings"],
-                **config.get("loop", {}),
-                **scaling,
-                "episodes": config["data"].get("selection", "all"),
-                **one.get("changes", {}),
-            },
+            seed=one.seed,
+            settings=config.member_config(place) | shared,
             given=given,
             rows=[row for row in rows if row.member == place],
         )
-        for place, one in enumerate(config["members"])
+        for place, one in enumerate(config.members)
     ]
 
 
 def _series(members: Sequence[_Member], quantities: Mapping[str, Quantity]) -> list[_Series]:
     """Members by task and method, in the order in which the runs were named."""
-    names = _names(members)
+    names, settings = _names(members)
     groups: dict[tuple[str, str], list[_Member]] = defaultdict(list)
-    for member, name in zip(members, names, strict=True):
+    shown: dict[tuple[str, str], str] = {}
+    for member, name, own in zip(members, names, settings, strict=True):
         groups[(member.task, name)].append(member)
+        shown[(member.task, name)] = own
     for (_, name), group in groups.items():
         seen: dict[int, _Member] = {}
         for one in group:
@@ -170,42 +176,58 @@ def _series(members: Sequence[_Member], quantities: Mapping[str, Quantity]) -> l
         group.sort(key=lambda one: one.seed)
     order = list(quantities)
     return [
-        _Series(task, name, group, quantities[task])
+        _Series(task, name, shown[(task, name)], group, quantities[task])
         for (task, name), group in sorted(groups.items(), key=lambda item: order.index(item[0][0]))
     ]
 
 
-def _names(members: Sequence[_Member]) -> list[str]:
-    """A method's name for each member: agent, preset, and the settings that tell methods apart."""
+def _names(members: Sequence[_Member]) -> tuple[list[str], list[str]]:
+    """For each member its method's name, and what `Row.settings` shows.
+
+    The name is the agent, its preset, and the settings that distinguish its methods.
+    """
     families: dict[tuple[str, str], list[_Member]] = defaultdict(list)
     for member in members:
         families[_family(member)].append(member)
-    telling = {family: _telling(group) for family, group in families.items()}
-    names = []
+    naming = {family: _naming(group) for family, group in families.items()}
+    showing = {family: _showing(group) for family, group in families.items()}
+    names, settings = [], []
     for member in members:
-        agent, preset = _family(member)
+        family = agent, preset = _family(member)
         words = [agent] if preset == "default" else [agent, preset]
-        words += [
-            f"{'β' if key == 'beta' else key}={_value(member.settings.get(key))}"
-            for key in telling[(agent, preset)]
-        ]
-        names.append(" ".join(words))
-    return names
+        names.append(" ".join([*words, *_words(member, naming[family])]))
+        settings.append(", ".join(_words(member, showing[family])))
+    return names, settings
+
+
+def _words(member: _Member, keys: Sequence[str]) -> list[str]:
+    return [f"{SYMBOLS.get(key, key)}={_value(member.settings.get(key))}" for key in keys]
 
 
 def _family(member: _Member) -> tuple[str, str]:
-    return str(member.run.config["agent"]), str(member.run.config.get("preset", "default"))
+    return member.run.config.agent, member.run.config.preset
 
 
-def _telling(group: Sequence[_Member]) -> list[str]:
+def _showing(group: Sequence[_Member]) -> list[str]:
+    """The settings that differ, and those that every preset must choose."""
+    known = hyperparameters(group[0].run.config.hyperparameters)
+    return [
+        key for key in _keys(group) if _varies(key, group) or (key in known and known[key].required)
+    ]
+
+
+def _keys(group: Sequence[_Member]) -> list[str]:
+    return list(dict.fromkeys(key for member in group for key in member.settings))
+
+
+def _naming(group: Sequence[_Member]) -> list[str]:
     """The settings that differ within a task, or that were given by hand and differ anywhere."""
     tasks: dict[str, list[_Member]] = defaultdict(list)
     for member in group:
         tasks[member.task].append(member)
-    keys = list(dict.fromkeys(key for member in group for key in member.settings))
     return [
         key
-        for key in keys
+        for key in _keys(group)
         if any(_varies(key, own) for own in tasks.values())
         or (_varies(key, group) and any(key in member.given for member in group))
     ]
@@ -216,6 +238,9 @@ def _varies(key: str, group: Sequence[_Member]) -> bool:
 
 
 def _value(value: Any) -> str:
+    """A setting as it is written on the command line."""
+    if isinstance(value, tuple):
+        return f"[{','.join(map(_value, value))}]"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value).replace(" ", "")
     return f"{value:g}"
@@ -235,13 +260,12 @@ def _row(series: _Series, seed: int) -> Row:
     played = series.members[0].rows
     counts = [sum(row.step == step for row in played) for step in steps]
     agent, preset = _family(series.members[0])
-    betas = {_value(member.settings.get("beta")) for member in series.members}
     return Row(
         task=series.task,
         method=series.method,
         agent=agent,
         preset=preset,
-        beta="" if betas == {"None"} else ", ".join(sorted(betas)),
+        settings=series.settings,
         quantity=series.quantity,
         seeds=tuple(member.seed for member in series.members),
         step=steps[-1],
@@ -279,9 +303,9 @@ def _over_tasks(
             _scores(np.stack([one.values for one in kind], axis=1), kind[0].episodes, seed)
             for kind in ([row.last for row in own], [row.best for row in own])
         )
-        beta = own[0].beta if len({row.beta for row in own}) == 1 else ""
+        settings = own[0].settings if len({row.settings for row in own}) == 1 else ""
         task = f"{len(tasks)} tasks"
-        averaged.append(own[0]._replace(task=task, beta=beta, last=last, best=best))
+        averaged.append(own[0]._replace(task=task, settings=settings, last=last, best=best))
     return averaged, notes
 
 
@@ -310,9 +334,9 @@ def _by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _diverged(series: Sequence[_Series]) -> list[str]:
-    """Who stopped learning before the last step, and is judged as it was then."""
+    """Who stopped learning before the last step, and is evaluated as it was then."""
     return [
-        f"Seed {member.seed} of {one.method} diverged in {one.task}: it is judged as it was at "
+        f"Seed {member.seed} of {one.method} diverged in {one.task}: it is evaluated as it was at "
         f"step {frozen[member.place]}."
         for one in series
         for member in one.members

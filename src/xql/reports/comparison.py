@@ -45,8 +45,9 @@ class Row(NamedTuple):
     method: str
     agent: str
     preset: str
-    beta: str
-    """The β that it ran with; empty where it has none, or has one for each task."""
+    settings: str
+    """The settings in which the agent's and preset's runs differ, and those that a preset must
+    choose, such as "β=2"; over tasks, empty where each has its own."""
     quantity: Quantity
     seeds: tuple[int, ...]
     step: int
@@ -129,13 +130,13 @@ class Comparison(NamedTuple):
         return as_csv(("method", "of", "threshold", "share", "low", "high"), rows)
 
     def _scores(self) -> tuple[list[str], list[list[str]]]:
-        header = ["task", "method", "β", "measure", "seeds"]
+        header = ["task", "method", "settings", "measure", "seeds"]
         header += ["last: IQM", "last: mean", "best: IQM", "best: mean", "last of", "best of"]
         rows = [
             [
                 row.task,
                 row.method,
-                row.beta,
+                row.settings,
                 UNITS[row.quantity],
                 str(len(row.seeds)),
                 *(
@@ -177,7 +178,7 @@ class Comparison(NamedTuple):
         return header, rows
 
     def _numbers(self) -> tuple[list[str], list[list[str]]]:
-        header = ["task", "method", "agent", "preset", "beta", "measure", "seeds", "step"]
+        header = ["task", "method", "agent", "preset", "settings", "measure", "seeds", "step"]
         header += ["evaluations"]
         for kind in ("last", "best"):
             header += [f"{kind}_episodes"]
@@ -185,7 +186,7 @@ class Comparison(NamedTuple):
             header += [f"{kind}_scores"]
         rows = []
         for row in self.rows:
-            cells: list[Any] = [row.task, row.method, row.agent, row.preset, row.beta]
+            cells: list[Any] = [row.task, row.method, row.agent, row.preset, row.settings]
             cells += [UNITS[row.quantity], " ".join(map(str, row.seeds)), row.step]
             cells += [row.evaluations]
             for scores in (row.last, row.best):

@@ -1,4 +1,4 @@
-"""Film a run: one of its policies at work, as an mp4."""
+"""Record one policy of a run as an mp4."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def film_run(
     env: str | None = None,
     label: str | None = None,
 ) -> tuple[Path, list[EpisodeResult]]:
-    """Film a policy of a run, from its latest checkpoint.
+    """Record a policy of a run, from its latest checkpoint.
 
     Args:
         run: the run's folder.
@@ -33,11 +33,11 @@ def film_run(
         index: which member, in the order of config.yaml.
         episodes: how many, one after another.
         seed: the first one's; the default is that of training's own evaluations.
-        env: another simulator than the run's own.
+        env: another environment than the run's own.
         label: what to write in the frame; the agent's name without it.
 
     Returns:
-        Where the film lies, and the result of each of its episodes.
+        The video's path, and the result of each of its episodes.
 
     Raises:
         InputError: no run, no checkpoint, no such member, no environment or none that can be
@@ -47,17 +47,15 @@ def film_run(
     folder = RunFolder.open(Path(run))
     require_seed(seed)
     config = folder.config
-    environment = env or config["environment"]
-    if environment is None:
-        raise InputError("this run has no environment", where=str(run), hint="give one with --env")
+    environment = config.require_environment(str(run), env)
     if path is not None and path.exists():
         raise InputError("the file exists", where=str(path), hint="name another")
     policy = load_policy(run, index)
-    data = config["data"]
-    keys = tuple(data["observation_keys"] or ()) or None
+    data = config.data
+    keys = data.observation_keys
     probe = make_environment(environment, keys=keys)
     try:
-        check_fits(probe, data["observation_size"], len(data["action_low"]), data["name"])
+        check_fits(probe, data.observation_size, data.actions.size, data.name)
     finally:
         probe.close()
     path = path or _free(folder.path / f"video-{latest_step(folder.checkpoints)}.mp4")
@@ -67,8 +65,8 @@ def film_run(
         path,
         seed=seed,
         episodes=episodes,
-        label=str(config["agent"]) if label is None else label,
-        stop_at_success=bool(config["evaluation"]["stop_at_success"]),
+        label=config.agent if label is None else label,
+        stop_at_success=config.evaluation.stop_at_success,
     )
     return path, results
 

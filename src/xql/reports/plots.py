@@ -11,7 +11,14 @@ from xql.errors import InputError, require
 from xql.evaluation.statistics import Interval, episode_means, step_intervals
 from xql.reports.comparison import Comparison, Row
 from xql.runs.folder import RunFolder
-from xql.runs.summary import Quantity, by_beta, quantity_of, value_of
+from xql.runs.summary import (
+    SYMBOLS,
+    Quantity,
+    by_changes,
+    label_of,
+    quantity_of,
+    value_of,
+)
 
 AXES: dict[Quantity, str] = {
     "success": "Success rate (%)",
@@ -19,7 +26,7 @@ AXES: dict[Quantity, str] = {
     "return": "Return",
 }
 
-# Okabe and Ito's palette, told apart under every common colour blindness; its yellow is left out,
+# Okabe and Ito's palette, distinct under every common colour blindness; its yellow is left out,
 # being too faint for a line on white. Line styles take over where the colours repeat.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 STYLES = ("-", "--", ":", "-.")
@@ -38,16 +45,24 @@ class Curve(NamedTuple):
 def curves_from_run(
     folder: RunFolder, quantity: Quantity | None = None, label: str = ""
 ) -> list[Curve]:
-    """One curve for each β of a run, in order of β.
+    """One curve for each combination of a run's swept hyperparameters.
 
     Args:
         folder: the run.
         quantity: what to draw; None for `quantity_of` its evaluations. Success is in percent.
-        label: what stands before "β = …" in the legend, such as the agent's name.
+        label: what stands before the hyperparameters in the legend, such as the agent's name.
 
     Raises:
         InputError: the run has no evaluations, or they lack the quantity.
     """
+    return [
+        curve._replace(label=" ".join(filter(None, (label, curve.label))) or "run")
+        for _, curve in _curves(folder, quantity)
+    ]
+
+
+def _curves(folder: RunFolder, quantity: Quantity | None) -> list[tuple[dict[str, float], Curve]]:
+    """The swept hyperparameters of each curve, and the curve."""
     rows = folder.read_evaluations()
     if not rows:
         raise InputError(
@@ -57,14 +72,13 @@ def curves_from_run(
         )
     quantity = quantity or quantity_of(rows)
     curves = []
-    for beta, group in by_beta(rows).items():
+    for changes, group in by_changes(rows, folder.config.members):
         steps, _, scores = episode_means(
             [row.step for row in group],
             [row.seed for row in group],
             [value_of(row, quantity) for row in group],
         )
-        name = "" if beta is None else f"β = {beta:g}"
-        curves.append(Curve(" ".join(filter(None, (label, name))) or "run", steps, scores))
+        curves.append((changes, Curve(label_of(changes), steps, scores)))
     return curves
 
 
@@ -87,7 +101,7 @@ def plot_learning_curves(
         quantity: names the y axis; success also fixes it to 0…100.
         title: stands above the panel.
         steps: names the x axis.
-        data_figure: what the behaviour in the data itself reaches; a dashed line.
+        data_figure: what the behaviour policy reaches; a dashed line.
         data_label: its name in the legend.
 
     Raises:
@@ -129,43 +143,59 @@ def plot_learning_curves(
     return path
 
 
-def plot_against_beta(
-    folders: Sequence[RunFolder], path: Path, quantity: Quantity | None = None
+def plot_against(
+    runs: Sequence[RunFolder],
+    name: str,
+    path: Path,
+    quantity: Quantity | None = None,
+    *,
+    titles: Sequence[str] | None = None,
 ) -> Path:
-    """Draw what each run came to at its last step against β: the mean line, every seed a dot.
+    """Draw the score at the last step against a swept hyperparameter, every seed a dot.
 
     Args:
-        folders: runs of several β each, a panel for each, titled by the folder's name.
+        runs: those that swept it, a panel for each. A run that swept others too gets a line for
+            each combination of them.
+        name: the hyperparameter's; its axis is logarithmic where all its values are positive.
         path: the file to write (.png, .svg or .pdf); its folder is made.
         quantity: what to draw; None for each run's `quantity_of`.
+        titles: the panels'; None for the names of the runs' folders.
 
     Raises:
-        InputError: there is no run, or one without β or without evaluations.
+        InputError: there is no run, or one that did not sweep it or has no evaluations.
         MissingExtra: matplotlib is not installed.
     """
     require("matplotlib", "report")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    points = [_last_by_beta(folder, quantity) for folder in folders]
+    points = [_last_against(folder, name, quantity) for folder in runs]
     if not points:
         raise InputError("there is no run to draw", hint="give at least one")
     figure = Figure(figsize=(1.0 + 4.0 * len(points), 3.6), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(points), squeeze=False)[0]
-    for axes, folder, by in zip(panels, folders, points, strict=True):
+    titles = [folder.path.name for folder in runs] if titles is None else titles
+    for axes, folder, title, lines in zip(panels, runs, titles, points, strict=True):
         shown = quantity or quantity_of(folder.read_evaluations())
-        for beta, seeds in by.items():
-            axes.plot([beta] * len(seeds), seeds, "o", color=COLOURS[0], alpha=0.45, ms=5)
-        axes.plot(list(by), [np.mean(seeds) for seeds in by.values()], color=COLOURS[0], lw=2)
-        axes.set_xscale("log")
-        axes.set_xticks(list(by), [f"{beta:g}" for beta in by], minor=False)
+        for index, (label, by) in enumerate(lines.items()):
+            colour = COLOURS[index % len(COLOURS)]
+            for value, seeds in by.items():
+                axes.plot([value] * len(seeds), seeds, "o", color=colour, alpha=0.45, ms=5)
+            means = [np.mean(seeds) for seeds in by.values()]
+            axes.plot(list(by), means, color=colour, lw=2, label=label)
+        if len(lines) > 1:
+            axes.legend(frameon=False, fontsize=8)
+        ticks = sorted({value for by in lines.values() for value in by})
+        if ticks[0] > 0:
+            axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{value:g}" for value in ticks], minor=False)
         axes.set_xticks([], minor=True)
-        axes.set_xlabel("β, in units of return")
+        axes.set_xlabel(SYMBOLS.get(name, name))
         axes.set_ylabel(AXES[shown])
         if shown == "success":
             axes.set_ylim(-3, 103)
-        axes.set_title(folder.path.name, loc="left", fontsize=11, fontweight="bold")
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         _plain(axes, "y")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,16 +203,20 @@ def plot_against_beta(
     return path
 
 
-def _last_by_beta(folder: RunFolder, quantity: Quantity | None) -> dict[float, list[float]]:
-    """Each seed's mean at the last step, by β."""
-    found: dict[float, list[float]] = {}
-    for curve, beta in zip(
-        curves_from_run(folder, quantity), by_beta(folder.read_evaluations()), strict=True
-    ):
-        if beta is None:
-            raise InputError("this run has no β", where=str(folder.path), hint="leave it out")
-        found[beta] = curve.scores[:, -1].tolist()
-    return found
+def _last_against(
+    folder: RunFolder, name: str, quantity: Quantity | None
+) -> dict[str, dict[float, list[float]]]:
+    """Each seed's mean at the last step: by the other swept hyperparameters, then by value."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for changes, curve in _curves(folder, quantity):
+        if name not in changes:
+            swept = ", ".join(changes) or "nothing"
+            raise InputError(
+                f"this run swept {swept}, not {name}", where=str(folder.path), hint="leave it out"
+            )
+        others = label_of({key: value for key, value in changes.items() if key != name})
+        found.setdefault(others, {})[changes[name]] = curve.scores[:, -1].tolist()
+    return {label: dict(sorted(by.items())) for label, by in found.items()}
 
 
 def plot_comparison(comparison: Comparison, path: Path) -> Path:

@@ -13,7 +13,7 @@ from xql.runs.folder import RunFolder
 def videos(
     left: Path, right: Path, out: Path, *, member: int = 0, episodes: int = 1, seed: int = 10_000
 ) -> tuple[list[EpisodeResult], list[EpisodeResult]]:
-    """Film a policy of each run from the same starts, and put the films beside each other.
+    """Record a policy of each run from the same initial states, side by side.
 
     Args:
         left: a run's folder.
@@ -33,13 +33,13 @@ def videos(
     if out.exists():
         raise InputError("the file exists", where=str(out), hint="name another")
     configs = [RunFolder.open(run).config for run in (left, right)]
-    worlds = [config["environment"] for config in configs]
-    if worlds[0] != worlds[1]:
+    environments = [config.environment for config in configs]
+    if environments[0] != environments[1]:
         raise InputError(
-            f"the left run played {worlds[0]}, the right one {worlds[1]}",
+            f"the left run played {environments[0]}, the right one {environments[1]}",
             hint="take two runs of one task",
         )
-    agents = [str(config["agent"]) for config in configs]
+    agents = [config.agent for config in configs]
     # Two runs of one agent, such as TD3 with and without its second critic, go by their folders.
     labels = agents if agents[0] != agents[1] else [left.name, right.name]
     with tempfile.TemporaryDirectory() as folder:

@@ -50,7 +50,7 @@ def save_checkpoint(
     for leftover in folder.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(leftover)
     path = folder / (str(step) if name is None else name)
-    # Orbax refuses arrays of no elements; they hold nothing to remember.
+    # Orbax refuses arrays of no elements; there is nothing in them to save.
     arrays = {key: array for key, array in _arrays(state).items() if array.size}
     with _orbax() as checkpointer:
         checkpointer.save(path, arrays, force=True)

@@ -1,4 +1,4 @@
-"""A run's configuration: all that it was asked for and what was decided, typed and frozen.
+"""A run's configuration, typed and frozen: the arguments it was given and the values resolved.
 
 `plan_offline` and `plan_online` make one; `RunConfig.load(folder)` reads one back from config.yaml.
 Whatever continues, evaluates, exports or compares a run starts from here.
@@ -6,7 +6,6 @@ Whatever continues, evaluates, exports or compares a run starts from here.
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +125,7 @@ class DataConfig:
 
 @dataclass(frozen=True, eq=False)
 class RunConfig:
-    """All that a run was asked for, and what was decided."""
+    """The arguments of a run and the values that they resolve to."""
 
     agent: str
     preset: str
@@ -299,7 +298,7 @@ class RunConfig:
 
 
 class _Fields:
-    """Values by name, of a type that is asked for."""
+    """Plain values by name, read with a type check."""
 
     def __init__(self, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
         self.values, self._where, self._prefix = values, where, prefix
@@ -389,11 +388,7 @@ def _plain(value: Any) -> Any:
         return [_plain(inner) for inner in value]
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"config.yaml holds plain values only, not {type(value).__name__}: {value!r}")
+    return value
 
 
 def sweep_of(

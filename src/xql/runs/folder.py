@@ -1,6 +1,6 @@
 """What one run leaves on disk, in formats that any tool reads.
 
-config.yaml        all that the run was asked for and decided: `RunConfig`
+config.yaml        the configuration, see `RunConfig`
 metrics.jsonl      one line per log step: {"step": …, name: [one number per member], …}
 evaluations.csv    one row per step, member and episode
 frozen.csv         the members that diverged, where there are any: the step at which each one stands
@@ -29,7 +29,8 @@ from xql.evaluation.scores import Reference, normalised_score
 from xql.runs.config import RunConfig
 
 COLUMNS = ("step", "member", "seed", "episode", "return", "length", "score", "success")
-"""The columns of evaluations.csv; xql 0.1 wrote a beta too, which config.yaml says as well."""
+"""The columns of evaluations.csv; xql 0.1 wrote a beta too, which config.yaml says as well. A file
+that is kept in results/ may lack the score, which follows from the return and config.yaml."""
 
 
 class Evaluation(NamedTuple):
@@ -171,7 +172,7 @@ class RunFolder:
 
     @property
     def policies(self) -> Path:
-        """Where the policies of every evaluation lie, in a run that was told to keep them."""
+        """Where the policies of every evaluation lie, where the run keeps them."""
         return self.path / "policies"
 
     def log_metrics(self, step: int, metrics: Mapping[str, ArrayLike | Sequence[float]]) -> None:
@@ -228,24 +229,31 @@ class RunFolder:
         path = _stored(self.path / "evaluations.csv")
         lines = _complete_lines(path)
         header = lines[0].split(",") if lines else []
-        if not set(COLUMNS) <= set(header):
+        derived = "score" not in header
+        if not set(COLUMNS) - {"score"} <= set(header):
             raise InputError(
                 "the first line is not the header",
                 where=str(path),
                 hint=f"it must be: {','.join(COLUMNS)}",
             )
-        places = [header.index(column) for column in COLUMNS]
+        places = [header.index(name) if name in header else None for name in COLUMNS]
         rows = []
         for number, cells in enumerate(csv.reader(lines[1:]), start=2):
             try:
                 if len(cells) != len(header):
                     raise ValueError
-                rows.append(_row([cells[place] for place in places]))
+                row = _row(["" if place is None else cells[place] for place in places])
+                rows.append(row._replace(score=self.score_of(row)) if derived else row)
             except ValueError:
                 raise InputError(
                     f"line {number} is damaged", where=str(path), hint="remove that line"
                 ) from None
         return rows
+
+    def score_of(self, row: Evaluation) -> float | None:
+        """The normalised score of an episode; None where the run has no reference."""
+        reference = self.config.data.reference
+        return None if reference is None else float(normalised_score(row.episode_return, reference))
 
     def log_frozen(self, member: int, step: int, noticed: int) -> None:
         """Write to frozen.csv that a member diverged and stands as it was at `step`."""

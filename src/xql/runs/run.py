@@ -38,7 +38,7 @@ class Run:
 
     @property
     def config(self) -> RunConfig:
-        """All that the run was asked for and decided."""
+        """The run's configuration."""
         return self.folder.config
 
     @property

@@ -92,9 +92,9 @@ class RunLogger:
 
     def _warn_of_overestimation(self, step: int, q: np.ndarray, rewards: RewardRange) -> None:
         """Warn, once a member, that its values are above all possible returns."""
-        for index, value in enumerate(np.atleast_1d(q)):
+        for index, value in enumerate(np.atleast_1d(q).tolist()):
             discount = self._folder.config.member_config(index)["discount"]
-            if index in self._overestimated or not rewards.overestimated(value, discount):
+            if index in self._overestimated or not rewards.overestimated(float(value), discount):
                 continue
             self._overestimated.add(index)
             self._progress.warn_once(
