@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from xql.data.actions import box
 from xql.presets import resolve
 
 SPEC = EnvironmentSpec(3, box([-1.0, -2.0], [1.0, 2.0]))
+Weights = Literal["exponential", "softmax"]
 AGENT = make_awac(AWACConfig(hidden=(8,), batch_size=6), 10)
 
 
@@ -33,7 +35,7 @@ def swept(state: AWACState, **numbers: float) -> AWACState:
 
 
 @pytest.mark.parametrize("kind", ["exponential", "softmax"])
-def test_the_advantage_is_over_the_policy_s_own_action(kind: str) -> None:
+def test_the_advantage_is_over_the_policy_s_own_action(kind: Weights) -> None:
     # Q(s, a) = 2 a₀ and a policy that always takes a₀ = tanh(.5) (its noise is made nothing), while
     # the data takes a₀ = −.5, or .5 in the last row: A = ∓1 − 2 tanh .5, with λ = 2.
     agent = make_awac(dataclasses.replace(AGENT.config, hidden=(), weights=kind), 10)
@@ -83,7 +85,7 @@ def test_the_backup_takes_the_smaller_target_critic_and_the_mask() -> None:
 
 
 @pytest.mark.parametrize("kind", ["exponential", "softmax"])
-def test_equal_advantages_are_behaviour_cloning(kind: str) -> None:
+def test_equal_advantages_are_behaviour_cloning(kind: Weights) -> None:
     agent = make_awac(dataclasses.replace(AGENT.config, weights=kind), 10)
     state = in_place(
         swept(start(), critic_learning_rate=0.0),

@@ -45,8 +45,9 @@ class Small:
 def test_swept_fields_are_leaves_and_static_fields_are_structure() -> None:
     config = Small()
     assert jax.tree.leaves(config) == [0.5]
-    assert jax.tree.structure(config) == jax.tree.structure(Small(rate=0.1))
-    assert jax.tree.structure(config) != jax.tree.structure(Small(width=9))
+    structure: Any = jax.tree.structure(config)
+    assert structure == jax.tree.structure(Small(rate=0.1))
+    assert structure != jax.tree.structure(Small(width=9))
     doubled = jax.tree.map(lambda leaf: 2 * leaf, config)
     assert doubled == Small(rate=1.0)
 

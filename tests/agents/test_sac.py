@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from xql.agents.sac import SACState, SoftValueSACState, XSACState
 from xql.data.actions import box
 
 SPEC = EnvironmentSpec(1, box([-1.0], [3.0]))  # actions 1 ± 2
+Variant = Literal["none", "soft", "gumbel"]
 KINDS = ["none", "soft", "gumbel"]
 ROWS = 64
 BATCH = Batch(  # every second row ends for good
@@ -35,17 +36,17 @@ def run(agent: Agent, state: Any, batch: Batch, updates: int) -> Any:
 
 
 @functools.cache
-def linear(value: str) -> Agent:
+def linear(value: Variant) -> Agent:
     """Every network one linear layer."""
-    return make_sac(dataclasses.replace(SACConfig(hidden=()), value=value), 10)
+    return make_sac(SACConfig(hidden=(), value=value), 10)
 
 
 @functools.cache
-def fresh(value: str) -> Any:
+def fresh(value: Variant) -> Any:
     return first_state(linear(value), SPEC)
 
 
-def start(value: str, **numbers: float) -> Any:
+def start(value: Variant, **numbers: float) -> Any:
     """A fresh state, with some swept hyperparameters set."""
     config = dataclasses.replace(linear(value).config, **numbers)
     state = fresh(value)._replace(config=jax.tree.map(jnp.float32, config))
@@ -162,7 +163,7 @@ def test_x_sac_s_backup_by_hand() -> None:
 
 
 @pytest.mark.parametrize("value", KINDS)
-def test_only_x_sac_s_values_have_no_log_probability_in_them(value: str) -> None:
+def test_only_x_sac_s_values_have_no_log_probability_in_them(value: Variant) -> None:
     # With critics that ignore the action, narrower policies and larger α change log-probabilities
     # and α log π but no Q: X-SAC's V and Q must stay the same to the bit, SAC's must not.
     networks = {"policy": policy_of(0.0, -0.5), "critic": critic_of((0.0, 12.0), (0.0, 12.0))}
@@ -249,8 +250,8 @@ def test_the_temperature_starts_where_it_is_asked_to() -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("value", KINDS)
-def test_a_population_is_its_members(value: str) -> None:
-    agent = make_sac(dataclasses.replace(SACConfig(hidden=(8,)), value=value), 10)
+def test_a_population_is_its_members(value: Variant) -> None:
+    agent = make_sac(SACConfig(hidden=(8,), value=value), 10)
     states = [first_state(agent, SPEC, seed, beta=1.0 + seed) for seed in range(3)]
     population = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     together, metrics = jax.jit(jax.vmap(agent.update, in_axes=(0, None)))(population, BATCH)
@@ -272,7 +273,7 @@ def test_the_policy_finds_the_best_action_of_a_bandit() -> None:
     agent = make_sac(SACConfig(hidden=(32, 32)), 10)
     rates = {f"{name}_learning_rate": 3e-3 for name in ("critic", "policy")}
     held = {"initial_temperature": 0.01, "temperature_learning_rate": 0.0}
-    state: SACState = first_state(agent, SPEC, **held, **rates)
+    state: SACState = first_state(agent, SPEC, 0, **held, **rates)
     policy = run(agent, state, batch, 1200).policy.network
     np.testing.assert_allclose(policy.mean(column(-0.5, 0.0, 0.5))[:, 0], [0.5, 1, 1.5], atol=0.25)
 
@@ -284,7 +285,7 @@ def test_the_variants_are_one_configuration_with_other_defaults() -> None:
 
 
 @pytest.mark.parametrize("value", KINDS)
-def test_what_is_true_of_the_variants(value: str) -> None:
+def test_what_is_true_of_the_variants(value: Variant) -> None:
     # Entropy enters the values of SAC, and then no bound on returns is a bound on them.
     agent = linear(value)
     assert agent.values_include_entropy == (value != "gumbel")

@@ -136,7 +136,7 @@ def test_without_double_q_there_is_no_minimum() -> None:
     agent = made(critics=1)
     state = start(agent, discount=0.5)
     one = critic_of((1.0, 1.0, 0.0))
-    assert jax.tree.structure(state.target_critic) == jax.tree.structure(one)
+    assert len(state.target_critic.mlps) == 1
     state = in_place(
         state,
         target_policy=TARGETS["target_policy"],

@@ -53,7 +53,8 @@ def test_the_gradient_norm_is_scaled_down_but_never_up() -> None:
             return gradient @ x, {}
 
         model, _ = descend(trainable(jnp.zeros(2)), loss, 0.01, limit)
-        return first_gradient(model)
+        found: Array = first_gradient(model)
+        return found
 
     np.testing.assert_allclose(direction(float32(3.0, 4.0), None), [3.0, 4.0], rtol=1e-5)
     np.testing.assert_allclose(direction(float32(3.0, 4.0), 1.0), [0.6, 0.8], rtol=1e-5)
@@ -123,7 +124,7 @@ def test_a_population_makes_a_delayed_update_only_when_it_is_due() -> None:
 
 def test_a_bound_function_is_the_same_object_so_that_it_compiles_once() -> None:
     def power(base: float, exponent: float) -> float:
-        return base**exponent
+        return float(base**exponent)
 
     assert bind(power, 2.0)(3.0) == 8.0
     assert bind(power, 2.0) is bind(power, 2.0)

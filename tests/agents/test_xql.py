@@ -27,6 +27,7 @@ from worlds import (
     trained,
 )
 from xql.agents import AGENTS, Agent, Batch, EnvironmentSpec, XQLConfig, configure, make_xql, member
+from xql.agents.hyperparameters import Swept
 from xql.agents.networks import MLP, Critic, Linear, Value
 from xql.agents.policies import GaussianPolicy
 from xql.agents.update import trainable
@@ -193,7 +194,7 @@ def test_the_critic_gradient_by_hand(kind: str) -> None:
 
 
 def adam_step(
-    network: PyTree, loss: Callable[[Any], Array], rate: Array, limit: float = np.inf
+    network: PyTree, loss: Callable[[Any], Array], rate: Swept, limit: float = np.inf
 ) -> PyTree:
     """One step of optax's own Adam from its fresh state."""
     chain = optax.chain(optax.clip_by_global_norm(limit), optax.adam(rate))
@@ -256,9 +257,9 @@ def test_the_two_orders_differ_after_one_update_and_agree_in_the_end() -> None:
     spread = v[visited].max() - v[visited].min()
     for order in ("sequential", "simultaneous"):
         agent = make_xql(dataclasses.replace(base, update_order=order), 2000)
-        first.append(trained(agent, spec_of(4, 2), [Member(0)], data, 1))
-        population: Any = trained(agent, spec_of(4, 2), [Member(0)], data, 2000)
-        values.append(np.asarray(member(population, 0).value.network(jnp.eye(4)))[visited])
+        one, whole = (trained(agent, spec_of(4, 2), [Member(0)], data, n) for n in (1, 2000))
+        first.append(member(one, 0))
+        values.append(np.asarray(member(whole, 0).value.network(jnp.eye(4)))[visited])
     # The critic's first step is taken from the new V in one order and from the old in the other.
     assert same_bits(first[0].value, first[1].value)
     assert not same_bits(first[0].critic, first[1].critic)

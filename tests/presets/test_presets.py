@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xql.agents import OFFLINE, XQLConfig, configure
+from xql.agents import AGENTS, XQLConfig, configure
 from xql.agents.hyperparameters import to_dict
 from xql.errors import InputError
 from xql.presets import DATA_OPTIONS, preset_names, resolve, suite
@@ -291,7 +291,7 @@ def test_a_beta_is_refused_where_no_loss_has_one(agent: str) -> None:
         resolve(agent, "default", "Pendulum-v1", {"beta": 1.0})
 
 
-@pytest.mark.parametrize("agent", OFFLINE)
+@pytest.mark.parametrize("agent", AGENTS)
 def test_no_preset_sets_what_it_could_not_set(agent: str) -> None:
     # Every section of every preset: the names are known, the values of the right type, in range.
     for preset, sections in file_of(agent).items():

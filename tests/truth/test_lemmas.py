@@ -31,23 +31,23 @@ betas = st.sampled_from([0.1, 0.3, 1.0, 3.0, 30.0])
 lemma = settings(derandomize=True, deadline=None, max_examples=25)
 
 
-def draw(seed, atoms=6):
+def draw(seed: int, atoms: int = 6) -> tuple[np.ndarray, np.ndarray]:
     """A random discrete distribution: its atoms and their probabilities."""
     rng = np.random.default_rng(seed)
     return rng.normal(0.0, 2.0, atoms), rng.dirichlet(np.ones(atoms))
 
 
-def soft(x, p, beta):
+def soft(x: np.ndarray, p: np.ndarray, beta: float) -> float:
     """L_β in float64: the reference that the library's operator is held against."""
     return beta * logsumexp(x / beta, b=p)
 
 
-def tilt(x, p, beta):
+def tilt(x: np.ndarray, p: np.ndarray, beta: float) -> np.ndarray:
     """The distribution p e^{x/β} / Z."""
     return p * np.exp((x - soft(x, p, beta)) / beta)
 
 
-def kl(a, b):
+def kl(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sum(a * np.log(a / b)))
 
 
@@ -56,7 +56,7 @@ jitted_dual = jax.jit(dual_temperature)
 
 @lemma
 @given(seed=seeds)
-def test_01_the_soft_maximum_falls_with_beta_from_the_maximum_to_the_mean(seed):
+def test_01_the_soft_maximum_falls_with_beta_from_the_maximum_to_the_mean(seed: int) -> None:
     x, p = draw(seed)
     values = [soft(x, p, beta) for beta in (0.1, 0.3, 1.0, 3.0, 10.0)]
     assert (np.diff(values) < 0).all()
@@ -68,7 +68,7 @@ def test_01_the_soft_maximum_falls_with_beta_from_the_maximum_to_the_mean(seed):
 
 @lemma
 @given(seed=seeds, beta=betas)
-def test_01b_the_library_computes_this_soft_maximum(seed, beta):
+def test_01b_the_library_computes_this_soft_maximum(seed: int, beta: float) -> None:
     x, p = draw(seed)
     found = float(log_mean_exp(x, beta, weights=p))
     assert found == pytest.approx(soft(x, p, beta), rel=1e-5, abs=2e-6)
@@ -76,7 +76,7 @@ def test_01b_the_library_computes_this_soft_maximum(seed, beta):
 
 @lemma
 @given(seed=seeds)
-def test_02_the_two_limits_with_their_first_corrections(seed):
+def test_02_the_two_limits_with_their_first_corrections(seed: int) -> None:
     x, p = draw(seed)
     mean, variance = p @ x, p @ (x - p @ x) ** 2
     residuals = [soft(x, p, beta) - mean - variance / (2 * beta) for beta in (100.0, 200.0)]
@@ -89,7 +89,7 @@ def test_02_the_two_limits_with_their_first_corrections(seed):
 
 @lemma
 @given(seed=seeds, beta=betas)
-def test_03_the_sum_form_exceeds_the_mean_form_by_beta_log_n(seed, beta):
+def test_03_the_sum_form_exceeds_the_mean_form_by_beta_log_n(seed: int, beta: float) -> None:
     x, _ = draw(seed)
     gap = float(log_sum_exp(x, beta) - log_mean_exp(x, beta))
     assert gap == pytest.approx(beta * np.log(len(x)), rel=1e-4, abs=1e-5)
@@ -97,12 +97,14 @@ def test_03_the_sum_form_exceeds_the_mean_form_by_beta_log_n(seed, beta):
 
 @lemma
 @given(seed=seeds, beta=betas)
-def test_04_the_gumbel_loss_is_strictly_convex_with_the_soft_maximum_as_its_minimiser(seed, beta):
+def test_04_the_gumbel_loss_is_strictly_convex_with_the_soft_maximum_as_its_minimiser(
+    seed: int, beta: float
+) -> None:
     x, p = draw(seed)
 
-    def loss(h):
+    def loss(h: float) -> float:
         z = (x - h) / beta
-        return p @ (np.exp(z) - z - 1.0)
+        return float(p @ (np.exp(z) - z - 1.0))
 
     best = soft(x, p, beta)
     assert p @ np.exp((x - best) / beta) == pytest.approx(1.0)  # stationary
@@ -113,7 +115,7 @@ def test_04_the_gumbel_loss_is_strictly_convex_with_the_soft_maximum_as_its_mini
         assert loss(best - step) + loss(best + step) > 2 * loss(best)
 
 
-def test_05_the_partition_estimate_is_unbiased_and_its_logarithm_biased_low():
+def test_05_the_partition_estimate_is_unbiased_and_its_logarithm_biased_low() -> None:
     x = np.random.default_rng(0).normal(size=(200_000, 32))
     partition = np.exp(x / 0.5).mean(axis=1)
     # The standard error of the mean is .003; the truth is e^{1/(2 β²)} = e².
@@ -122,7 +124,7 @@ def test_05_the_partition_estimate_is_unbiased_and_its_logarithm_biased_low():
 
 
 @pytest.mark.parametrize(("beta", "count"), [(0.5, 200), (1.0, 50), (2.0, 20)])
-def test_06_the_pac_bound_on_the_soft_maximum(beta, count):
+def test_06_the_pac_bound_on_the_soft_maximum(beta: float, count: int) -> None:
     x_max, delta = 1.0, 0.1
     rng = np.random.default_rng(0)
     # The worst case for Hoeffding: all mass on the two ends.
@@ -139,12 +141,12 @@ def test_06_the_pac_bound_on_the_soft_maximum(beta, count):
 
 @lemma
 @given(seed=seeds, beta=betas)
-def test_07_hoeffding_bounds_the_distance_to_the_mean(seed, beta):
+def test_07_hoeffding_bounds_the_distance_to_the_mean(seed: int, beta: float) -> None:
     x, p = draw(seed)
     assert soft(x, p, beta) <= p @ x + np.ptp(x) ** 2 / (8 * beta) + 1e-12
 
 
-def test_08_the_maximum_of_perturbed_values_is_gumbel():
+def test_08_the_maximum_of_perturbed_values_is_gumbel() -> None:
     beta, x = 0.7, np.asarray([0.0, 0.5, 2.0])
     rng = np.random.default_rng(0)
     perturbed = x + rng.gumbel(0.0, beta, (400_000, 3))
@@ -162,19 +164,19 @@ def test_08_the_maximum_of_perturbed_values_is_gumbel():
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0])
-def test_09_zero_mean_gumbel_noise_makes_the_hard_backup_the_soft_one(beta):
+def test_09_zero_mean_gumbel_noise_makes_the_hard_backup_the_soft_one(beta: float) -> None:
     transitions, rewards, _ = random_mdp()
     gamma = 0.8
     rng = np.random.default_rng(1)
     noise = rng.gumbel(-EULER * beta, beta, (50_000, *rewards.shape))
 
-    def noisy(q):
+    def noisy(q: np.ndarray) -> np.ndarray:
         return rewards + gamma * transitions @ (q + noise).max(axis=2).mean(axis=0)
 
-    def entropy(q):
+    def entropy(q: np.ndarray) -> np.ndarray:
         return rewards + gamma * transitions @ (beta * logsumexp(q / beta, axis=1))
 
-    def reference(q):
+    def reference(q: np.ndarray) -> np.ndarray:
         return rewards + gamma * transitions @ (
             beta * logsumexp(q / beta, axis=1) - beta * np.log(q.shape[1])
         )
@@ -196,7 +198,7 @@ def test_09_zero_mean_gumbel_noise_makes_the_hard_backup_the_soft_one(beta):
 
 @lemma
 @given(seed=seeds, beta=betas, scale=st.sampled_from([0.1, 0.99, 5.0]))
-def test_10_homogeneity(seed, beta, scale):
+def test_10_homogeneity(seed: int, beta: float, scale: float) -> None:
     x, p = draw(seed)
     assert soft(scale * x, p, scale * beta) == pytest.approx(scale * soft(x, p, beta), abs=1e-12)
     found = log_mean_exp(scale * x, scale * beta, weights=p)
@@ -205,11 +207,13 @@ def test_10_homogeneity(seed, beta, scale):
 
 @lemma
 @given(seed=seeds, beta=st.sampled_from([0.3, 1.0, 5.0]))
-def test_11_the_soft_bellman_operator_contracts_and_its_value_is_attained(seed, beta):
+def test_11_the_soft_bellman_operator_contracts_and_its_value_is_attained(
+    seed: int, beta: float
+) -> None:
     transitions, rewards, mu = random_mdp(seed)
     rng = np.random.default_rng(seed)
 
-    def backup(q):
+    def backup(q: np.ndarray) -> np.ndarray:
         return rewards + 0.9 * transitions @ (beta * logsumexp(q / beta, axis=1, b=mu))
 
     a, b = rng.normal(size=(2, *rewards.shape))
@@ -227,7 +231,7 @@ def test_11_the_soft_bellman_operator_contracts_and_its_value_is_attained(seed, 
 
 @lemma
 @given(seed=seeds)
-def test_12_the_variational_form_of_the_divergence_has_plus_one(seed):
+def test_12_the_variational_form_of_the_divergence_has_plus_one(seed: int) -> None:
     rng = np.random.default_rng(seed)
     pi, mu = rng.dirichlet(np.full(5, 2.0), 2)
     best = -np.log(pi / mu)
@@ -240,7 +244,7 @@ def test_12_the_variational_form_of_the_divergence_has_plus_one(seed):
 
 @lemma
 @given(seed=seeds, epsilon=st.sampled_from([0.05, 0.2, 0.5]))
-def test_13_the_dual_temperature_spends_the_budget_in_both_forms(seed, epsilon):
+def test_13_the_dual_temperature_spends_the_budget_in_both_forms(seed: int, epsilon: float) -> None:
     x, p = draw(seed, atoms=30)
     beta = float(jitted_dual(x, epsilon, weights=p))
     tilted = tilt(x, p, beta)
@@ -255,7 +259,7 @@ def test_13_the_dual_temperature_spends_the_budget_in_both_forms(seed, epsilon):
     # The entropic value-at-risk: the largest mean within the divergence ball, and tilt attains it.
     assert dual.fun == pytest.approx(tilted @ x, rel=1e-4, abs=1e-4)
 
-    def joint(parameters):
+    def joint(parameters: np.ndarray) -> float:
         value, t = parameters
         z = (x - value) / np.exp(t)
         with np.errstate(over="ignore"):
@@ -270,7 +274,7 @@ def test_13_the_dual_temperature_spends_the_budget_in_both_forms(seed, epsilon):
 
 
 @pytest.mark.parametrize("beta", [0.3, 2.0])
-def test_14_quantiles_of_negative_gumbel_values(beta):
+def test_14_quantiles_of_negative_gumbel_values(beta: float) -> None:
     h = 1.5
     law = gumbel_l(h, beta)  # h - Gumbel(0, β)
     assert law.cdf(h) == pytest.approx(1 - np.exp(-1), abs=1e-12)
@@ -284,26 +288,26 @@ def test_14_quantiles_of_negative_gumbel_values(beta):
 
 @lemma
 @given(seed=seeds, beta=st.sampled_from([0.5, 1.0, 3.0]))
-def test_15_implicit_policies_of_the_related_losses(seed, beta):
+def test_15_implicit_policies_of_the_related_losses(seed: int, beta: float) -> None:
     x, p = draw(seed)
     value = soft(x, p, beta)
     z = (x - value) / beta
     weights = p * np.expm1(z) / z  # IDQL
     assert weights @ x / weights.sum() == pytest.approx(value, abs=1e-9)
 
-    def sparse_loss(v):  # SQL
+    def sparse_loss(v: float) -> float:  # SQL
         d = 1 + (x - v) / (2 * beta)
-        return p @ (np.maximum(d, 0) ** 2) + v / beta
+        return float(p @ (np.maximum(d, 0) ** 2) + v / beta)
 
     v = brentq(lambda v: p @ np.maximum(1 + (x - v) / (2 * beta), 0) - 1, -50, 50)
     assert sparse_loss(v) < min(sparse_loss(v - 1e-3), sparse_loss(v + 1e-3))
 
 
 @pytest.mark.parametrize("weight", [0.6, 0.75, 0.9])
-def test_15b_the_total_variation_loss_is_a_quantile(weight):
+def test_15b_the_total_variation_loss_is_a_quantile(weight: float) -> None:
     x = norm.ppf((np.arange(20_001) + 0.5) / 20_001)
 
-    def loss(v):
+    def loss(v: float) -> float:
         d = x - v
         return np.mean(weight * np.maximum(d, 0) - (1 - weight) * d)
 
@@ -313,7 +317,7 @@ def test_15b_the_total_variation_loss_is_a_quantile(weight):
 
 @lemma
 @given(seed=seeds)
-def test_16_at_large_beta_the_loss_is_half_the_squared_error(seed):
+def test_16_at_large_beta_the_loss_is_half_the_squared_error(seed: int) -> None:
     x, p = draw(seed)
     beta, h = 1e4, 0.7
     z = jnp.asarray((x - h) / beta, jnp.float32)
@@ -327,7 +331,7 @@ def test_16_at_large_beta_the_loss_is_half_the_squared_error(seed):
 
 @lemma
 @given(seed=seeds)
-def test_care_that_a_change_of_reference_shifts_the_action_values(seed):
+def test_care_that_a_change_of_reference_shifts_the_action_values(seed: int) -> None:
     # Lemma 3.4: the soft value under π equals the one under µ once Q is shifted by −β log(π/µ).
     rng = np.random.default_rng(seed)
     q, beta = rng.normal(size=4), 0.8
@@ -336,7 +340,7 @@ def test_care_that_a_change_of_reference_shifts_the_action_values(seed):
     assert abs(soft(q, pi, beta) - soft(q, mu, beta)) > 1e-9
 
 
-def test_care_that_donsker_and_varadhan_knew_the_log_partition():
+def test_care_that_donsker_and_varadhan_knew_the_log_partition() -> None:
     # log Z = max_π E_π[x] − KL(π‖µ), and the Gumbel loss's minimum is the NWJ bound made tight.
     x, p = draw(3)
     found = minimize(

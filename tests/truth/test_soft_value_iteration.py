@@ -7,7 +7,6 @@ The criterion: the largest error over all states, and over all pairs that the da
 import dataclasses
 import functools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,7 @@ from jaxtyping import Array
 
 from worlds import Log, first_state, random_log, soft_value_iteration, spec_of, trained
 from xql.agents import Batch, XQLConfig, make_xql, member
-from xql.agents.networks import Critic, Value
+from xql.agents.networks import MLP, Critic, Value
 from xql.agents.update import trainable
 from xql.agents.xql import XQLState
 from xql.gumbel.losses import Kind
@@ -32,7 +31,7 @@ class ValueTable(Value):
     table: Array
 
     def __init__(self, table: Array) -> None:
-        self.mlp, self.table = None, table
+        self.mlp, self.table = MLP((), ()), table
 
     def __call__(self, observations: Array) -> Array:
         return observations @ self.table
@@ -44,7 +43,7 @@ class CriticTable(Critic):
     table: Array
 
     def __init__(self, table: Array) -> None:
-        self.mlps, self.table = None, table
+        self.mlps, self.table = (), table
 
     def __call__(self, observations: Array, actions: Array) -> Array:
         return jnp.einsum("...s,esa,...a->e...", observations, self.table, actions)
@@ -54,8 +53,8 @@ def assert_found(
     log: Log,
     beta: float,
     discount: float,
-    value: eqx.Module,
-    critic: eqx.Module,
+    value: Value,
+    critic: Critic,
     share: float = SHARE,
 ) -> None:
     v, q, counts = soft_value_iteration(log, beta, discount)

@@ -81,7 +81,8 @@ def static(*, default: Any, doc: str, range: Range = NON_NEGATIVE) -> Any:
     )
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(swept, static))
+# Without field specifiers: a type checker then takes `swept(...)` and `static(...)` for defaults.
+@dataclass_transform(frozen_default=True)
 def agent_config(cls: type[Config]) -> type[Config]:
     """Make a frozen dataclass of `swept` and `static` fields, and register it as a pytree."""
     made = dataclasses.dataclass(frozen=True)(cls)
