@@ -12,15 +12,16 @@ import pytest
 import yaml
 
 import xql
-from worlds import line_data, register_line, same_bits
+from worlds import Line, line_data, register_line, same_bits
 from xql.agents import member
 from xql.data.actions import box
 from xql.data.dataset import Dataset
-from xql.errors import InputError
+from xql.errors import EnvironmentFault, InputError
 from xql.runs.config import EvaluationPlan, RunConfig
 from xql.runs.folder import COLUMNS
 from xql.runs.policy import load_policy
 from xql.runs.run import Run
+from xql.training.evaluate import evaluate_run
 from xql.training.offline import execute_offline, plan_offline
 
 SMALL = {"hidden": [16], "batch_size": 32}
@@ -370,3 +371,32 @@ def test_execution_goes_on_from_a_state_bit_for_bit(tmp_path: Path) -> None:
     half = Run.open(tmp_path / "whole", step=30).population
     rest = execute_offline(plan, tmp_path / "rest", state=half, step=30, progress=False)
     assert same_bits(rest.population, whole.population)
+
+
+def test_an_environment_that_fails_in_evaluation_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: Line, action: np.ndarray) -> Any:
+        raise ConnectionError("licence server gone")
+
+    data = line_data()
+    monkeypatch.setattr(Line, "step", gone)
+    with pytest.raises(EnvironmentFault) as fault:
+        learn(tmp_path / "run", data, env=register_line(), evaluations=1)
+    assert str(fault.value) == (
+        "XQLTestLine-v0: step raised ConnectionError: licence server gone; the policy of step 60 "
+        f"is kept in {tmp_path / 'run'}"
+    )
+    assert np.isfinite(load_policy(tmp_path / "run")(np.zeros(2, np.float32))).all()
+    monkeypatch.undo()
+    assert {row.step for row in evaluate_run(tmp_path / "run", episodes=1)} == {60}
+    assert {row.step for row in evaluate_run(tmp_path / "run", episodes=1, step=60)} == {60}
+
+
+def test_a_missing_time_limit_is_said_before_the_first_update(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn(tmp_path / "run", env=register_line(), progress=True, evaluations=1)
+    said = " ".join(capsys.readouterr().err.split())
+    note = "the environment states no time limit: evaluation episodes are cut after 10,000 steps"
+    assert said.index(note) < said.index("step 60:")

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit status: 0 done, 1 a check found errors or an environment failed, 2 bad input, 130
     interrupted. One line on standard error says what, where and the hint.
     """
+    warnings.showwarning = _show_warning
     try:
         _dispatch(list(sys.argv[1:] if arguments is None else arguments), COMMANDS, ["xql"])
     except (InputError, MissingExtra) as error:
@@ -63,6 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader, such as `head`, has seen enough; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """One line without the place in the code, which says nothing to a user."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _load(place: str) -> Command:

@@ -10,6 +10,7 @@ def evaluate(
     episodes: int = 100,
     seed: int = 10_000,
     env: str | None = None,
+    step: int | None = None,
     video: bool = False,
     video_out: Path | None = None,
     video_episodes: int = 1,
@@ -22,6 +23,7 @@ def evaluate(
         episodes: episodes for each member.
         seed: the first episode's seed; training evaluates from the default one.
         env: another environment than the run's.
+        step: of the checkpoint; the latest without it.
         video: record the first of these episodes as a video, before the scores.
         video_out: the mp4; video-STEP.mp4 in the run's folder without it.
         video_episodes: how many to record, one after another.
@@ -40,10 +42,10 @@ def evaluate(
         from xql.reports.film import film_run
 
         path, played = film_run(
-            run, video_out, index=member, episodes=video_episodes, seed=seed, env=env
+            run, video_out, index=member, episodes=video_episodes, seed=seed, env=env, step=step
         )
         print(f"{path}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")
-    rows = evaluate_run(run, episodes=episodes, seed=seed, env=env)
+    rows = evaluate_run(run, episodes=episodes, seed=seed, env=env, step=step)
     quantity = quantity_of(rows)
     members = RunConfig.load(run).members
     swept = list(members[0].changes)

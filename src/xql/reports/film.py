@@ -23,8 +23,9 @@ def film_run(
     seed: int = 10_000,
     env: str | None = None,
     label: str | None = None,
+    step: int | None = None,
 ) -> tuple[Path, list[EpisodeResult]]:
-    """Record a policy of a run, from its latest checkpoint.
+    """Record a policy of a run.
 
     Args:
         run: the run's folder.
@@ -35,6 +36,7 @@ def film_run(
         seed: the first one's; the default is that of training's own evaluations.
         env: another environment than the run's own.
         label: what to write in the frame; the agent's name without it.
+        step: of the checkpoint; the latest where None.
 
     Returns:
         The video's path, and the result of each of its episodes.
@@ -50,7 +52,7 @@ def film_run(
     environment = config.require_environment(str(run), env)
     if path is not None and path.exists():
         raise InputError("the file exists", where=str(path), hint="name another")
-    policy = load_policy(run, index)
+    policy = load_policy(run, index, step)
     data = config.data
     keys = data.observation_keys
     probe = make_environment(environment, keys=keys)
@@ -58,7 +60,7 @@ def film_run(
         check_fits(probe, data.observation_size, data.actions.size, data.name)
     finally:
         probe.close()
-    path = path or _free(folder.path / f"video-{latest_step(folder.checkpoints)}.mp4")
+    path = path or _free(folder.path / f"video-{step or latest_step(folder.checkpoints)}.mp4")
     results = record(
         lambda: make_environment(environment, keys=keys, picture=SIZE),
         policy,

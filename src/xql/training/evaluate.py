@@ -11,7 +11,6 @@ from xql.agents import TrainState
 from xql.envs.make import check_fits, make_environment
 from xql.errors import require_seed
 from xql.evaluation.rollout import LONGEST_EPISODE, Evaluator, time_limit
-from xql.runs.checkpoints import latest_step
 from xql.runs.config import RunConfig, require_at_least
 from xql.runs.folder import Evaluation, RunFolder, evaluation_rows
 from xql.runs.policy import act_members, load_population, scale
@@ -24,7 +23,7 @@ class PopulationEvaluator:
     """The copies of the environment, kept from one evaluation to the next.
 
     Attributes:
-        limited: whether the environment has a time limit of its own.
+        limited: whether the environment states a time limit.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class PopulationEvaluator:
         if self.limited:
             return ""
         return (
-            f"the environment has no time limit: evaluation episodes are cut after "
+            f"the environment states no time limit: evaluation episodes are cut after "
             f"{LONGEST_EPISODE:,} steps (register it with max_episode_steps)"
         )
 
@@ -87,15 +86,21 @@ class PopulationEvaluator:
 
 
 def evaluate_run(
-    run: Path | str, *, episodes: int = 100, seed: int = EVALUATION_SEED, env: str | None = None
+    run: Path | str,
+    *,
+    episodes: int = 100,
+    seed: int = EVALUATION_SEED,
+    env: str | None = None,
+    step: int | None = None,
 ) -> list[Evaluation]:
-    """Play more episodes with every member of a finished run, from its latest checkpoint.
+    """Play more episodes with every member of a finished run.
 
     Args:
         run: the run's folder, which is left as it is.
         episodes: episodes for each member.
         seed: the first episode's seed.
         env: another environment than the run's own.
+        step: of the checkpoint; the latest where None.
 
     Raises:
         InputError: no run, no checkpoint, or no environment.
@@ -104,9 +109,7 @@ def evaluate_run(
     require_seed(seed)
     require_at_least("episodes", episodes, 1)
     folder.config.require_environment(str(run), env)
-    agent, population = load_population(folder)
-    step = latest_step(folder.checkpoints)
-    assert step is not None, "a population was loaded from it"
+    agent, population, step = load_population(folder, step)
     evaluator = PopulationEvaluator(folder.config, agent.actor, env)
     try:
         return evaluator.evaluate(population, step, episodes, seed)
