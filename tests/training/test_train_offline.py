@@ -323,7 +323,7 @@ def test_overestimation_is_warned_of_once_a_member(
     assert wrong.any() and not wrong.all()
     for index, warned in enumerate(wrong):
         assert said.count(f"member {index}'s critic stands at") == warned
-    assert "but no return can be above 0 here: do not trust its policy; try a larger β" in said
+    assert "but no return can be above 0 here: do not trust its policy; try a larger beta" in said
     assert run.folder.read_frozen() == {}
 
 

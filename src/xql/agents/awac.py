@@ -50,7 +50,16 @@ from xql.agents.hyperparameters import (
 from xql.agents.losses import advantage_weights, critic_loss
 from xql.agents.networks import Critic
 from xql.agents.policies import GaussianPolicy, network_of, project
-from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Number, Scalar, Trainable
+from xql.agents.types import (
+    Agent,
+    Batch,
+    EnvironmentSpec,
+    Metrics,
+    Number,
+    Scalar,
+    ScaleHint,
+    Trainable,
+)
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
 
 
@@ -105,6 +114,7 @@ def make_awac(config: AWACConfig, total_steps: int) -> Agent:
         config=config,
         transitions=config.batch_size,
         backup=policy_backup,
+        scale_hint=ScaleHint(("temperature",), "a larger temperature"),
     )
 
 

@@ -45,7 +45,7 @@ from xql.agents.hyperparameters import (
 from xql.agents.losses import advantage_weights, critic_loss
 from xql.agents.networks import Critic, Value
 from xql.agents.policies import GaussianPolicy, network_of, project
-from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
 
 
@@ -102,6 +102,7 @@ def make_iql(config: IQLConfig, total_steps: int) -> Agent:
         config=config,
         transitions=config.batch_size,
         backup=value_backup,
+        scale_hint=ScaleHint(("inverse_temperature",), "a smaller inverse_temperature"),
     )
 
 

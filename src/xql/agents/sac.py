@@ -50,7 +50,7 @@ from xql.agents.hyperparameters import (
 from xql.agents.losses import critic_loss, gumbel_metrics
 from xql.agents.networks import Critic, Value
 from xql.agents.policies import SquashedGaussianPolicy, network_of
-from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import descend, polyak, trainable
 from xql.gumbel.losses import Kind, gumbel_loss
 
@@ -154,6 +154,9 @@ class SoftValueSACState(NamedTuple):
 State = SACState | XSACState | SoftValueSACState
 
 
+NO_BETA, BETA = ScaleHint(), ScaleHint(("beta",), "a larger beta")
+
+
 def make_sac(config: SACConfig, total_steps: int) -> Agent:
     """The agent for one configuration; nothing in it depends on `total_steps`."""
     updates: dict[str, Callable[[Any, Batch], tuple[Any, Metrics]]] = {
@@ -169,7 +172,9 @@ def make_sac(config: SACConfig, total_steps: int) -> Agent:
         transitions=config.batch_size,
         backup=policy_backup if config.value == "none" else value_backup,
         values_include_entropy=config.value != "gumbel",
-        overestimation_hint="a larger β" if config.value == "gumbel" else "a smaller learning rate",
+        scale_hint=ScaleHint()
+        if config.value != "gumbel"
+        else ScaleHint(("beta",), "a larger beta"),
     )
 
 

@@ -55,7 +55,7 @@ from xql.agents.hyperparameters import (
 from xql.agents.losses import critic_loss, critic_metrics, gumbel_metrics
 from xql.agents.networks import Critic
 from xql.agents.policies import DeterministicPolicy
-from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import descend, every, polyak, trainable
 from xql.gumbel.losses import Kind, gumbel_loss
 
@@ -137,6 +137,9 @@ class TD3State(NamedTuple):
     config: TD3Config
 
 
+NO_BETA, BETA = ScaleHint(), ScaleHint(("beta",), "a larger beta")
+
+
 def make_td3(config: TD3Config, total_steps: int) -> Agent:
     """The agent for one configuration; nothing in it depends on `total_steps`."""
     return Agent(
@@ -146,7 +149,9 @@ def make_td3(config: TD3Config, total_steps: int) -> Agent:
         config=config,
         transitions=config.batch_size,
         backup=policy_backup,
-        overestimation_hint="a smaller learning rate" if config.loss == "squared" else "a larger β",
+        scale_hint=ScaleHint()
+        if config.loss == "squared"
+        else ScaleHint(("beta",), "a larger beta"),
     )
 
 

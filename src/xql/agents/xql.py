@@ -54,7 +54,7 @@ from xql.agents.hyperparameters import (
 from xql.agents.losses import CriticLoss, advantage_weights, critic_loss, gumbel_metrics
 from xql.agents.networks import Critic, Value
 from xql.agents.policies import GaussianPolicy, network_of, project
-from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
 from xql.gumbel.losses import Kind, gumbel_loss
 
@@ -147,7 +147,9 @@ def make_xql(config: XQLConfig, total_steps: int) -> Agent:
         config=config,
         transitions=config.batch_size * config.v_updates,
         backup=value_backup,
-        overestimation_hint="a larger β",
+        scale_hint=ScaleHint(
+            ("beta", "inverse_temperature"), "a larger beta and a smaller inverse_temperature"
+        ),
     )
 
 

@@ -238,6 +238,7 @@ def execute_offline(
         logger = RunLogger(folder, bar, evaluator, agent, population)
         population = _loop(population, data, agent, logger, config, step)
         bar.say(f"{config.steps:,} updates × {len(config.members)} in {logger.seconds:.0f} s")
+        bar.say(logger.verdict())
     return Run(folder, population)
 
 

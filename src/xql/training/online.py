@@ -231,6 +231,7 @@ def execute_online(
             each = ", ".join(map(str, actors.breakdowns))
             bar.warn_once(f"steps at which a simulator gave no finite number, by member: {each}")
         bar.say(f"{config.steps:,} steps × {len(config.members)} in {logger.seconds:.0f} s")
+        bar.say(logger.verdict())
     return Run(folder, population)
 
 

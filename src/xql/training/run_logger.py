@@ -13,6 +13,7 @@ from xql.runs.folder import RunFolder
 from xql.runs.summary import in_brief, member_means, quantity_of
 from xql.training.divergence import DivergenceGuard, RewardRange
 from xql.training.evaluate import PopulationEvaluator
+from xql.training.health import HealthMonitor
 from xql.training.progress import ProgressBar
 
 
@@ -40,6 +41,9 @@ class RunLogger:
         self._agent = agent
         self._guard = DivergenceGuard(population)
         self._overestimated: set[int] = set()
+        config = folder.config
+        configs = [config.member_config(index) for index in range(len(config.members))]
+        self._health = HealthMonitor(agent, configs, scalable=not config.online)
         self._began = time.perf_counter()
 
     @property
@@ -88,8 +92,19 @@ class RunLogger:
         # A critic with entropy in its values has no such bound.
         if "q" in metrics and not self._agent.values_include_entropy:
             self._warn_of_overestimation(step, metrics["q"], rewards)
+        for line in self._health.check(step, metrics):
+            progress.warn_once(line)
         progress.advance(step)
         return population
+
+    def verdict(self) -> str:
+        """Whether training looked healthy, in one line."""
+        found = [*self._health.problems]
+        if self._guard.frozen:
+            found.append(f"{len(self._guard.frozen)} diverged")
+        if self._overestimated:
+            found.append("values above all possible returns")
+        return f"look at the warnings: {'; '.join(found)}" if found else "training looks healthy"
 
     def _warn_of_overestimation(self, step: int, q: np.ndarray, rewards: RewardRange) -> None:
         """Warn, once a member, that its values are above all possible returns."""
@@ -101,7 +116,7 @@ class RunLogger:
             self._progress.warn_once(
                 f"member {index}'s critic stands at {value:,.0f} by step {step:,}, but no return "
                 f"can be above {rewards.highest_return(discount):,.0f} here: do not trust its "
-                f"policy; try {self._agent.overestimation_hint}"
+                f"policy; try {self._agent.scale_hint.advice}"
             )
 
     def milestone(self, step: int, population: TrainState) -> None:
