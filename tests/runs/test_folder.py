@@ -3,6 +3,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,7 @@ CONFIG = RunConfig(
 )
 
 
-def row(step: int, member: int = 0, **changes: object) -> Evaluation:
+def row(step: int, member: int = 0, **changes: Any) -> Evaluation:
     return Evaluation(step, member, 3, 0, 1.5, 10, 25.0, True)._replace(**changes)
 
 
