@@ -81,8 +81,7 @@ def static(*, default: Any, doc: str, range: Range = NON_NEGATIVE) -> Any:
     )
 
 
-# Without field specifiers: a type checker then takes `swept(...)` and `static(...)` for defaults.
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(swept, static))
 def agent_config(cls: type[Config]) -> type[Config]:
     """Make a frozen dataclass of `swept` and `static` fields, and register it as a pytree."""
     made = dataclasses.dataclass(frozen=True)(cls)
