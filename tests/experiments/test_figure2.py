@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from xql.errors import InputError
 from xql.experiments.figure2 import densities, figure2, regression
 
 
-def test_densities_integrate_to_one_and_peak_at_zero():
+def test_densities_integrate_to_one_and_peak_at_zero() -> None:
     columns = densities(4001)
     for name, density in columns.items():
         if name == "x":
@@ -22,7 +23,7 @@ def test_densities_integrate_to_one_and_peak_at_zero():
         assert np.trapezoid(density, columns["x"]) + missing == pytest.approx(1.0, abs=1e-5)
 
 
-def test_regression_finds_the_true_soft_maximum():
+def test_regression_finds_the_true_soft_maximum() -> None:
     _, curves = regression(seed=1)
     inner = np.abs(curves["x"]) < 0.9
     for beta, tolerance in (("0.1", 0.04), ("0.25", 0.02), ("2", 0.02)):
@@ -30,7 +31,7 @@ def test_regression_finds_the_true_soft_maximum():
         assert np.abs(error[inner]).mean() < tolerance
 
 
-def test_the_figure_and_its_curves_are_written_once(tmp_path):
+def test_the_figure_and_its_curves_are_written_once(tmp_path: Path) -> None:
     path = figure2(tmp_path / "new", seed=0)
     assert path.read_bytes().startswith(b"\x89PNG")
     for name in ("densities", "losses", "samples", "regression"):
@@ -43,7 +44,7 @@ def test_the_figure_and_its_curves_are_written_once(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["densities", "losses", "samples", "regression"])
-def test_no_table_is_written_over(tmp_path, name):
+def test_no_table_is_written_over(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"figure2_{name}.csv"
     path.write_text("mine")
     with pytest.raises(InputError) as error:
@@ -52,7 +53,7 @@ def test_no_table_is_written_over(tmp_path, name):
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [(path.name, "mine")]
 
 
-def test_a_folder_and_a_seed_that_cannot_be_used_are_one_line(tmp_path):
+def test_a_folder_and_a_seed_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "new"):
         with pytest.raises(InputError, match=r"this is no folder and cannot be made one \(.+\)"):
