@@ -68,7 +68,7 @@ def name_of(page: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def log() -> dict[str, np.ndarray]:
+def log() -> dict[str, Any]:
     random, env = np.random.default_rng(0), gymnasium.make("Pendulum-v1")
     rows = []
     for episode in range(5):
@@ -87,7 +87,7 @@ def log() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def files(log: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(log: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that every page finds itself in a copy of."""
     folder = tmp_path_factory.mktemp("files")
     np.savez(folder / "log.npz", **log)

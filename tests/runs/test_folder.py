@@ -32,7 +32,7 @@ CONFIG = RunConfig(
 )
 
 
-def row(step: int, member: int = 0, **changes: object) -> Evaluation:
+def row(step: int, member: int = 0, **changes: Any) -> Evaluation:
     return Evaluation(step, member, 3, 0, 1.5, 10, 25.0, True)._replace(**changes)
 
 

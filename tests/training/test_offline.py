@@ -146,8 +146,8 @@ def test_a_policy_takes_raw_observations_and_undoes_the_scaling(run: Run) -> Non
     x = line_data().observations[:, 0].astype(np.float64)
     raw = np.array([[0.3, 1.0], [-0.8, 1.0]], np.float32)
     # The second column never changes: it is shifted to 0 and not scaled.
-    seen = np.stack([(raw[:, 0] - x.mean()) / x.std(), np.zeros(2)], axis=1)
-    seen = jnp.array(seen, jnp.float32)
+    scaled = np.stack([(raw[:, 0] - x.mean()) / x.std(), np.zeros(2)], axis=1)
+    seen = jnp.array(scaled, jnp.float32)
     network = member(run.population.policy.network, 1)
     np.testing.assert_allclose(run.policies[1](raw), network.mean(seen), atol=1e-5)
     assert not np.allclose(run.policies[1](raw), network.mean(jnp.array(raw)), atol=1e-3)
@@ -319,7 +319,7 @@ def test_overestimation_is_warned_of_once_a_member(
     run = learn(tmp_path / "run", seeds=6, options=SMALL | wild)
     said = " ".join(capsys.readouterr().err.split())
     critics = np.array([line.values["q"] for line in run.folder.read_metrics()])
-    wrong = (critics > 18.6).any(0)
+    wrong = np.any(critics > 18.6, axis=0)
     assert wrong.any() and not wrong.all()
     for index, warned in enumerate(wrong):
         assert said.count(f"member {index}'s critic stands at") == warned
