@@ -1,6 +1,4 @@
-"""Extreme Q-Learning: from logged decisions to a policy that can be trusted.
-
-In five lines:
+"""Offline and online reinforcement learning in JAX: Extreme Q-Learning and its baselines.
 
     import xql
 

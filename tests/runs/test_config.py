@@ -22,9 +22,8 @@ from xql.runs.config import (
     Member,
     OnlineLoop,
     RunConfig,
-    choose_members,
-    sweep_of,
 )
+from xql.runs.sweep import choose_members, sweep_of
 
 FULL = RunConfig(
     agent="xql",

@@ -26,17 +26,15 @@ from xql.evaluation.scores import reference_score
 from xql.presets import resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
-    SWEPT_SOURCE,
     DataConfig,
     EvaluationPlan,
     OnlineLoop,
     RunConfig,
-    choose_members,
     require_at_least,
-    sweep_of,
 )
 from xql.runs.folder import RunFolder, free_folder
 from xql.runs.run import Run
+from xql.runs.sweep import SWEPT_SOURCE, choose_members, sweep_of
 from xql.training.actors import Actors, environment_spec
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.online_state import OnlineState, add, explore, initial_online_state, learn
