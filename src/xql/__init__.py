@@ -1,5 +1,7 @@
 """Offline and online reinforcement learning in JAX: Extreme Q-Learning and its baselines.
 
+For example:
+
     import xql
 
     data = xql.open_dataset("minari:pointmaze/medium-play-v0")
