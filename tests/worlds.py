@@ -15,7 +15,7 @@ from xql.agents import Agent, Batch, EnvironmentSpec, Metrics, TrainState
 from xql.data.actions import box
 from xql.data.dataset import Dataset
 from xql.runs.config import Member
-from xql.training.population import initial_population, replicated, train_chunk
+from xql.training.population import initial_population, replicated, train_chunk, zero_totals
 
 
 class Log(NamedTuple):
@@ -124,8 +124,9 @@ def trained(
     """A population after chunks of so many updates each."""
     population = initial_population(agent, spec, members)
     data = dataset.to_device(replicated(population))
+    totals = zero_totals(population, data, agent)
     for updates in chunks:
-        population, _ = train_chunk(population, data, updates, agent=agent)
+        population, totals = train_chunk(population, totals, data, updates, agent=agent)
     return population
 
 

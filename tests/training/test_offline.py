@@ -22,7 +22,7 @@ from xql.runs.folder import COLUMNS
 from xql.runs.policy import load_policy
 from xql.runs.run import Run
 from xql.training.evaluate import evaluate_run
-from xql.training.offline import execute_offline, plan_offline
+from xql.training.offline import Pace, execute_offline, plan_offline
 
 SMALL = {"hidden": [16], "batch_size": 32}
 
@@ -400,3 +400,31 @@ def test_a_missing_time_limit_is_said_before_the_first_update(
     said = " ".join(capsys.readouterr().err.split())
     note = "the environment states no time limit: evaluation episodes are cut after 10,000 steps"
     assert said.index(note) < said.index("step 60:")
+
+
+def test_what_is_learned_and_logged_does_not_depend_on_the_pace_of_the_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = learn(tmp_path / "whole")
+    monkeypatch.setattr("xql.training.offline.FIRST_CHUNK", 3)
+    pieces = learn(tmp_path / "pieces")
+    assert same_bits(whole.population, pieces.population)
+    ours, theirs = (
+        [
+            {k: v for k, v in line.values.items() if k != "seconds"}
+            for line in one.folder.read_metrics()
+        ]
+        for one in (whole, pieces)
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("updates", "seconds", "then"),
+    [(64, 8.0, 8), (64, 0.5, 128), (64, 1e-9, 256), (1, 30.0, 1)],
+)
+def test_a_call_is_made_to_take_a_second(updates: int, seconds: float, then: int) -> None:
+    pace = Pace()
+    pace.updates = updates
+    pace.took(updates, seconds)
+    assert pace.updates == then

@@ -8,10 +8,13 @@ on the device and runs compiled chunks of updates; between chunks it logs, evalu
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from xql.agents import OFFLINE, ONLINE, Agent, TrainState
@@ -38,12 +41,22 @@ from xql.runs.run import Run
 from xql.runs.sweep import SWEPT_SOURCE, choose_members, sweep_of
 from xql.training.divergence import RewardRange
 from xql.training.evaluate import PopulationEvaluator
-from xql.training.population import initial_population, mesh_for, place, replicated, train_chunk
+from xql.training.population import (
+    initial_population,
+    mesh_for,
+    place,
+    replicated,
+    train_chunk,
+    zero_totals,
+)
 from xql.training.progress import ProgressBar
 from xql.training.run_logger import RunLogger
 
 LOG_EVERY = 1000
 """Updates between two lines of metrics.jsonl."""
+
+FIRST_CHUNK = 64
+"""Updates of the first call, before it is known how long one takes."""
 
 
 class OfflinePlan(NamedTuple):
@@ -240,6 +253,21 @@ def execute_offline(
     return Run(folder, population)
 
 
+class Pace:
+    """How many updates to make at a time, so that one call of the compiled chunk takes a second.
+
+    A longer one would keep an interruption waiting; a shorter one would keep the device waiting.
+    """
+
+    def __init__(self) -> None:
+        self.updates = FIRST_CHUNK
+
+    def took(self, updates: int, seconds: float) -> None:
+        """Learn from a call: the first holds the compilation, and says little."""
+        fitting = int(updates / max(seconds, 1e-3))
+        self.updates = max(1, min(fitting, 4 * self.updates, LOG_EVERY))
+
+
 def _loop(
     population: TrainState,
     data: DeviceData,
@@ -250,13 +278,21 @@ def _loop(
 ) -> TrainState:
     """Compiled chunks of updates, and between them what the logger does."""
     rewards = RewardRange(float(data.rewards.min()), float(data.rewards.max()))
+    pace, totals = Pace(), zero_totals(population, data, agent)
     for target in config.evaluation.steps(config.steps):
         while step < target:
-            updates = min(LOG_EVERY, target - step)
-            population, metrics = train_chunk(population, data, updates, agent=agent)
-            step += updates
-            values = {name: np.asarray(value) for name, value in metrics.items()}
-            population = logger.metrics(step, population, values, rewards)
+            stretch = min(LOG_EVERY, target - step)
+            done, totals = 0, jax.tree.map(jnp.zeros_like, totals)
+            while done < stretch:
+                updates = min(pace.updates, stretch - done)
+                began = time.perf_counter()
+                population, totals = train_chunk(population, totals, data, updates, agent=agent)
+                population.step.block_until_ready()
+                pace.took(updates, time.perf_counter() - began)
+                done += updates
+            step += stretch
+            means = {name: np.asarray(total) / np.float32(done) for name, total in totals.items()}
+            population = logger.metrics(step, population, means, rewards)
         if step == target:
             logger.milestone(step, population)
     return population
