@@ -188,7 +188,7 @@ def test_beta_is_inactive_exactly_where_no_loss_has_it() -> None:
     without = [SACConfig(), SACConfig(value="soft"), TD3Config()]
     with_beta = [SACConfig(value="gumbel"), TD3Config(loss="linear"), XQLConfig()]
     for config in without:
-        assert inactive(config) == {"beta"}
+        assert "beta" in inactive(config)
         assert "beta" not in to_dict(config)
     for config in with_beta:
         assert inactive(config) == frozenset()

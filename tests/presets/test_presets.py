@@ -283,11 +283,15 @@ def test_a_population_brings_its_own_values_of_what_it_sweeps() -> None:
         resolve("xql", "tuned", "hopper-random-v2", swept={"discount"})
     chosen = resolve("xql", "tuned", "hopper-random-v2", swept={"beta"})
     assert "beta" not in chosen.sources
+    with pytest.raises(InputError, match="beta is swept and given; give it in one of them"):
+        resolve("xql", "default", "line", {"beta": 3.0}, swept={"beta"})
 
 
 @pytest.mark.parametrize("agent", ["sac", "td3"])
 def test_a_beta_is_refused_where_no_loss_has_one(agent: str) -> None:
-    with pytest.raises(InputError, match=f"agent {agent} has no beta; leave --set beta out"):
+    with pytest.raises(
+        InputError, match=f"beta has no effect on agent {agent} as it is configured; leave"
+    ):
         resolve(agent, "default", "Pendulum-v1", {"beta": 1.0})
 
 

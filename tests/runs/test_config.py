@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from xql.agents import AGENTS, XQLConfig, make_td3, make_xql
+from xql.agents import AGENTS, XQLConfig, configure, make_td3, make_xql
+from xql.agents.hyperparameters import inactive
 from xql.agents.td3 import TD3Config
 from xql.data.actions import Box, Discrete
 from xql.data.scaling import Scaling
@@ -157,10 +158,10 @@ def test_what_cannot_be_swept_says_what_can() -> None:
         choose_members(agent, "td3", 1, {"policy_delay": [1.0, 2.0]})
     assert str(error.value) == (
         "--sweep: policy_delay cannot be swept: it changes the compiled program; give it with "
-        "--set, one run for each; these can: clip, discount, polyak, critic_learning_rate, "
+        "--set, one run for each; these can: discount, polyak, critic_learning_rate, "
         "policy_learning_rate"
     )
-    with pytest.raises(InputError, match="agent td3 has no beta"):
+    with pytest.raises(InputError, match="beta has no effect on agent td3 as it is configured"):
         choose_members(agent, "td3", 1, {"beta": [1.0]})
 
 
@@ -173,11 +174,36 @@ def test_beta_is_short_for_a_sweep() -> None:
 
 
 def test_a_member_s_own_values_come_on_top() -> None:
-    assert FULL.member_config(1)["beta"] == 0.5
-    assert FULL.member_config(1)["clip"] == 5.0
+    assert FULL.member_config(1).beta == 0.5
+    assert FULL.member_config(1).clip == 5.0
     with pytest.raises(InputError, match="there is no member 2; choose 0 to 1"):
         FULL.require_member(2, "run")
     assert FULL.require_environment("run", None) == "Hopper-v4"
     assert FULL.require_environment("run", "Ant-v4") == "Ant-v4"
     with pytest.raises(InputError, match="this run has no environment; give one with --env"):
         dataclasses.replace(FULL, environment=None).require_environment("run")
+
+
+INACTIVE = [
+    ("sac", {}, {"beta", "clip", "value_learning_rate"}),
+    ("sac", {"value": "soft"}, {"beta", "clip"}),
+    ("x-sac", {}, set()),
+    ("td3", {}, {"beta", "clip"}),
+    ("x-td3", {}, set()),
+    ("cql", {}, {"target_gap"}),
+    ("cql", {"lagrange": True}, set()),
+    ("awac", {"weights": "softmax"}, {"weight_cap"}),
+    ("xql", {}, set()),
+]
+
+
+@pytest.mark.parametrize(("agent", "options", "names"), INACTIVE)
+def test_what_has_no_effect_cannot_be_swept(
+    agent: str, options: dict[str, Any], names: set[str]
+) -> None:
+    config = configure(agent, options)
+    assert inactive(config) == names
+    made = AGENTS[agent].make(config, 10)
+    for name in names:
+        with pytest.raises(InputError, match=f"{name} has no effect on agent {agent}"):
+            choose_members(made, agent, 1, {name: [1.0, 2.0]})

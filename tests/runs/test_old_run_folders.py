@@ -25,7 +25,7 @@ def test_its_configuration_is_read_under_today_s_names() -> None:
         Member(seed, {"beta": beta}) for beta in (0.5, 2.0) for seed in (0, 1)
     )
     assert config.hyperparameters == XQLConfig(beta=1.0, hidden=(4,), batch_size=8)
-    assert [config.member_config(index)["beta"] for index in range(4)] == [0.5, 0.5, 2.0, 2.0]
+    assert [config.member_config(index).beta for index in range(4)] == [0.5, 0.5, 2.0, 2.0]
     assert config.sources["hidden"] == "given"
     assert config.scaling.rewards == "raw" and config.scaling.observation_shift.shape == (3,)
     assert config.data.actions == Box((-1.9987972974777222,), (1.9980053901672363,))

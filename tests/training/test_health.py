@@ -22,7 +22,7 @@ SOUND = {
 
 
 def monitor(agent: Any = XQL, scalable: bool = True) -> HealthMonitor:
-    config = vars(agent.config)
+    config = agent.config
     return HealthMonitor(agent, [config, config], scalable=scalable)
 
 

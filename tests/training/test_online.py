@@ -241,8 +241,11 @@ def test_a_simulator_that_breaks_down_ends_its_episode_and_not_the_run(
         ({"loop": OnlineLoop(environments=90, warmup=20)}, "cannot be shared by 90 environments"),
         ({"loop": OnlineLoop(environments=2, warmup=20, buffer=1)}, "--buffer at least 2"),
         ({"options": {"hiden": [3]}}, "did you mean 'hidden'"),
-        ({"beta": 2.0}, "agent td3 has no beta"),
-        ({"options": SMALL | {"beta": 2.0}}, "agent td3 has no beta; leave --set beta out"),
+        ({"beta": 2.0}, "beta has no effect on agent td3 as it is configured"),
+        (
+            {"options": SMALL | {"beta": 2.0}},
+            "beta has no effect on agent td3 as it is configured; leave --set beta out",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_said_before_anything_is_written(

@@ -93,6 +93,11 @@ class AWACConfig:
     )
     batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
 
+    @property
+    def inactive(self) -> frozenset[str]:
+        """A softmax over the batch has no cap."""
+        return frozenset(("weight_cap",) if self.weights == "softmax" else ())
+
 
 class AWACState(NamedTuple):
     """Everything that the next update depends on."""

@@ -110,6 +110,11 @@ class CQLConfig:
     )
     batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
 
+    @property
+    def inactive(self) -> frozenset[str]:
+        """Without a Lagrange multiplier nothing holds the gap to a target."""
+        return frozenset(() if self.lagrange else ("target_gap",))
+
 
 class CQLState(NamedTuple):
     """Everything that the next update depends on."""

@@ -120,7 +120,7 @@ def hyperparameters(config: Any) -> dict[str, Hyperparameter]:
 
 
 def inactive(config: Any) -> frozenset[str]:
-    """The hyperparameters without effect in this configuration, such as β where no loss has one."""
+    """Swept hyperparameters without effect in this configuration, such as β without its loss."""
     names: frozenset[str] = getattr(config, "inactive", frozenset())
     return names
 

@@ -108,8 +108,10 @@ class SACConfig:
 
     @property
     def inactive(self) -> frozenset[str]:
-        """Without a Gumbel loss there is no β."""
-        return frozenset(() if self.value == "gumbel" else {"beta"})
+        """Without a Gumbel loss there is no β, and without a V no learning rate of it."""
+        without_gumbel = () if self.value == "gumbel" else ("beta", "clip")
+        without_value = ("value_learning_rate",) if self.value == "none" else ()
+        return frozenset((*without_gumbel, *without_value))
 
 
 class SACState(NamedTuple):
@@ -152,9 +154,6 @@ class SoftValueSACState(NamedTuple):
 
 
 State = SACState | XSACState | SoftValueSACState
-
-
-NO_BETA, BETA = ScaleHint(), ScaleHint(("beta",), "a larger beta")
 
 
 def make_sac(config: SACConfig, total_steps: int) -> Agent:

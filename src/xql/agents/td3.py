@@ -122,7 +122,7 @@ class TD3Config:
     @property
     def inactive(self) -> frozenset[str]:
         """Without a Gumbel loss there is no β."""
-        return frozenset({"beta"} if self.loss == "squared" else ())
+        return frozenset(("beta", "clip") if self.loss == "squared" else ())
 
 
 class TD3State(NamedTuple):
@@ -135,9 +135,6 @@ class TD3State(NamedTuple):
     key: PRNGKeyArray
     step: Int[Array, ""]
     config: TD3Config
-
-
-NO_BETA, BETA = ScaleHint(), ScaleHint(("beta",), "a larger beta")
 
 
 def make_td3(config: TD3Config, total_steps: int) -> Agent:

@@ -24,7 +24,7 @@ def evaluate(
         seed: the first episode's seed; training evaluates from the default one.
         env: another environment than the run's.
         step: of the checkpoint; the latest without it.
-        video: record the first of these episodes as a video, before the scores.
+        video: record the first of these episodes as a video, after the scores.
         video_out: the mp4; video-STEP.mp4 in the run's folder without it.
         video_episodes: how many to record, one after another.
         member: whose policy to record.
@@ -38,27 +38,21 @@ def evaluate(
     from xql.runs.summary import SYMBOLS, UNITS, quantity_of, results, value_of
     from xql.training.evaluate import evaluate_run
 
-    if video or video_out is not None:
-        from xql.reports.film import film_run
-
-        path, played = film_run(
-            run, video_out, index=member, episodes=video_episodes, seed=seed, env=env, step=step
-        )
-        print(f"{path}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")
+    film = member
     rows = evaluate_run(run, episodes=episodes, seed=seed, env=env, step=step)
     quantity = quantity_of(rows)
     members = RunConfig.load(run).members
     swept = list(members[0].changes)
     names = [SYMBOLS.get(name, name) for name in swept]
-    table = Table("member", "seed", *names, "return", UNITS[quantity], "length", box=None)
+    measures = dict.fromkeys(("return", quantity))
+    table = Table("member", "seed", *names, *(UNITS[one] for one in measures), "length", box=None)
     for member in sorted({row.member for row in rows}):
         own = [row for row in rows if row.member == member]
         table.add_row(
             str(member),
             str(own[0].seed),
             *(f"{members[member].changes[name]:g}" for name in swept),
-            f"{np.mean([row.episode_return for row in own]):.1f}",
-            f"{np.mean([value_of(row, quantity) for row in own]):.1f}",
+            *(f"{np.mean([value_of(row, one) for row in own]):.1f}" for one in measures),
             f"{np.mean([row.length for row in own]):.0f}",
         )
     Console().print(table)
@@ -68,3 +62,10 @@ def evaluate(
             f"{head}{format_interval(result.last.interval)} {UNITS[quantity]} at step "
             f"{rows[0].step}, {result.last.interval.seeds} seeds × {episodes} episodes"
         )
+    if video or video_out is not None:
+        from xql.reports.film import film_run
+
+        path, played = film_run(
+            run, video_out, index=film, episodes=video_episodes, seed=seed, env=env, step=step
+        )
+        print(f"{path}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")

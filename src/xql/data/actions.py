@@ -28,7 +28,7 @@ class Box:
         return np.array(self.low, np.float32), np.array(self.high, np.float32)
 
     def clip(self, actions: Float[np.ndarray, "*batch action"]) -> Float32[np.ndarray, "..."]:
-        """The nearest actions within the bounds; a number that is not finite becomes 0 first."""
+        """The nearest actions within the bounds; nan counts as 0."""
         finite = np.nan_to_num(np.asarray(actions, np.float32))
         return np.clip(finite, *self._bounds)
 
@@ -106,7 +106,11 @@ def action_spec(space: gymnasium.Space[Any], where: str, *, bounded: bool = True
     if isinstance(space, gymnasium.spaces.Discrete) and int(space.start) == 0:
         return Discrete(int(space.n))
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-        raise InputError(f"its actions are {space}", where=where, hint="one flat Box is needed")
+        raise InputError(
+            f"its actions are {space}",
+            where=where,
+            hint="one flat Box, or a Discrete that starts at 0, is needed",
+        )
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     if bounded and not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise InputError(

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float32
 
-from xql.errors import EnvironmentFault
+from xql.errors import EnvironmentFault, InputError, MissingExtra
 
 
 class Step(NamedTuple):
@@ -39,6 +39,8 @@ def reset(
     """
     try:
         result = env.reset() if seed is None else env.reset(seed=seed)
+    except (InputError, MissingExtra):
+        raise  # ours, and in one line already
     except Exception as error:
         raise _raised(env, "reset", error) from error
     if not isinstance(result, tuple) or len(result) != 2:
@@ -56,6 +58,8 @@ def step(env: gymnasium.Env[Any, Any], action: Any) -> Step:
     """
     try:
         result = env.step(action)
+    except (InputError, MissingExtra):
+        raise
     except Exception as error:
         raise _raised(env, "step", error) from error
     if not isinstance(result, tuple) or len(result) != 5:

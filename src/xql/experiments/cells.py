@@ -39,7 +39,7 @@ from xql.runs.config import (
     require_at_least,
 )
 from xql.runs.sweep import choose_members
-from xql.training.offline import train_offline
+from xql.training.offline import plan_offline, train_offline
 from xql.training.online import train_online
 
 Train = Callable[..., object]
@@ -346,6 +346,7 @@ def train_and_keep(home: Path, cell: Cell) -> Path:
     Returns:
         Its folder.
     """
+    _require_agreement(cell)
     with tempfile.TemporaryDirectory() as work:
         run = Path(work) / "run"
         cell.train(**cell.settings, out=run)
@@ -367,9 +368,34 @@ def train_and_keep(home: Path, cell: Cell) -> Path:
                 raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    # Else it would be trained again and again.
-    assert kept(home, cell) == folder, f"{cell.name} is not the run that its settings make"
     return folder
+
+
+def _require_agreement(cell: Cell) -> None:
+    """Check that the run will be the one that is asked for, before hours are spent on it.
+
+    A preset is chosen by the data's name; data that names another suite's environment has another.
+
+    Raises:
+        InputError: the data decides otherwise; or as `plan_offline` says.
+    """
+    if cell.train is not train_offline:
+        return
+    settings = {name: one for name, one in cell.settings.items() if name != "progress"}
+    counts = {name: settings.pop(name) for name in _counts(DEFAULT_EVALUATION)}
+    data = settings.pop("data")
+    planned = configuration(
+        plan_offline(data, **settings, evaluation=EvaluationPlan(**counts)).config
+    )
+    wrong = [
+        name for name, asked in cell.configuration.items() if not _agrees(asked, planned.get(name))
+    ]
+    if wrong:
+        raise InputError(
+            f"its data decides otherwise on {', '.join(wrong)} than its name says",
+            where=f"{cell.name}, {data}",
+            hint="rename the dataset, or give the settings by hand",
+        )
 
 
 def _train(home: Path, cell: Cell) -> Outcome:

@@ -27,6 +27,7 @@ import numpy as np
 import tyro
 
 from xql.agents import OFFLINE
+from xql.agents.hyperparameters import to_dict
 from xql.errors import InputError, nearest
 from xql.evaluation.statistics import format_interval
 from xql.experiments.cells import Cell, kept, offline_cell, train_cells
@@ -226,7 +227,7 @@ def rows_of(entry: Entry, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     run, config = entry.run, entry.run.config
     evaluations = run.read_evaluations()
     seconds = round(run.read_metrics()[-1].values["seconds"][0])
-    own_values = config.member_config(0)
+    own_values = to_dict(config.member_config(0))
     groups = [rows for _, rows in by_changes(evaluations, config.members)]
     for quantity in quantities_of(evaluations):
         for result, own in zip(results(evaluations, config.members, quantity), groups, strict=True):

@@ -134,9 +134,16 @@ def resolve(
         values[key], sources[key] = value, "given"
     data = {key: str(values.pop(key, default)) for key, default in DATA_OPTIONS.items()}
     config = configure(agent, values, others=DATA_OPTIONS)
+    for name in set(swept) & set(options or {}):
+        raise InputError(
+            f"{name} is swept and given", where="--sweep, --set", hint="give it in one of them"
+        )
     unused = inactive(config)
     for name in unused & set(options or {}):
-        raise InputError(f"agent {agent} has no {name}", hint=f"leave --set {name} out")
+        raise InputError(
+            f"{name} has no effect on agent {agent} as it is configured",
+            hint=f"leave --set {name} out",
+        )
     missing = [
         one.name
         for one in hyperparameters(config).values()

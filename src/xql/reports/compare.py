@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from xql.agents.hyperparameters import hyperparameters
+from xql.agents.hyperparameters import hyperparameters, to_dict
 from xql.errors import InputError
 from xql.evaluation.statistics import (
     Profile,
@@ -146,7 +146,7 @@ def _members(folder: RunFolder, rows: Sequence[Evaluation]) -> list[_Member]:
             place=place,
             task=task_of(folder),
             seed=one.seed,
-            settings=config.member_config(place) | shared,
+            settings=to_dict(config.member_config(place)) | shared,
             given=given,
             rows=[row for row in rows if row.member == place],
         )

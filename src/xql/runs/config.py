@@ -158,9 +158,9 @@ class RunConfig:
         """The agent that this run trains."""
         return AGENTS[self.agent].make(self.hyperparameters, self.steps)
 
-    def member_config(self, index: int) -> dict[str, Any]:
-        """The hyperparameters of one member, by name."""
-        return hyperparameters_to_dict(self.hyperparameters) | dict(self.members[index].changes)
+    def member_config(self, index: int) -> Any:
+        """The agent's configuration of one member."""
+        return dataclasses.replace(self.hyperparameters, **self.members[index].changes)
 
     def require_member(self, index: int, where: str) -> int:
         """`index`, where there is such a member.
@@ -325,6 +325,8 @@ def _actions_to_dict(actions: ActionSpec) -> dict[str, Any]:
 def _actions_from_dict(values: Mapping[str, Any]) -> ActionSpec:
     if values["kind"] == "discrete":
         return Discrete(int(values["n"]))
+    if values["kind"] != "box":
+        raise ValueError(f"actions of kind '{values['kind']}'")
     actions: Box = box(values["low"], values["high"])
     return actions
 

@@ -132,8 +132,8 @@ def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Pol
     folder.config.require_member(index, str(run))
     if step is not None and (folder.policies / str(step)).is_dir():
         agent, empty = folder.config.make_agent(), template_of(folder.config)
-        actors = load_checkpoint(folder.policies, step, agent.actor(empty))
+        actors = load_checkpoint(folder.policies, step, jax.vmap(agent.actor)(empty))
     else:
         agent, population, _ = load_population(folder, step)
-        actors = agent.actor(population)
+        actors = jax.vmap(agent.actor)(population)
     return Policy(member(actors, index), folder.config.scaling)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import jax
+
 from xql.agents import TrainState, member
 from xql.evaluation.statistics import format_interval
 from xql.runs.config import RunConfig
@@ -49,7 +51,7 @@ class Run:
     @property
     def policies(self) -> list[Policy]:
         """Every member's policy at the last step, in the order of config.yaml."""
-        actors = self.config.make_agent().actor(self.population)
+        actors = jax.vmap(self.config.make_agent().actor)(self.population)
         return [
             Policy(member(actors, index), self.config.scaling)
             for index in range(len(self.config.members))

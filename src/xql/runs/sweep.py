@@ -1,8 +1,9 @@
 """The population of a run: every combination of the swept hyperparameters, times seeds."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any, cast
 
 from xql.agents import Agent
 from xql.agents.hyperparameters import hyperparameters, inactive
@@ -26,7 +27,8 @@ def sweep_of(
         return found
     if "beta" in found:
         raise InputError("beta is given twice", where="--sweep, --beta", hint="give one of them")
-    return {"beta": [beta] if isinstance(beta, int | float) else beta, **found}
+    betas = [float(beta)] if isinstance(beta, Real) else cast(Sequence[float], beta)
+    return {"beta": betas, **found}
 
 
 def choose_members(
@@ -71,8 +73,19 @@ def _swept_values(config: Any, agent: str, key: str, values: Sequence[float]) ->
             where="--sweep",
             hint=f"give it with --set, one run for each; these can: {', '.join(can)}",
         )
+    if key in inactive(config):
+        raise InputError(
+            f"{key} has no effect on agent {agent} as it is configured",
+            where="--sweep",
+            hint=f"leave it out; these can be swept: {', '.join(can)}",
+        )
     if key not in can:
         raise InputError(f"agent {agent} has no {key}", where="--sweep", hint=nearest(key, can))
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InputError(f"{key} is {values!r}", where="sweep", hint="give a list of numbers")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise InputError(f"{key} cannot be {value!r}", where="sweep", hint="give numbers")
     numbers = [float(value) for value in values]
     for number in numbers:
         if not known[key].range.holds(number):

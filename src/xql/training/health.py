@@ -20,8 +20,8 @@ class Check(NamedTuple):
     """One way in which training goes wrong without an error."""
 
     metric: str
-    fails: Callable[[float, Mapping[str, Any]], bool]
-    """From the metric's mean over a stretch, and the member's hyperparameters."""
+    fails: Callable[[float, Any], bool]
+    """From the metric's mean over an interval, and the member's configuration."""
     says: str
     """With the metric's value as {value} and the mean advantage as {advantage}."""
 
@@ -35,7 +35,7 @@ CHECKS = (
     ),
     Check(
         "weight",
-        lambda value, config: value > 0.9 * config.get("weight_cap", np.inf),
+        lambda value, config: value > 0.9 * getattr(config, "weight_cap", np.inf),
         "the policy's weights are nearly all at their cap (mean {value:.3g}): every action counts "
         "the same, as in behaviour cloning",
     ),
@@ -58,14 +58,12 @@ CHECKS = (
 class HealthMonitor:
     """Looks at every stretch of updates, and remembers what it found."""
 
-    def __init__(
-        self, agent: Agent, configs: Sequence[Mapping[str, Any]], *, scalable: bool
-    ) -> None:
+    def __init__(self, agent: Agent, configs: Sequence[Any], *, scalable: bool) -> None:
         """Start without a finding.
 
         Args:
             agent: what is trained; it says what helps.
-            configs: each member's hyperparameters.
+            configs: each member's configuration.
             scalable: whether the rewards can be scaled, as those of a log can.
         """
         self._agent, self._configs, self._scalable = agent, configs, scalable
@@ -108,5 +106,5 @@ class HealthMonitor:
 
     def _remedy(self, member: int) -> str:
         config, hint = self._configs[member], self._agent.scale_hint
-        now = "".join(f"{name} is {config[name]:g}, " for name in hint.names)
+        now = "".join(f"{name} is {getattr(config, name):g}, " for name in hint.names)
         return f"{now}try {hint.advice}" + self._scalable * ", or --set rewards=return_range"

@@ -246,7 +246,7 @@ def execute_offline(
         else:
             population = place(state, mesh_for(len(config.members)))
         data = apply_scaling(dataset, config.scaling).to_device(replicated(population))
-        logger = RunLogger(folder, bar, evaluator, agent, population)
+        logger = RunLogger(folder, bar, evaluator, agent, population, step)
         population = _loop(population, data, agent, logger, config, step)
         bar.say(f"{config.steps:,} updates × {len(config.members)} in {logger.seconds:.0f} s")
         bar.say(logger.verdict())

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from xql.agents import Agent, TrainState
@@ -27,6 +28,7 @@ class RunLogger:
         evaluator: PopulationEvaluator | None,
         agent: Agent,
         population: TrainState,
+        step: int = 0,
     ) -> None:
         """Start the clock.
 
@@ -36,10 +38,11 @@ class RunLogger:
             evaluator: of the run's environment; None where nothing is evaluated.
             agent: what is trained.
             population: as training starts.
+            step: what it has behind it.
         """
         self._folder, self._progress, self._evaluator = folder, progress, evaluator
         self._agent = agent
-        self._guard = DivergenceGuard(population)
+        self._guard = DivergenceGuard(population, step)
         self._overestimated: set[int] = set()
         config = folder.config
         configs = [config.member_config(index) for index in range(len(config.members))]
@@ -78,6 +81,7 @@ class RunLogger:
             f"{name}/{index}": float(value)
             for name, values in {**metrics, **more}.items()
             for index, value in enumerate(np.atleast_1d(values))
+            if np.isfinite(value)  # tensorboardX prints a line for each that is not
         }
         if missing := folder.tensorboard(step, scalars):
             progress.say(missing)
@@ -109,7 +113,7 @@ class RunLogger:
     def _warn_of_overestimation(self, step: int, q: np.ndarray, rewards: RewardRange) -> None:
         """Warn, once a member, that its values are above all possible returns."""
         for index, value in enumerate(np.atleast_1d(q).tolist()):
-            discount = self._folder.config.member_config(index)["discount"]
+            discount = getattr(self._folder.config.member_config(index), "discount", 1.0)
             if index in self._overestimated or not rewards.overestimated(float(value), discount):
                 continue
             self._overestimated.add(index)
@@ -128,7 +132,7 @@ class RunLogger:
         folder, config = self._folder, self._folder.config
         save_checkpoint(folder.checkpoints, step, population)
         if config.keep_policies:
-            actors = self._agent.actor(population)
+            actors = jax.vmap(self._agent.actor)(population)
             save_checkpoint(folder.policies, step, actors, name=str(step))
         plan = config.evaluation
         episodes = plan.last_episodes if step == config.steps else plan.episodes
