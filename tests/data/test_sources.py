@@ -386,6 +386,8 @@ def test_images_and_text_are_refused() -> None:
         ),
         ({"metadata": {"observation_layout": [1]}}, "'observation_layout' in .*of .path, size."),
         ({"metadata": {"observation_keys": "a"}}, "'observation_keys' in .*; it must be a list"),
+        ({"continuity": 1}, "'continuity' in 'xql' is 1; it must be a text"),
+        ({"continuity": "a"}, "continuity is 'a'; choose from stated, recorded, assumed"),
     ],
 )
 def test_a_description_of_the_wrong_kind(
@@ -507,3 +509,111 @@ def test_an_unwritable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InputError, match=r"a\.npz: the folder .* is not writable; give another"):
         save_dataset(data, tmp_path / "a.npz")
     assert list(tmp_path.iterdir()) == []
+
+
+# Where an episode ends is decided in the source's own precision.
+
+YARD = np.array([388096.0, 3948996.0])  # map coordinates, in metres
+
+
+def drives(count: int = 40, steps: int = 50) -> dict[str, np.ndarray]:
+    """Drives that start within a few metres of each other, in float64, without flags."""
+    rng = np.random.default_rng(0)
+    moves = rng.uniform(-1, 1, (count, steps, 2))
+    start = YARD + rng.uniform(-4, 4, (count, 1, 2))
+    path = np.concatenate([start, start + 0.05 * moves.cumsum(axis=1)], axis=1)
+    flags = np.zeros(count * steps, bool)
+    return {
+        "observations": path[:, :-1].reshape(-1, 2),
+        "next_observations": path[:, 1:].reshape(-1, 2),
+        "actions": moves.reshape(-1, 2),
+        "rewards": np.arange(count * steps, dtype=float),
+        "terminated": flags,
+        "truncated": flags,
+    }
+
+
+def shifted(columns: Any, offset: Any, names: Any = ("observations", "next_observations")) -> Any:
+    return {**columns, **{name: columns[name] - offset for name in names}}
+
+
+@pytest.mark.parametrize("offset", [0.0, YARD, YARD + 0.1234567])
+def test_rounding_to_float32_neither_joins_nor_splits_episodes(offset: Any) -> None:
+    assert open_dataset(shifted(drives(), offset)).episodes == 40
+
+
+@pytest.mark.parametrize("offset", [YARD, YARD + 0.1234567])
+@pytest.mark.parametrize("name", ["observations", "next_observations"])
+def test_a_column_rounded_before_its_offset_was_subtracted(offset: Any, name: str) -> None:
+    columns = drives()
+    columns[name] = columns[name].astype(np.float32).astype(np.float64)
+    assert open_dataset(shifted(columns, offset)).episodes == 40
+
+
+@pytest.mark.parametrize("name", ["observations", "next_observations"])
+@pytest.mark.parametrize("kept", [np.float32, np.float64])
+def test_columns_of_two_precisions(name: str, kept: Any) -> None:
+    columns = shifted(drives(), YARD)
+    for offset in (0.0, 100.0):
+        mixed = shifted(columns, offset)
+        mixed[name] = mixed[name].astype(np.float32).astype(kept)
+        assert open_dataset(mixed).episodes == 40
+
+
+def test_each_part_of_a_dictionary_in_its_own_precision() -> None:
+    columns = drives()
+    count = np.arange(len(columns["rewards"]))
+    for name, tick in (("observations", count), ("next_observations", count + 1)):
+        columns[name] = {"place": columns[name], "tick": tick.astype(np.int64)}
+    assert open_dataset(columns).episodes == 1 + 39  # the ticks go on, the places do not
+    columns["observations"]["place"][:] = YARD
+    columns["next_observations"]["place"][:] = YARD
+    assert open_dataset(columns).episodes == 1
+
+
+def test_how_rows_follow_each_other_is_kept(tmp_path: Path) -> None:
+    columns, ends = log((30, 20, 40))
+    columns |= {"terminated": ends, "truncated": ends & False}
+    data = open_dataset(columns)
+    assert data.continuity == "stated"
+    del columns["next_observations"]
+    assumed = open_dataset(columns)
+    assert assumed.continuity == "assumed"
+    # The file written here has next observations all the same.
+    assert open_dataset(save_dataset(assumed, tmp_path / "a.npz")).continuity == "assumed"
+
+
+def test_parts_of_a_dictionary_that_do_not_match() -> None:
+    columns, ends = log()
+    good = {**columns, "terminated": ends, "truncated": ends & False}
+    a, b = columns["observations"], columns["next_observations"]
+    good |= {"observations": {"x": a, "y": a}, "next_observations": {"x": b, "z": b}}
+    refused(good, r"^arrays: 'y' is in one of observations and next_observations only; both must")
+    good["observations"] = {"x": a, "y": a[:, 0]}
+    good["next_observations"] = {"x": b[:, 0], "y": b}
+    refused(good, r"^arrays: next_observations/x has shape 9; observations/x has 9x2$")
+
+
+def test_neighbouring_cells_are_not_one_cell() -> None:
+    """Whole numbers lie on a grid, but both columns do: nothing was rounded."""
+    rng = np.random.default_rng(0)
+    cells = 2 * rng.integers(0, 9, (200, 2))
+    flags = np.zeros(200, bool)
+    columns = {"observations": cells, "next_observations": cells + 1, "actions": cells / 18}
+    columns |= {"rewards": np.arange(200.0), "terminated": flags, "truncated": flags}
+    assert open_dataset(columns).episodes == 200
+    # Nor were these: the rows are shuffled, so that hardly any follows the one before.
+    columns["next_observations"] = cells + rng.normal(size=cells.shape) * 0.3
+    assert open_dataset(columns).episodes > 195
+
+
+@pytest.mark.parametrize("kind", ["d4rl:", "ogbench:"])
+def test_rounding_in_the_published_layouts(tmp_path: Path, kind: str) -> None:
+    columns = drives()
+    ends = np.arange(2000) % 50 == 49
+    del columns["terminated"], columns["truncated"]
+    columns |= {"terminals": ends & False, "timeouts": ends | (np.arange(2000) % 50 == 20)}
+    if kind == "ogbench:":
+        columns["terminals"] = ends
+    data = open_dataset(f"{kind}{write(tmp_path / 'a.npz', columns)}")
+    assert data.episodes == 40

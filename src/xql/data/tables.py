@@ -103,12 +103,11 @@ def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarr
 
 def _read_parquet(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
     parquet = require("pyarrow.parquet", "parquet")
-    arrow = require("pyarrow", "parquet")
     try:
         schema = parquet.read_schema(path)
         names = [name for name in schema.names if _is_wanted(name, wanted)]
         table = parquet.read_table(path, columns=names)
-    except (OSError, arrow.ArrowException) as error:
+    except Exception as error:  # as above
         raise _broken(path, "pyarrow", error) from None
     columns = {name: _UNREAD for name in schema.names if name not in names}
     numbered: dict[str, dict[int, np.ndarray]] = {}
