@@ -360,11 +360,27 @@ def test_a_parquet_list_of_uneven_length(tmp_path: Path) -> None:
 def test_images_and_text_are_refused() -> None:
     columns, ends = log()
     flags = {"terminated": ends, "truncated": ends}
-    images = np.zeros((9, 4, 4, 3), np.uint8)
     columns.pop("next_observations")
-    refused({**columns, **flags, "observations": images}, r"^arrays: observations holds images; ")
+    state = columns["observations"]
+    for images in (np.zeros((9, 4, 4, 3), np.uint8), np.zeros((9, 64, 64), np.uint8)):
+        line = r"^arrays: observations holds images of .*; only vectors are supported: "
+        refused({**columns, **flags, "observations": images}, line)
+        parts = {**columns, **flags, "observations": {"camera": images, "state": state}}
+        refused(parts, r"^arrays: observations/camera holds images of .*, or leave it out$")
     text = np.array(["a"] * 9)
     refused({**columns, **flags, "rewards": text}, r"^arrays: rewards holds <U1, not numbers; give")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
+def test_images_and_text_of_a_file_can_be_left_out(tmp_path: Path, suffix: str) -> None:
+    columns, ends = log()
+    state = columns.pop("observations")
+    del columns["next_observations"]
+    columns |= {"terminated": ends, "truncated": ends & False, "observations/state": state}
+    for name, bad in (("camera", np.zeros((9, 8, 8), np.uint8)), ("text", np.array([b"lift"] * 9))):
+        path = write(tmp_path / f"{name}{suffix}", {**columns, f"observations/{name}": bad})
+        refused(path, rf": observations/{name} holds .*, or leave it out with \?keys=$")
+        assert open_dataset(f"{path}?keys=state").observation_size == 2
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".hdf5", ".parquet"])
@@ -516,7 +532,7 @@ def test_an_unwritable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 YARD = np.array([388096.0, 3948996.0])  # map coordinates, in metres
 
 
-def drives(count: int = 40, steps: int = 50) -> dict[str, np.ndarray]:
+def drives(count: int = 40, steps: int = 50) -> Any:
     """Drives that start within a few metres of each other, in float64, without flags."""
     rng = np.random.default_rng(0)
     moves = rng.uniform(-1, 1, (count, steps, 2))

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from xql.data.dataset import Dataset, same_length
-from xql.data.flatten import flat_layout, flatten_batch, leaves, select_keys
+from xql.data.flatten import flat_layout, flatten_batch, is_image, leaves, select_keys
 from xql.data.moves import follows
 from xql.data.tables import DESCRIPTION
 from xql.errors import InputError, nearest
 
 REQUIRED = ("observations", "actions", "rewards", "terminated", "truncated")
 OPTIONAL = ("next_observations", "episode")
+ARRAYS = "arrays"
+"""What messages call columns that come from no file."""
 
 
 def dataset_from(
@@ -212,15 +214,17 @@ def _check_leaves(tree: Any, name: str, where: str) -> None:
         for key, value in tree.items():
             _check_leaves(value, f"{name}/{key}", where)
         return
+    less = ", or leave it out" if "/" in name else ""
+    less += " with ?keys=" if less and where != ARRAYS else ""
     if tree.dtype.kind not in "fiub":
-        raise InputError(
-            f"{name} holds {tree.dtype}, not numbers", where=where, hint="give numbers"
-        )
+        what = f"{name} holds {tree.dtype}, not numbers"
+        raise InputError(what, where=where, hint=f"give numbers{less}")
     if tree.ndim == 0:
         raise InputError(f"{name} is a single number", where=where, hint="give one row per step")
-    if tree.dtype == np.uint8 and tree.ndim >= 4:
-        hint = "only vectors are supported; store features of them instead"
-        raise InputError(f"{name} holds images", where=where, hint=hint)
+    if is_image(tree.shape[1:], tree.dtype):
+        what = f"{name} holds images of {_shape(tree[:1])[2:]} {tree.dtype}"
+        hint = f"only vectors are supported: store features of them{less}"
+        raise InputError(what, where=where, hint=hint)
 
 
 def check_finite(values: np.ndarray, name: str, where: str, row_name: str = "row") -> None:
