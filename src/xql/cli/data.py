@@ -19,7 +19,7 @@ def info(source: tyro.conf.Positional[str]) -> None:
     """Describe a source: sizes, returns, how episodes end, action bounds, environment.
 
     Args:
-        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
+        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5, .parquet or .csv file.
     """
     from rich.console import Console
     from rich.table import Table
@@ -101,7 +101,7 @@ def check(source: tyro.conf.Positional[str]) -> None:
     """Check a source and report rows and reasons of what is wrong. Exit status 1 on errors.
 
     Args:
-        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
+        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5, .parquet or .csv file.
     """
     from rich.console import Console
 
@@ -131,7 +131,7 @@ def convert(source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path]) 
     """Write a source as one file in the schema of docs/data.md; never over an existing file.
 
     Args:
-        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
+        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5, .parquet or .csv file.
         out: the file to write, ending in .npz, .hdf5, .h5 or .parquet.
     """
     check_destination(out)

@@ -18,7 +18,6 @@ from jaxtyping import Float32
 from xql.data.dataset import empty
 from xql.errors import InputError, nearest
 
-
 _TUPLES = (tuple, gymnasium.spaces.Tuple)
 
 

@@ -58,7 +58,7 @@ def open_minari(
         raise _damaged(name, error) from None
     space = storage.action_space
     if not _is_continuous(space):
-        hint = "only continuous actions are supported; discrete ones are not yet"
+        hint = "discrete actions are not supported yet: a Box of floats is needed"
         raise InputError(f"the actions are {space}", where=f"minari:{name}", hint=hint)
     observation_space = select_keys(storage.observation_space, keys, where=f"minari:{name}")
     require_vectors(observation_space, f"minari:{name}")

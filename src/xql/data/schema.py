@@ -159,7 +159,7 @@ def steps_from(
     _check_leaves(actions, "actions", where)
     if actions.dtype.kind in "iub":
         what = f"actions are whole numbers ({actions.dtype})"
-        hint = "only continuous actions are supported; store such ones as floats"
+        hint = "discrete actions are not supported yet"
         raise InputError(what, where=where, hint=hint)
     steps["actions"] = flatten_batch(actions)
     for name in ("rewards", *flags):
