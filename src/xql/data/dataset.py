@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, Shaped
 
 from xql.data.moves import follows
-from xql.errors import InputError
+from xql.errors import InputError, printable
 
 Continuity = Literal["stated", "recorded", "assumed"]
 
@@ -60,7 +60,8 @@ class Dataset:
         lengths: steps of each episode, all >= 1; the rows of an episode are one more.
         terminated: per episode, whether the process itself ended there.
         truncated: per episode, whether a time limit cut it. It may be neither: the log ended.
-        name: what the data is called, such as "door-human-v0" or "pointmaze/medium-v0".
+        name: what the data is called, such as "door-human-v0" or "pointmaze/medium-v0"; control
+            characters are written out.
         source: where it was opened from, as `open_dataset` accepts it.
         action_low, action_high: the action bounds, where the source states them.
         environment: the specification of the environment that the logs came from, as JSON
@@ -92,6 +93,7 @@ class Dataset:
     continuity: Continuity = "recorded"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
         self._check_kinds()
         if len(self.lengths) == 0:
             raise InputError("there is no episode", where=self.name, hint="give at least one")
