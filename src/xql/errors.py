@@ -10,6 +10,18 @@ from collections.abc import Iterable
 from types import ModuleType
 
 
+def printable(text: str) -> str:
+    """`text`, but what a terminal would act on or cannot show written out: \\x1b for an escape.
+
+    Names come from files that others wrote.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
 class InputError(ValueError):
     """Something that the user gave cannot be used: what is wrong, where, and a hint.
 
@@ -19,7 +31,7 @@ class InputError(ValueError):
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.what, self.where, self.hint = what, where, hint
         line = f"{where}: {what}" if where else what
-        super().__init__(" ".join(f"{line}; {hint}".split()) if hint else " ".join(line.split()))
+        super().__init__(printable(" ".join((f"{line}; {hint}" if hint else line).split())))
 
 
 class EnvironmentFault(RuntimeError):
@@ -31,7 +43,7 @@ class EnvironmentFault(RuntimeError):
     def __init__(self, what: str, *, where: str, hint: str = "") -> None:
         self.what, self.where, self.hint = what, where, hint
         line = f"{where}: {what}; {hint}" if hint else f"{where}: {what}"
-        super().__init__(" ".join(line.split()))
+        super().__init__(printable(" ".join(line.split())))
 
 
 class MissingExtra(ImportError):

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,40 @@ def test_check_names_every_row_that_is_not_finite(
     assert "error    NaN in rewards (rows 1, 3); drop or fix these rows" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"NaN in rewards, row 1"):
         commands.info(str(tmp_path / "nan.npz"))
+
+
+EVIL = "red\x1b[31m\x9b2J\u202eend\x07[/bold]"
+SHOWN = "red\\x1b[31m\\x9b2J\\u202eend\\x07[/bold]"
+
+
+def test_names_from_a_file_never_reach_the_terminal_raw(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    data = open_dataset(path).with_metadata(
+        name=EVIL,
+        environment=json.dumps({"id": EVIL}),
+        metadata={"observation_layout": [[EVIL, 1]]},
+    )
+    assert data.name == SHOWN
+    saved = save_dataset(data, tmp_path / "evil.npz")
+    commands.info(str(saved))
+    commands.check(str(saved))
+    printed = capsys.readouterr().out
+    assert printed.count(SHOWN) == 4
+    assert not any(character in printed for character in "\x1b\x9b\u202e\x07")
+    plain = data.with_metadata(environment=EVIL)
+    assert dict(commands.describe(plain))["environment"] == SHOWN
+
+
+def test_names_of_folders_never_reach_the_terminal_raw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    (tmp_path / "a\x1b[31m-v0/data").mkdir(parents=True)
+    (tmp_path / "a\x1b[31m-v0/data/metadata.json").write_text("{}")
+    commands.list_()
+    assert "minari:a\\x1b[31m-v0\n" in capsys.readouterr().out
 
 
 def test_the_environment_as_it_shows(path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from xql.data.check import check_dataset, require_sound
 from xql.data.dataset import Dataset
+from xql.data.selection import select_episodes
 from xql.errors import InputError
 
 
@@ -164,3 +165,100 @@ def test_odd_endings() -> None:
     columns["truncated"] |= columns["terminated"]
     columns["terminated"][:] = False
     assert only(found(**columns)).what == "no episode terminates"
+
+
+def stated(**changes: Any) -> Any:
+    """The walks with the observation after each step, without any flag."""
+    columns = walk()
+    walks = columns["observations"].reshape(6, 50, 3)
+    after = np.concatenate([walks[:, 1:], walks[:, -1:] + 1.0], axis=1).reshape(-1, 3)
+    columns["terminated"][:], columns["truncated"][:] = False, False
+    return {**columns, "next_observations": after, **changes}
+
+
+JUST_STOPS = "no episode is terminated or truncated: every log just stops"
+
+
+def test_stated_next_observations_prove_what_goes_on() -> None:
+    columns = stated()
+    for name, rows in (("observations", slice(20, 50)), ("next_observations", slice(19, 50))):
+        columns[name][rows] += 5000.0  # an impact: the next row says the same
+    assert only(found(**columns)).what == JUST_STOPS
+
+
+def test_stated_next_observations_prove_what_ends() -> None:
+    """Walks that start where others end are not the same walk."""
+    columns = walk()
+    near = columns["observations"].reshape(6, 50, 3)
+    near -= near[:, :1]
+    after = np.concatenate([near[:, 1:], near[:, :1] + 0.1], axis=1).reshape(-1, 3)
+    data = Dataset.from_arrays(**columns, next_observations=after)
+    assert data.episodes == 6
+    assert check_dataset(data) == []
+    recorded = check_dataset(Dataset.from_episodes(list(data)))  # so are the ends here
+    assert not any("time limits" in one.what for one in recorded)
+    columns["truncated"][25] = True  # here the next row is stated to follow
+    finding = only(found(**columns, next_observations=after))
+    assert finding.what == "1 time limits where the log goes on as if nothing had happened"
+    assert finding.where == "end of episode 0"
+
+
+def test_what_the_order_of_the_rows_says_is_no_proof() -> None:
+    columns = walk()
+    columns["truncated"][149] = False
+    data = Dataset.from_arrays(**columns)
+    jump = only(check_dataset(data))
+    assert jump.what == "1 jumps inside episodes, as large as resets"
+    assert only(check_dataset(select_episodes(data, "top:1"))) == jump
+
+
+def test_interleaved_episodes() -> None:
+    columns = stated()
+    order = np.arange(300).reshape(6, 50).T.ravel()
+    mixed = {name: values[order] for name, values in columns.items()}
+    finding, *_ = found(**mixed)
+    assert finding.severity == "warning"
+    assert finding.what == "294 of 300 episodes go on in a later row, not in the next"
+    assert finding.where == "end of episodes 0, 1, 2, 3, 4 and 289 more"
+    assert "sort them by trajectory and time" in finding.hint
+    shuffled = {name: values[::-1] for name, values in columns.items()}
+    assert "294 of 300 episodes go on in another row" in found(**shuffled)[0].what
+    assert [one.what for one in found(**columns)] == [JUST_STOPS]
+
+
+def test_logs_that_meet_by_chance_are_not_interleaved() -> None:
+    rng = np.random.default_rng(0)
+    columns = walk()
+    for name in ("observations", "next_observations"):
+        columns[name] = rng.integers(0, 5, (300, 3)).astype(np.float32)
+    columns["terminated"][:], columns["truncated"][:] = False, False
+    assert not any("go on in" in finding.what for finding in found(**columns))
+
+
+def test_numbers_that_float32_cannot_tell_apart() -> None:
+    rng = np.random.default_rng(0)
+    path = rng.uniform(-0.05, 0.05, (6, 50, 3)).cumsum(axis=1) + rng.uniform(-4, 4, (6, 1, 3))
+    path = path.reshape(-1, 3)
+    columns = walk()
+    columns["observations"] = path + np.array([388096.0, 3948996.0, 0.0])
+    finding = only(found(**columns))
+    assert finding.severity == "warning"
+    assert finding.what.startswith("float32 cannot tell the values of columns 0, 1 apart")
+    assert finding.where.startswith("a grid of 0.031, 0.25 against steps of 0.02")
+    assert finding.hint == "subtract an offset from these columns, such as their mean, in float64"
+    columns["observations"] = path
+    assert found(**columns) == []
+    columns["observations"] = np.round(path / 0.02) + 70000.0  # whole steps, rare or not
+    assert found(**columns) == []
+    columns["observations"] = path
+    columns["observations"][::7, 1] = np.nextafter(np.float32(1.0), np.float32(2.0))
+    columns["observations"][np.arange(300) % 7 > 0, 1] = 1.0  # a constant with noise
+    assert found(**columns) == []
+
+
+def test_a_large_constant_may_be_a_clock_that_float32_stopped() -> None:
+    columns = walk()
+    columns["observations"][:, 1] = 1.7e9 + np.arange(300) * 1e-3
+    finding = only(found(**columns))
+    assert (finding.severity, finding.where) == ("note", "column 1")
+    assert finding.hint.endswith("if not constant in the source, subtract an offset from column 1")

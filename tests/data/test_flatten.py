@@ -4,7 +4,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from xql.data.flatten import flat_layout, flatten_batch, flatten_observation, select_keys
+from xql.data.flatten import (
+    flat_layout,
+    flatten_batch,
+    flatten_observation,
+    is_image,
+    select_keys,
+)
 from xql.errors import InputError
 
 NESTED = {"observation": np.array([1.0, 2.0]), "goal": {"y": 4.0, "x": np.array([[3.0], [5.0]])}}
@@ -47,3 +53,30 @@ def test_bad_selections() -> None:
         select_keys(NESTED, ("gaol",), where="it")
     with pytest.raises(InputError, match=r"^the observation is no dictionary, so 'a' cannot be se"):
         select_keys(np.zeros(2), ("a",))
+
+
+def test_a_tuple_is_flattened_in_order() -> None:
+    space = gym.spaces.Tuple([gym.spaces.Box(-1, 1, (1,))] * 11)
+    sample = tuple(np.full(1, index) for index in range(11))
+    assert flatten_observation(sample).tolist() == list(range(11))
+    assert flat_layout(space) == [(str(index), 1) for index in range(11)]
+    nested = {"b": sample, "a": np.zeros(2)}
+    assert flatten_observation(nested).tolist() == [0, 0, *range(11)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "image"),
+    [
+        ((64, 64), np.uint8, True),
+        ((64, 64, 3), np.uint8, True),
+        ((4, 4, 3), np.uint8, True),
+        ((3, 64, 64), np.float32, True),
+        ((4096,), np.uint8, False),
+        ((5, 1), np.uint8, False),
+        ((2, 3, 4), np.float32, False),
+        ((64, 64), np.float32, False),
+        ((), np.uint8, False),
+    ],
+)
+def test_images(shape: Any, dtype: Any, image: bool) -> None:
+    assert is_image(shape, np.dtype(dtype)) == image

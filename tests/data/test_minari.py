@@ -315,3 +315,58 @@ def test_an_unbounded_action_space_states_no_bounds(root: Path) -> None:
     data = open_dataset("minari:toy/flat-v0")
     assert data.action_low is None
     assert data.action_high is None
+
+
+TEXT = gym.spaces.Text(40, charset="abcdefghijklmnopqrstuvwxyz ")
+PICTURE = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+
+
+def other(space: Any, value: Any) -> Any:
+    """Observations with the two numbers under "state" and another space under "more"."""
+    spaces = gym.spaces.Dict(state=BOX, more=space)
+    return lambda ticks: {"state": flat(ticks), "more": [value] * len(ticks)}, spaces
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize(
+    ("space", "value", "shown"),
+    [
+        (TEXT, "lift the cube", r"Text\(1, 40, "),
+        (gym.spaces.Discrete(4), 2, r"Discrete\(4\)"),
+        (gym.spaces.MultiBinary(3), np.ones(3, np.int8), r"MultiBinary\(3\)"),
+        (PICTURE, np.zeros((64, 64, 3), np.uint8), r"Box\(0, 255, \(64, 64, 3\), uint8\)"),
+    ],
+)
+def test_what_is_no_vector_can_be_left_out(
+    root: Path, data_format: str, space: Any, value: Any, shown: str
+) -> None:
+    observe, spaces = other(space, value)
+    make("arm/other-v0", observe, spaces, data_format=data_format)
+    message = rf"^minari:arm/other-v0: the observation 'more' is {shown}.*; \?keys=state leaves it"
+    with pytest.raises(InputError, match=message) as caught:
+        open_dataset("minari:arm/other-v0")
+    assert "\n" not in str(caught.value)
+    data = open_dataset("minari:arm/other-v0?keys=state")
+    assert data.observation_size == 2
+    with pytest.raises(InputError, match=r"the observation 'more' is .*; \?keys=state leaves it"):
+        open_dataset("minari:arm/other-v0?keys=more,state")
+
+
+def test_nothing_but_text(root: Path) -> None:
+    make("arm/words-v0", lambda ticks: ["a"] * len(ticks), TEXT)
+    with pytest.raises(InputError, match=r"words-v0: the observation is Text\(.*; only vectors of"):
+        open_dataset("minari:arm/words-v0")
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_a_tuple_is_flattened_in_order(root: Path, data_format: str) -> None:
+    pair = gym.spaces.Tuple((gym.spaces.Box(-9, 9, (1,)), BOX))
+    make("arm/pair-v0", lambda t: (flat(t)[:, :1] * 3, flat(t)), pair, data_format=data_format)
+    data = open_dataset("minari:arm/pair-v0")
+    assert data.observations[1].tolist() == [3, 1, -1]
+    assert data.metadata["observation_layout"] == [["0", 1], ["1", 2]]
+    inside = gym.spaces.Dict(state=BOX, pair=pair)
+    observe = lambda t: {"state": flat(t), "pair": (flat(t)[:, :1] * 3, flat(t))}  # noqa: E731
+    make("arm/inside-v0", observe, inside, data_format=data_format)
+    data = open_dataset("minari:arm/inside-v0?keys=pair")
+    assert data.observations[1].tolist() == [3, 1, -1]

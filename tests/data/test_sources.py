@@ -293,8 +293,8 @@ def test_missing_files(tmp_path: Path) -> None:
     refused(tmp_path / "dor.npz", r"dor\.npz: there is no such file; did you mean 'door\.npz'\?$")
     refused(f"d4rl:{tmp_path / 'x' / 'y.hdf5'}", r"y\.hdf5: there is no such file; check the path$")
     refused(tmp_path, r": this is a folder; give a file in it$")
-    (tmp_path / "a.csv").touch()
-    refused(tmp_path / "a.csv", r"a\.csv: cannot tell what '\.csv' is; the name must end in one of")
+    (tmp_path / "a.txt").touch()
+    refused(tmp_path / "a.txt", r"a\.txt: cannot tell what '\.txt' is; the name must end in one of")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -334,7 +334,7 @@ def test_bad_columns(tmp_path: Path, suffix: Any) -> None:
     path = with_("huge", lambda bad: bad.update(rewards=np.array([1e300] + [0.0] * 8)))
     refused(path, r": infinity in rewards, row 0; ")
     path = with_("discrete", lambda bad: bad.update(actions=np.arange(9)))
-    refused(path, r": actions are whole numbers \(int64\); only continuous actions are supported")
+    refused(path, r": actions are whole numbers \(int64\); discrete actions are not supported yet$")
     path = with_("wide", lambda bad: bad.update(rewards=np.zeros((9, 2))))
     refused(path, r": rewards has shape 9x2; give one number per step$")
     if suffix != ".parquet":  # a table has columns of one length by construction
@@ -360,11 +360,27 @@ def test_a_parquet_list_of_uneven_length(tmp_path: Path) -> None:
 def test_images_and_text_are_refused() -> None:
     columns, ends = log()
     flags = {"terminated": ends, "truncated": ends}
-    images = np.zeros((9, 4, 4, 3), np.uint8)
     columns.pop("next_observations")
-    refused({**columns, **flags, "observations": images}, r"^arrays: observations holds images; ")
+    state = columns["observations"]
+    for images in (np.zeros((9, 4, 4, 3), np.uint8), np.zeros((9, 64, 64), np.uint8)):
+        line = r"^arrays: observations holds images of .*; only vectors are supported: "
+        refused({**columns, **flags, "observations": images}, line)
+        parts = {**columns, **flags, "observations": {"camera": images, "state": state}}
+        refused(parts, r"^arrays: observations/camera holds images of .*, or leave it out$")
     text = np.array(["a"] * 9)
     refused({**columns, **flags, "rewards": text}, r"^arrays: rewards holds <U1, not numbers; give")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
+def test_images_and_text_of_a_file_can_be_left_out(tmp_path: Path, suffix: str) -> None:
+    columns, ends = log()
+    state = columns.pop("observations")
+    del columns["next_observations"]
+    columns |= {"terminated": ends, "truncated": ends & False, "observations/state": state}
+    for name, bad in (("camera", np.zeros((9, 8, 8), np.uint8)), ("text", np.array([b"lift"] * 9))):
+        path = write(tmp_path / f"{name}{suffix}", {**columns, f"observations/{name}": bad})
+        refused(path, rf": observations/{name} holds .*, or leave it out with \?keys=$")
+        assert open_dataset(f"{path}?keys=state").observation_size == 2
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".hdf5", ".parquet"])
@@ -386,6 +402,8 @@ def test_images_and_text_are_refused() -> None:
         ),
         ({"metadata": {"observation_layout": [1]}}, "'observation_layout' in .*of .path, size."),
         ({"metadata": {"observation_keys": "a"}}, "'observation_keys' in .*; it must be a list"),
+        ({"continuity": 1}, "'continuity' in 'xql' is 1; it must be a text"),
+        ({"continuity": "a"}, "continuity is 'a'; choose from stated, recorded, assumed"),
     ],
 )
 def test_a_description_of_the_wrong_kind(
@@ -507,3 +525,278 @@ def test_an_unwritable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InputError, match=r"a\.npz: the folder .* is not writable; give another"):
         save_dataset(data, tmp_path / "a.npz")
     assert list(tmp_path.iterdir()) == []
+
+
+# Where an episode ends is decided in the source's own precision.
+
+YARD = np.array([388096.0, 3948996.0])  # map coordinates, in metres
+
+
+def drives(count: int = 40, steps: int = 50) -> Any:
+    """Drives that start within a few metres of each other, in float64, without flags."""
+    rng = np.random.default_rng(0)
+    moves = rng.uniform(-1, 1, (count, steps, 2))
+    start = YARD + rng.uniform(-4, 4, (count, 1, 2))
+    path = np.concatenate([start, start + 0.05 * moves.cumsum(axis=1)], axis=1)
+    flags = np.zeros(count * steps, bool)
+    return {
+        "observations": path[:, :-1].reshape(-1, 2),
+        "next_observations": path[:, 1:].reshape(-1, 2),
+        "actions": moves.reshape(-1, 2),
+        "rewards": np.arange(count * steps, dtype=float),
+        "terminated": flags,
+        "truncated": flags,
+    }
+
+
+def shifted(columns: Any, offset: Any, names: Any = ("observations", "next_observations")) -> Any:
+    return {**columns, **{name: columns[name] - offset for name in names}}
+
+
+@pytest.mark.parametrize("offset", [0.0, YARD, YARD + 0.1234567])
+def test_rounding_to_float32_neither_joins_nor_splits_episodes(offset: Any) -> None:
+    assert open_dataset(shifted(drives(), offset)).episodes == 40
+
+
+@pytest.mark.parametrize("offset", [YARD, YARD + 0.1234567])
+@pytest.mark.parametrize("name", ["observations", "next_observations"])
+def test_a_column_rounded_before_its_offset_was_subtracted(offset: Any, name: str) -> None:
+    columns = drives()
+    columns[name] = columns[name].astype(np.float32).astype(np.float64)
+    assert open_dataset(shifted(columns, offset)).episodes == 40
+
+
+@pytest.mark.parametrize("name", ["observations", "next_observations"])
+@pytest.mark.parametrize("kept", [np.float32, np.float64])
+def test_columns_of_two_precisions(name: str, kept: Any) -> None:
+    columns = shifted(drives(), YARD)
+    for offset in (0.0, 100.0):
+        mixed = shifted(columns, offset)
+        mixed[name] = mixed[name].astype(np.float32).astype(kept)
+        assert open_dataset(mixed).episodes == 40
+
+
+def test_each_part_of_a_dictionary_in_its_own_precision() -> None:
+    columns = drives()
+    count = np.arange(len(columns["rewards"]))
+    for name, tick in (("observations", count), ("next_observations", count + 1)):
+        columns[name] = {"place": columns[name], "tick": tick.astype(np.int64)}
+    assert open_dataset(columns).episodes == 1 + 39  # the ticks go on, the places do not
+    columns["observations"]["place"][:] = YARD
+    columns["next_observations"]["place"][:] = YARD
+    assert open_dataset(columns).episodes == 1
+
+
+def test_how_rows_follow_each_other_is_kept(tmp_path: Path) -> None:
+    columns, ends = log((30, 20, 40))
+    columns |= {"terminated": ends, "truncated": ends & False}
+    data = open_dataset(columns)
+    assert data.continuity == "stated"
+    del columns["next_observations"]
+    assumed = open_dataset(columns)
+    assert assumed.continuity == "assumed"
+    # The file written here has next observations all the same.
+    assert open_dataset(save_dataset(assumed, tmp_path / "a.npz")).continuity == "assumed"
+
+
+def test_parts_of_a_dictionary_that_do_not_match() -> None:
+    columns, ends = log()
+    good = {**columns, "terminated": ends, "truncated": ends & False}
+    a, b = columns["observations"], columns["next_observations"]
+    good |= {"observations": {"x": a, "y": a}, "next_observations": {"x": b, "z": b}}
+    refused(good, r"^arrays: 'y' is in one of observations and next_observations only; both must")
+    good["observations"] = {"x": a, "y": a[:, 0]}
+    good["next_observations"] = {"x": b[:, 0], "y": b}
+    refused(good, r"^arrays: next_observations/x has shape 9; observations/x has 9x2$")
+
+
+def test_neighbouring_cells_are_not_one_cell() -> None:
+    """Whole numbers lie on a grid, but both columns do: nothing was rounded."""
+    rng = np.random.default_rng(0)
+    cells = 2 * rng.integers(0, 9, (200, 2))
+    flags = np.zeros(200, bool)
+    columns = {"observations": cells, "next_observations": cells + 1, "actions": cells / 18}
+    columns |= {"rewards": np.arange(200.0), "terminated": flags, "truncated": flags}
+    assert open_dataset(columns).episodes == 200
+    # Nor were these: the rows are shuffled, so that hardly any follows the one before.
+    columns["next_observations"] = cells + rng.normal(size=cells.shape) * 0.3
+    assert open_dataset(columns).episodes > 195
+
+
+@pytest.mark.parametrize("kind", ["d4rl:", "ogbench:"])
+def test_rounding_in_the_published_layouts(tmp_path: Path, kind: str) -> None:
+    columns = drives()
+    ends = np.arange(2000) % 50 == 49
+    del columns["terminated"], columns["truncated"]
+    columns |= {"terminals": ends & False, "timeouts": ends | (np.arange(2000) % 50 == 20)}
+    if kind == "ogbench:":
+        columns["terminals"] = ends
+    data = open_dataset(f"{kind}{write(tmp_path / 'a.npz', columns)}")
+    assert data.episodes == 40
+
+
+# Tables: one number per column, lists in cells, data frames, text.
+
+
+def numbered() -> Any:
+    """The columns of `log` as a table, one number per column, and the dataset they make."""
+    columns, ends = log((3, 2, 4))
+    flags = {"terminated": ends, "truncated": ends & False}
+    data = open_dataset({**columns, **flags})
+    table = {"": np.arange(9)}  # the index that pandas writes
+    for name in ("observations", "next_observations", "actions"):
+        table |= {f"{name}.{i}": column for i, column in enumerate(columns[name].T)}
+    return {**table, "rewards": columns["rewards"], **flags}, data
+
+
+def same(one: Dataset, other: Dataset) -> None:
+    for name in ("observations", "actions", "rewards", "lengths", "terminated", "truncated"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def write_csv(path: Path, table: Any, *, mark: str = "") -> Path:
+    rows = zip(*[np.asarray(values).tolist() for values in table.values()], strict=True)
+    lines = [",".join(table), *(",".join(map(str, row)) for row in rows)]
+    path.write_text(mark + "\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+class Frame:
+    """What a data frame shows of itself: names, and a column for each."""
+
+    def __init__(self, table: Any) -> None:
+        self.table, self.columns = table, list(table)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.table[name]
+
+
+def test_a_csv_file(tmp_path: Path) -> None:
+    table, data = numbered()
+    found = open_dataset(write_csv(tmp_path / "log.csv", table))
+    same(found, data)
+    assert (found.name, found.source) == ("log", str(tmp_path / "log.csv"))
+    table |= {"episode": np.array(list("aaabbbccc")), "terminated": np.arange(9) // 8}
+    labelled = open_dataset(write_csv(tmp_path / "b.csv", table, mark="\ufeff"))
+    assert labelled.lengths.tolist() == [3, 2, 1, 3]
+    assert labelled.terminated.tolist() == [False, False, False, True]
+
+
+def test_a_csv_file_in_windows_style_with_a_dictionary(tmp_path: Path) -> None:
+    table, data = numbered()
+    for name in ("observations", "next_observations"):
+        table[f"{name}/at.0"], table[f"{name}/at.1"] = (
+            table.pop(f"{name}.0"),
+            table.pop(f"{name}.1"),
+        )
+    path = write_csv(tmp_path / "log.csv", {f'"{name}"': value for name, value in table.items()})
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    found = open_dataset(path)
+    same(found, data)
+    assert found.metadata["observation_layout"] == [["at", 2]]
+
+
+def test_bad_csv_files(tmp_path: Path) -> None:
+    table, _ = numbered()
+
+    def bad(name: str, **changes: Any) -> Path:
+        changed = {key: np.asarray(value).astype(object) for key, value in table.items()}
+        for key, (row, value) in changes.items():
+            changed[key][row] = value
+        return write_csv(tmp_path / f"{name}.csv", changed)
+
+    refused(bad("hole", rewards=(4, "")), r"hole\.csv: rewards is empty in row 4; fill or drop the")
+    refused(bad("word", rewards=(4, "high")), r"word\.csv: rewards is 'high' in row 4; give numb")
+    refused(bad("more", rewards=(4, "1,2")), r"more\.csv: row 4 has 10 cells and the header 9; ")
+    refused(bad("nan", rewards=(4, "nan")), r"nan\.csv: NaN in rewards, row 4; drop or fix")
+    lists = {**table, "observations": ["[0.1  0.2]"] * 9}
+    del lists["observations.0"], lists["observations.1"]
+    refused(
+        write_csv(tmp_path / "lists.csv", lists),
+        r"observations is '\[0\.1 0\.2\]' in row 0; write one column per number: observ",
+    )
+    whole = {**table, "actions.0": np.arange(9)}
+    refused(write_csv(tmp_path / "whole.csv", whole), r"actions are whole numbers \(int64\); discr")
+    (tmp_path / "empty.csv").touch()
+    refused(tmp_path / "empty.csv", r"empty\.csv: there is no header; the first line must name the")
+    (tmp_path / "header.csv").write_text(",".join(table) + "\n")
+    refused(tmp_path / "header.csv", r"header\.csv: there is no step; give at least one$")
+    (tmp_path / "twice.csv").write_text("rewards,rewards\n1,2\n")
+    refused(tmp_path / "twice.csv", r"twice\.csv: there are two columns 'rewards'; name each once$")
+    (tmp_path / "bytes.csv").write_bytes(b"rewards\n\xff\xfe\n")
+    refused(tmp_path / "bytes.csv", r"truncated, or not what its name says: csv could not read it")
+    del table["observations.0"]
+    refused(
+        write_csv(tmp_path / "gap.csv", table), r"no 'observations\.0' though 'observations\.1'"
+    )
+
+
+def test_data_frames_and_mappings_of_numbered_columns(tmp_path: Path) -> None:
+    table, data = numbered()
+    same(open_dataset(Frame(table)), data)
+    same(open_dataset(table), data)
+    pandas = pytest.importorskip("pandas")
+    same(open_dataset(pandas.DataFrame(table)), data)
+    same(open_dataset(dict(pandas.DataFrame(table))), data)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
+def test_numbered_columns_in_array_files(tmp_path: Path, suffix: str) -> None:
+    table, data = numbered()
+    del table[""]
+    same(open_dataset(write(tmp_path / f"a{suffix}", table)), data)
+
+
+def test_lists_in_the_cells_of_a_column() -> None:
+    columns, ends = log((3, 2, 4))
+    good = {**columns, "terminated": ends, "truncated": ends & False}
+
+    def cells(name: str, values: Any) -> Any:
+        column = np.empty(len(values), object)
+        for row, value in enumerate(values):
+            column[row] = value
+        return {**good, name: column}
+
+    rows = [row.tolist() for row in columns["observations"]]
+    same(open_dataset(cells("observations", rows)), open_dataset(good))
+    same(
+        open_dataset(Frame(cells("observations", list(columns["observations"])))),
+        open_dataset(good),
+    )
+    same(open_dataset({**good, "observations": rows}), open_dataset(good))
+    rows[4] = [[1.0], [2.0, 3.0]]
+    refused(cells("observations", rows), r"^arrays: observations is .* in row 4; fill or drop the")
+    rows[4] = [1.0]
+    for bad in (cells("observations", rows), {**good, "observations": rows}):
+        refused(
+            bad, r"^arrays: observations has 1 numbers in row 4 and 2 in row 0; every row needs"
+        )
+    holes = [*columns["rewards"][:-1].tolist(), None]
+    for bad in (cells("rewards", holes), {**good, "rewards": holes}):
+        refused(bad, r"^arrays: rewards is None in row 8; fill or drop the row$")
+    texts = [*columns["rewards"][:-1].tolist(), "high"]
+    refused(cells("rewards", texts), r"^arrays: rewards is 'high' in row 8; give numbers$")
+
+
+def test_masked_arrays() -> None:
+    columns, ends = log()
+    good = {**columns, "terminated": ends, "truncated": ends & False}
+    whole = np.ma.masked_array(columns["observations"], mask=False)
+    same(open_dataset({**good, "observations": whole}), open_dataset(good))
+    whole[5, 1] = np.ma.masked
+    line = r"^arrays: observations is masked in row 5; fill or drop the row$"
+    refused({**good, "observations": whole}, line)
+    refused({**good, "observations": {"a": whole}}, line.replace("observations", "observations/a"))
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (["a.npz", "b.npz"], r"^a list is no source; open one file at a time, and join them with "),
+        (None, r"^a NoneType is no source; give a file, a mapping of arrays or a data frame$"),
+        (np.zeros(3), r"^a ndarray is no source; "),
+        (3, r"^a int is no source; "),
+    ],
+)
+def test_what_is_no_source(source: Any, line: str) -> None:
+    refused(source, line)

@@ -174,7 +174,7 @@ def test_observation_that_is_no_box_is_refused() -> None:
     class Odd(Toy):
         observation_space = gymnasium.spaces.Dict({"word": gymnasium.spaces.Discrete(3)})
 
-    with pytest.raises(InputError, match=r"^toy: its observation word is Discrete\(3\)"):
+    with pytest.raises(InputError, match=r"^toy: the observation 'word' is Discrete\(3\)"):
         FlatObservation(Odd(), None, "toy")
 
 

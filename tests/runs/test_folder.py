@@ -276,3 +276,10 @@ def test_of_two_claims_of_one_empty_folder_one_is_refused(
         RunFolder.create(tmp_path / "run", CONFIG)
     assert RunFolder.open(tmp_path / "run").read_metrics() == [Metrics(1, {"loss": [1.0]})]
     assert not list((tmp_path / "run").glob("tmp*"))
+
+
+def test_a_folder_is_named_without_control_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert free_folder("a/b\\c\x1b[31m\x00 d\u202e").as_posix() == "runs/a-b-c-[31m-d-1"

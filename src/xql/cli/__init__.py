@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from xql import __version__
-from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest
+from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest, printable
 
 Command = Callable[..., Any]
 
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """One line without the place in the code, which says nothing to a user."""
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _load(place: str) -> Command:
@@ -146,5 +146,5 @@ def _one_line(box: str) -> str:
 
 
 def _fail(text: str) -> NoReturn:
-    print(f"xql: {' '.join(text.split())}", file=sys.stderr)
+    print(f"xql: {printable(' '.join(text.split()))}", file=sys.stderr)
     sys.exit(2)

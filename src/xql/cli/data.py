@@ -11,6 +11,7 @@ from xql.data.dataset import Dataset
 from xql.data.files import check_destination, save_dataset
 from xql.data.minari import local_names, local_root
 from xql.data.sources import open_dataset
+from xql.errors import printable
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -19,9 +20,10 @@ def info(source: tyro.conf.Positional[str]) -> None:
     """Describe a source: sizes, returns, how episodes end, action bounds, environment.
 
     Args:
-        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
+        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5, .parquet or .csv file.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     dataset = open_dataset(source)
@@ -29,7 +31,7 @@ def info(source: tyro.conf.Positional[str]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in describe(dataset):
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     Console().print(table)
 
 
@@ -42,7 +44,7 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
     ) / (1 << 20)
     lines = [
         ("name", dataset.name),
-        ("source", dataset.source),
+        ("source", printable(dataset.source)),
         ("episodes", f"{dataset.episodes:,}"),
         ("transitions", f"{dataset.transitions:,} ({megabytes:.1f} MiB)"),
         ("observation", _observation(dataset)),
@@ -66,7 +68,7 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
 def _observation(dataset: Dataset) -> str:
     layout = dataset.metadata.get("observation_layout")
     parts = f": {', '.join(f'{path} {size}' for path, size in layout)}" if layout else ""
-    return f"{dataset.observation_size} numbers{parts}"
+    return printable(f"{dataset.observation_size} numbers{parts}")
 
 
 def _bounds(dataset: Dataset) -> str:
@@ -90,9 +92,9 @@ def _environment_name(specification: str) -> str:
     import json
 
     if not specification.lstrip().startswith("{"):
-        return specification
+        return printable(specification)
     try:
-        return str(json.loads(specification)["id"])
+        return printable(str(json.loads(specification)["id"]))
     except (ValueError, KeyError, TypeError):
         return "stated, but not readable"
 
@@ -101,15 +103,16 @@ def check(source: tyro.conf.Positional[str]) -> None:
     """Check a source and report rows and reasons of what is wrong. Exit status 1 on errors.
 
     Args:
-        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
+        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5, .parquet or .csv file.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console()
     dataset = open_dataset(source, finite=False)
     found = check_dataset(dataset)
     size = f"{dataset.episodes:,} episodes, {dataset.transitions:,} transitions"
-    console.print(f"[bold]{dataset.name}[/bold]: {size}", highlight=False)
+    console.print(f"[bold]{escape(dataset.name)}[/bold]: {size}", highlight=False)
     for finding in found:
         style = _STYLES[finding.severity]
         console.print(f"[{style}]{finding.severity:8}[/{style}]", end="", highlight=False)
@@ -131,14 +134,14 @@ def convert(source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path]) 
     """Write a source as one file in the schema of docs/data.md; never over an existing file.
 
     Args:
-        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5 or .parquet file.
+        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5, .parquet or .csv file.
         out: the file to write, ending in .npz, .hdf5, .h5 or .parquet.
     """
     check_destination(out)
     dataset = open_dataset(source)
     path = save_dataset(dataset, out)
     counts = f"{dataset.episodes:,} episodes, {dataset.transitions:,} transitions"
-    print(f"{path}: {counts}, {path.stat().st_size / (1 << 20):.1f} MiB")
+    print(f"{printable(str(path))}: {counts}, {path.stat().st_size / (1 << 20):.1f} MiB")
 
 
 def list_() -> None:
@@ -148,7 +151,7 @@ def list_() -> None:
     names = local_names()
     print(f"Minari datasets in {local_root()}:")
     for name in names:
-        print(f"  minari:{name}")
+        print(f"  minari:{printable(name)}")
     if not names:
         print("  none; fetch one with 'minari download NAME'")
     print("Made here from a simulator, with 'xql data make NAME':")

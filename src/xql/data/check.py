@@ -34,6 +34,8 @@ def check_dataset(dataset: Dataset) -> list[Finding]:
     # What follows compares numbers, and a NaN would make every comparison silently false.
     found = broken or [
         *_boundaries(dataset),
+        *_order(dataset),
+        *_precision(dataset),
         *_duplicates(dataset),
         *_actions(dataset),
         *_rewards(dataset),
@@ -102,7 +104,9 @@ def _boundaries(dataset: Dataset) -> list[Finding]:
     """Flags against jumps: resets that no flag marks, and flags where nothing was reset.
 
     A jump inside an episode counts as a reset if it is five times what 9 of 10 steps do, and a
-    quarter of the median flagged reset; where no reset can be measured, ten times.
+    quarter of the median flagged reset; where no reset can be measured, ten times. A source that
+    states each step's next observation has said where episodes go on. One that has the final
+    observations has said so at their ends: the log goes on only where the next one starts there.
     """
     found = []
     moved, inside = _moves(dataset)
@@ -114,7 +118,7 @@ def _boundaries(dataset: Dataset) -> list[Finding]:
     finite = between[np.isfinite(between)]
     known = 0.25 * float(np.median(finite)) if len(finite) else 10.0 * usual
     teleports = inside & (moved > max(5.0 * usual, known))
-    if teleports.any():
+    if teleports.any() and dataset.continuity != "stated":
         rows = np.flatnonzero(teleports[dataset.starts])
         found.append(
             Finding(
@@ -124,7 +128,8 @@ def _boundaries(dataset: Dataset) -> list[Finding]:
                 "does an episode end there without a flag? set truncated in that row",
             )
         )
-    goes_on = np.flatnonzero(~dataset.terminated[:-1] & (between <= high))
+    near = high if dataset.continuity == "assumed" else 1e-3 * usual
+    goes_on = np.flatnonzero(~dataset.terminated[:-1] & (between <= near))
     if len(goes_on):
         found.append(
             Finding(
@@ -137,12 +142,70 @@ def _boundaries(dataset: Dataset) -> list[Finding]:
     return found
 
 
-def _hashes(dataset: Dataset) -> UInt64[np.ndarray, " rows"]:
-    """One number per row of the laid-out data, equal where observation, action and reward are."""
+def _order(dataset: Dataset) -> list[Finding]:
+    """Rows of several trajectories in turn, or shuffled: each is stated to go on in another row.
+
+    Only observations that occur once as an end and once as a start count: in a small discrete world
+    trajectories meet everywhere.
+    """
+    stops = ~(dataset.terminated | dataset.truncated)
+    if dataset.continuity != "stated" or stops.sum() < 2:
+        return []
+    ends = _hashes(dataset.observations[dataset.firsts + dataset.lengths])
+    starts, episodes, counts = np.unique(
+        _hashes(dataset.observations[dataset.firsts]), return_index=True, return_counts=True
+    )
+    _, places, times = np.unique(ends, return_inverse=True, return_counts=True)
+    found = np.minimum(np.searchsorted(starts, ends), len(starts) - 1)
+    follower = episodes[found]
+    once = (starts[found] == ends) & (counts[found] == 1) & (times[places] == 1)
+    goes_on = np.flatnonzero(stops & once & (follower != np.arange(len(ends))))
+    if 2 * len(goes_on) <= stops.sum():
+        return []
+    later = (follower[goes_on] > goes_on).all()
+    which = "a later row, not in the next" if later else "another row, not in the next"
+    return [
+        Finding(
+            "warning",
+            f"{len(goes_on)} of {dataset.episodes} episodes go on in {which}",
+            _listing(goes_on, "end of episode"),
+            "the rows are interleaved or shuffled: sort them by trajectory and time, or every "
+            "piece counts as an episode",
+        )
+    ]
+
+
+def _precision(dataset: Dataset) -> list[Finding]:
+    """Columns whose numbers are so large against their steps that float32 rounds the steps away."""
+    inside = np.zeros(len(dataset.observations) - 1, bool)
+    inside[dataset.starts] = True
+    columns, grids, steps = [], [], []
+    for index, column in enumerate(dataset.observations.T):
+        grid = float(np.spacing(np.median(np.abs(column))))
+        moves = np.abs(np.diff(column)[inside])
+        moving = moves[moves > 0]
+        # A range of a few fine grids is a constant with noise in its last place.
+        noise = np.ptp(column) < 4.0 * grid < 1e-3
+        if len(moving) and moving.mean() < 10.0 * grid and not noise:
+            columns.append(index)
+            grids.append(f"{grid:.2g}")
+            # Rounded or not, a step has the same mean; only the ones that are left are larger.
+            steps.append(f"{moves.mean():.2g}")
+    if not columns:
+        return []
+    listing = _listing(np.asarray(columns), "column")
+    where = f"a grid of {', '.join(grids[:5])} against steps of {', '.join(steps[:5])}"
+    hint = "subtract an offset from these columns, such as their mean, in float64"
+    what = f"float32 cannot tell the values of {listing} apart"
+    return [Finding("warning", what, where, hint)]
+
+
+def _hashes(*tables: Float[np.ndarray, "rows _"]) -> UInt64[np.ndarray, " rows"]:
+    """One number per row of float32 tables side by side, equal where the rows are."""
     # Distinct rows collide with probability near rows² / 2⁶⁵: never, at any size that fits.
     multipliers = np.random.default_rng(0)
-    total = np.zeros(len(dataset.rewards), np.uint64)
-    for table in (dataset.observations, dataset.actions, dataset.rewards[:, None]):
+    total = np.zeros(len(tables[0]), np.uint64)
+    for table in tables:
         for column in table.T:
             bits = np.ascontiguousarray(column).view(np.uint32).astype(np.uint64)
             # Two rounds: a plain sum of products would let equal differences cancel.
@@ -155,7 +218,7 @@ def _hashes(dataset: Dataset) -> UInt64[np.ndarray, " rows"]:
 
 def _duplicates(dataset: Dataset) -> list[Finding]:
     found = []
-    hashes = _hashes(dataset)
+    hashes = _hashes(dataset.observations, dataset.actions, dataset.rewards[:, None])
     starts = dataset.starts
     steps = hashes[starts] * np.uint64(3) + (hashes[starts + 1] ^ np.uint64(0x9E3779B97F4A7C15))
     repeated = _repeats(steps)
@@ -248,7 +311,13 @@ def _constant_columns(dataset: Dataset) -> list[Finding]:
         found.append(Finding("error", "no observation ever changes", "observations", hint))
     elif len(fixed):
         what = f"{len(fixed)} observation columns never change"
-        found.append(Finding("note", what, _listing(fixed, "column"), "harmless; could be dropped"))
+        hint = "harmless; could be dropped"
+        # Above a few thousand, float32 may have rounded away all that a column did.
+        large = fixed[np.abs(observations[0, fixed]) > 8192.0]
+        if len(large):
+            which = _listing(large, "column")
+            hint += f"; if not constant in the source, subtract an offset from {which}"
+        found.append(Finding("note", what, _listing(fixed, "column"), hint))
     actions = dataset.actions[dataset.starts]
     fixed = np.flatnonzero(actions.min(axis=0) == actions.max(axis=0))
     if len(fixed):

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from xql.data.dataset import Dataset, follows
+from xql.data.dataset import Dataset
 from xql.data.moves import displacement
 from xql.data.schema import require_columns, steps_from, unit_bounds
 from xql.data.tables import read_columns
@@ -98,6 +98,7 @@ def open_d4rl(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool =
         terminated,
         truncated,
         steps.get("next_observations"),
+        goes_on=steps.get("goes_on"),
         name=d4rl_name(path),
         source=f"d4rl:{path}",
         **unit_bounds(steps["actions"]),
@@ -123,10 +124,10 @@ def episode_ends(
     """The steps at which a time limit really ended an episode (the rule is in this file's head)."""
     ends = np.zeros(len(timeouts), bool)
     ends[-1] = timeouts[-1]
-    observations, following = steps["observations"], steps.get("next_observations")
-    if following is not None:
-        ends[:-1] = timeouts[:-1] & ~follows(following[:-1], observations[1:])
+    if "goes_on" in steps:
+        ends[:-1] = timeouts[:-1] & ~steps["goes_on"][:-1]
         return ends
+    observations = steps["observations"]
     flagged = np.flatnonzero(timeouts[:-1])
     if len(flagged) == 0:
         return ends

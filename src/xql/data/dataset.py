@@ -16,13 +16,16 @@ reaches a loss, through the mask.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, Shaped
 
-from xql.errors import InputError
+from xql.data.moves import follows
+from xql.errors import InputError, printable
+
+Continuity = Literal["stated", "recorded", "assumed"]
 
 
 class DeviceData(NamedTuple):
@@ -57,13 +60,17 @@ class Dataset:
         lengths: steps of each episode, all >= 1; the rows of an episode are one more.
         terminated: per episode, whether the process itself ended there.
         truncated: per episode, whether a time limit cut it. It may be neither: the log ended.
-        name: what the data is called, such as "door-human-v0" or "pointmaze/medium-v0".
+        name: what the data is called, such as "door-human-v0" or "pointmaze/medium-v0"; control
+            characters are written out.
         source: where it was opened from, as `open_dataset` accepts it.
         action_low, action_high: the action bounds, where the source states them.
         environment: the specification of the environment that the logs came from, as JSON
             (`gymnasium.envs.registration.EnvSpec.to_json`), where the source carries one.
         evaluation_environment: likewise for evaluation, where it differs.
         metadata: whatever else the source says (reference scores, author, how it was made).
+        continuity: how it is known which row follows which. "stated": the source has the
+            observation after each step; "recorded": each episode was recorded with its final
+            observation; "assumed": the next row was taken, up to a flag or a new label.
 
     Raises:
         InputError: arrays of the wrong kind or length, an episode without a step, or bounds that
@@ -83,8 +90,10 @@ class Dataset:
     environment: str | None = None
     evaluation_environment: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    continuity: Continuity = "recorded"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
         self._check_kinds()
         if len(self.lengths) == 0:
             raise InputError("there is no episode", where=self.name, hint="give at least one")
@@ -122,6 +131,9 @@ class Dataset:
             if len(getattr(self, key)) != len(self.lengths):
                 what = f"{key} has {len(getattr(self, key))} values for {self.episodes} episodes"
                 raise InputError(what, where=self.name, hint="give one for each episode")
+        if self.continuity not in get_args(Continuity):
+            hint = f"choose from {', '.join(get_args(Continuity))}"
+            raise InputError(f"continuity is '{self.continuity}'", where=self.name, hint=hint)
 
     def _check_bounds(self) -> None:
         bounds = {"action_low": self.action_low, "action_high": self.action_high}
@@ -264,13 +276,16 @@ class Dataset:
         truncated: Shaped[np.ndarray, " steps"] | None = None,
         next_observations: Shaped[np.ndarray, "steps observation"] | None = None,
         episode: Shaped[np.ndarray, " steps"] | None = None,
+        goes_on: Bool[np.ndarray, " steps"] | None = None,
         **describe: Any,
     ) -> "Dataset":
         """Build from one row per step.
 
         An episode ends where either flag is set, where `episode` (any label per step) changes, and
         where `next_observations` is not the observation that the next row stores: nothing that the
-        columns do not say is ever bridged.
+        columns do not say is ever bridged. They are compared as `xql.data.moves.follows` says,
+        before they become float32; `goes_on` is its answer, where the columns given here already
+        are.
 
         Without `next_observations` the observation after a truncated or unfinished episode's last
         step is unknown, so that step's observation becomes the final one and the step itself is
@@ -288,8 +303,12 @@ class Dataset:
         }
         if next_observations is not None:
             columns["next_observations"] = next_observations
+            columns["goes_on"] = (
+                follows(observations, next_observations) if goes_on is None else goes_on
+            )
         if episode is not None:
             columns["episode"] = episode
+        describe = {"continuity": "assumed" if next_observations is None else "stated", **describe}
         where = str(describe.get("name", "arrays"))
         same_length(columns, where)
         terminated = columns["terminated"].astype(bool)
@@ -355,17 +374,9 @@ def _episode_ends(
     ends[-1] = True
     if "episode" in columns:
         ends[:-1] |= columns["episode"][1:] != columns["episode"][:-1]
-    if "next_observations" in columns:
-        ends[:-1] |= ~follows(columns["next_observations"][:-1], columns["observations"][1:])
+    if "goes_on" in columns:
+        ends |= ~columns["goes_on"]
     return ends
-
-
-def follows(
-    stated: Shaped[np.ndarray, "steps observation"], stored: Shaped[np.ndarray, "steps observation"]
-) -> Bool[np.ndarray, " steps"]:
-    """Whether the stated next observation is, within float32 rounding, the one stored next."""
-    same: np.ndarray = np.isclose(stated, stored, rtol=1e-5, atol=1e-6, equal_nan=True)
-    return np.asarray(same.all(axis=1))
 
 
 def empty(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:

@@ -54,6 +54,7 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
         "environment": str,
         "evaluation_environment": str,
         "metadata": dict,
+        "continuity": str,
     }
     found: dict[str, Any] = {}
     for key, kind in known.items():
@@ -169,6 +170,7 @@ def _describe(dataset: Dataset) -> str:
         "environment": dataset.environment,
         "evaluation_environment": dataset.evaluation_environment,
         "metadata": metadata,
+        "continuity": dataset.continuity,
     }
     return json.dumps(description, default=_plain)
 

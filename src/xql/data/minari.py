@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from xql.data.dataset import Dataset, Episode, empty
-from xql.data.flatten import flat_layout, leaves, select_keys
+from xql.data.flatten import flat_layout, leaves, require_vectors, select_keys
 from xql.data.schema import check_finite
 from xql.data.tables import unreadable
 from xql.errors import InputError, nearest, require
@@ -35,8 +35,9 @@ def open_minari(
     fetches it from Minari's remote.
 
     Raises:
-        InputError: no such dataset, no network to fetch it over, discrete actions, a NaN, or `keys`
-            that leave out a goal which is not always the same.
+        InputError: no such dataset, no network to fetch it over, discrete actions, observations
+            that are no vectors, a NaN, or `keys` that leave out a goal which is not always the
+            same.
         MissingExtra: minari is not installed.
     """
     if not re.fullmatch(r"([-\w]+/)*[-\w]+-v\d+", name):
@@ -57,9 +58,10 @@ def open_minari(
         raise _damaged(name, error) from None
     space = storage.action_space
     if not _is_continuous(space):
-        hint = "only continuous actions are supported"
+        hint = "discrete actions are not supported yet: a Box of floats is needed"
         raise InputError(f"the actions are {space}", where=f"minari:{name}", hint=hint)
     observation_space = select_keys(storage.observation_space, keys, where=f"minari:{name}")
+    require_vectors(observation_space, f"minari:{name}")
     dataset = _read(name, folder, storage, observation_space, finite)
     _require_goal(name, folder, storage, observation_space)
     described: dict[str, Any] = {} if keys is None else {"observation_keys": sorted(keys)}
@@ -234,7 +236,7 @@ def _read(name: str, folder: Path, storage: Any, space: Any, finite: bool) -> Da
 
 def _require_goal(name: str, folder: Path, storage: Any, kept: Any) -> None:
     """Refuse data whose rewards depend on a goal that the observation, as chosen, does not show."""
-    every = [path for path, _ in flat_layout(storage.observation_space)]
+    every = [path for path, _ in leaves(storage.observation_space)]
     chosen = {path for path, _ in flat_layout(kept)}
     goal = [p for p in every if p.partition("/")[0] == GOAL and p not in chosen]
     first: list[np.ndarray] = []
@@ -306,13 +308,21 @@ def _episodes(name: str, folder: Path, storage: Any, paths: list[str]) -> Iterat
 
 def _from_hdf5(main: Path, episodes: int, paths: list[str]) -> Iterator[_Raw]:
     with h5py.File(main, "r") as file:
+        stored = [_stored(file["episode_0"], path) for path in paths]
         for index in range(episodes):
             group = file[f"episode_{index}"]
-            parts = [
-                group[f"observations/{path}" if path else "observations"][()] for path in paths
-            ]
+            parts = [group[path][()] for path in stored]
             rest = (group[key][()] for key in _COLUMNS)
             yield (parts, *rest)
+
+
+def _stored(episode: h5py.Group, path: str) -> str:
+    """Where an observation's part lies in an episode: Minari stores that of a tuple as _index_0."""
+    found = "observations"
+    for part in path.split("/") if path else ():
+        name = part if part in episode[found] else f"_index_{part}"
+        found = f"{found}/{name}"
+    return found
 
 
 def _from_storage(storage: Any, paths: Iterable[str]) -> Iterator[_Raw]:

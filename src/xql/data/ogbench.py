@@ -54,6 +54,8 @@ def open_ogbench(
         terminated[kept],
         (ends & ~terminated)[kept],
         following[kept],
+        goes_on=steps.get("goes_on"),
+        continuity="stated" if "goes_on" in steps else "recorded",
         name=path.stem,
         source=f"ogbench:{path}",
         **unit_bounds(steps["actions"]),

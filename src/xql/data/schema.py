@@ -4,18 +4,22 @@
 "observations/goal/x".
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from xql.data.dataset import Dataset, same_length
-from xql.data.flatten import flat_layout, flatten_batch, leaves, select_keys
+from xql.data.flatten import flat_layout, flatten_batch, is_image, leaves, select_keys
+from xql.data.moves import follows
 from xql.data.tables import DESCRIPTION
 from xql.errors import InputError, nearest
 
 REQUIRED = ("observations", "actions", "rewards", "terminated", "truncated")
 OPTIONAL = ("next_observations", "episode")
+ARRAYS = "arrays"
+"""What messages call columns that come from no file."""
 
 
 def dataset_from(
@@ -42,6 +46,7 @@ def dataset_from(
         steps["truncated"],
         steps.get("next_observations"),
         _labels(columns["episode"], where) if "episode" in columns else None,
+        goes_on=steps.get("goes_on"),
         metadata=observation_metadata(nested(columns, "observations"), keys),
         **describe,
     )
@@ -122,24 +127,30 @@ def steps_from(
 ) -> dict[str, np.ndarray]:
     """The columns as they should be: flat float32 vectors, rewards, boolean flags; all checked.
 
+    Where there are `next_observations`, `goes_on` says after which rows the next one follows.
     Without `finite`, a NaN passes in all but the flags (for `xql data check`, which names all).
 
     Raises:
         InputError: wrong kind or shape of values, discrete actions, or a NaN, named by its row.
     """
     steps: dict[str, np.ndarray] = {}
+    trees = {}
     for name in ("observations", "next_observations"):
         tree = nested(columns, name)
         if tree is not None:
             tree = select_keys(tree, keys, where=where)
             _check_leaves(tree, name, where)
             _check_one_length(tree, name, where)
-            steps[name] = flatten_batch(tree)
+            trees[name], steps[name] = tree, flatten_batch(tree)
     following = steps.get("next_observations")
-    width = steps["observations"].shape[1]
-    if following is not None and following.shape[1] != width:
-        what = f"next_observations has {following.shape[1]} numbers a row and observations {width}"
-        raise InputError(what, where=where, hint="both must be the same kind of observation")
+    if following is not None:
+        width = steps["observations"].shape[1]
+        if following.shape[1] != width:
+            what = f"next_observations has {following.shape[1]} numbers a row"
+            hint = "both must be the same kind of observation"
+            raise InputError(f"{what} and observations {width}", where=where, hint=hint)
+        same_length({name: steps[name] for name in trees}, where)
+        steps["goes_on"] = _goes_on(**trees, where=where)
     for name in ("actions", "rewards", *flags):
         if name not in columns and nested(columns, name) is not None:
             hint = "store it as one column: only observations may be a dictionary"
@@ -148,7 +159,7 @@ def steps_from(
     _check_leaves(actions, "actions", where)
     if actions.dtype.kind in "iub":
         what = f"actions are whole numbers ({actions.dtype})"
-        hint = "only continuous actions are supported; store such ones as floats"
+        hint = "discrete actions are not supported yet"
         raise InputError(what, where=where, hint=hint)
     steps["actions"] = flatten_batch(actions)
     for name in ("rewards", *flags):
@@ -169,6 +180,26 @@ def steps_from(
     return steps
 
 
+def _goes_on(observations: Any, next_observations: Any, where: str) -> np.ndarray:
+    """`follows`, part by part of a dictionary: each in the precision that the source has."""
+    before, after = dict(leaves(observations)), dict(leaves(next_observations))
+    if before.keys() != after.keys():
+        path = min(before.keys() ^ after.keys())
+        what = f"'{path}' is in one of observations and next_observations only"
+        raise InputError(what, where=where, hint="both must be the same kind of observation")
+    goes_on: np.ndarray = np.ones(len(next(iter(before.values()))), bool)
+    for path, leaf in before.items():
+        observed, stated = (
+            array.reshape(len(array), math.prod(array.shape[1:])) for array in (leaf, after[path])
+        )
+        if observed.shape != stated.shape:
+            what = f"next_observations/{path} has shape {_shape(after[path])}"
+            hint = f"observations/{path} has {_shape(leaf)}"
+            raise InputError(what, where=where, hint=hint)
+        goes_on &= follows(observed, stated)
+    return goes_on
+
+
 def _check_one_length(tree: Any, name: str, where: str) -> None:
     sizes = {f"{name}/{path}": len(leaf) for path, leaf in leaves(tree)}
     (first, size), *others = sizes.items()
@@ -183,15 +214,17 @@ def _check_leaves(tree: Any, name: str, where: str) -> None:
         for key, value in tree.items():
             _check_leaves(value, f"{name}/{key}", where)
         return
+    less = ", or leave it out" if "/" in name else ""
+    less += " with ?keys=" if less and where != ARRAYS else ""
     if tree.dtype.kind not in "fiub":
-        raise InputError(
-            f"{name} holds {tree.dtype}, not numbers", where=where, hint="give numbers"
-        )
+        what = f"{name} holds {tree.dtype}, not numbers"
+        raise InputError(what, where=where, hint=f"give numbers{less}")
     if tree.ndim == 0:
         raise InputError(f"{name} is a single number", where=where, hint="give one row per step")
-    if tree.dtype == np.uint8 and tree.ndim >= 4:
-        hint = "only vectors are supported; store features of them instead"
-        raise InputError(f"{name} holds images", where=where, hint=hint)
+    if is_image(tree.shape[1:], tree.dtype):
+        what = f"{name} holds images of {_shape(tree[:1])[2:]} {tree.dtype}"
+        hint = f"only vectors are supported: store features of them{less}"
+        raise InputError(what, where=where, hint=hint)
 
 
 def check_finite(values: np.ndarray, name: str, where: str, row_name: str = "row") -> None:

@@ -1,25 +1,24 @@
 """`open_dataset`: a `Dataset` from any supported source."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from xql.data.d4rl import open_d4rl
 from xql.data.dataset import Dataset
 from xql.data.files import open_file
 from xql.data.minari import open_minari
 from xql.data.ogbench import open_ogbench
-from xql.data.schema import dataset_from
+from xql.data.schema import ARRAYS, OPTIONAL, REQUIRED, dataset_from
+from xql.data.tables import array_of, gather_numbered
 from xql.errors import InputError, nearest
 
 _KINDS = ("minari", "d4rl", "ogbench")
 
 
 def open_dataset(
-    source: str | os.PathLike[str] | Mapping[str, Any] | Dataset,
+    source: str | os.PathLike[str] | Mapping[str, Any] | Dataset | Any,
     *,
     download: bool = True,
     finite: bool = True,
@@ -31,8 +30,9 @@ def open_dataset(
             "minari:ID"         a Minari dataset by name, from this machine or its remote;
             "d4rl:FILE"         one of D4RL's own hdf5 files;
             "ogbench:FILE"      one of OGBench's npz files;
-            FILE                .npz, .hdf5, .h5 or .parquet in the schema of docs/data.md;
-            a mapping of arrays in the same schema; or a `Dataset`, which comes back as it is.
+            FILE                .npz, .hdf5, .h5, .parquet or .csv in the schema of docs/data.md;
+            a mapping of arrays or a data frame in the same schema; or a `Dataset`, which comes
+            back as it is.
             A string may end in "?keys=a,b", which keeps only those keys of a dictionary
             observation.
         download: whether a Minari dataset that is not on this machine may be fetched.
@@ -47,8 +47,18 @@ def open_dataset(
     if isinstance(source, Dataset):
         return source
     if isinstance(source, Mapping):
-        columns = {key: np.asarray(values) for key, values in _walk(source)}
-        return dataset_from(columns, "arrays", finite=finite, name="arrays", source="arrays")
+        return _from_columns(_walk(source), nested=False, finite=finite)
+    # pandas and polars have `columns`, pyarrow `column_names`; none of them need be installed.
+    table: Any = source
+    names = getattr(table, "column_names", getattr(table, "columns", None))
+    if names is not None:
+        frame = [(str(name), table[name]) for name in names]
+        return _from_columns(frame, nested=True, finite=finite)
+    if not isinstance(source, str | os.PathLike):
+        hint = "give a file, a mapping of arrays or a data frame"
+        if isinstance(source, list | tuple):
+            hint = "open one file at a time, and join them with Dataset.from_episodes([*a, *b])"
+        raise InputError(f"a {type(source).__name__} is no source", hint=hint)
     text, _, query = os.fspath(source).partition("?")
     keys = _parse_keys(query, os.fspath(source))
     kind, colon, rest = text.partition(":")
@@ -64,6 +74,12 @@ def open_dataset(
     path = Path(rest).expanduser()
     open_kind = open_d4rl if kind == "d4rl" else open_ogbench
     return open_kind(path, keys, finite=finite)
+
+
+def _from_columns(columns: Iterable[tuple[str, object]], *, nested: bool, finite: bool) -> Dataset:
+    arrays = {name: array_of(values, name, ARRAYS) for name, values in columns}
+    arrays = gather_numbered(arrays, (*REQUIRED, *OPTIONAL), ARRAYS, nested=nested)
+    return dataset_from(arrays, ARRAYS, finite=finite, name="arrays", source="arrays")
 
 
 _EXAMPLES = {

@@ -1,8 +1,14 @@
-"""Columns out of a file: npz, hdf5 or parquet, each column by its path, nothing interpreted."""
+"""Columns out of a file (npz, hdf5, parquet, csv) or a data frame, each column by its path.
 
+Nothing is interpreted, but that a table has one number per cell: `observations.0`,
+`observations.1`, ... are one column.
+"""
+
+import csv
+import itertools
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +17,12 @@ import numpy as np
 
 from xql.errors import InputError, nearest, require
 
-SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet")
+SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet")  # what a dataset can be saved as
+READABLE = (*SUFFIXES, ".csv")
 DESCRIPTION = "xql"  # the key of the one JSON text that carries name, bounds and specifications
+LABELS = ("episode",)  # columns whose values may be any text
 _UNREAD = np.empty(0)
+_BLOCK = 65536  # lines of text at a time: as Python's own texts they take ten times the memory
 
 
 def read_columns(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
@@ -30,16 +39,93 @@ def read_columns(path: Path, wanted: Collection[str] | None = None) -> dict[str,
     except OSError as error:
         raise unreadable(path, error) or error from None
     if not found:
-        siblings = [file.name for file in path.parent.glob("*") if file.suffix in SUFFIXES]
+        siblings = [file.name for file in path.parent.glob("*") if file.suffix in READABLE]
         hint = nearest(path.name, siblings) if siblings else "check the path"
         raise InputError("there is no such file", where=str(path), hint=hint)
     if path.is_dir():
         raise InputError("this is a folder", where=str(path), hint="give a file in it")
-    if path.suffix not in SUFFIXES:
-        hint = f"the name must end in one of {', '.join(SUFFIXES)}"
+    if path.suffix not in READABLE:
+        hint = f"the name must end in one of {', '.join(READABLE)}"
         raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), hint=hint)
-    read = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix, _read_hdf5)
-    return read(path, wanted)
+    readers = {".npz": _read_npz, ".parquet": _read_parquet, ".csv": _read_csv}
+    columns = readers.get(path.suffix, _read_hdf5)(path, wanted)
+    is_table = path.suffix in (".parquet", ".csv")
+    return gather_numbered(columns, wanted, str(path), nested=is_table)
+
+
+def gather_numbered(
+    columns: Mapping[str, np.ndarray],
+    wanted: Collection[str] | None,
+    where: str,
+    *,
+    nested: bool,
+) -> dict[str, np.ndarray]:
+    """The same columns, but those that hold one number each, NAME.0, NAME.1, ..., as one NAME.
+
+    Args:
+        columns: by their paths.
+        wanted: the names of the columns; others stay as they are.
+        where: the source, for the message.
+        nested: whether a part of a dictionary may be numbered too, as in a table it must be.
+
+    Raises:
+        InputError: a number is missing, or the parts have different lengths.
+    """
+    numbered: dict[str, dict[int, np.ndarray]] = {}
+    gathered: dict[str, np.ndarray] = {}
+    for name, values in columns.items():
+        match = re.fullmatch(r"(.+)\.(\d+)", name)
+        vector = values is not _UNREAD and values.ndim == 1 and _is_wanted(name, wanted)
+        if match and vector and (nested or "/" not in name):
+            numbered.setdefault(match[1], {})[int(match[2])] = values
+        else:
+            gathered[name] = values
+    for name, parts in numbered.items():
+        missing = set(range(len(parts))) - set(parts)
+        if missing:
+            what = f"there is no '{name}.{min(missing)}' though '{name}.{max(parts)}' exists"
+            raise InputError(what, where=where, hint="number the columns from 0 without gaps")
+        for index, part in parts.items():
+            if len(part) != len(parts[0]):
+                what = f"{name}.{index} has {len(part)} rows and {name}.0 {len(parts[0])}"
+                raise InputError(what, where=where, hint="every column needs one row per step")
+        gathered[name] = np.stack([parts[index] for index in range(len(parts))], axis=1)
+    return gathered
+
+
+def array_of(values: Any, name: str, where: str) -> np.ndarray:
+    """A column of a mapping or a data frame as an array; lists in its cells become rows.
+
+    Raises:
+        InputError: a masked or missing value, a text among numbers, or lists of different lengths,
+            named by the row.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        row = int(np.argwhere(np.ma.getmaskarray(values))[0][0])
+        raise InputError(f"{name} is masked in row {row}", where=where, hint="fill or drop the row")
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.empty(len(values), object)
+        for row, value in enumerate(values):
+            array[row] = value
+    if array.dtype != object or array.ndim != 1 or name in LABELS:
+        return array
+    rows: list[np.ndarray] = []
+    for row, value in enumerate(array):
+        try:
+            cell = np.asarray(value)
+        except ValueError:
+            cell = np.asarray(None)
+        if cell.dtype.kind not in "fiub":
+            hint = "give numbers" if isinstance(value, str) else "fill or drop the row"
+            shown = repr(value)[:40]
+            raise InputError(f"{name} is {shown} in row {row}", where=where, hint=hint)
+        if rows and cell.shape != rows[0].shape:
+            what = f"{name} has {cell.size} numbers in row {row} and {rows[0].size} in row 0"
+            raise InputError(what, where=where, hint="every row needs the same number")
+        rows.append(cell)
+    return np.stack(rows) if rows else array.astype(float)
 
 
 def _is_wanted(name: str, wanted: Collection[str] | None) -> bool:
@@ -103,28 +189,15 @@ def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarr
 
 def _read_parquet(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
     parquet = require("pyarrow.parquet", "parquet")
-    arrow = require("pyarrow", "parquet")
     try:
         schema = parquet.read_schema(path)
         names = [name for name in schema.names if _is_wanted(name, wanted)]
         table = parquet.read_table(path, columns=names)
-    except (OSError, arrow.ArrowException) as error:
+    except Exception as error:  # as above
         raise _broken(path, "pyarrow", error) from None
     columns = {name: _UNREAD for name in schema.names if name not in names}
-    numbered: dict[str, dict[int, np.ndarray]] = {}
     for name in names:
-        values = _from_arrow(table[name].combine_chunks(), name, str(path))
-        match = re.fullmatch(r"(.+)\.(\d+)", name)
-        if match:
-            numbered.setdefault(match[1], {})[int(match[2])] = values
-        else:
-            columns[name] = values
-    for name, parts in numbered.items():
-        missing = set(range(len(parts))) - set(parts)
-        if missing:
-            what = f"there is no '{name}.{min(missing)}' though '{name}.{max(parts)}' exists"
-            raise InputError(what, where=str(path), hint="number the columns from 0 without gaps")
-        columns[name] = np.stack([parts[index] for index in range(len(parts))], axis=1)
+        columns[name] = _from_arrow(table[name].combine_chunks(), name, str(path))
     text = (schema.metadata or {}).get(DESCRIPTION.encode())
     if text is not None:
         columns[DESCRIPTION] = np.asarray(text.decode(errors="replace"))
@@ -149,3 +222,70 @@ def _from_arrow(values: Any, name: str, where: str) -> np.ndarray:
         raise InputError(f"{name} is empty in row {row}", where=where, hint="fill or drop the row")
     flat = np.asarray(numbers.to_numpy(zero_copy_only=False))
     return flat.reshape(len(values), int(lengths[0]) if len(lengths) else 0)
+
+
+def _read_csv(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return _from_lines(csv.reader(file), wanted, str(path))
+    except InputError:
+        raise
+    except Exception as error:  # as above
+        raise _broken(path, "csv", error) from None
+
+
+def _from_lines(
+    lines: Iterator[list[str]], wanted: Collection[str] | None, where: str
+) -> dict[str, np.ndarray]:
+    header = next(lines, [])
+    if not any(header):
+        hint = "the first line must name the columns"
+        raise InputError("there is no header", where=where, hint=hint)
+    places: dict[str, int] = {}
+    for place, name in enumerate(header):
+        if name in places:
+            what = f"there are two columns '{name}'"
+            raise InputError(what, where=where, hint="name each once")
+        if _is_wanted(name, wanted):
+            places[name] = place
+    parts: dict[str, list[np.ndarray]] = {name: [np.empty(0, int)] for name in places}
+    first = 0
+    filled = (line for line in lines if line)
+    while block := list(itertools.islice(filled, _BLOCK)):
+        for row, line in enumerate(block, first):
+            if len(line) != len(header):
+                what = f"row {row} has {len(line)} cells and the header {len(header)}"
+                hint = "give each row a cell for each column, separated by commas"
+                raise InputError(what, where=where, hint=hint)
+        cells = list(zip(*block, strict=True))
+        for name, place in places.items():
+            parts[name].append(_from_cells(cells[place], name, first, where))
+        first += len(block)
+    columns = dict.fromkeys(header, _UNREAD)
+    return columns | {name: np.concatenate(values[1:] or values) for name, values in parts.items()}
+
+
+def _from_cells(cells: Sequence[str], name: str, first: int, where: str) -> np.ndarray:
+    """Texts as whole numbers where all are, else as floats; labels stay texts."""
+    if name in LABELS:
+        return np.asarray(cells)
+    for kind in (int, float):
+        try:
+            return np.asarray([kind(cell) for cell in cells], np.dtype(kind))
+        except (ValueError, OverflowError):
+            pass
+    numbers = []
+    for row, cell in enumerate(cells, first):
+        word = cell.strip().lower()
+        try:
+            numbers.append(float({"true": "1", "false": "0"}.get(word, word)))
+        except ValueError:
+            if not word:
+                what = f"{name} is empty in row {row}"
+                raise InputError(what, where=where, hint="fill or drop the row") from None
+            hint = "give numbers"
+            if word.startswith(("[", "(")):
+                hint = f"write one column per number: {name}.0, {name}.1, ..."
+            what = f"{name} is '{cell[:40]}' in row {row}"
+            raise InputError(what, where=where, hint=hint) from None
+    return np.asarray(numbers)

@@ -4,6 +4,7 @@ float32 observations."""
 import contextlib
 import io
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from jaxtyping import Float32
 
 from xql.data.actions import action_spec, require_box
-from xql.data.flatten import flatten_observation, leaves, select_keys
+from xql.data.flatten import flatten_observation, leaves, require_vectors, select_keys
 from xql.envs.control import PREFIX, control_spec
 from xql.envs.goal_ant import GOAL_ANT, goal_ant_spec
 from xql.envs.render import aim_camera, choose_renderer, drawing
@@ -262,16 +263,8 @@ def _gymnasium_make(
 
 
 def _flat_size(space: Any, where: str) -> int:
-    size = 0
-    for path, leaf in leaves(space):
-        if not isinstance(leaf, gymnasium.spaces.Box):
-            raise InputError(
-                f"its observation {path} is {leaf}",
-                where=where,
-                hint="observations must be Boxes, or dictionaries of Boxes; choose some with keys=",
-            )
-        size += int(np.prod(leaf.shape))
-    return size
+    require_vectors(space, where, "keys=")
+    return sum(math.prod(leaf.shape) for _, leaf in leaves(space))
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from xql.agents import AGENTS, Agent, EnvironmentSpec, configure
 from xql.agents.hyperparameters import to_dict as hyperparameters_to_dict
 from xql.data.actions import ActionSpec, Box, Discrete, box, require_box
 from xql.data.scaling import Scaling
-from xql.errors import InputError
+from xql.errors import InputError, printable
 from xql.evaluation.scores import Reference
 from xql.version import __version__
 
@@ -115,6 +115,9 @@ class DataConfig:
     """Which episodes of the data were learned from."""
     whole: Extent | None = None
     """The data before the subset was taken; None where that is all of it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,7 +68,8 @@ def free_folder(name: str) -> Path:
     Raises:
         InputError: nothing can be written there.
     """
-    stem = "-".join(name.replace("/", " ").split())
+    held = (" " if one in "/\\" or not one.isprintable() else one for one in name)
+    stem = "-".join("".join(held).split())
     for number in itertools.count(1):
         path = Path("runs") / f"{stem}-{number}"
         try:

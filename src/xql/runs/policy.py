@@ -33,15 +33,19 @@ class Policy:
         self,
         observation: Float[np.ndarray, "*batch observation"],
         key: PRNGKeyArray | None = None,
+        *,
+        finite: bool = True,
     ) -> Float32[np.ndarray, "*batch action"]:
         """The most likely action, or with a random key a draw.
 
         Args:
             observation: one flat observation or a batch, in the data's own units and order.
             key: `jax.random.key(...)` to sample.
+            finite: whether a NaN or an infinity is refused. A policy has learned nothing about
+                them; for a NaN most answer with a NaN.
 
         Raises:
-            InputError: an observation of another size.
+            InputError: an observation of another size, or one that is not finite.
         """
         size = len(self.scaling.observation_shift)
         if np.shape(observation)[-1:] != (size,):
@@ -50,8 +54,27 @@ class Policy:
                 where="policy",
                 hint=f"its last axis must be {size}",
             )
-        scaled = scale(np.asarray(observation, np.float32), self.scaling)
-        return np.asarray(_act(self.actor, scaled, key))
+        if isinstance(observation, np.ma.MaskedArray):
+            observation = np.ma.filled(observation.astype(np.float32), np.nan)
+        with np.errstate(over="ignore"):  # a float64 too large for float32 is an infinity
+            numbers = np.asarray(observation, np.float32)
+        if finite and not np.isfinite(numbers).all():
+            raise _not_finite(numbers)
+        return np.asarray(_act(self.actor, scale(numbers, self.scaling), key))
+
+
+def _not_finite(observations: Float32[np.ndarray, "*batch observation"]) -> InputError:
+    rows = observations.reshape(-1, observations.shape[-1])
+    kinds = {"NaN": np.isnan(rows).any(), "infinite": np.isinf(rows).any()}
+    columns = np.flatnonzero(~np.isfinite(rows).all(axis=0)).tolist()
+    listing = ", ".join(map(str, columns[:5]))
+    more = f" and {len(columns) - 5} more" if len(columns) > 5 else ""
+    return InputError(
+        f"the observation is {' or '.join(kind for kind, found in kinds.items() if found)} "
+        f"in column{'s' if len(columns) > 1 else ''} {listing}{more}",
+        where="policy",
+        hint="fill in what was not measured, or act on it all the same with finite=False",
+    )
 
 
 def scale(

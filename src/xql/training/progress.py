@@ -7,6 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from xql.errors import printable
+
 
 class ProgressBar:
     """A progress bar on a terminal, and plain lines now and then where standard error is a file."""
@@ -56,13 +58,13 @@ class ProgressBar:
     def say(self, text: str) -> None:
         """One line above the bar."""
         if self._enabled:
-            self._bar.console.print(text)
+            self._bar.console.print(printable(text), markup=False)
 
     def warn_once(self, text: str) -> None:
         """One line, the first time that it is said."""
         if text not in self._warned:
             self._warned.add(text)
-            self._bar.console.print(f"warning: {text}", style="yellow")
+            self._bar.console.print(printable(f"warning: {text}"), style="yellow", markup=False)
 
     def advance(self, step: int) -> None:
         """`step` steps are done."""
