@@ -15,6 +15,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,8 +60,11 @@ class Metrics(NamedTuple):
 
 
 def free_folder(name: str) -> Path:
-    """runs/NAME-N with the first N that is free; what a path cannot hold becomes a dash."""
-    stem = "-".join(name.replace("/", " ").split())
+    """runs/NAME-N with the first N that is free; what a path cannot hold becomes a dash.
+
+    A dataset's file may say any name: none leads out of runs/, hides the folder or is too long.
+    """
+    stem = "-".join(re.sub(r"[^\w.+=@()-]", " ", name).split())[:100].lstrip(".-") or "run"
     number = 1
     while (path := Path("runs") / f"{stem}-{number}").exists():
         number += 1
