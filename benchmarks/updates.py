@@ -26,6 +26,7 @@ from xql.training.population import (
     replicated,
     train_chunk,
     use_all_cores,
+    zero_totals,
 )
 
 TRANSITIONS, OBSERVATION, ACTION, EPISODE = 200_000, 60, 9, 1000
@@ -101,15 +102,16 @@ def measure(config: XQLConfig, members: int, repetitions: int, updates: int) -> 
     device_data = data.to_device(replicated(population))
 
     began = time.perf_counter()
-    population, metrics = train_chunk(population, device_data, 1, agent=agent)
-    _wait(metrics)
+    totals = zero_totals(population, device_data, agent)
+    population, totals = train_chunk(population, totals, device_data, 1, agent=agent)
+    _wait(totals)
     compiling = time.perf_counter() - began
 
     speeds, rates = [], [machine_rate()]
     for _ in range(repetitions):
         began = time.perf_counter()
-        population, metrics = train_chunk(population, device_data, updates, agent=agent)
-        _wait(metrics)
+        population, totals = train_chunk(population, totals, device_data, updates, agent=agent)
+        _wait(totals)
         speeds.append(members * updates / (time.perf_counter() - began))
         rates.append(machine_rate())
     fractions = [

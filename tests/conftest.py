@@ -18,7 +18,7 @@ import jax
 
 # As the command line does on 2 cores, and before any test can fix the number by using JAX:
 # populations are then spread over two devices, whichever test comes first.
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 2)  # type: ignore[no-untyped-call]
 
 MAPS = Path("/proc/self/maps")
 
@@ -31,4 +31,4 @@ def programs_are_let_go() -> Iterator[None]:
     """
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
-        jax.clear_caches()
+        jax.clear_caches()  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from xql.agents import Agent, Batch, EnvironmentSpec, Metrics, TrainState
 from xql.data.actions import box
 from xql.data.dataset import Dataset
 from xql.runs.config import Member
-from xql.training.population import initial_population, replicated, train_chunk
+from xql.training.population import initial_population, replicated, train_chunk, zero_totals
 
 
 class Log(NamedTuple):
@@ -86,7 +86,7 @@ def random_log(
         if terminated or truncated:
             state, length = int(random.integers(states - 1)), 0
     columns = [np.array(column) for column in zip(*rows, strict=True)]
-    return Log(*columns, states, actions)
+    return Log._make([*columns, states, actions])
 
 
 def soft_value_iteration(
@@ -124,8 +124,9 @@ def trained(
     """A population after chunks of so many updates each."""
     population = initial_population(agent, spec, members)
     data = dataset.to_device(replicated(population))
+    totals = zero_totals(population, data, agent)
     for updates in chunks:
-        population, _ = train_chunk(population, data, updates, agent=agent)
+        population, totals = train_chunk(population, totals, data, updates, agent=agent)
     return population
 
 
@@ -238,7 +239,7 @@ class Line(gymnasium.Env[np.ndarray, np.ndarray]):
 def register_line() -> str:
     """Make `Line` known to Gymnasium, and return its id."""
     if "XQLTestLine-v0" not in gymnasium.registry:
-        gymnasium.register("XQLTestLine-v0", entry_point=Line)
+        gymnasium.register("XQLTestLine-v0", entry_point="worlds:Line")
     return "XQLTestLine-v0"
 
 
@@ -258,7 +259,7 @@ class Drawn(Line):
 def register_drawn() -> str:
     """Make `Drawn` known to Gymnasium, and return its id."""
     if "XQLTestDrawn-v0" not in gymnasium.registry:
-        gymnasium.register("XQLTestDrawn-v0", entry_point=Drawn)
+        gymnasium.register("XQLTestDrawn-v0", entry_point="worlds:Drawn")
     return "XQLTestDrawn-v0"
 
 
@@ -281,7 +282,8 @@ def line_data(episodes: int = 20, seed: int = 0, **describe: Any) -> Dataset:
 
 def same_bits(one: Any, other: Any) -> bool:
     """Whether two pytrees have the same structure and every leaf the same bits."""
-    if jax.tree.structure(one) != jax.tree.structure(other):
+    structures: list[Any] = [jax.tree.structure(one), jax.tree.structure(other)]
+    if structures[0] != structures[1]:
         return False
     return all(
         np.array_equal(_bits(a), _bits(b))
@@ -290,7 +292,7 @@ def same_bits(one: Any, other: Any) -> bool:
 
 
 def _bits(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     array = np.ascontiguousarray(leaf)
     return array.view(np.uint8) if array.ndim else array

@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
 COPIES = "repository"
-PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "results/**/*.md")
+PAGES = ("[A-Z]*.md", "results/**/*.md")
 PICTURES = ("results/*/*.png",)
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 
@@ -25,6 +25,8 @@ def copy_pages(app: Sphinx) -> None:
     kept = set()
     for pattern in (*PAGES, *PICTURES):
         for source in docs.parent.glob(pattern):
+            if source == docs.parent / "README.md":
+                continue  # the site has a first page of its own
             target = docs / COPIES / source.relative_to(docs.parent)
             kept.add(target)
             if not target.exists() or target.read_bytes() != source.read_bytes():

@@ -1,6 +1,6 @@
-"""Extreme Q-Learning: from logged decisions to a policy that can be trusted.
+"""Offline and online reinforcement learning in JAX: Extreme Q-Learning and its baselines.
 
-In five lines:
+For example:
 
     import xql
 

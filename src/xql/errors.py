@@ -1,4 +1,4 @@
-"""The two errors that a user can cause, each one line, and the checks that many modules share.
+"""The errors that a user can cause, each one line, and the checks that many modules share.
 
 Everything below the command line raises these for bad input; the command line prints the line and
 exits with status 2. Any other exception is a defect of this library and keeps its traceback.
@@ -20,6 +20,18 @@ class InputError(ValueError):
         self.what, self.where, self.hint = what, where, hint
         line = f"{where}: {what}" if where else what
         super().__init__(" ".join(f"{line}; {hint}".split()) if hint else " ".join(line.split()))
+
+
+class EnvironmentFault(RuntimeError):
+    """An environment raised, or returned what no environment may: which one, and what it did.
+
+    `str(fault)` is one line: `where: what; hint`.
+    """
+
+    def __init__(self, what: str, *, where: str, hint: str = "") -> None:
+        self.what, self.where, self.hint = what, where, hint
+        line = f"{where}: {what}; {hint}" if hint else f"{where}: {what}"
+        super().__init__(" ".join(line.split()))
 
 
 class MissingExtra(ImportError):

@@ -291,4 +291,4 @@ def test_what_is_true_of_the_variants(value: Variant) -> None:
     assert agent.values_include_entropy == (value != "gumbel")
     assert agent.backup is not None
     assert agent.backup.formula == ("Q₁(s', a')" if value == "none" else "V(s')")
-    assert (agent.overestimation_hint == "a larger β") == (value == "gumbel")
+    assert (agent.scale_hint.advice == "a larger beta") == (value == "gumbel")

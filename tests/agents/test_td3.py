@@ -300,8 +300,8 @@ def test_ddpg_has_one_critic_no_delay_and_no_smoothing() -> None:
 def test_what_is_true_of_the_variants() -> None:
     plain, extreme = (ONLINE[name].make(configure(name, {}), 10) for name in ("td3", "x-td3"))
     assert not plain.values_include_entropy and not extreme.values_include_entropy
-    assert plain.overestimation_hint == "a smaller learning rate"
-    assert extreme.overestimation_hint == "a larger β"
+    assert plain.scale_hint.advice == "a smaller learning rate"
+    assert extreme.scale_hint.advice == "a larger beta"
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))

@@ -1,5 +1,7 @@
 import csv
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from xql.errors import InputError
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 2))
     y = X @ [2.0, -1.0] + 0.5 + rng.normal(0.0, 0.1, 200)
@@ -31,7 +33,7 @@ TERMS = """
 """
 
 
-def test_demo_prints_every_term_of_the_log_partition(capsys) -> None:
+def test_demo_prints_every_term_of_the_log_partition(capsys: pytest.CaptureFixture[str]) -> None:
     gumbel.demo()
     out = capsys.readouterr().out
     heading = next(line for line in out.splitlines() if "exp f" in line and "Σ" not in line)
@@ -48,13 +50,15 @@ def test_demo_prints_every_term_of_the_log_partition(capsys) -> None:
 
 
 @pytest.mark.parametrize("how", ["expected value", "log-partition", "Gumbel regression"])
-def test_demo_prints_the_log_partition_computed_three_ways(capsys, how) -> None:
+def test_demo_prints_the_log_partition_computed_three_ways(
+    capsys: pytest.CaptureFixture[str], how: str
+) -> None:
     gumbel.demo()
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert [line for line in lines if line.startswith(f"{how} 7.75193 ")]
 
 
-def test_demo_prints_the_limits(capsys) -> None:
+def test_demo_prints_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
     gumbel.demo()
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     # The mean form goes from the maximum, 5, to the mean, 3; the sum form is β log 5 above it.
@@ -64,7 +68,9 @@ def test_demo_prints_the_limits(capsys) -> None:
     assert ["1,000,000", "3.00000", "1609441.00"] in rows
 
 
-def test_demo_fits_80_columns(capsys, monkeypatch) -> None:
+def test_demo_fits_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     gumbel.demo()
     lines = capsys.readouterr().out.splitlines()
@@ -72,7 +78,9 @@ def test_demo_fits_80_columns(capsys, monkeypatch) -> None:
     assert not any("…" in line for line in lines if "x = 1" not in line)
 
 
-def test_fit_prints_the_coefficients_and_writes_the_predictions(file, tmp_path, capsys) -> None:
+def test_fit_prints_the_coefficients_and_writes_the_predictions(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "predictions.csv"
     gumbel.fit(file, target="y", features="a, b", beta=0.1, out=out)
     printed = capsys.readouterr().out
@@ -86,7 +94,7 @@ def test_fit_prints_the_coefficients_and_writes_the_predictions(file, tmp_path, 
     assert np.exp(z).mean() == pytest.approx(1.0, abs=1e-9)
 
 
-def test_an_existing_output_is_left_alone(file, tmp_path) -> None:
+def test_an_existing_output_is_left_alone(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "precious.csv"
     out.write_text("mine")
     with pytest.raises(InputError, match=r"precious.csv: the file exists; choose a new name"):
@@ -126,7 +134,9 @@ def test_an_existing_output_is_left_alone(file, tmp_path) -> None:
         ),
     ],
 )
-def test_bad_input_gives_a_one_line_error(tmp_path, text, arguments, message) -> None:
+def test_bad_input_gives_a_one_line_error(
+    tmp_path: Path, text: str, arguments: dict[str, Any], message: str
+) -> None:
     path = tmp_path / "data.csv"
     path.write_text(text)
     with pytest.raises(InputError) as error:
@@ -135,7 +145,9 @@ def test_bad_input_gives_a_one_line_error(tmp_path, text, arguments, message) ->
     assert "\n" not in str(error.value)
 
 
-def test_an_unwritable_output_is_an_error_before_any_work(file, tmp_path, capsys) -> None:
+def test_an_unwritable_output_is_an_error_before_any_work(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "nodir" / "x.csv"
     with pytest.raises(InputError) as error:
         gumbel.fit(file, target="y", features="a,b", out=out)
@@ -151,7 +163,7 @@ def test_an_unwritable_output_is_an_error_before_any_work(file, tmp_path, capsys
     assert capsys.readouterr().out == ""
 
 
-def test_a_missing_and_a_binary_file(tmp_path) -> None:
+def test_a_missing_and_a_binary_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such file; check the path"):
         gumbel.fit(tmp_path / "none.csv", target="y", features="a")
     binary = tmp_path / "binary.csv"
@@ -160,7 +172,9 @@ def test_a_missing_and_a_binary_file(tmp_path) -> None:
         gumbel.fit(binary, target="y", features="a")
 
 
-def test_errors_names_the_best_family_and_draws(tmp_path, capsys) -> None:
+def test_errors_names_the_best_family_and_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     path = tmp_path / "errors.csv"
     values = np.random.default_rng(0).gumbel(size=1000)

@@ -231,7 +231,6 @@ def test_a_run_s_folder_stays_in_runs_whatever_the_data_is_called(
     folder = free_folder(f"{open_dataset(str(path)).name}-xql")
     assert folder.parent == Path("runs")
     assert folder.name[0] not in ".-" and len(folder.name) < 120
-    folder.mkdir(parents=True)
     assert [one.parent.name for one in tmp_path.rglob("*") if one.is_dir() and one != folder] == [
         tmp_path.name,
         "runs",

@@ -1,5 +1,6 @@
 """The generated reference covers every agent and every command."""
 
+import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 def tables() -> Iterator[Any]:
     pytest.importorskip("sphinx")
     sys.path.insert(0, str(DOCS / "_ext"))
-    import generated_tables
-
-    yield generated_tables
+    yield importlib.import_module("generated_tables")
     sys.path.remove(str(DOCS / "_ext"))
 
 

@@ -68,7 +68,7 @@ def name_of(page: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def log() -> dict[str, np.ndarray]:
+def log() -> dict[str, Any]:
     random, env = np.random.default_rng(0), gymnasium.make("Pendulum-v1")
     rows = []
     for episode in range(5):
@@ -87,7 +87,7 @@ def log() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def files(log: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(log: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that every page finds itself in a copy of."""
     folder = tmp_path_factory.mktemp("files")
     np.savez(folder / "log.npz", **log)
@@ -237,7 +237,7 @@ def headings(page: Path) -> set[str]:
     return {slug(one) for one in re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name_of)
+@pytest.mark.parametrize("page", sorted({*PAGES, *ROOT.glob("*.md")}), ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if re.match(r"[a-z]+:", target):

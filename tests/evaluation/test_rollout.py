@@ -270,17 +270,34 @@ def test_a_jitted_policy_compiles_once_for_all_evaluations() -> None:
     assert traced == [(2, 3, 2)]
 
 
-def test_an_environment_that_never_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Endless(gymnasium.Env[np.ndarray, np.ndarray]):
-        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
-        action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+class Endless(gymnasium.Env[np.ndarray, np.ndarray]):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-        def reset(self, *, seed: int | None = None, options: object = None) -> tuple:  # type: ignore[type-arg]
-            return np.zeros(1, np.float32), {}
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.zeros(1, np.float32), {}
 
-        def step(self, action: np.ndarray) -> tuple:  # type: ignore[type-arg]
-            return np.zeros(1, np.float32), 0.0, False, False, {}
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return np.zeros(1, np.float32), 1.0, False, False, {}
 
+
+def test_an_environment_without_a_time_limit_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xql.evaluation.rollout.LONGEST_EPISODE", 50)
-    with pytest.raises(InputError, match="has not ended after 50 steps; give the environment a"):
-        rollout(Endless, lambda obs: obs[..., :1], members=1, episodes=1)
+    (result,) = rollout(Endless, lambda obs: obs[..., :1], members=1, episodes=1)
+    assert (result.length, result.episode_return) == (50, 50.0)
+
+
+def test_a_time_limit_of_the_environment_s_own_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xql.evaluation.rollout.LONGEST_EPISODE", 50)
+    spec = gymnasium.envs.registration.EnvSpec(
+        "XQLTestEndless-v0", lambda **_: Endless(), max_episode_steps=80
+    )
+    (result,) = rollout(
+        lambda: gymnasium.make(spec, disable_env_checker=True),
+        lambda obs: obs[..., :1],
+        members=1,
+        episodes=1,
+    )
+    assert result.length == 80

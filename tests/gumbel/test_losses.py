@@ -1,14 +1,17 @@
 """Golden tables for every loss: values and gradients worked out by hand from e^z."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import Array
 
 from xql.gumbel import losses
-from xql.gumbel.losses import gumbel_loss
+from xql.gumbel.losses import Kind, gumbel_loss
 
 # z, then value and derivative; e^-2 = .135335283, e^-1 = .367879441, e^.5 = 1.648721271,
 # e = 2.718281828, e^2 = 7.389056099, e^3 = 20.085536923.
@@ -44,7 +47,9 @@ MACLAURIN_2 = [(-3.0, 4.5, -3.0), (0.0, 0.0, 0.0), (0.5, 0.125, 0.5)]
         pytest.param(lambda z: losses.maclaurin(z, 2), MACLAURIN_2, id="maclaurin2"),
     ],
 )
-def test_elementwise_losses_match_the_golden_table(loss, table) -> None:
+def test_elementwise_losses_match_the_golden_table(
+    loss: Callable[[Array], Array], table: list[tuple[float, float, float]]
+) -> None:
     z, value, slope = jnp.asarray(table, jnp.float32).T
     np.testing.assert_allclose(loss(z), value, rtol=2e-6, atol=1e-8)
     np.testing.assert_allclose(jax.vmap(jax.grad(loss))(z), slope, rtol=2e-6, atol=1e-8)
@@ -61,14 +66,19 @@ def test_elementwise_losses_match_the_golden_table(loss, table) -> None:
         (losses.official, (-3.0, -2.0), 4.329030105, (-1.291473272, -1.175201194)),
     ],
 )
-def test_batch_losses_match_the_golden_table(loss, batch, value, gradient) -> None:
+def test_batch_losses_match_the_golden_table(
+    loss: Callable[[Array, float], Array],
+    batch: tuple[float, ...],
+    value: float,
+    gradient: tuple[float, ...],
+) -> None:
     z = jnp.asarray(batch, jnp.float32)
     np.testing.assert_allclose(loss(z, 2.0), value, rtol=2e-6)
     np.testing.assert_allclose(jax.grad(lambda z: loss(z, 2.0))(z), gradient, rtol=2e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", ["plain", "linear", "maclaurin", "log", "official"])
-def test_gumbel_loss_is_the_mean_of_its_kind(kind) -> None:
+def test_gumbel_loss_is_the_mean_of_its_kind(kind: Kind) -> None:
     z = jnp.asarray([[-1.0, 0.0], [0.5, 3.0]])
     one = getattr(losses, kind)
     expected = jnp.mean(
@@ -96,7 +106,7 @@ def test_diagnostics_stay_finite_and_positive_where_e_to_the_z_overflows() -> No
 
 @pytest.mark.parametrize("kind", ["linear", "log"])
 @pytest.mark.parametrize("z", [-1e4, -50.0, 89.0, 1e4, 1e30])
-def test_gradient_is_neither_zero_nor_infinite_far_from_the_optimum(kind, z) -> None:
+def test_gradient_is_neither_zero_nor_infinite_far_from_the_optimum(kind: Kind, z: float) -> None:
     slope = float(jax.grad(lambda z: gumbel_loss(z[None], kind=kind)[0])(jnp.float32(z)))
     assert np.isfinite(slope)
     assert np.sign(slope) == np.sign(z)
@@ -113,7 +123,7 @@ def test_small_residuals_keep_their_digits() -> None:
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(z=st.floats(-1e4, 1e4, width=32), clip=st.floats(1.0, 10.0, width=32))
-def test_linear_is_nonnegative_and_its_slope_bounded(z, clip) -> None:
+def test_linear_is_nonnegative_and_its_slope_bounded(z: float, clip: float) -> None:
     value, slope = jax.value_and_grad(losses.linear)(jnp.float32(z), jnp.float32(clip))
     assert value >= 0
     assert -1 <= slope <= np.expm1(clip) * (1 + 1e-6)
@@ -130,6 +140,6 @@ def test_the_clip_may_be_traced_and_no_diagnostic_carries_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("order", [-2, 0, 1, 3])
-def test_an_odd_order_has_no_minimum_and_is_refused(order) -> None:
+def test_an_odd_order_has_no_minimum_and_is_refused(order: int) -> None:
     with pytest.raises(ValueError, match=f"order must be even and at least 2, not {order}"):
         gumbel_loss(jnp.zeros(3), kind="maclaurin", order=order)

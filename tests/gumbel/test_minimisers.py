@@ -4,20 +4,23 @@ The samples are the quantiles of their distribution, shuffled once: no sampling 
 the mini-batches, which is what the biases are made of.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxtyping import Array
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from xql.gumbel.losses import gumbel_loss
+from xql.gumbel.losses import Kind, gumbel_loss
 
 
-def quantiles(count, mean=0.0, std=1.0):
+def quantiles(count: int, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
     return mean + std * norm.ppf((np.arange(count) + 0.5) / count)
 
 
@@ -30,8 +33,8 @@ BIMODAL = jnp.asarray(
 
 
 @partial(jax.jit, static_argnames=("kind", "order"))
-def slope(h, batches, beta, kind, clip, order):
-    def total(h):
+def slope(h: Array, batches: Array, beta: float, kind: Kind, clip: float, order: int) -> Array:
+    def total(h: Array) -> Array:
         return jnp.mean(
             jax.vmap(lambda x: gumbel_loss((x - h) / beta, kind=kind, clip=clip, order=order)[0])(
                 batches
@@ -41,15 +44,22 @@ def slope(h, batches, beta, kind, clip, order):
     return jax.grad(total)(h)
 
 
-def minimiser(batches, beta, kind, clip=7.0, order=4, between=(-1.0, 3.3)):
-    def at(h):
+def minimiser(
+    batches: Array,
+    beta: float,
+    kind: Kind,
+    clip: float = 7.0,
+    order: int = 4,
+    between: tuple[float, float] = (-1.0, 3.3),
+) -> float:
+    def at(h: float) -> float:
         return float(slope(jnp.float32(h), batches, beta, kind, clip, order))
 
     return brentq(at, *between, xtol=1e-4)
 
 
 # The table in the docstring of xql.gumbel.losses; columns: β = 1, .5, .25, .1.
-TABLE = {
+TABLE: dict[tuple[Kind, int], tuple[float, ...]] = {
     ("linear", 4): (0.500, 0.999, 1.779, 2.537),
     ("log", 4): (0.498, 0.980, 1.722, 2.502),
     ("official", 4): (0.484, 0.905, 1.422, 1.814),
@@ -60,7 +70,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize(("kind", "order"), TABLE)
-def test_minimisers_on_mini_batches_of_a_normal(kind, order) -> None:
+def test_minimisers_on_mini_batches_of_a_normal(kind: Kind, order: int) -> None:
     found = [minimiser(NORMAL, beta, kind, order=order) for beta in (1.0, 0.5, 0.25, 0.1)]
     np.testing.assert_allclose(found, TABLE[kind, order], atol=2e-3)
 
@@ -89,13 +99,13 @@ def test_minimisers_on_a_bimodal_sample_at_small_beta() -> None:
 TARGET = jnp.asarray(quantiles(256), jnp.float32)
 
 
-def follow(loss, beta, steps=8000):
+def follow(loss: Callable[[Array], Array], beta: float, steps: int = 8000) -> list[float]:
     """Fit h to a target at 0, then at +30, then at -10; returns the error at each end."""
     optimizer = optax.adam(1e-2)
 
     @jax.jit
-    def phase(h, state, shift):
-        def step(carry, _):
+    def phase(h: Array, state: Any, shift: Array) -> tuple[Array, Any]:
+        def step(carry: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], None]:
             h, state = carry
             gradient = jax.grad(lambda h: loss((TARGET + shift - h) / beta))(h)
             updates, state = optimizer.update(gradient, state)
@@ -115,17 +125,17 @@ def follow(loss, beta, steps=8000):
 
 @pytest.mark.parametrize("beta", [1.0, 0.5])
 @pytest.mark.parametrize("kind", ["linear", "log"])
-def test_recovers_after_the_target_jumps_by_30_and_by_minus_40(kind, beta) -> None:
+def test_recovers_after_the_target_jumps_by_30_and_by_minus_40(kind: Kind, beta: float) -> None:
     errors = follow(lambda z: gumbel_loss(z, kind=kind, clip=5.0)[0], beta)
     np.testing.assert_allclose(errors, 0.0, atol=0.05)
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.5])
-def test_a_clip_has_a_dead_zone_from_which_no_value_returns(beta) -> None:
-    def one_sided(z):
+def test_a_clip_has_a_dead_zone_from_which_no_value_returns(beta: float) -> None:
+    def one_sided(z: Array) -> Array:
         return gumbel_loss(z, kind="official", clip=7.0)[0]
 
-    def two_sided(z):
+    def two_sided(z: Array) -> Array:
         z = jnp.clip(z, -8.0, 8.0)
         return jnp.mean(jnp.exp(z) - z - 1.0)
 

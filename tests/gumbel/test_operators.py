@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 from scipy.special import logsumexp, softmax
 
 from xql.gumbel.operators import (
+    Axis,
     dual_temperature,
     log_mean_exp,
     log_partition,
@@ -17,7 +20,7 @@ BETAS = [1e-3, 1e-2, 0.1, 1.0, 10.0, 1e3, 1e6]
 X = np.random.default_rng(0).normal(100.0, 3.0, (3, 4, 50)).astype(np.float32)
 
 
-def exact(x, beta, axis=None, weights=None):
+def exact(x: np.ndarray, beta: float, axis: Axis = None, weights: np.ndarray | None = None) -> Any:
     """The same in float64, around the mean, where β = 1e6 leaves digits enough."""
     x = x.astype(np.float64)
     w = np.ones_like(x) if weights is None else np.broadcast_to(weights, x.shape)
@@ -28,7 +31,7 @@ def exact(x, beta, axis=None, weights=None):
 
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("axis", [None, 0, -1, (0, 2)])
-def test_log_mean_exp_is_exact_to_float32(beta, axis) -> None:
+def test_log_mean_exp_is_exact_to_float32(beta: float, axis: Axis) -> None:
     np.testing.assert_allclose(log_mean_exp(X, beta, axis), exact(X, beta, axis), rtol=2e-7)
 
 
@@ -39,7 +42,7 @@ def test_the_largest_beta_gives_the_mean_and_the_smallest_the_maximum() -> None:
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_gradient_is_the_softmax(beta) -> None:
+def test_gradient_is_the_softmax(beta: float) -> None:
     x = X[0, 0]
     expected = softmax(x.astype(np.float64) / beta)
     gradient = jax.grad(lambda x: log_mean_exp(x, beta))(jnp.asarray(x))
@@ -47,7 +50,7 @@ def test_gradient_is_the_softmax(beta) -> None:
 
 
 @pytest.mark.parametrize("beta", [0.01, 1.0, 1e4])
-def test_an_integer_weight_is_repetition_and_weight_zero_is_absence(beta) -> None:
+def test_an_integer_weight_is_repetition_and_weight_zero_is_absence(beta: float) -> None:
     x = np.asarray([1.0, 4.0, 2.0, 1e30], np.float32)
     weights = np.asarray([1.0, 2.0, 3.0, 0.0])
     weighted = log_mean_exp(x, beta, weights=weights)
@@ -68,7 +71,7 @@ def test_weights_broadcast_along_the_axis() -> None:
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0, 100.0])
-def test_the_sum_form_is_the_mean_form_plus_beta_log_n(beta) -> None:
+def test_the_sum_form_is_the_mean_form_plus_beta_log_n(beta: float) -> None:
     np.testing.assert_allclose(
         log_sum_exp(X, beta, -1), log_mean_exp(X, beta, -1) + beta * np.log(50.0), rtol=1e-6
     )
@@ -107,7 +110,7 @@ def test_soft_value_and_the_policy_that_attains_it() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.5, 2.0])
-def test_dual_temperature_of_a_normal(epsilon) -> None:
+def test_dual_temperature_of_a_normal(epsilon: float) -> None:
     from scipy.stats import norm
 
     x = 5.0 + 3.0 * norm.ppf((np.arange(200_000) + 0.5) / 200_000)

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from xql.gumbel import GumbelRegressor, log_mean_exp
 CONSTRUCTOR = "check_do_not_raise_errors_in_init_or_set_params"
 
 
-def data(rows=400, seed=0):
+def data(rows: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(rows, 3)) * [1.0, 10.0, 0.1] + [0.0, 5.0, 100.0]
     return X, X @ [1.0, -2.0, 3.0] + rng.normal(0.0, 0.5, rows)
@@ -30,7 +31,7 @@ def data(rows=400, seed=0):
         pytest.param(GumbelRegressor(model="mlp", hidden_layer_sizes=(8,), max_iter=50), id="mlp"),
     ],
 )
-def test_passes_the_checks_of_scikit_learn(estimator) -> None:
+def test_passes_the_checks_of_scikit_learn(estimator: GumbelRegressor) -> None:
     with warnings.catch_warnings():
         # 50 iterations are meant to be too few; a check on array APIs skips itself with a warning.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -45,13 +46,13 @@ def test_passes_the_checks_of_scikit_learn(estimator) -> None:
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.5, 5.0])
-def test_linear_agrees_with_a_direct_minimisation_of_the_loss(beta) -> None:
+def test_linear_agrees_with_a_direct_minimisation_of_the_loss(beta: float) -> None:
     rng = np.random.default_rng(1)
     X = rng.normal(size=(300, 2))
     y = X @ [0.5, -1.0] + 0.3 + rng.normal(0.0, 0.2, 300)
     weight = rng.uniform(0.5, 2.0, 300)
 
-    def loss(parameters):
+    def loss(parameters: np.ndarray) -> float:
         z = (y - X @ parameters[:2] - parameters[2]) / beta
         return np.average(np.exp(z) - z - 1.0, weights=weight) * beta**2
 
@@ -63,7 +64,7 @@ def test_linear_agrees_with_a_direct_minimisation_of_the_loss(beta) -> None:
 
 
 @pytest.mark.parametrize("beta", [1e-3, 1e-2, 0.1, 1.0, 1e3, 1e6])
-def test_the_normal_equations_hold_at_every_temperature(beta) -> None:
+def test_the_normal_equations_hold_at_every_temperature(beta: float) -> None:
     X, y = data()
     model = GumbelRegressor(beta).fit(X, y)
     weights = np.exp((y - model.predict(X)) / beta)
@@ -136,7 +137,7 @@ def test_warns_when_not_converged() -> None:
         ({"alpha": -1.0}, "alpha must be 0 or more, not -1.0"),
     ],
 )
-def test_bad_settings_are_refused(setting, message) -> None:
+def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GumbelRegressor(**setting).fit([[0.0], [1.0]], [0.0, 1.0])
 

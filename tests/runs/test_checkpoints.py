@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from xql.errors import InputError
-from xql.runs.checkpoints import latest_step, load_checkpoint, save_checkpoint
+from xql.runs.checkpoints import latest_step, load_checkpoint, load_latest, save_checkpoint
 
 
 class Layer(eqx.Module):
@@ -50,10 +50,12 @@ def bits(tree: Any) -> list[tuple[str, tuple[int, ...], bytes]]:
 def test_round_trip_is_bit_exact_and_keeps_the_structure(tmp_path: Path) -> None:
     saved, template = state(7), state(8)
     save_checkpoint(tmp_path, 100, saved)
-    loaded = load_checkpoint(tmp_path, None, template)
+    step, loaded = load_latest(tmp_path, template)
+    assert step == 100
     assert bits(template) != bits(saved)
     assert bits(loaded) == bits(saved)
-    assert jax.tree.structure(loaded) == jax.tree.structure(saved)
+    structure: Any = jax.tree.structure(loaded)
+    assert structure == jax.tree.structure(saved)
     assert loaded.network[0].bias is None and loaded.target is None
 
 
@@ -62,8 +64,8 @@ def test_random_keys_keep_their_kind_and_draw_the_same_numbers(tmp_path: Path) -
     save_checkpoint(tmp_path, 1, saved)
     loaded = load_checkpoint(tmp_path, 1, state(8))
     assert jax.random.key_impl(loaded.key) == jax.random.key_impl(saved.key)
-    drawn = [jax.random.normal(one.key[2], (8,)) for one in (loaded, saved)]
-    np.testing.assert_array_equal(*drawn)
+    drawn, expected = (jax.random.normal(one.key[2], (8,)) for one in (loaded, saved))
+    np.testing.assert_array_equal(drawn, expected)
 
 
 def test_numbers_numpy_arrays_and_empty_arrays_come_back_as_they_were(tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_numbers_numpy_arrays_and_empty_arrays_come_back_as_they_were(tmp_path: 
         "number": 2.5,
         "count": 3,
         "flag": True,
-        "host": np.float64([1 / 3]),
+        "host": np.array([1 / 3]),
         "no": jnp.ones((0, 2)),
     }
     template = {
@@ -136,7 +138,7 @@ def test_a_killed_save_leaves_the_one_before_usable(tmp_path: Path) -> None:
     names = {path.name for path in tmp_path.iterdir()}
     assert len(names) == 2 and "1" in names  # the other is what the killed save left behind
     assert latest_step(tmp_path) == 1
-    assert load_checkpoint(tmp_path, None, {"x": jnp.zeros(2)})["x"][0] == 1.0
+    assert load_latest(tmp_path, {"x": jnp.zeros(2)})[1]["x"][0] == 1.0
     save_checkpoint(tmp_path, 3, {"x": jnp.full(2, 3.0)})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
 
@@ -161,7 +163,7 @@ def test_other_structures_name_the_leaf(tmp_path: Path) -> None:
 
 def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
-        load_checkpoint(tmp_path / "nothing", None, {"x": 1.0})
+        load_latest(tmp_path / "nothing", {"x": 1.0})
     assert str(error.value) == (
         f"{tmp_path / 'nothing'}: there is no checkpoint; train first, or check the path"
     )
@@ -178,7 +180,7 @@ def test_a_damaged_checkpoint_is_one_line(
         load_checkpoint(tmp_path, 7, {"x": jnp.ones(1)})
     line = (
         f"{tmp_path / '7'}: this checkpoint cannot be read (its description is missing or "
-        "damaged); load an earlier one with step=…"
+        "damaged); load an earlier one: step=… in Python, --step on the command line"
     )
     assert str(error.value) == line
     saved = {"x": jnp.arange(100_000) * 1.37}
@@ -190,6 +192,26 @@ def test_a_damaged_checkpoint_is_one_line(
         load_checkpoint(tmp_path, 8, saved)
     assert "\n" not in str(error.value) and "delete" not in str(error.value)
     assert capfd.readouterr().err == ""
+
+
+def test_a_damaged_latest_checkpoint_is_passed_over_with_a_warning(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"x": jnp.full(2, float(step))})
+    empty = tmp_path / "3"
+    empty.mkdir()
+    with pytest.warns(UserWarning, match="checkpoint 3 is damaged, so that of step 2 is used"):
+        step, loaded = load_latest(tmp_path, {"x": jnp.zeros(2)})
+    assert (step, loaded["x"].tolist()) == (2, [2.0, 2.0])
+    # Leaves of another configuration are no damage: an older checkpoint has them too.
+    empty.rmdir()
+    with pytest.raises(InputError, match=r"leaf .* is float32"):
+        load_latest(tmp_path, {"x": jnp.zeros(3)})
+    empty.mkdir()
+    for step in (1, 2):
+        for file in [one for one in (tmp_path / str(step)).rglob("*") if one.is_file()]:
+            file.unlink()
+    with pytest.raises(InputError, match=r"3: this checkpoint cannot be read"):
+        load_latest(tmp_path, {"x": jnp.zeros(2)})
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -22,9 +22,8 @@ from xql.runs.config import (
     Member,
     OnlineLoop,
     RunConfig,
-    choose_members,
-    sweep_of,
 )
+from xql.runs.sweep import choose_members, sweep_of
 
 FULL = RunConfig(
     agent="xql",
@@ -32,7 +31,14 @@ FULL = RunConfig(
     steps=1000,
     members=(Member(3, {"beta": 0.5}), Member(4, {"beta": 0.5})),
     hyperparameters=XQLConfig(beta=2.0, hidden=(8, 4), max_gradient_norm=None),
-    scaling=Scaling("scale:2", "standardised", 2.0, 0.5, np.float32([1, 2]), np.float32([3, 4])),
+    scaling=Scaling(
+        "scale:2",
+        "standardised",
+        2.0,
+        0.5,
+        np.array([1, 2], np.float32),
+        np.array([3, 4], np.float32),
+    ),
     data=DataConfig(
         name="hopper",
         source="d4rl:x.hdf5",

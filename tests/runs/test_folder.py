@@ -1,8 +1,11 @@
 import gzip
 import json
 import math
+import queue
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +18,7 @@ from xql.errors import InputError
 from xql.evaluation.rollout import EpisodeResult
 from xql.evaluation.scores import Reference
 from xql.runs.config import DataConfig, Member, RunConfig
-from xql.runs.folder import Evaluation, Metrics, RunFolder, evaluation_rows
+from xql.runs.folder import Evaluation, Metrics, RunFolder, evaluation_rows, free_folder
 
 CONFIG = RunConfig(
     agent="xql",
@@ -29,7 +32,7 @@ CONFIG = RunConfig(
 )
 
 
-def row(step: int, member: int = 0, **changes: object) -> Evaluation:
+def row(step: int, member: int = 0, **changes: Any) -> Evaluation:
     return Evaluation(step, member, 3, 0, 1.5, 10, 25.0, True)._replace(**changes)
 
 
@@ -237,3 +240,39 @@ def test_without_tensorboard_it_says_so_once(
         None,
     ]
     assert not (run.path / "tensorboard").exists()
+
+
+def _claim(barrier: Any, out: Any) -> None:
+    barrier.wait()
+    path = free_folder("sweep")
+    out.put(str(RunFolder.create(path, CONFIG).path))
+
+
+def test_jobs_that_start_at_one_instant_get_a_folder_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    threads: list[threading.Thread] = []
+    for _ in range(5):
+        barrier, out = threading.Barrier(4), queue.Queue[str]()
+        threads = [threading.Thread(target=_claim, args=(barrier, out)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(
+        f"sweep-{number}" for number in range(1, 21)
+    )
+
+
+def test_of_two_claims_of_one_empty_folder_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    # Both have looked, and saw it empty.
+    monkeypatch.setattr(RunFolder, "require_free", staticmethod(lambda path: None))
+    RunFolder.create(tmp_path / "run", CONFIG).log_metrics(1, {"loss": [1.0]})
+    with pytest.raises(InputError, match="there is already something here"):
+        RunFolder.create(tmp_path / "run", CONFIG)
+    assert RunFolder.open(tmp_path / "run").read_metrics() == [Metrics(1, {"loss": [1.0]})]
+    assert not list((tmp_path / "run").glob("tmp*"))

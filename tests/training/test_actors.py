@@ -14,10 +14,13 @@ class Count(gymnasium.Env[np.ndarray, np.ndarray]):
     """Observes (episode, step). Odd episodes terminate at step 3, even ones time out at step 2."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = gymnasium.spaces.Box(np.float32([-1.0, 0.0]), np.float32([1.0, 4.0]))
+    action_space = gymnasium.spaces.Box(
+        np.array([-1.0, 0.0], np.float32), np.array([1.0, 4.0], np.float32)
+    )
 
     def __init__(self) -> None:
-        self.episode, self.steps, self.seeds = 0, 0, []
+        self.episode, self.steps = 0, 0
+        self.seeds: list[int | None] = []
         self.taken: list[np.ndarray] = []
 
     def reset(
@@ -128,12 +131,12 @@ class Breaks(Count):
         self.broken = broken
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        observation, reward, *rest = super().step(action)
+        observation, reward, terminated, truncated, facts = super().step(action)
         if self.steps == 2 and self.broken == "observation":
             observation[1] = np.nan
         if self.steps == 2 and self.broken == "reward":
             reward = np.inf
-        return (observation, reward, *rest)
+        return observation, reward, terminated, truncated, facts
 
 
 @pytest.mark.parametrize("broken", ["observation", "reward"])

@@ -12,11 +12,13 @@ from xql.agents import XQLConfig, make_xql, member
 from xql.agents.hyperparameters import hyperparameters
 from xql.runs.config import Member
 from xql.training.population import (
+    MemberMetrics,
     draw,
     initial_population,
     replicated,
     size,
     train_chunk,
+    zero_totals,
 )
 
 SPEC = spec_of(2, 1)
@@ -58,24 +60,21 @@ def test_seeds_and_changes_tell_members_apart() -> None:
     assert start.config.clip.tolist() == [5.0, 5.0]
 
 
-def test_metrics_are_means_over_the_chunk_for_each_member() -> None:
+def test_sums_of_metrics_are_the_same_bits_however_the_updates_are_divided() -> None:
     members = [Member(0, {}), Member(1, {})]
 
-    def metrics_of(*chunks: int) -> list[dict[str, np.ndarray]]:
+    def sums(*chunks: int) -> MemberMetrics:
         population = initial_population(AGENT, SPEC, members)
         data = line_data().to_device(replicated(population))
-        seen = []
+        totals = zero_totals(population, data, AGENT)
         for updates in chunks:
-            population, metrics = train_chunk(population, data, updates, agent=AGENT)
-            seen.append({name: np.asarray(one) for name, one in metrics.items()})
-        return seen
+            population, totals = train_chunk(population, totals, data, updates, agent=AGENT)
+        return totals
 
-    (whole,) = metrics_of(3)
-    parts = metrics_of(1, 2)
-    for name, values in whole.items():
-        assert values.shape == (2,)
-        mean = (parts[0][name] + 2 * parts[1][name]) / 3
-        np.testing.assert_allclose(values, mean, rtol=1e-4, atol=1e-6, err_msg=name)
+    whole, parts = sums(6), sums(1, 2, 3)
+    assert {one.shape for one in whole.values()} == {(2,)}
+    assert same_bits(whole, parts)
+    assert float(whole["clip_fraction"][0]) >= 0 and float(whole["bellman_error"][0]) > 0
 
 
 def test_batches_are_uniform_over_transitions_and_never_bridge_episodes() -> None:

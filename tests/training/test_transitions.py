@@ -109,7 +109,7 @@ def test_an_offline_run_opens_its_data_again_scaled_as_it_learned(home: Path) ->
     data, scaling = line_data(), run.config.scaling
     rows = data.starts
     scaled = (data.observations - scaling.observation_shift) * scaling.observation_scale
-    state = member(load_population(run.folder)[1], 0)
+    state = member(load_population(run.folder).population, 0)
     v = state.value.network(jnp.asarray(scaled[rows + 1]))
     q = state.critic.network(jnp.asarray(scaled[rows]), jnp.asarray(data.actions[rows]))[0]
     expected = 10 * data.rewards[rows] - 5 + 0.99 * np.asarray(v) - np.asarray(q)

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ if hasattr(os, "sched_setaffinity"):
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
-import jaxlib
+import jax.numpy as jnp
 import numpy as np
 
 import xql
@@ -35,7 +36,7 @@ def machine() -> str:
     """What the bits depend on: the processor, its instructions, and XLA's release."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
     lines = {line for line in text.splitlines() if line.startswith(("model name", "flags"))}
-    facts = "\n".join([*sorted(lines), jaxlib.__version__, sys.platform])
+    facts = "\n".join([*sorted(lines), version("jaxlib"), sys.platform])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
@@ -81,15 +82,15 @@ def summary(population: Any, member: int) -> dict[str, Any]:
     """The SHA-256 of one member's every leaf, and the norm of each of its parts."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(population):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         leaves[jax.tree_util.keystr(path)] = np.asarray(leaf)[member]
     digest, squares = hashlib.sha256(), dict[str, float]()
-    for path, array in sorted(leaves.items()):
-        digest.update(path.encode())
+    for name, array in sorted(leaves.items()):
+        digest.update(name.encode())
         digest.update(np.ascontiguousarray(array).tobytes())
         if array.dtype == np.float32:
-            part = path.split(".")[1].split("[")[0]
+            part = name.split(".")[1].split("[")[0]
             square = float(np.square(array.astype(np.float64)).sum())
             squares[part] = squares.get(part, 0.0) + square
     return {

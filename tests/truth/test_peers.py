@@ -124,8 +124,10 @@ SPEC = spec_of(2, 1)
 
 
 def small(agent: str) -> Agent:
-    shared = {"hidden": [8], "batch_size": 16}
-    return OFFLINE[agent].make(configure(agent, shared), 100)
+    sizes: dict[str, Any] = {"hidden": [8], "batch_size": 16}
+    if agent == "cql":
+        sizes |= {"critic_hidden": [8]}
+    return OFFLINE[agent].make(configure(agent, sizes), 100)
 
 
 @pytest.mark.nightly

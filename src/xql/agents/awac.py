@@ -9,12 +9,12 @@ and targets marked by a bar:
              w = n e^{A/λ} / Σ e^{A/λ}        weights="softmax", the sum over the batch of n
     Q̄       moves by the polyak rate towards Q
 
-The policy step is that of `xql.py` and `iql.py`. The values are not: they are the policy's own, so
-that Q is asked about actions that the data may not hold, and only the policy's nearness to the data
-keeps it honest.
+The policy step is that of `xql.py` and `iql.py`. The values are not: Q is the policy's own, and it
+is evaluated at the policy's actions, which may be out of distribution. How far is limited only by
+the weighted likelihood, which keeps the policy near the data.
 
 The paper's w is e^{A/λ}/Z(s) with Z left out. The code published with it takes the softmax over the
-batch, whose weights sum to n; CORL, where this agent's settings come from, takes the capped
+batch, whose weights sum to n; CORL, the source of this agent's presets, takes the capped
 exponential, which is the default here.
 
 Deviations from the paper, each with its switch in `AWACConfig` where it has one:
@@ -22,9 +22,9 @@ Deviations from the paper, each with its switch in `AWACConfig` where it has one
  1. The weights are capped (`weight_cap`), as in CORL.
  2. The policy's mean is bounded by tanh, and its standard deviation is one for all states, kept
     within [−5, 2] in the logarithm by projection after each step.
- 3. `schedule="cosine"` lets both learning rates fall to zero; constant is the default and theirs.
- 4. Q's error is half the square, so that it shares learning rates with `xql.py`; Adam does not see
-    the difference.
+ 3. `schedule="cosine"` lets both learning rates fall to zero; constant is the default, as
+    in CORL.
+ 4. Q's error is half the square, as in `xql.py`; Adam's steps do not depend on the factor.
  5. No weight decay on the policy.
  6. Networks start orthogonal, as everywhere in this library.
 
@@ -50,7 +50,16 @@ from xql.agents.hyperparameters import (
 from xql.agents.losses import advantage_weights, critic_loss
 from xql.agents.networks import Critic
 from xql.agents.policies import GaussianPolicy, network_of, project
-from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Number, Scalar, Trainable
+from xql.agents.types import (
+    Agent,
+    Batch,
+    EnvironmentSpec,
+    Metrics,
+    Number,
+    Scalar,
+    ScaleHint,
+    Trainable,
+)
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
 
 
@@ -66,8 +75,8 @@ class AWACConfig:
     polyak: Swept = swept(
         default=0.005, doc="τ, how far the target critic moves per update.", range=FRACTION
     )
-    critic_learning_rate: Swept = swept(default=3e-4, doc="Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(default=3e-4, doc="Of the policy, for Adam.")
+    critic_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of Q (Adam).")
+    policy_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of the policy (Adam).")
 
     hidden: tuple[int, ...] = static(
         default=(256, 256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
@@ -105,6 +114,7 @@ def make_awac(config: AWACConfig, total_steps: int) -> Agent:
         config=config,
         transitions=config.batch_size,
         backup=policy_backup,
+        scale_hint=ScaleHint(("temperature",), "a larger temperature"),
     )
 
 

@@ -21,7 +21,7 @@ def _first_q_of_next(state: Any, batch: Batch, key: PRNGKeyArray) -> Float[Array
 
 
 value_backup = Backup("V(s')", _value_of_next)
-"""For agents with a V, which is asked as it is, not as its target."""
+"""For agents with a V: the online network, not its target."""
 
 policy_backup = Backup("Q₁(s', a')", _first_q_of_next)
 """For agents without one: the first critic at a' ~ π(·|s')."""

@@ -1,12 +1,11 @@
-"""Behaviour cloning: maximum likelihood of the data's own actions. The baseline to beat.
+"""Behaviour cloning (BC): maximum likelihood of the actions in the data. The baseline to beat.
 
     policy  maximises  E[log π(a|s)]
 
 with the same Gaussian policy, optimizer and schedule as `xql.py`, and nothing else.
 
-10%-BC clones the best tenth of the episodes by return alone. A batch knows nothing of returns, so
-that this is a choice of data, made before training: `episodes="top:0.1"` (`data/selection.py`),
-which any other agent takes as well.
+10 % BC learns from the 10 % of the episodes with the highest returns. That is a choice of data,
+made before training: `subset="top:0.1"` (`data/selection.py`). Every other agent takes it as well.
 
 What it scores is in results/, with the commands.
 """
@@ -27,7 +26,7 @@ from xql.agents.update import Schedule, bind, decay, descend, trainable
 class BCConfig:
     """Every choice of the algorithm."""
 
-    policy_learning_rate: Swept = swept(default=3e-4, doc="For Adam.")
+    policy_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of the policy (Adam).")
 
     hidden: tuple[int, ...] = static(default=(256, 256), doc="Hidden layer widths.", range=POSITIVE)
     policy_schedule: Schedule = static(default="cosine", doc="Learning rate schedule.")

@@ -10,28 +10,29 @@ entropy's weight η and d dimensions of actions rescaled to [-1, 1]:
     log η    minimises  log η · (E[−log π] − H),  H = −d
     Q̄       moves by the polyak rate towards Q
 
-The penalty lowers Q where its soft maximum lies and raises it at the data's actions, so that the
-policy of soft actor-critic, which follows Q, has no reason to leave the data. The sum over b is an
-importance-sampled log ∫ e^{Q(s, b)} db, up to the constant log 3n. `lagrange=True` makes α a price:
+The penalty lowers Q where its soft maximum lies and raises it at the actions in the data, so that
+the policy, trained as in soft actor-critic, gains nothing from out-of-distribution actions. The sum
+over b is an importance-sampled log ∫ e^{Q(s, b)} db, up to the constant log 3n. `lagrange=True`
+multiplies α by a Lagrange multiplier α':
 
     log α'   maximises  α' α (E[gap] − target gap),   and α' α takes the place of α above.
 
 `max_backup=True` takes the best of the n actions at s' in the backup, as for AntMaze.
 
-One update asks each critic about 3n + 1 actions per state, with a gradient: at n = 10 that is 23
-times the arithmetic of one of `xql.py`. Fewer `samples` are a cheaper and noisier penalty.
+One update evaluates each critic at 3n + 1 actions per state, with a gradient: at n = 10 that is 23
+times the arithmetic of one update of `xql.py`. Fewer `samples` are cheaper; the penalty is noisier.
 
 Deviations from the published code, each with its switch in `CQLConfig` where it has one:
 
- 1. The n actions drawn at s' serve the penalty and the backup alike; the code draws twice.
+ 1. The n actions drawn at s' serve both the penalty and the backup; the code draws twice.
  2. Under `lagrange`, α and the target gap stand as in CORL, α' α (gap − target); the code writes
     α' (α gap − target).
- 3. No steps of behaviour cloning at the start: their code has 40 000, its README finds no great
+ 3. No steps of behaviour cloning at the start: the code has 40 000, its README finds no great
     difference, and CORL has none.
- 4. No bound on the gap: CORL cuts it off at −200 for AntMaze, where it loses its gradient.
- 5. The policy's log standard deviation goes through a tanh into [−5, 2]; theirs is cut off.
+ 4. The gap is not clipped: CORL clips it at −200 for AntMaze, where it loses its gradient.
+ 5. The policy's log standard deviation goes through a tanh into [−5, 2]; the code's is clipped.
  6. `schedule="cosine"` lets the learning rates of Q and the policy fall to zero; constant is the
-    default and theirs.
+    default and the code's.
  7. Networks start orthogonal, as everywhere in this library.
  8. The policy climbs Q after Q's step of the same update; CORL takes its gradient before it.
 
@@ -79,10 +80,10 @@ class CQLConfig:
         default=0.005, doc="τ, how far the target critic moves per update.", range=FRACTION
     )
     critic_learning_rate: Swept = swept(
-        default=3e-4, doc="Of Q and of the Lagrange multiplier, for Adam."
+        default=3e-4, doc="Learning rate of Q and of the Lagrange multiplier (Adam)."
     )
     policy_learning_rate: Swept = swept(
-        default=1e-4, doc="Of the policy and of the entropy's weight, for Adam."
+        default=1e-4, doc="Learning rate of the policy and of the entropy's weight (Adam)."
     )
 
     hidden: tuple[int, ...] = static(
@@ -239,8 +240,8 @@ def multiplier_step(
 ) -> tuple[Trainable, Metrics]:
     """Raise a Lagrange multiplier while its constraint's `excess` is above 0, else lower it.
 
-    The network of `multiplier` is its logarithm, one number, kept at or below `MOST_LOG_MULTIPLIER`
-    by projection.
+    The network of `multiplier` is its logarithm, one number, which is projected to at most
+    `MOST_LOG_MULTIPLIER` after the step.
     """
 
     def loss(log_multiplier: Scalar) -> tuple[Scalar, Metrics]:
@@ -257,7 +258,7 @@ def penalty_actions(
 ) -> tuple[Float[Array, "samples batch action"], Float[Array, "samples batch"]]:
     """The actions that the gap is taken over, and their log-densities.
 
-    `count` from anywhere within the bounds, as many of the policy at s and, last, as many at s'.
+    `count` uniform within the bounds, then as many drawn from the policy at s and, last, at s'.
     """
     uniform_key, here_key, next_key = jax.random.split(key, 3)
     shape = (count, *batch.actions.shape)

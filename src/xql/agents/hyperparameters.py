@@ -1,9 +1,9 @@
 """Hyperparameters: each one declared once, as a field of its agent's configuration.
 
-A field says its default, its range, one line of documentation, and whether it may be *swept*. The
-configuration is a pytree whose swept fields are leaves and whose static fields are structure: in a
-population `config.beta` is an array with a number for each member, in a preset it is one number,
-and two configurations that differ in swept fields alone share one compiled program.
+A field declares its default, its range, one line of documentation, and whether it may be *swept*.
+The configuration is a pytree whose swept fields are leaves and whose static fields are structure:
+in a population `config.beta` is an array with a number for each member, in a preset it is one
+number, and two configurations that differ in swept fields alone share one compiled program.
 """
 
 import dataclasses
@@ -81,8 +81,7 @@ def static(*, default: Any, doc: str, range: Range = NON_NEGATIVE) -> Any:
     )
 
 
-# Without field specifiers: a type checker then takes `swept(...)` and `static(...)` for defaults.
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(swept, static))
 def agent_config(cls: type[Config]) -> type[Config]:
     """Make a frozen dataclass of `swept` and `static` fields, and register it as a pytree."""
     made = dataclasses.dataclass(frozen=True)(cls)

@@ -1,4 +1,4 @@
-"""Implicit Q-Learning (Kostrikov, Nair, Levine, ICLR 2022, arXiv 2110.06169): XQL's elder.
+"""Implicit Q-Learning (Kostrikov, Nair, Levine, ICLR 2022, arXiv 2110.06169).
 
 The equations, for transitions (s, a, r, s') of the data and the smaller of two target critics Q̄:
 
@@ -8,9 +8,9 @@ The equations, for transitions (s, a, r, s') of the data and the smaller of two 
     Q̄      moves by the polyak rate towards Q
 
 Only the first line differs from `xql.py`: an expectile in place of the soft maximum. τ = 1/2 gives
-the value of the behaviour, τ → 1 the best action of the data. τ has no unit, so that it need not
-follow the scale of rewards; but no policy is known whose value the expectile would be, where XQL's
-V is that of the best policy at a price of β per nat of KL.
+the value of the behaviour policy, τ → 1 that of the best action in the data. τ has no unit, so that
+it need not follow the scale of rewards; but no policy is known whose value the expectile would be,
+whereas XQL's V is that of the best policy under a KL penalty of weight β.
 
 Deviations from the published code, each with its switch in `IQLConfig` where it has one:
 
@@ -20,8 +20,7 @@ Deviations from the published code, each with its switch in `IQLConfig` where it
  3. `value_schedule="cosine"` lets the learning rates of V and Q fall to zero as the policy's does;
     constant is the default and the code's.
  4. The policy's cosine ends with the run, whose length the code fixes at 10⁶.
- 5. Q's error is half the square, so that it shares learning rates with `xql.py`; Adam does not see
-    the difference.
+ 5. Q's error is half the square, as in `xql.py`; Adam's steps do not depend on the factor.
 
 What it scores is in results/, with the commands.
 """
@@ -45,7 +44,7 @@ from xql.agents.hyperparameters import (
 from xql.agents.losses import advantage_weights, critic_loss
 from xql.agents.networks import Critic, Value
 from xql.agents.policies import GaussianPolicy, network_of, project
-from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
 
 
@@ -62,9 +61,9 @@ class IQLConfig:
     polyak: Swept = swept(
         default=0.005, doc="How far the target critic moves per update.", range=FRACTION
     )
-    value_learning_rate: Swept = swept(default=3e-4, doc="Of V, for Adam.")
-    critic_learning_rate: Swept = swept(default=3e-4, doc="Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(default=3e-4, doc="Of the policy, for Adam.")
+    value_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of V (Adam).")
+    critic_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of Q (Adam).")
+    policy_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of the policy (Adam).")
 
     hidden: tuple[int, ...] = static(
         default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
@@ -102,6 +101,7 @@ def make_iql(config: IQLConfig, total_steps: int) -> Agent:
         config=config,
         transitions=config.batch_size,
         backup=value_backup,
+        scale_hint=ScaleHint(("inverse_temperature",), "a smaller inverse_temperature"),
     )
 
 

@@ -8,15 +8,15 @@ rescaled to [-1, 1] and ε Gaussian noise cut at ±`target_noise_clip`:
     policy   maximises  E[min Q(s, π(s))] / E|min Q(s, π(s))| − β₁ E[‖π(s) − a‖²]
     Q̄, π̄   move by the polyak rate towards Q and π
 
-It is TD3+BC with what later work found to matter: the policy pays for leaving the data inside the
-backup too, with a weight of its own (β₂ beside β₁), LayerNorm in the critics, a third hidden layer,
-large batches (1024) for locomotion and γ = 0.999 for AntMaze. The policy and both targets move at
+It is TD3+BC with what later work found to matter: a penalty for leaving the data in the backup too,
+with its own weight (β₂ beside β₁), LayerNorm in the critics, a third hidden layer, large batches
+(1024) for locomotion and γ = 0.999 for AntMaze. The policy and both targets move at
 every second update; the divisor is a constant to the gradient.
 
 Deviations from the published code, each with its switch in `ReBRACConfig` where it has one:
 
- 1. Where the log stops before a' (a time limit, the end of the log) that transition pays no β₂; the
-    code leaves the transition out.
+ 1. Where the log stops before a' (a time limit, the end of the log) that transition has no β₂
+    penalty; the code leaves the transition out.
  2. Distances between actions, and the noise, are in units of half the range of each dimension.
     Where the bounds are ±1, nothing differs.
  3. LayerNorm stands before the ReLU, as everywhere in this library; the code has it after.
@@ -26,8 +26,7 @@ Deviations from the published code, each with its switch in `ReBRACConfig` where
     code starts with the first, and follows the weights before the step.
  6. `schedule="cosine"` lets both learning rates fall to zero; constant is the default and the
     code's.
- 7. Q's error is half the square, so that it shares learning rates with `xql.py`; Adam does not see
-    the difference.
+ 7. Q's error is half the square, as in `xql.py`; Adam's steps do not depend on the factor.
 
 What it scores is in results/, with the commands.
 """
@@ -71,8 +70,8 @@ class ReBRACConfig:
     polyak: Swept = swept(
         default=0.005, doc="τ, how far the targets move each time they move.", range=FRACTION
     )
-    critic_learning_rate: Swept = swept(default=1e-3, doc="Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(default=1e-3, doc="Of the policy, for Adam.")
+    critic_learning_rate: Swept = swept(default=1e-3, doc="Learning rate of Q (Adam).")
+    policy_learning_rate: Swept = swept(default=1e-3, doc="Learning rate of the policy (Adam).")
 
     hidden: tuple[int, ...] = static(
         default=(256, 256, 256), doc="Hidden layer widths of every network.", range=POSITIVE

@@ -1,7 +1,7 @@
 """Soft Actor-Critic, with and without a value network, and X-SAC.
 
 The equations, for transitions (s, a, r, s') of the replay buffer, a fresh draw a~ ~ π(·|s) for
-every state that is asked about, targets marked by a bar and the temperature α:
+every state that is evaluated, targets marked by a bar and the temperature α:
 
     after s'   min Q̄(s', a~) − α log π(a~|s')                                    value="none"
                V̄(s'), V minimising E[(V(s) − min Q(s, a~) + α log π(a~|s))²]     value="soft"
@@ -17,7 +17,7 @@ the soft maximum over the policy's own actions, so no log-probability enters a v
 
 Deviations from the papers, each with its switch in `SACConfig` where it has one:
 
- 1. X-SAC's delay is in the target critic that V is fitted to, as in `xql.py`; V itself has none.
+ 1. X-SAC's V is fitted to a target critic, as in `xql.py`; V itself has no target network.
  2. X-SAC's Gumbel loss goes on linearly beyond z = clip, as in `xql.py`; `loss` names the others.
  3. The gradient of X-SAC's V is scaled down to norm 1 where larger (`max_gradient_norm=None`
     turns it off).
@@ -25,7 +25,7 @@ Deviations from the papers, each with its switch in `SACConfig` where it has one
  5. α is learned in all three. The first SAC kept it fixed: `temperature_learning_rate=0`.
  6. log α, not α, weighs the temperature's loss, so that it moves as readily near α = 0.
  7. Log-probabilities are those of actions rescaled to [-1, 1], so that H does not depend on units.
- 8. The policy's log standard deviation goes through a tanh into [−5, 2]; its papers cut it off.
+ 8. The policy's log standard deviation goes through a tanh into [−5, 2]; its papers clip it.
  9. Networks start orthogonal with gain √2, last layers too, as everywhere in this library.
 """
 
@@ -50,7 +50,7 @@ from xql.agents.hyperparameters import (
 from xql.agents.losses import critic_loss, gumbel_metrics
 from xql.agents.networks import Critic, Value
 from xql.agents.policies import SquashedGaussianPolicy, network_of
-from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import descend, polyak, trainable
 from xql.gumbel.losses import Kind, gumbel_loss
 
@@ -77,11 +77,11 @@ class SACConfig:
     polyak: Swept = swept(
         default=0.005, doc="τ, how far the target moves per update.", range=FRACTION
     )
-    value_learning_rate: Swept = swept(default=3e-4, doc="Of V, for Adam.")
-    critic_learning_rate: Swept = swept(default=3e-4, doc="Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(default=3e-4, doc="Of the policy, for Adam.")
+    value_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of V (Adam).")
+    critic_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of Q (Adam).")
+    policy_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of the policy (Adam).")
     temperature_learning_rate: Swept = swept(
-        default=3e-4, doc="Of log α, for Adam; 0 keeps α where it starts."
+        default=3e-4, doc="Learning rate of log α (Adam); 0 keeps α where it starts."
     )
 
     hidden: tuple[int, ...] = static(
@@ -154,6 +154,9 @@ class SoftValueSACState(NamedTuple):
 State = SACState | XSACState | SoftValueSACState
 
 
+NO_BETA, BETA = ScaleHint(), ScaleHint(("beta",), "a larger beta")
+
+
 def make_sac(config: SACConfig, total_steps: int) -> Agent:
     """The agent for one configuration; nothing in it depends on `total_steps`."""
     updates: dict[str, Callable[[Any, Batch], tuple[Any, Metrics]]] = {
@@ -169,7 +172,9 @@ def make_sac(config: SACConfig, total_steps: int) -> Agent:
         transitions=config.batch_size,
         backup=policy_backup if config.value == "none" else value_backup,
         values_include_entropy=config.value != "gumbel",
-        overestimation_hint="a larger β" if config.value == "gumbel" else "a smaller learning rate",
+        scale_hint=ScaleHint()
+        if config.value != "gumbel"
+        else ScaleHint(("beta",), "a larger beta"),
     )
 
 

@@ -11,8 +11,8 @@ Gaussian noise cut at ±`target_noise_clip`:
     Q̄, π̄   move by the polyak rate towards Q and π                       every other update
 
 X-TD3's z has the sign that makes Q the soft *maximum* of its targets (as β grows, their mean, which
-is TD3). The loss cannot tell a good a' from a lucky s' or r: it is meant for deterministic
-dynamics, and in others it makes Q optimistic.
+is TD3). The loss does not distinguish a good a' from a lucky s' or r: it is meant for
+deterministic dynamics, and makes Q optimistic in stochastic ones.
 
  - TD3, Fujimoto, van Hoof, Meger 2018 (arXiv 1802.09477): `loss="squared"`, two critics.
  - DDPG, Lillicrap et al. 2016 (arXiv 1509.02971), with TD3's sizes and rates: one critic, no delay,
@@ -55,7 +55,7 @@ from xql.agents.hyperparameters import (
 from xql.agents.losses import critic_loss, critic_metrics, gumbel_metrics
 from xql.agents.networks import Critic
 from xql.agents.policies import DeterministicPolicy
-from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import descend, every, polyak, trainable
 from xql.gumbel.losses import Kind, gumbel_loss
 
@@ -81,8 +81,8 @@ class TD3Config:
     polyak: Swept = swept(
         default=0.005, doc="τ, how far the targets move each time they move.", range=FRACTION
     )
-    critic_learning_rate: Swept = swept(default=1e-3, doc="Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(default=1e-3, doc="Of the policy, for Adam.")
+    critic_learning_rate: Swept = swept(default=1e-3, doc="Learning rate of Q (Adam).")
+    policy_learning_rate: Swept = swept(default=1e-3, doc="Learning rate of the policy (Adam).")
 
     hidden: tuple[int, ...] = static(
         default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
@@ -137,6 +137,9 @@ class TD3State(NamedTuple):
     config: TD3Config
 
 
+NO_BETA, BETA = ScaleHint(), ScaleHint(("beta",), "a larger beta")
+
+
 def make_td3(config: TD3Config, total_steps: int) -> Agent:
     """The agent for one configuration; nothing in it depends on `total_steps`."""
     return Agent(
@@ -146,7 +149,9 @@ def make_td3(config: TD3Config, total_steps: int) -> Agent:
         config=config,
         transitions=config.batch_size,
         backup=policy_backup,
-        overestimation_hint="a smaller learning rate" if config.loss == "squared" else "a larger β",
+        scale_hint=ScaleHint()
+        if config.loss == "squared"
+        else ScaleHint(("beta",), "a larger beta"),
     )
 
 
@@ -209,7 +214,7 @@ def update(state: TD3State, batch: Batch) -> tuple[TD3State, Metrics]:
         def soft_maximum_loss(network: Critic) -> tuple[Scalar, Metrics]:
             q = network(batch.observations, batch.actions)
             error = q_targets - q
-            # Member by member: two of the kinds look at their batch as a whole.
+            # Member by member: two of the kinds normalise over their batch.
             each, diagnostics = jax.vmap(one_loss)(error / config.beta)
             loss = each.sum()
             return loss, critic_metrics(loss, q, error) | gumbel_metrics(diagnostics)

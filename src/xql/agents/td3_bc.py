@@ -9,8 +9,8 @@ to [-1, 1], d their number of dimensions and ε Gaussian noise cut at ±`target_
     Q̄, π̄   move by the polyak rate towards Q and π
 
 The policy and both targets move at every second update. λ is a constant to the gradient. It makes
-α, the weight of value against cloning, mean the same for every scale of rewards; α → 0 is behaviour
-cloning. The paper also standardises the observations: that is the data scaling
+α, the weight of the value against behaviour cloning, independent of the scale of rewards; α → 0 is
+behaviour cloning. The paper also standardises the observations: that is the data scaling
 `observations: standardised` of this agent's presets.
 
 Deviations from the published code, each with its switch in `TD3BCConfig` where it has one:
@@ -19,8 +19,7 @@ Deviations from the published code, each with its switch in `TD3BCConfig` where 
     code takes one bound for all of them. Where the bounds are ±1, nothing differs.
  2. `schedule="cosine"` lets both learning rates fall to zero; constant is the default and the
     code's.
- 3. Q's error is half the square, so that it shares learning rates with `xql.py`; Adam does not see
-    the difference.
+ 3. Q's error is half the square, as in `xql.py`; Adam's steps do not depend on the factor.
  4. Networks start orthogonal, as everywhere in this library.
 
 What it scores is in results/, with the commands.
@@ -60,8 +59,8 @@ class TD3BCConfig:
     polyak: Swept = swept(
         default=0.005, doc="τ, how far the targets move each time they move.", range=FRACTION
     )
-    critic_learning_rate: Swept = swept(default=3e-4, doc="Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(default=3e-4, doc="Of the policy, for Adam.")
+    critic_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of Q (Adam).")
+    policy_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of the policy (Adam).")
 
     hidden: tuple[int, ...] = static(
         default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE

@@ -90,6 +90,13 @@ class Backup(NamedTuple):
     """`(state, batch, key) -> values of s'`, from the online networks, not their targets."""
 
 
+class ScaleHint(NamedTuple):
+    """The hyperparameters with a scale of returns in them, and what helps where it is wrong."""
+
+    names: tuple[str, ...] = ()
+    advice: str = "a smaller learning rate"
+
+
 class Agent(NamedTuple):
     """An algorithm: three pure functions, its configuration, and what is true of it.
 
@@ -102,7 +109,7 @@ class Agent(NamedTuple):
         backup: what its critic bootstraps from; None without a critic.
         values_include_entropy: whether its values hold discounted entropy beside the rewards, so
             that no bound on returns is a bound on them.
-        overestimation_hint: what helps where its values rise above all possible returns.
+        scale_hint: what helps where its values or its policy's weights do not fit the rewards.
     """
 
     init: Callable[[PRNGKeyArray, EnvironmentSpec, Any], Any]
@@ -112,7 +119,7 @@ class Agent(NamedTuple):
     transitions: int
     backup: Backup | None = None
     values_include_entropy: bool = False
-    overestimation_hint: str = "a smaller learning rate"
+    scale_hint: ScaleHint = ScaleHint()
 
 
 def member(population: PyTree, index: int) -> PyTree:

@@ -64,9 +64,9 @@ def every(
 def _due(step: Int[Array, ""], delay: int) -> Bool[Array, ""]:
     """Whether `step` is a multiple of `delay`: one answer for a whole population.
 
-    Its members count their steps together, but for frozen ones, which have stayed behind. Were each
-    asked by itself, `vmap` would turn the choice into a selection, and make at every step the
-    update that is only due at some.
+    All members count their steps together, except frozen ones, which have stayed behind. With an
+    answer for each member, `vmap` would turn the branch into a selection and make, at every step,
+    the update that is only due at some.
     """
 
     @jax.custom_batching.custom_vmap

@@ -7,8 +7,8 @@ The equations, for transitions (s, a, r, s') of the data and the smaller of two 
     Q       minimises  E[(Q(s, a) − r − γ·mask·V(s'))²]
     Q̄      moves by the polyak rate towards Q
 
-The soft maximum over actions is learned from the actions in the data alone: no policy stands in the
-backup and no action is ever queried that the data does not hold.
+The soft maximum over actions is learned in-sample, from the actions in the data alone: no policy
+stands in the backup, and Q is never evaluated at an out-of-distribution action.
 
 Deviations from the paper, each with its switch in `XQLConfig` where it has one:
 
@@ -54,7 +54,7 @@ from xql.agents.hyperparameters import (
 from xql.agents.losses import CriticLoss, advantage_weights, critic_loss, gumbel_metrics
 from xql.agents.networks import Critic, Value
 from xql.agents.policies import GaussianPolicy, network_of, project
-from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
+from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
 from xql.gumbel.losses import Kind, gumbel_loss
 
@@ -80,9 +80,9 @@ class XQLConfig:
     polyak: Swept = swept(
         default=0.005, doc="τ, how far the target critic moves per update.", range=FRACTION
     )
-    value_learning_rate: Swept = swept(default=3e-4, doc="Of V, for Adam.")
-    critic_learning_rate: Swept = swept(default=3e-4, doc="Of Q, for Adam.")
-    policy_learning_rate: Swept = swept(default=3e-4, doc="Of the policy, for Adam.")
+    value_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of V (Adam).")
+    critic_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of Q (Adam).")
+    policy_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of the policy (Adam).")
 
     hidden: tuple[int, ...] = static(
         default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
@@ -147,7 +147,9 @@ def make_xql(config: XQLConfig, total_steps: int) -> Agent:
         config=config,
         transitions=config.batch_size * config.v_updates,
         backup=value_backup,
-        overestimation_hint="a larger β",
+        scale_hint=ScaleHint(
+            ("beta", "inverse_temperature"), "a larger beta and a smaller inverse_temperature"
+        ),
     )
 
 
@@ -249,7 +251,7 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
 def value_targets(
     state: XQLState, data: Batch, target_q: Float[Array, " batch"], key: PRNGKeyArray
 ) -> tuple[Float[Array, "rows observation"], Float[Array, " rows"]]:
-    """V's inputs and targets: the data's own, unless a published script's extra is on."""
+    """V's inputs and targets: those of the data, unless a published script's extra is on."""
     config = state.config
     if config.value_action_noise == 0.0 and config.value_random_actions == 0:
         return data.observations, target_q

@@ -7,11 +7,12 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from xql import __version__
-from xql.errors import InputError, MissingExtra, nearest
+from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest
 
 Command = Callable[..., Any]
 
@@ -46,13 +47,17 @@ COMMANDS: dict[str, Any] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; the entry point of `xql`.
 
-    Exit status: 0 done, 1 a check found errors, 2 bad input (one line on standard error says what,
-    where and the hint), 130 interrupted.
+    Exit status: 0 done, 1 a check found errors or an environment failed, 2 bad input, 130
+    interrupted. One line on standard error says what, where and the hint.
     """
+    warnings.showwarning = _show_warning
     try:
         _dispatch(list(sys.argv[1:] if arguments is None else arguments), COMMANDS, ["xql"])
     except (InputError, MissingExtra) as error:
         _fail(str(error))
+    except EnvironmentFault as fault:
+        print(f"xql: {fault}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("xql: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -60,6 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader, such as `head`, has seen enough; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """One line without the place in the code, which says nothing to a user."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _load(place: str) -> Command:

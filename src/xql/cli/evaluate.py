@@ -12,6 +12,7 @@ def evaluate(
     episodes: int = 100,
     seed: int = 10_000,
     env: str | None = None,
+    step: int | None = None,
     video: bool = False,
     video_out: Path | None = None,
     video_episodes: int = 1,
@@ -25,6 +26,7 @@ def evaluate(
         episodes: episodes for each member.
         seed: the first episode's seed; training evaluates from the default one.
         env: another environment than the run's.
+        step: of the checkpoint; the latest without it.
         video: record the first of these episodes as a video, before the scores.
         video_out: the mp4; video-STEP.mp4 in the run's folder without it.
         video_episodes: how many to record, one after another.
@@ -46,10 +48,17 @@ def evaluate(
         from xql.reports.film import film_run
 
         path, played = film_run(
-            run, video_out, index=member, episodes=video_episodes, seed=seed, env=env, trust=trust
+            run,
+            video_out,
+            index=member,
+            episodes=video_episodes,
+            seed=seed,
+            env=env,
+            step=step,
+            trust=trust,
         )
         print(f"{path}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")
-    rows = evaluate_run(run, episodes=episodes, seed=seed, env=env, trust=trust)
+    rows = evaluate_run(run, episodes=episodes, seed=seed, env=env, step=step, trust=trust)
     quantity = quantity_of(rows)
     members = RunConfig.load(run).members
     swept = list(members[0].changes)

@@ -7,6 +7,7 @@ its success rate.
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -109,7 +110,7 @@ def write_ant_policy(run: Path, out: Path, step: int | None = None) -> None:
         )
     *hidden, last = actor.mlp.layers
     actions = len(actor.low)
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for number, layer in enumerate(hidden):
         arrays[f"fc{number}.weight"] = np.asarray(layer.weight).T
         arrays[f"fc{number}.bias"] = np.asarray(layer.bias)
@@ -125,7 +126,7 @@ def write_ant_policy(run: Path, out: Path, step: int | None = None) -> None:
         "xql": xql.__version__,
     }
     with out.open("xb") as file:
-        np.savez_compressed(file, made_by=np.array(json.dumps(made)), allow_pickle=False, **arrays)
+        np.savez_compressed(file, made_by=np.array(json.dumps(made)), **arrays)
 
 
 def _check_out(out: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from xql.data.actions import action_spec, require_box
+from xql.envs import checked
 from xql.errors import InputError
 
 Act = Callable[
@@ -24,8 +25,8 @@ Act = Callable[
 """A population's policies: one observation per member and parallel environment, one action each."""
 
 
-LONGEST_EPISODE = 100_000
-"""Steps after which an episode is taken to be one that never ends: a hundred times the usual."""
+LONGEST_EPISODE = 10_000
+"""Steps after which an episode is cut where the environment has no time limit of its own."""
 
 
 class EpisodeResult(NamedTuple):
@@ -49,37 +50,30 @@ class _Slot:
     environment: gymnasium.Env[Any, Any]
     member: int
     place: int
+    limit: int
     episode: int | None = None
     rewards: list[float] = field(default_factory=list)
     success: bool | None = None
 
     def start(self, episode: int, seed: int) -> Float32[np.ndarray, " observation"]:
         self.episode, self.rewards, self.success = episode, [], None
-        observation, _ = self.environment.reset(seed=seed + episode)
-        return np.asarray(observation, np.float32)
+        return checked.reset(self.environment, seed + episode)
 
     def step(
         self, action: Float[np.ndarray, " action"], stop_at_success: bool
     ) -> Float32[np.ndarray, " observation"] | None:
         """The next observation, or None where the episode has ended."""
-        observation, reward, terminated, truncated, info = self.environment.step(action)
-        if not (np.isfinite(observation).all() and np.isfinite(float(reward))):
+        taken = checked.step(self.environment, action)
+        if not taken.finite:
             # The simulator broke down, not the policy: the rewards until then count.
             self.rewards.append(0.0)
             return None
-        self.rewards.append(float(reward))
-        reported = info.get("success", info.get("is_success"))
+        self.rewards.append(taken.reward)
+        reported = checked.success(taken.info)
         if reported is not None:
-            self.success = bool(reported) or bool(self.success)
-        if terminated or truncated or (stop_at_success and self.success):
-            return None
-        if len(self.rewards) >= LONGEST_EPISODE:
-            raise InputError(
-                f"an episode has not ended after {LONGEST_EPISODE:,} steps",
-                where="evaluation",
-                hint="give the environment a max_episode_steps",
-            )
-        return np.asarray(observation, np.float32)
+            self.success = reported or bool(self.success)
+        over = taken.terminated or taken.truncated or len(self.rewards) >= self.limit
+        return None if over or (stop_at_success and self.success) else taken.observation
 
     def fail(self) -> None:
         """End the episode for an action that is not finite: a simulator's answer would be noise."""
@@ -114,7 +108,8 @@ class Evaluator:
 
         Args:
             make: a fresh environment with flat float32 observations and a bounded or unbounded
-                Box of actions, whose episodes end by themselves (a time limit will do).
+                Box of actions. Where it has no time limit, episodes are cut after
+                `LONGEST_EPISODE` steps.
             members: the size of the population.
             parallel: environment copies for each member.
 
@@ -129,9 +124,11 @@ class Evaluator:
         self._slots: list[_Slot] = []
         try:
             for index in range(members * parallel):
-                self._slots.append(_Slot(make(), *divmod(index, parallel)))
+                environment = make()
+                limit = time_limit(environment) or LONGEST_EPISODE
+                self._slots.append(_Slot(environment, *divmod(index, parallel), limit))
             first = self._slots[0].environment
-            where = first.spec.id if first.spec is not None else type(first.unwrapped).__name__
+            where = checked.name_of(first)
             self.observation_size = _observation_size(first.observation_space, where)
             spec = action_spec(first.action_space, where, bounded=False)
             self.actions = require_box(spec, where)
@@ -200,6 +197,11 @@ class Evaluator:
         for slot in self._slots:
             slot.environment.close()
         self._slots = []
+
+
+def time_limit(env: gymnasium.Env[Any, Any]) -> int | None:
+    """The steps after which an environment truncates its episodes; None where it never does."""
+    return None if env.spec is None else env.spec.max_episode_steps
 
 
 def _observation_size(space: gymnasium.Space[Any], where: str) -> int:

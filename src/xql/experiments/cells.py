@@ -36,9 +36,9 @@ from xql.runs.config import (
     EvaluationPlan,
     OnlineLoop,
     RunConfig,
-    choose_members,
     require_at_least,
 )
+from xql.runs.sweep import choose_members
 from xql.training.offline import train_offline
 from xql.training.online import train_online
 

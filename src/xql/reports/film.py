@@ -25,8 +25,9 @@ def film_run(
     env: str | None = None,
     label: str | None = None,
     trust: Sequence[str] = (),
+    step: int | None = None,
 ) -> tuple[Path, list[EpisodeResult]]:
-    """Record a policy of a run, from its latest checkpoint.
+    """Record a policy of a run.
 
     Args:
         run: the run's folder.
@@ -39,6 +40,7 @@ def film_run(
         label: what to write in the frame; the agent's name without it.
         trust: packages and ids of environments that the run may name besides those of
             `xql.envs.trusted.PACKAGES`.
+        step: of the checkpoint; the latest where None.
 
     Returns:
         The video's path, and the result of each of its episodes.
@@ -54,7 +56,7 @@ def film_run(
     environment = config.require_environment(str(run), env, trust)
     if path is not None and path.exists():
         raise InputError("the file exists", where=str(path), hint="name another")
-    policy = load_policy(run, index)
+    policy = load_policy(run, index, step)
     data = config.data
     keys = data.observation_keys
     probe = make_environment(environment, keys=keys)
@@ -62,7 +64,7 @@ def film_run(
         check_fits(probe, data.observation_size, data.actions.size, data.name)
     finally:
         probe.close()
-    path = path or _free(folder.path / f"video-{latest_step(folder.checkpoints)}.mp4")
+    path = path or _free(folder.path / f"video-{step or latest_step(folder.checkpoints)}.mp4")
     results = record(
         lambda: make_environment(environment, keys=keys, picture=SIZE),
         policy,

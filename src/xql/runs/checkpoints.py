@@ -60,24 +60,57 @@ def save_checkpoint(
     return path
 
 
-def load_checkpoint(folder: Path, step: int | str | None, template: PyTree) -> PyTree:
+class Damaged(InputError):
+    """A checkpoint that is there and cannot be read."""
+
+
+def load_latest(folder: Path, template: PyTree) -> tuple[int, PyTree]:
+    """The latest checkpoint that can be read, and its step.
+
+    One that is damaged is passed over with a warning.
+
+    Args:
+        folder: where checkpoints lie.
+        template: as `load_checkpoint` takes it.
+
+    Raises:
+        InputError: there is none, all are damaged, or the leaves are not those of `template`.
+    """
+    steps = _steps(Path(folder))
+    if not steps:
+        raise InputError(
+            "there is no checkpoint", where=str(folder), hint="train first, or check the path"
+        )
+    first: Damaged | None = None
+    for step in reversed(steps):
+        try:
+            state = load_checkpoint(folder, step, template)
+        except Damaged as damaged:
+            first = first or damaged
+            continue
+        if first is not None:
+            warnings.warn(
+                f"checkpoint {steps[-1]:,} is damaged, so that of step {step:,} is used ({first})",
+                UserWarning,
+                stacklevel=2,
+            )
+        return step, state
+    assert first is not None
+    raise first
+
+
+def load_checkpoint(folder: Path, step: int | str, template: PyTree) -> PyTree:
     """Read a checkpoint back, with the structure, dtypes, key kinds and devices of `template`.
 
     Args:
         folder: where checkpoints lie.
-        step: which one, by step or by name; None for the latest.
+        step: which one, by step or by name.
         template: a state of the same structure and shapes; its values do not matter.
 
     Raises:
         InputError: there is none, it is damaged, or its leaves are not those of `template`.
     """
     folder = Path(folder).absolute()
-    if step is None:
-        step = latest_step(folder)
-        if step is None:
-            raise InputError(
-                "there is no checkpoint", where=str(folder), hint="train first, or check the path"
-            )
     path = folder / str(step)
     if not path.is_dir():
         have = ", ".join(str(one) for one in _steps(folder)) or "none"
@@ -127,13 +160,13 @@ def _steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
-def _unreadable(path: Path, reason: str) -> InputError:
+def _unreadable(path: Path, reason: str) -> Damaged:
     # TensorStore's reasons go on for lines, with its whole configuration behind the first sentence.
     short = " ".join(reason.split())[:200]
-    return InputError(
+    return Damaged(
         f"this checkpoint cannot be read ({short})",
         where=str(path),
-        hint="load an earlier one with step=…",
+        hint="load an earlier one: step=… in Python, --step on the command line",
     )
 
 

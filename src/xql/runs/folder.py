@@ -12,10 +12,12 @@ tensorboard/       events, where tensorboardX is installed
 import csv
 import gzip
 import io
+import itertools
 import json
 import math
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,15 +62,25 @@ class Metrics(NamedTuple):
 
 
 def free_folder(name: str) -> Path:
-    """runs/NAME-N with the first N that is free; what a path cannot hold becomes a dash.
+    """Make runs/NAME-N with the first N that is free; what a path cannot hold becomes a dash.
 
-    A dataset's file may say any name: none leads out of runs/, hides the folder or is too long.
+    Making it is what claims it: jobs that start at the same instant get a folder each. A dataset's
+    file may say any name: none leads out of runs/, hides the folder or is too long.
+
+    Raises:
+        InputError: nothing can be written there.
     """
     stem = "-".join(re.sub(r"[^\w.+=@()-]", " ", name).split())[:100].lstrip(".-") or "run"
-    number = 1
-    while (path := Path("runs") / f"{stem}-{number}").exists():
-        number += 1
-    return path
+    for number in itertools.count(1):
+        path = Path("runs") / f"{stem}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _unwritable(path, str(error)) from None
+        return path
+    raise AssertionError("there is always a next number")
 
 
 def evaluation_rows(
@@ -107,6 +119,8 @@ class RunFolder:
     def create(cls, path: Path, config: RunConfig) -> "RunFolder":
         """Start a new run: make the folder and write its config.yaml.
 
+        Of two processes that create a run at one path, one is refused.
+
         Raises:
             InputError: something already lies at `path` (an empty folder is fine), or nothing can
                 be written there.
@@ -116,9 +130,11 @@ class RunFolder:
         text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            _write(path / "config.yaml", text)
+            _write_new(path / "config.yaml", text)
             _write(path / "evaluations.csv", ",".join(COLUMNS) + "\n")
             _write(path / "metrics.jsonl", "")
+        except FileExistsError:
+            raise _taken(path) from None
         except OSError as error:
             raise _unwritable(path, str(error)) from None
         return cls(path, config)
@@ -136,11 +152,7 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(path, str(error)) from None
         if not free:
-            raise InputError(
-                "there is already something here",
-                where=str(path),
-                hint="choose another --out; nothing is written over",
-            )
+            raise _taken(path)
         if not above.is_dir():
             raise _unwritable(path, f"{above} is a file")
         if not os.access(above, os.W_OK | os.X_OK):
@@ -303,6 +315,30 @@ def _unwritable(path: Path, reason: str) -> InputError:
     return InputError(
         f"no run can be written here ({reason})", where=str(path), hint="choose another --out"
     )
+
+
+def _taken(path: Path) -> InputError:
+    return InputError(
+        "there is already something here",
+        where=str(path),
+        hint="choose another --out; nothing is written over",
+    )
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a whole file that must not exist yet.
+
+    Raises:
+        FileExistsError: it exists; another process may have been faster.
+    """
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as draft:
+        draft.write(text)
+    try:
+        # A link fails where the name is taken, which a rename does not.
+        os.link(draft.name, path)
+        path.chmod(0o644)  # temporary files are made for their owner alone
+    finally:
+        Path(draft.name).unlink()
 
 
 def _write(path: Path, text: str) -> None:

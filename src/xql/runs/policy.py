@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 from xql.agents import Agent, EnvironmentSpec, TrainState, member
 from xql.data.scaling import Scaling
 from xql.errors import InputError
-from xql.runs.checkpoints import load_checkpoint
+from xql.runs.checkpoints import load_checkpoint, load_latest
 from xql.runs.config import RunConfig
 from xql.runs.folder import RunFolder
 
@@ -98,11 +98,22 @@ def template_of(config: RunConfig) -> TrainState:
     return template(config.make_agent(), config.spec, len(config.members))
 
 
-def load_population(folder: RunFolder, step: int | None = None) -> tuple[Agent, TrainState]:
-    """A run's agent and its whole training state, at `step` or else the latest checkpoint."""
+class Loaded(NamedTuple):
+    """A run's training state, from one of its checkpoints."""
+
+    agent: Agent
+    population: TrainState
+    step: int
+
+
+def load_population(folder: RunFolder, step: int | None = None) -> Loaded:
+    """A run's whole training state, at `step` or else the latest checkpoint that can be read."""
     empty = template_of(folder.config)
-    state: TrainState = load_checkpoint(folder.checkpoints, step, empty)
-    return folder.config.make_agent(), state
+    if step is None:
+        step, state = load_latest(folder.checkpoints, empty)
+    else:
+        state = load_checkpoint(folder.checkpoints, step, empty)
+    return Loaded(folder.config.make_agent(), state, step)
 
 
 def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Policy:
@@ -123,6 +134,6 @@ def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Pol
         agent, empty = folder.config.make_agent(), template_of(folder.config)
         actors = load_checkpoint(folder.policies, step, agent.actor(empty))
     else:
-        agent, population = load_population(folder, step)
+        agent, population, _ = load_population(folder, step)
         actors = agent.actor(population)
     return Policy(member(actors, index), folder.config.scaling)

@@ -29,7 +29,7 @@ class Run:
             InputError: no run, or no checkpoint.
         """
         folder = RunFolder.open(Path(path))
-        return cls(folder, load_population(folder, step)[1])
+        return cls(folder, load_population(folder, step).population)
 
     @property
     def path(self) -> Path:

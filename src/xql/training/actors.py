@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32
 
 from xql.agents import EnvironmentSpec
 from xql.data.actions import action_spec, require_box
+from xql.envs import checked
 from xql.training.divergence import RewardRange
 from xql.training.replay import Rows
 
@@ -64,10 +65,9 @@ class Actors:
                 for _ in range(environments):
                     self._copies[-1].append(make())
             first = self._copies[0][0]
-            name = first.spec.id if first.spec is not None else "the environment"
-            self.spec = environment_spec(first, name)
+            self.spec = environment_spec(first, checked.name_of(first))
             starts = [
-                [copy.reset(seed=_seed(seed, place))[0] for place, copy in enumerate(own)]
+                [checked.reset(copy, _seed(seed, place)) for place, copy in enumerate(own)]
                 for seed, own in zip(seeds, self._copies, strict=True)
             ]
         except BaseException:
@@ -94,25 +94,24 @@ class Actors:
         for member, own in enumerate(self._copies):
             for place, copy in enumerate(own):
                 at = (member, place)
-                observation, reward, terminated, truncated, info = copy.step(
-                    self.spec.actions.unflatten(actions[at])
-                )
-                if not (np.isfinite(observation).all() and np.isfinite(float(reward))):
+                taken = checked.step(copy, self.spec.actions.unflatten(actions[at]))
+                if not taken.finite:
                     # One nan in the buffer would sooner or later be in every parameter.
-                    observation, reward, info = before[at], 0.0, {"physics_error": "not finite"}
-                if "physics_error" in info:
+                    broken = {"physics_error": "not finite"}
+                    taken = taken._replace(observation=before[at], reward=0.0, info=broken)
+                if "physics_error" in taken.info:
                     # A simulation that broke down has no next state to bootstrap from.
-                    terminated = True
+                    taken = taken._replace(terminated=True)
                     self.breakdowns[member] += 1
-                after[at], rewards[at] = observation, reward
+                after[at], rewards[at] = taken.observation, taken.reward
                 # A time limit is no termination: the value of what would have come still counts.
-                masks[at] = 0.0 if terminated else 1.0
-                self._returns[at] += float(reward)
+                masks[at] = 0.0 if taken.terminated else 1.0
+                self._returns[at] += taken.reward
                 self._lengths[at] += 1
-                if terminated or truncated:
+                following[at] = taken.observation
+                if taken.terminated or taken.truncated:
                     self._finish(at)
-                    observation = copy.reset()[0]
-                following[at] = observation
+                    following[at] = checked.reset(copy)
         self.observations = following
         low, high = self.rewards
         self.rewards = RewardRange(min(low, float(rewards.min())), max(high, float(rewards.max())))

@@ -10,8 +10,7 @@ from jaxtyping import Float32
 from xql.agents import TrainState
 from xql.envs.make import check_fits, make_environment
 from xql.errors import require_seed
-from xql.evaluation.rollout import Evaluator
-from xql.runs.checkpoints import latest_step
+from xql.evaluation.rollout import LONGEST_EPISODE, Evaluator, time_limit
 from xql.runs.config import RunConfig, require_at_least
 from xql.runs.folder import Evaluation, RunFolder, evaluation_rows
 from xql.runs.policy import act_members, load_population, scale
@@ -21,7 +20,11 @@ EVALUATION_SEED = 10_000
 
 
 class PopulationEvaluator:
-    """The copies of the environment, kept from one evaluation to the next."""
+    """The copies of the environment, kept from one evaluation to the next.
+
+    Attributes:
+        limited: whether the environment states a time limit.
+    """
 
     def __init__(
         self, config: RunConfig, actor: Callable[[Any], Any], env: str | None = None
@@ -41,11 +44,22 @@ class PopulationEvaluator:
         probe = make_environment(environment, keys=keys)
         try:
             check_fits(probe, data.observation_size, data.actions.size, data.name)
+            self.limited = time_limit(probe) is not None
         finally:
             probe.close()
         self._config, self._actor = config, actor
         self._evaluator = Evaluator(
             lambda: make_environment(environment, keys=keys), len(config.members)
+        )
+
+    @property
+    def note(self) -> str:
+        """What to say before the first update; empty where there is nothing to say."""
+        if self.limited:
+            return ""
+        return (
+            f"the environment states no time limit: evaluation episodes are cut after "
+            f"{LONGEST_EPISODE:,} steps (register it with max_episode_steps)"
         )
 
     def evaluate(
@@ -78,8 +92,9 @@ def evaluate_run(
     seed: int = EVALUATION_SEED,
     env: str | None = None,
     trust: Sequence[str] = (),
+    step: int | None = None,
 ) -> list[Evaluation]:
-    """Play more episodes with every member of a finished run, from its latest checkpoint.
+    """Play more episodes with every member of a finished run.
 
     Args:
         run: the run's folder, which is left as it is.
@@ -88,6 +103,7 @@ def evaluate_run(
         env: another environment than the run's own.
         trust: packages and ids of environments that the run may name besides those of
             `xql.envs.trusted.PACKAGES`.
+        step: of the checkpoint; the latest where None.
 
     Raises:
         InputError: no run, no checkpoint, or no environment that is trusted.
@@ -96,9 +112,7 @@ def evaluate_run(
     require_seed(seed)
     require_at_least("episodes", episodes, 1)
     environment = folder.config.require_environment(str(run), env, trust)
-    agent, population = load_population(folder)
-    step = latest_step(folder.checkpoints)
-    assert step is not None, "a population was loaded from it"
+    agent, population, step = load_population(folder, step)
     evaluator = PopulationEvaluator(folder.config, agent.actor, environment)
     try:
         return evaluator.evaluate(population, step, episodes, seed)

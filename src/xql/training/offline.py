@@ -8,10 +8,13 @@ on the device and runs compiled chunks of updates; between chunks it logs, evalu
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from xql.agents import OFFLINE, ONLINE, Agent, TrainState
@@ -27,20 +30,25 @@ from xql.evaluation.scores import reference_score
 from xql.presets import resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
-    SWEPT_SOURCE,
     DataConfig,
     EvaluationPlan,
     Extent,
     RunConfig,
-    choose_members,
     require_at_least,
-    sweep_of,
 )
 from xql.runs.folder import RunFolder, free_folder
 from xql.runs.run import Run
+from xql.runs.sweep import SWEPT_SOURCE, choose_members, sweep_of
 from xql.training.divergence import RewardRange
 from xql.training.evaluate import PopulationEvaluator
-from xql.training.population import initial_population, mesh_for, place, replicated, train_chunk
+from xql.training.population import (
+    initial_population,
+    mesh_for,
+    place,
+    replicated,
+    train_chunk,
+    zero_totals,
+)
 from xql.training.progress import ProgressBar
 from xql.training.run_logger import RunLogger
 
@@ -49,6 +57,9 @@ NO_ENVIRONMENT = "none"
 
 LOG_EVERY = 1000
 """Updates between two lines of metrics.jsonl."""
+
+FIRST_CHUNK = 64
+"""Updates of the first call, before it is known how long one takes."""
 
 
 class OfflinePlan(NamedTuple):
@@ -239,7 +250,7 @@ def execute_offline(
         folder = RunFolder.create(path, config)
         stack.callback(folder.close)
         bar = stack.enter_context(ProgressBar(config.steps, len(config.members), enabled=progress))
-        for note in plan.notes:
+        for note in [*plan.notes, *([evaluator.note] if evaluator and evaluator.note else [])]:
             bar.say(note)
         for finding in plan.warnings:
             bar.warn_once(f"{finding.what} ({finding.where}); {finding.hint}")
@@ -251,7 +262,23 @@ def execute_offline(
         logger = RunLogger(folder, bar, evaluator, agent, population)
         population = _loop(population, data, agent, logger, config, step)
         bar.say(f"{config.steps:,} updates × {len(config.members)} in {logger.seconds:.0f} s")
+        bar.say(logger.verdict())
     return Run(folder, population)
+
+
+class Pace:
+    """How many updates to make at a time, so that one call of the compiled chunk takes a second.
+
+    A longer one would keep an interruption waiting; a shorter one would keep the device waiting.
+    """
+
+    def __init__(self) -> None:
+        self.updates = FIRST_CHUNK
+
+    def took(self, updates: int, seconds: float) -> None:
+        """Learn from a call: the first holds the compilation, and says little."""
+        fitting = int(updates / max(seconds, 1e-3))
+        self.updates = max(1, min(fitting, 4 * self.updates, LOG_EVERY))
 
 
 def _loop(
@@ -264,13 +291,21 @@ def _loop(
 ) -> TrainState:
     """Compiled chunks of updates, and between them what the logger does."""
     rewards = RewardRange(float(data.rewards.min()), float(data.rewards.max()))
+    pace, totals = Pace(), zero_totals(population, data, agent)
     for target in config.evaluation.steps(config.steps):
         while step < target:
-            updates = min(LOG_EVERY, target - step)
-            population, metrics = train_chunk(population, data, updates, agent=agent)
-            step += updates
-            values = {name: np.asarray(value) for name, value in metrics.items()}
-            population = logger.metrics(step, population, values, rewards)
+            stretch = min(LOG_EVERY, target - step)
+            done, totals = 0, jax.tree.map(jnp.zeros_like, totals)
+            while done < stretch:
+                updates = min(pace.updates, stretch - done)
+                began = time.perf_counter()
+                population, totals = train_chunk(population, totals, data, updates, agent=agent)
+                population.step.block_until_ready()
+                pace.took(updates, time.perf_counter() - began)
+                done += updates
+            step += stretch
+            means = {name: np.asarray(total) / np.float32(done) for name, total in totals.items()}
+            population = logger.metrics(step, population, means, rewards)
         if step == target:
             logger.milestone(step, population)
     return population

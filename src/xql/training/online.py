@@ -26,17 +26,15 @@ from xql.evaluation.scores import reference_score
 from xql.presets import resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
-    SWEPT_SOURCE,
     DataConfig,
     EvaluationPlan,
     OnlineLoop,
     RunConfig,
-    choose_members,
     require_at_least,
-    sweep_of,
 )
 from xql.runs.folder import RunFolder, free_folder
 from xql.runs.run import Run
+from xql.runs.sweep import SWEPT_SOURCE, choose_members, sweep_of
 from xql.training.actors import Actors, environment_spec
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.online_state import OnlineState, add, explore, initial_online_state, learn
@@ -222,6 +220,8 @@ def execute_online(
         )
         of_suite = suite(env)
         bar.say(f"settings: preset {config.preset}" + (f", suite {of_suite}" if of_suite else ""))
+        if evaluator.note:
+            bar.say(evaluator.note)
         population = initial_population(agent, config.spec, config.members)
         logger = RunLogger(folder, bar, evaluator, agent, population)
         population, replay = _loop(population, actors, agent, logger, config, loop, observe)
@@ -231,6 +231,7 @@ def execute_online(
             each = ", ".join(map(str, actors.breakdowns))
             bar.warn_once(f"steps at which a simulator gave no finite number, by member: {each}")
         bar.say(f"{config.steps:,} steps × {len(config.members)} in {logger.seconds:.0f} s")
+        bar.say(logger.verdict())
     return Run(folder, population)
 
 

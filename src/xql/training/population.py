@@ -89,18 +89,28 @@ def draw(data: DeviceData, key: PRNGKeyArray, size: int) -> Batch:
 
 
 def train_chunk(
-    population: TrainState, data: DeviceData, updates: int, *, agent: Agent
+    population: TrainState,
+    totals: MemberMetrics,
+    data: DeviceData,
+    updates: int,
+    *,
+    agent: Agent,
 ) -> tuple[TrainState, MemberMetrics]:
-    """`updates` updates of every member; the metrics are means over the chunk, one per member.
+    """`updates` updates of every member, and the sums of their metrics, one per member.
+
+    The sums go on from `totals`, so that they are the same bits however the updates are divided
+    into chunks.
 
     Args:
         population: from `initial_population`; its memory is given up to the result.
+        totals: the sums so far, from `zero_totals` or the chunk before; given up likewise.
         data: on the same devices (`Dataset.to_device(replicated(population))`).
         updates: how many; chunks of any length share one compilation.
         agent: the population's.
     """
     result: tuple[TrainState, MemberMetrics] = _compiled_chunk(
         population,
+        totals,
         data,
         jnp.int32(updates),
         update=agent.update,
@@ -110,8 +120,21 @@ def train_chunk(
     return result
 
 
+def zero_totals(population: TrainState, data: DeviceData, agent: Agent) -> MemberMetrics:
+    """Sums of no updates: a zero for each metric and member, spread as the population is."""
+
+    def metrics_of(state: TrainState) -> Metrics:
+        return agent.update(state, draw(data, state.key, agent.transitions))[1]
+
+    shapes = jax.eval_shape(jax.vmap(metrics_of), population)
+    zeros = jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), shapes)
+    totals: MemberMetrics = place(zeros, mesh_of(population))
+    return totals
+
+
 def _chunk(
     population: TrainState,
+    totals: MemberMetrics,
     data: DeviceData,
     updates: Int[Array, ""],
     *,
@@ -119,45 +142,34 @@ def _chunk(
     transitions: int,
     mesh: Mesh,
 ) -> tuple[TrainState, MemberMetrics]:
+    def on_device(
+        states: TrainState, totals: MemberMetrics, data: DeviceData, updates: Int[Array, ""]
+    ) -> tuple[TrainState, MemberMetrics]:
+        def step(state: TrainState) -> tuple[TrainState, Metrics]:
+            key, batch_key = jax.random.split(state.key)
+            return update(state._replace(key=key), draw(data, batch_key, transitions))
+
+        def run(state: TrainState, totals: Metrics) -> tuple[TrainState, Metrics]:
+            def body(
+                _: Int[Array, ""], carry: tuple[TrainState, Metrics]
+            ) -> tuple[TrainState, Metrics]:
+                state, metrics = step(carry[0])
+                return state, jax.tree.map(jnp.add, carry[1], metrics)
+
+            done: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, updates, body, (state, totals))
+            return done
+
+        result: tuple[TrainState, MemberMetrics] = side_by_side(run)(states, totals)
+        return result
+
     members, everywhere = PartitionSpec("members"), PartitionSpec()  # type: ignore[no-untyped-call]
-    on_each_device = jax.shard_map(
-        functools.partial(_advance, update=update, transitions=transitions),
+    result: tuple[TrainState, MemberMetrics] = jax.shard_map(
+        on_device,
         mesh=mesh,
-        in_specs=(members, everywhere, everywhere),
+        in_specs=(members, members, everywhere, everywhere),
         out_specs=members,
         check_vma=False,
-    )
-    result: tuple[TrainState, MemberMetrics] = on_each_device(population, data, updates)
-    return result
-
-
-def _advance(
-    members: TrainState,
-    data: DeviceData,
-    updates: Int[Array, ""],
-    *,
-    update: Update,
-    transitions: int,
-) -> tuple[TrainState, MemberMetrics]:
-    """What one device does: its own members, side by side."""
-
-    def learn(state: TrainState) -> tuple[TrainState, Metrics]:
-        key, batch_key = jax.random.split(state.key)
-        return update(state._replace(key=key), draw(data, batch_key, transitions))
-
-    def run(state: TrainState) -> tuple[TrainState, Metrics]:
-        def body(
-            _: Int[Array, ""], carry: tuple[TrainState, Metrics]
-        ) -> tuple[TrainState, Metrics]:
-            state, metrics = learn(carry[0])
-            return state, jax.tree.map(jnp.add, carry[1], metrics)
-
-        shapes = jax.eval_shape(learn, state)[1]
-        zero = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-        state, total = jax.lax.fori_loop(0, updates, body, (state, zero))
-        return state, jax.tree.map(lambda summed: summed / updates, total)
-
-    result: tuple[TrainState, MemberMetrics] = side_by_side(run)(members)
+    )(population, totals, data, updates)
     return result
 
 
@@ -206,7 +218,9 @@ def by_cores(
     return call
 
 
-_compiled_chunk = by_cores(_chunk, static=("update", "transitions"), donate=("population",))
+_compiled_chunk = by_cores(
+    _chunk, static=("update", "transitions"), donate=("population", "totals")
+)
 
 
 def cores() -> int:

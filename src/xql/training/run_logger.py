@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from xql.agents import Agent, TrainState
+from xql.errors import EnvironmentFault
 from xql.runs.checkpoints import save_checkpoint
 from xql.runs.folder import RunFolder
 from xql.runs.summary import in_brief, member_means, quantity_of
 from xql.training.divergence import DivergenceGuard, RewardRange
 from xql.training.evaluate import PopulationEvaluator
+from xql.training.health import HealthMonitor
 from xql.training.progress import ProgressBar
 
 
@@ -39,6 +41,9 @@ class RunLogger:
         self._agent = agent
         self._guard = DivergenceGuard(population)
         self._overestimated: set[int] = set()
+        config = folder.config
+        configs = [config.member_config(index) for index in range(len(config.members))]
+        self._health = HealthMonitor(agent, configs, scalable=not config.online)
         self._began = time.perf_counter()
 
     @property
@@ -87,8 +92,19 @@ class RunLogger:
         # A critic with entropy in its values has no such bound.
         if "q" in metrics and not self._agent.values_include_entropy:
             self._warn_of_overestimation(step, metrics["q"], rewards)
+        for line in self._health.check(step, metrics):
+            progress.warn_once(line)
         progress.advance(step)
         return population
+
+    def verdict(self) -> str:
+        """Whether training looked healthy, in one line."""
+        found = [*self._health.problems]
+        if self._guard.frozen:
+            found.append(f"{len(self._guard.frozen)} diverged")
+        if self._overestimated:
+            found.append("values above all possible returns")
+        return f"look at the warnings: {'; '.join(found)}" if found else "training looks healthy"
 
     def _warn_of_overestimation(self, step: int, q: np.ndarray, rewards: RewardRange) -> None:
         """Warn, once a member, that its values are above all possible returns."""
@@ -100,22 +116,32 @@ class RunLogger:
             self._progress.warn_once(
                 f"member {index}'s critic stands at {value:,.0f} by step {step:,}, but no return "
                 f"can be above {rewards.highest_return(discount):,.0f} here: do not trust its "
-                f"policy; try {self._agent.overestimation_hint}"
+                f"policy; try {self._agent.scale_hint.advice}"
             )
 
     def milestone(self, step: int, population: TrainState) -> None:
-        """Evaluate, as the run's configuration says, and save the whole state."""
+        """Save the whole state, then evaluate as the run's configuration says.
+
+        Raises:
+            EnvironmentFault: the environment failed in the evaluation; the state is saved by then.
+        """
         folder, config = self._folder, self._folder.config
-        plan = config.evaluation
-        episodes = plan.last_episodes if step == config.steps else plan.episodes
-        if self._evaluator is not None and episodes > 0:
-            rows = self._evaluator.evaluate(population, step, episodes)
-            folder.log_evaluations(step, rows)
-            self._progress.scored(step, in_brief(rows, config.members))
-            quantity = quantity_of(rows)
-            means = member_means(rows, quantity)
-            folder.tensorboard(step, {f"{quantity}/{m}": mean for m, mean in means.items()})
+        save_checkpoint(folder.checkpoints, step, population)
         if config.keep_policies:
             actors = self._agent.actor(population)
             save_checkpoint(folder.policies, step, actors, name=str(step))
-        save_checkpoint(folder.checkpoints, step, population)
+        plan = config.evaluation
+        episodes = plan.last_episodes if step == config.steps else plan.episodes
+        if self._evaluator is None or episodes == 0:
+            return
+        try:
+            rows = self._evaluator.evaluate(population, step, episodes)
+        except EnvironmentFault as fault:
+            saved = f"the policy of step {step:,} is kept in {folder.path}"
+            hint = f"{fault.hint}; {saved}" if fault.hint else saved
+            raise EnvironmentFault(fault.what, where=fault.where, hint=hint) from fault
+        folder.log_evaluations(step, rows)
+        self._progress.scored(step, in_brief(rows, config.members))
+        quantity = quantity_of(rows)
+        means = member_means(rows, quantity)
+        folder.tensorboard(step, {f"{quantity}/{m}": mean for m, mean in means.items()})

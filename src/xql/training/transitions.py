@@ -67,7 +67,7 @@ def run_errors(
     folder = RunFolder.open(Path(run))
     config = folder.config
     config.require_member(index, str(run))
-    agent, population = load_population(folder)
+    agent, population, _ = load_population(folder)
     state = member(population, index)
     if agent.backup is None:
         raise InputError(

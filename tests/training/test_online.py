@@ -215,8 +215,9 @@ def test_a_simulator_that_breaks_down_ends_its_episode_and_not_the_run(
     step = Line.step
 
     def breaks_at_five(self: Line, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Any]:
-        observation, *rest = step(self, action)
-        return (observation * (np.nan if self._steps == 5 else 1.0), *rest)
+        observation, reward, terminated, truncated, facts = step(self, action)
+        broken = observation * (np.nan if self._steps == 5 else 1.0)
+        return broken, reward, terminated, truncated, facts
 
     monkeypatch.setattr(Line, "step", breaks_at_five)
     run = learn(tmp_path / "run", evaluations=1, episodes=0, last_episodes=0)

@@ -12,16 +12,17 @@ import pytest
 import yaml
 
 import xql
-from worlds import line_data, register_line, same_bits
+from worlds import Line, line_data, register_line, same_bits
 from xql.agents import member
 from xql.data.actions import box
 from xql.data.dataset import Dataset
-from xql.errors import InputError
+from xql.errors import EnvironmentFault, InputError
 from xql.runs.config import EvaluationPlan, RunConfig
 from xql.runs.folder import COLUMNS
 from xql.runs.policy import load_policy
 from xql.runs.run import Run
-from xql.training.offline import execute_offline, plan_offline
+from xql.training.evaluate import evaluate_run
+from xql.training.offline import Pace, execute_offline, plan_offline
 
 SMALL = {"hidden": [16], "batch_size": 32}
 
@@ -145,8 +146,8 @@ def test_a_policy_takes_raw_observations_and_undoes_the_scaling(run: Run) -> Non
     x = line_data().observations[:, 0].astype(np.float64)
     raw = np.array([[0.3, 1.0], [-0.8, 1.0]], np.float32)
     # The second column never changes: it is shifted to 0 and not scaled.
-    seen = np.stack([(raw[:, 0] - x.mean()) / x.std(), np.zeros(2)], axis=1)
-    seen = jnp.array(seen, jnp.float32)
+    scaled = np.stack([(raw[:, 0] - x.mean()) / x.std(), np.zeros(2)], axis=1)
+    seen = jnp.array(scaled, jnp.float32)
     network = member(run.population.policy.network, 1)
     np.testing.assert_allclose(run.policies[1](raw), network.mean(seen), atol=1e-5)
     assert not np.allclose(run.policies[1](raw), network.mean(jnp.array(raw)), atol=1e-3)
@@ -318,11 +319,11 @@ def test_overestimation_is_warned_of_once_a_member(
     run = learn(tmp_path / "run", seeds=6, options=SMALL | wild)
     said = " ".join(capsys.readouterr().err.split())
     critics = np.array([line.values["q"] for line in run.folder.read_metrics()])
-    wrong = (critics > 18.6).any(0)
+    wrong = np.any(critics > 18.6, axis=0)
     assert wrong.any() and not wrong.all()
     for index, warned in enumerate(wrong):
         assert said.count(f"member {index}'s critic stands at") == warned
-    assert "but no return can be above 0 here: do not trust its policy; try a larger β" in said
+    assert "but no return can be above 0 here: do not trust its policy; try a larger beta" in said
     assert run.folder.read_frozen() == {}
 
 
@@ -370,3 +371,61 @@ def test_execution_goes_on_from_a_state_bit_for_bit(tmp_path: Path) -> None:
     half = Run.open(tmp_path / "whole", step=30).population
     rest = execute_offline(plan, tmp_path / "rest", state=half, step=30, progress=False)
     assert same_bits(rest.population, whole.population)
+
+
+def test_an_environment_that_fails_in_evaluation_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: Line, action: np.ndarray) -> Any:
+        raise ConnectionError("licence server gone")
+
+    data = line_data()
+    monkeypatch.setattr(Line, "step", gone)
+    with pytest.raises(EnvironmentFault) as fault:
+        learn(tmp_path / "run", data, env=register_line(), evaluations=1)
+    assert str(fault.value) == (
+        "XQLTestLine-v0: step raised ConnectionError: licence server gone; the policy of step 60 "
+        f"is kept in {tmp_path / 'run'}"
+    )
+    assert np.isfinite(load_policy(tmp_path / "run")(np.zeros(2, np.float32))).all()
+    monkeypatch.undo()
+    for step in (None, 60):
+        rows = evaluate_run(tmp_path / "run", episodes=1, step=step, trust=["worlds"])
+        assert {row.step for row in rows} == {60}
+
+
+def test_a_missing_time_limit_is_said_before_the_first_update(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn(tmp_path / "run", env=register_line(), progress=True, evaluations=1)
+    said = " ".join(capsys.readouterr().err.split())
+    note = "the environment states no time limit: evaluation episodes are cut after 10,000 steps"
+    assert said.index(note) < said.index("step 60:")
+
+
+def test_what_is_learned_and_logged_does_not_depend_on_the_pace_of_the_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = learn(tmp_path / "whole")
+    monkeypatch.setattr("xql.training.offline.FIRST_CHUNK", 3)
+    pieces = learn(tmp_path / "pieces")
+    assert same_bits(whole.population, pieces.population)
+    ours, theirs = (
+        [
+            {k: v for k, v in line.values.items() if k != "seconds"}
+            for line in one.folder.read_metrics()
+        ]
+        for one in (whole, pieces)
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("updates", "seconds", "then"),
+    [(64, 8.0, 8), (64, 0.5, 128), (64, 1e-9, 256), (1, 30.0, 1)],
+)
+def test_a_call_is_made_to_take_a_second(updates: int, seconds: float, then: int) -> None:
+    pace = Pace()
+    pace.updates = updates
+    pace.took(updates, seconds)
+    assert pace.updates == then

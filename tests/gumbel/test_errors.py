@@ -1,10 +1,13 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from xql.gumbel import fit_errors, plot_fits
 
-LAWS = {
+LAWS: dict[str, Any] = {
     "gumbel, right-skewed": stats.gumbel_r,
     "gumbel, left-skewed": stats.gumbel_l,
     "normal": stats.norm,
@@ -13,7 +16,7 @@ LAWS = {
 
 
 @pytest.mark.parametrize("name", LAWS)
-def test_recovers_the_law_that_made_the_errors(name) -> None:
+def test_recovers_the_law_that_made_the_errors(name: str) -> None:
     errors = LAWS[name].rvs(300.0, 0.02, size=4000, random_state=np.random.default_rng(0))
     found = fit_errors(errors)
     assert found.best.name == name
@@ -45,7 +48,7 @@ def test_unusable_errors_are_named() -> None:
         fit_errors(np.asarray([1.0]))
 
 
-def test_plot_is_written(tmp_path) -> None:
+def test_plot_is_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     errors = np.random.default_rng(0).gumbel(size=500)
     path = plot_fits(errors, fit_errors(errors), tmp_path / "errors.png")

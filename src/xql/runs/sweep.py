@@ -1,0 +1,85 @@
+"""The population of a run: every combination of the swept hyperparameters, times seeds."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xql.agents import Agent
+from xql.agents.hyperparameters import hyperparameters, inactive
+from xql.errors import InputError, nearest, require_seed
+from xql.runs.config import Member
+
+SWEPT_SOURCE = "given: each member's own, see members"
+"""What `RunConfig.sources` says of a swept hyperparameter."""
+
+
+def sweep_of(
+    sweep: Mapping[str, Sequence[float]] | None, beta: float | Sequence[float] | None
+) -> dict[str, Sequence[float]]:
+    """A sweep with `beta`, its short form, taken in.
+
+    Raises:
+        InputError: both say what β is.
+    """
+    found = dict(sweep or {})
+    if beta is None:
+        return found
+    if "beta" in found:
+        raise InputError("beta is given twice", where="--sweep, --beta", hint="give one of them")
+    return {"beta": [beta] if isinstance(beta, int | float) else beta, **found}
+
+
+def choose_members(
+    agent: Agent, name: str, seeds: int | Sequence[int], sweep: Mapping[str, Sequence[float]]
+) -> tuple[Member, ...]:
+    """The population of a run: every combination of the swept values, times seeds.
+
+    The first name of `sweep` is outermost, seeds are innermost.
+
+    Args:
+        agent: what is trained.
+        name: the agent's, for messages.
+        seeds: how many (0, 1, …), or which.
+        sweep: values by hyperparameter.
+
+    Raises:
+        InputError: no seed, one given twice, or a sweep of something that cannot be swept, of no
+            values, of one value twice, or of one out of range.
+    """
+    which = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not which:
+        raise InputError("there is no seed to train", hint="give --seeds 1 or more")
+    if len(set(which)) < len(which):
+        raise InputError(f"a seed is given twice in {which}", hint="give each one once")
+    for seed in which:
+        require_seed(seed)
+    grid = [
+        [(key, value) for value in _swept_values(agent.config, name, key, values)]
+        for key, values in sweep.items()
+    ]
+    return tuple(
+        Member(seed, dict(changes)) for changes in itertools.product(*grid) for seed in which
+    )
+
+
+def _swept_values(config: Any, agent: str, key: str, values: Sequence[float]) -> list[float]:
+    known = hyperparameters(config)
+    can = [one.name for one in known.values() if one.swept and one.name not in inactive(config)]
+    if key in known and not known[key].swept:
+        raise InputError(
+            f"{key} cannot be swept: it changes the compiled program",
+            where="--sweep",
+            hint=f"give it with --set, one run for each; these can: {', '.join(can)}",
+        )
+    if key not in can:
+        raise InputError(f"agent {agent} has no {key}", where="--sweep", hint=nearest(key, can))
+    numbers = [float(value) for value in values]
+    for number in numbers:
+        if not known[key].range.holds(number):
+            raise InputError(
+                f"{key} cannot be {number:g}", where="--sweep", hint=f"give {known[key].range.text}"
+            )
+    if not numbers or len(set(numbers)) < len(numbers):
+        given = ",".join(f"{number:g}" for number in numbers)
+        raise InputError(f"{key}={given}", where="--sweep", hint="give each value once")
+    return numbers
