@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from xql.collect.trained import medium_step, open_source, random_return, to_logs
 from xql.data.check import check_dataset
 from xql.data.dataset import Dataset
 from xql.data.sources import open_dataset
+from xql.envs import trusted
 from xql.envs.make import make_environment
 from xql.errors import InputError
 from xql.evaluation.rollout import rollout
@@ -42,6 +44,13 @@ SMALL = {
     "critic_learning_rate": 3e-3,
     "policy_learning_rate": 3e-3,
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def the_tests_own_environments_are_trusted() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trusted, "PACKAGES", (*trusted.PACKAGES, "worlds"))
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

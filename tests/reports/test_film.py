@@ -17,6 +17,8 @@ from xql.reports.videos import videos
 from xql.runs.run import Run
 from xql.training.evaluate import evaluate_run
 
+TRUST = ["--trust-environment", "worlds"]
+
 
 def learn(folder: Path, env: str | None) -> Run:
     return xql.train_offline(
@@ -51,9 +53,9 @@ def frames_of(path: Path) -> tuple[int, int, int]:
 
 
 def test_the_film_shows_the_episodes_that_evaluation_plays(run: Run) -> None:
-    rows = evaluate_run(run.path, episodes=2)
+    rows = evaluate_run(run.path, episodes=2, trust=["worlds"])
     for index in (0, 1):
-        path, results = film_run(run.path, index=index, episodes=2)
+        path, results = film_run(run.path, index=index, episodes=2, trust=["worlds"])
         played = [row.episode_return for row in rows if row.member == index]
         assert [one.episode_return for one in results] == pytest.approx(played, rel=1e-6)
         # 11 states and a second's pause of each episode, under the caption.
@@ -66,7 +68,7 @@ def test_evaluate_films_on_demand(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "film.mp4"
-    words = ["evaluate", str(run.path), "--episodes", "1", "--video-out", str(out)]
+    words = ["evaluate", str(run.path), "--episodes", "1", "--video-out", str(out), *TRUST]
     main([*words, "--video", "--member", "1"])
     printed = capsys.readouterr().out
     assert printed.startswith(f"{out}: returns -") and "2 seeds × 1 episodes" in printed
@@ -82,7 +84,7 @@ def test_two_runs_beside_each_other(
 ) -> None:
     out = tmp_path / "both.mp4"
     words = ["--left", str(run.path), "--right", str(other.path), "--out", str(out)]
-    main(["paper", "videos", *words])
+    main(["paper", "videos", *words, *TRUST])
     printed = capsys.readouterr().out.splitlines()
     assert [line.split(": returns")[0] for line in printed] == [
         str(run.path),
@@ -101,9 +103,9 @@ def test_what_cannot_be_filmed_is_one_line(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"XQLTestLine-v0: it cannot be drawn; choose"):
         film_run(run.path, tmp_path / "film.mp4", env=register_line())
     with pytest.raises(InputError, match=r"there is no member 2; choose 0 to 1"):
-        film_run(run.path, tmp_path / "film.mp4", index=2)
+        film_run(run.path, tmp_path / "film.mp4", index=2, trust=["worlds"])
     with pytest.raises(InputError, match=r"0 evaluation episodes; give at least 1"):
-        film_run(run.path, tmp_path / "film.mp4", episodes=0)
+        film_run(run.path, tmp_path / "film.mp4", episodes=0, trust=["worlds"])
     with pytest.raises(InputError, match=r"do not fit Pendulum-v1"):
         film_run(run.path, tmp_path / "film.mp4", env="Pendulum-v1")
     with pytest.raises(InputError, match=r"played XQLTestDrawn-v0, the right one None; take two"):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import tyro
 
+from xql.cli.train import Trust
+
 
 def evaluate(
     run: tyro.conf.Positional[Path],
@@ -15,6 +17,7 @@ def evaluate(
     video_out: Path | None = None,
     video_episodes: int = 1,
     member: int = 0,
+    trust_environment: Trust = (),
 ) -> None:
     """Evaluate every policy of a run in its environment and print the scores.
 
@@ -28,6 +31,8 @@ def evaluate(
         video_out: the mp4; video-STEP.mp4 in the run's folder without it.
         video_episodes: how many to record, one after another.
         member: whose policy to record.
+        trust_environment: installed packages, or ids, whose environments the run may name besides
+            Gymnasium's, Gymnasium-Robotics' and xql's own.
     """
     import numpy as np
     from rich.console import Console
@@ -38,8 +43,8 @@ def evaluate(
     from xql.runs.summary import SYMBOLS, UNITS, quantity_of, results, value_of
     from xql.training.evaluate import evaluate_run
 
-    film = member
-    rows = evaluate_run(run, episodes=episodes, seed=seed, env=env, step=step)
+    film, trust = member, sum(trust_environment, ())
+    rows = evaluate_run(run, episodes=episodes, seed=seed, env=env, step=step, trust=trust)
     quantity = quantity_of(rows)
     members = RunConfig.load(run).members
     swept = list(members[0].changes)
@@ -66,6 +71,13 @@ def evaluate(
         from xql.reports.film import film_run
 
         path, played = film_run(
-            run, video_out, index=film, episodes=video_episodes, seed=seed, env=env, step=step
+            run,
+            video_out,
+            index=film,
+            episodes=video_episodes,
+            seed=seed,
+            env=env,
+            step=step,
+            trust=trust,
         )
         print(f"{path}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")

@@ -10,6 +10,7 @@ import tyro
 from jaxtyping import Float64
 
 from xql import errors as user_errors
+from xql.cli.train import Trust
 from xql.errors import InputError
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ def errors(
     member: int = 0,
     transitions: int = 5_000,
     seed: int = 0,
+    trust_environment: Trust = (),
 ) -> None:
     """Fit Gumbel (either skew), normal and logistic distributions to errors, best first.
 
@@ -204,6 +206,8 @@ def errors(
         transitions: run only: number of transitions, sampled from its replay.npz if it has one,
             else collected anew (online) or sampled from its data (offline).
         seed: run only: random seed of that sample.
+        trust_environment: run only: installed packages, or ids, whose environments it may name
+            besides Gymnasium's, Gymnasium-Robotics' and xql's own.
     """
     from rich.console import Console
 
@@ -221,7 +225,13 @@ def errors(
     if source.is_dir():
         from xql.training.transitions import run_errors
 
-        found = run_errors(source, index=member, transitions=transitions, seed=seed)
+        found = run_errors(
+            source,
+            index=member,
+            transitions=transitions,
+            seed=seed,
+            trust=sum(trust_environment, ()),
+        )
         values, where = found.errors, str(source)
         print(f"{found.formula}, member {member}, {found.origin}")
     else:

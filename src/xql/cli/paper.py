@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from xql.cli.train import Trust
+
 FIGURES = {
     "figure1": "the Bellman errors of SAC, and which law they follow",
     "figure2": "Gumbel densities, the Gumbel loss, and a regression at three temperatures",
@@ -123,7 +125,13 @@ def figure3(
 
 
 def videos(
-    left: Path, right: Path, out: Path, member: int = 0, episodes: int = 1, seed: int = 10_000
+    left: Path,
+    right: Path,
+    out: Path,
+    member: int = 0,
+    episodes: int = 1,
+    seed: int = 10_000,
+    trust_environment: Trust = (),
 ) -> None:
     """Record two runs of one task side by side, as the paper's page shows X-TD3 and TD3.
 
@@ -134,12 +142,22 @@ def videos(
         member: which member of each run.
         episodes: how many, one after another, from the same starts.
         seed: the first one's.
+        trust_environment: installed packages, or ids, whose environments the runs may name besides
+            Gymnasium's, Gymnasium-Robotics' and xql's own.
     """
     from xql.reports.videos import videos as film
 
     for run, played in zip(
         (left, right),
-        film(left, right, out, member=member, episodes=episodes, seed=seed),
+        film(
+            left,
+            right,
+            out,
+            member=member,
+            episodes=episodes,
+            seed=seed,
+            trust=sum(trust_environment, ()),
+        ),
         strict=True,
     ):
         print(f"{run}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")

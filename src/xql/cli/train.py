@@ -16,6 +16,10 @@ Assignments = Annotated[
 Sweep = Annotated[
     tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=A,B...")
 ]
+# Packages and ids; the flag may be given once with several, or several times.
+Trust = Annotated[
+    tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME...")
+]
 Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER...")]
 
 
@@ -35,6 +39,7 @@ def offline(
     episodes: int = 10,
     last_episodes: int = 100,
     stop_at_success: bool | None = None,
+    trust_environment: Trust = (),
     plot: bool = True,
 ) -> None:
     """Learn a policy from logged data alone.
@@ -51,13 +56,16 @@ def offline(
             preset's without it.
         sweep: values of hyperparameters, such as beta=0.5,2 discount=0.99,0.995; every combination
             is trained with every seed, side by side in one program.
-        env: the environment to evaluate in; the one that the data names without it.
+        env: the environment to evaluate in; the one that the data names without it, where it is of
+            a trusted package. With none, nothing is evaluated.
         out: the run's folder, which must not exist; runs/DATA-AGENT-N without it.
         set: settings that override the preset's, such as batch_size=1024 hidden=[128,128].
         evaluations: how many times to evaluate, evenly spaced, the last step included.
         episodes: evaluation episodes per member at each of these but the last.
         last_episodes: evaluation episodes per member at the last step.
         stop_at_success: end an evaluation episode at its first success; for AntMaze without it.
+        trust_environment: installed packages, or ids, whose environments the data may name besides
+            Gymnasium's, Gymnasium-Robotics' and xql's own.
         plot: draw learning-curves.png into the run's folder.
     """
     from xql.training.offline import train_offline
@@ -78,6 +86,7 @@ def offline(
         episodes=episodes,
         last_episodes=last_episodes,
         stop_at_success=stop_at_success,
+        trust=sum(trust_environment, ()),
     )
     finish(run, plot)
 

@@ -24,7 +24,7 @@ our ants got stuck); an evaluation goal is reached within 0.45 m (D4RL: 0.5); an
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import gymnasium
 import numpy as np
@@ -32,11 +32,11 @@ from gymnasium.envs.registration import EnvSpec
 from jaxtyping import Float, Float32
 
 from xql.collect.goal_ant import SHIPPED
-from xql.collect.planner import Cell, MazeMap, Planner
+from xql.collect.planner import Cell, Planner
 from xql.collect.policies import FilePolicy, load_goal_policy
 from xql.collect.rollouts import COPIES, Played, play, rounds
 from xql.collect.writing import Description, check_numbers, refuse_existing, write_dataset
-from xql.envs.antmaze import one_goal_spec
+from xql.envs.antmaze import ANTMAZES, one_goal_spec
 from xql.envs.goal_ant import GOAL_LENGTH
 from xql.envs.make import register_robotics
 from xql.errors import InputError, nearest
@@ -58,19 +58,7 @@ LEAST_SUCCESS = 0.8
 """The share of trials in which the controller must reach its goal."""
 
 
-class _Maze(NamedTuple):
-    id: str
-    start: Cell
-    goal: Cell
-    limit: int
-
-
-# Start, goal and time limit of D4RL's evaluation.
-_MAZES = {
-    "umaze": _Maze("UMaze", (1, 1), (3, 1), 700),
-    "medium": _Maze("Medium", (1, 1), (6, 6), 1000),
-    "large": _Maze("Large", (1, 1), (7, 9), 1000),
-}
+_NAMES = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
 # The radius in metres within which AntMaze v4 takes a goal to be reached.
 _GOAL_RADIUS = 0.45
 # Metres from a cell's centre at which the ant turns to the next cell.
@@ -92,8 +80,8 @@ def evaluation_spec(task: Task) -> EnvSpec:
     """
     if task not in get_args(Task):
         raise InputError(f"no task '{task}'", where="antmaze", hint=nearest(task, get_args(Task)))
-    maze = _MAZES[task.partition("-")[0]]
-    return one_goal_spec(maze.id, _marked(maze), maze.limit)
+    register_robotics()
+    return one_goal_spec(_id(task))
 
 
 def _collecting_environment(task: Task) -> gymnasium.Env[Any, Any]:
@@ -103,27 +91,22 @@ def _collecting_environment(task: Task) -> gymnasium.Env[Any, Any]:
     return gymnasium.make(spec)
 
 
-def _marked(maze: _Maze) -> MazeMap:
-    """The maze's map with the evaluation's start and goal."""
-    register_robotics()
-    plain = gymnasium.spec(f"AntMaze_{maze.id}-v4").kwargs["maze_map"]
-    marked: MazeMap = [[1 if content == 1 else 0 for content in line] for line in plain]
-    marked[maze.start[0]][maze.start[1]] = "r"
-    marked[maze.goal[0]][maze.goal[1]] = "g"
-    return marked
+def _id(task: str) -> str:
+    return f"xql/AntMaze_{_NAMES[task.partition('-')[0]]}-v0"
 
 
 def _data_goals(task: Task, cells: Sequence[Cell]) -> list[Cell]:
     """The cells that the logs of a task are sent to."""
-    maze = _MAZES[task.partition("-")[0]]
+    goal = ANTMAZES[_id(task)].goal
     if task.endswith("diverse"):
         return list(cells)
     if task == "umaze":
-        return [maze.goal]
+        return [goal]
     # Gymnasium-Robotics keeps the maps of D4RL's generator, with its goals, under this name.
-    known = gymnasium.spec(f"AntMaze_{maze.id}_Diverse_G-v4").kwargs["maze_map"]
+    maze = _id(task).removeprefix("xql/").removesuffix("-v0")
+    known = gymnasium.spec(f"{maze}_Diverse_G-v4").kwargs["maze_map"]
     picked = [cell for cell in cells if known[cell[0]][cell[1]] == "g"]
-    return picked if maze.goal in picked else [*picked, maze.goal]
+    return picked if goal in picked else [*picked, goal]
 
 
 @dataclass
@@ -155,7 +138,7 @@ class _Controller:
         ]
         self._number = {cell: number for number, cell in enumerate(self._cells)}
         self._goals = [self._number[cell] for cell in _data_goals(task, self._cells)]
-        self._start = _MAZES[task.partition("-")[0]].start if task == "umaze" else None
+        self._start = ANTMAZES[_id(task)].start if task == "umaze" else None
         self._size = float(maze.maze.maze_size_scaling)
         self._left, self._top = float(maze.maze.x_map_center), float(maze.maze.y_map_center)
         self._act, self._seed, self._noise = policy.act, seed, noise

@@ -128,7 +128,7 @@ def make_mujoco(
         path = Path(home) / f"data-{name.replace('/', '-')}-sac-{steps}-{seed}"
         if not path.exists():
             train_source(environment, path, steps=steps, seed=seed, progress=show_training)
-    source = None if path is None else open_source(path)
+    source = None if path is None else open_source(path, environment)
 
     if kind == "medium-replay":
         assert source is not None
@@ -150,7 +150,8 @@ def make_mujoco(
 
 def _environment(env: str | None, run: Path | str | None) -> str:
     """The environment's id."""
-    known = None if run is None else RunFolder.open(Path(run)).config.environment
+    config = None if run is None else RunFolder.open(Path(run)).config
+    known = None if config is None else config.environment
     asked = None if env is None else ENVIRONMENTS.get(env, env)
     if asked is None and known is None:
         raise InputError(
@@ -160,7 +161,13 @@ def _environment(env: str | None, run: Path | str | None) -> str:
         raise InputError(
             f"this run learned in {known}, not in {asked}", where=str(run), hint="leave --env out"
         )
-    return str(asked or known)
+    if asked is None and config is not None:
+        try:
+            return config.require_environment(str(run))
+        except InputError as error:
+            hint = "where you trust it, name it with --env"
+            raise InputError(error.what, where=error.where, hint=hint) from None
+    return str(asked)
 
 
 def _name(environment: str) -> str:

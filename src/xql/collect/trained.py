@@ -10,6 +10,8 @@ from jaxtyping import Float32
 
 from xql.collect.writing import Log
 from xql.data.actions import action_spec
+from xql.data.schema import require_columns
+from xql.data.tables import read_columns
 from xql.envs.make import make_environment
 from xql.errors import InputError
 from xql.evaluation.rollout import rollout
@@ -75,8 +77,12 @@ def train_source(
     )
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, env: str | None = None) -> Source:
     """A run that data can be made from.
+
+    Args:
+        path: its folder.
+        env: the environment that the user named; what the run's folder says without it.
 
     Raises:
         InputError: it is no finished, evaluated online run of one seed, or it learned nothing.
@@ -107,7 +113,7 @@ def open_source(path: Path) -> Source:
         raise InputError(
             "its last policy was not evaluated", where=where, hint="train with --last-episodes 100"
         )
-    source = Source(folder, random_return(config.require_environment(where)), returns)
+    source = Source(folder, random_return(config.require_environment(where, env)), returns)
     if not source.expert_return > source.random_return:
         raise InputError(
             f"its last policy (return {source.expert_return:.1f}) is no better than random actions "
@@ -223,9 +229,11 @@ def replay_logs(source: Source) -> list[Log]:
             where=where,
             hint="train it with --environments 1 and a --buffer of all its steps",
         )
-    with np.load(path) as kept:
-        rows = Rows(*(kept[name][:, :step] for name in Rows._fields))
-        return to_logs(rows, kept["episode_lengths_0"].tolist())
+    names = (*Rows._fields, "episode_lengths_0")
+    kept = read_columns(path, names)
+    require_columns(kept, names, str(path))
+    rows = Rows(*(kept[name][:, :step] for name in Rows._fields))
+    return to_logs(rows, kept["episode_lengths_0"].tolist())
 
 
 def to_logs(rows: Rows, lengths: Sequence[int]) -> list[Log]:

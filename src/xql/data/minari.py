@@ -13,12 +13,13 @@ from urllib.parse import urlparse
 
 import h5py
 import numpy as np
+from gymnasium import spaces
 
 from xql.data.dataset import Dataset, Episode, empty
 from xql.data.flatten import flat_layout, leaves, require_vectors, select_keys
 from xql.data.schema import check_finite
-from xql.data.tables import unreadable
-from xql.errors import InputError, nearest, require
+from xql.data.tables import node_at, unreadable
+from xql.errors import InputError, MissingExtra, nearest, require
 
 GOAL = "desired_goal"
 """What Gymnasium calls the goal in an observation."""
@@ -49,13 +50,8 @@ def open_minari(
         raise _damaged(name, error) from None
     if not here:
         _fetch(name, download=download)
-    storage_class = require("minari.dataset.minari_dataset", "minari").MinariStorage
     folder = local_root() / name / "data"
-    try:
-        storage = storage_class.read(folder)
-        raw = storage_class.read_raw_metadata(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(name, error) from None
+    storage, raw = _open_storage(name, folder)
     space = storage.action_space
     if not _is_continuous(space):
         hint = "discrete actions are not supported yet: a Box of floats is needed"
@@ -76,6 +72,65 @@ def open_minari(
         evaluation_environment=_specification(raw.get("eval_env_spec")),
         metadata={**_reference(raw), **described},
     )
+
+
+def _open_storage(name: str, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Minari's reader of a folder, and the metadata there.
+
+    Where the metadata state no spaces, `MinariStorage.read` makes the environment that they name,
+    and so runs what the file says; here the spaces are those of the recorded arrays.
+    """
+    storages = require("minari.dataset._storages", "minari")
+    serialization = require("minari.serialization", "minari")
+    try:
+        raw = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+        found = {}
+        for key, arrays in (("observation_space", "observations"), ("action_space", "actions")):
+            if key in raw:
+                found[key] = serialization.deserialize_space(raw[key])
+            else:
+                found[key] = _recorded(name, folder, arrays)
+        storage = storages.get_minari_storage(raw["data_format"])(
+            folder, **found, jpeg_encoding=bool(raw.get("jpeg_encoding", True))
+        )
+        for count in (storage.total_steps, storage.total_episodes):
+            if not isinstance(count, int) or count < 0:
+                raise ValueError(f"its metadata count {count!r}")
+    except (InputError, MissingExtra):
+        raise
+    except Exception as error:  # what a wrong value raises depends on who trips over it
+        raise _damaged(name, error) from None
+    return storage, raw
+
+
+def _recorded(name: str, folder: Path, key: str) -> spaces.Space[Any]:
+    """The space of the first episode's arrays, without bounds.
+
+    Raises:
+        InputError: they are in another format than HDF5, or link to another file.
+    """
+    main, where = folder / "main_data.hdf5", f"minari:{name}"
+    if not main.exists():
+        raise InputError(
+            f"its metadata state no space of the {key}",
+            where=where,
+            hint="write it again with Minari, its spaces stated",
+        )
+    with h5py.File(main, "r") as file:
+        return _space_of(node_at(file, f"episode_0/{key}", where), where)
+
+
+def _space_of(node: Any, where: str) -> spaces.Space[Any]:
+    if isinstance(node, h5py.Group):
+        inner = {key: _space_of(node_at(node, key, where), where) for key in node}
+        numbered = [f"_index_{number}" for number in range(len(inner))]
+        if inner and set(inner) == set(numbered):  # how Minari stores a tuple
+            return spaces.Tuple([inner[key] for key in numbered])
+        return spaces.Dict(inner)
+    if node.dtype.kind not in "fiub" or node.ndim == 0:
+        raise ValueError(f"{node.name} is {node.dtype} with {node.ndim} axes")
+    low, high = (-np.inf, np.inf) if node.dtype.kind == "f" else (0, 1)
+    return spaces.Box(low, high, node.shape[1:], node.dtype)
 
 
 def local_root() -> Path:
@@ -299,28 +354,30 @@ def _episodes(name: str, folder: Path, storage: Any, paths: list[str]) -> Iterat
     try:
         # Straight from the file where it is hdf5: minari's own reader also decodes every info.
         if main.exists():
-            yield from _from_hdf5(main, storage.total_episodes, paths)
+            yield from _from_hdf5(name, main, storage.total_episodes, paths)
         else:
             yield from _from_storage(storage, paths)
     except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise _damaged(name, error) from None
 
 
-def _from_hdf5(main: Path, episodes: int, paths: list[str]) -> Iterator[_Raw]:
+def _from_hdf5(name: str, main: Path, episodes: int, paths: list[str]) -> Iterator[_Raw]:
+    where = f"minari:{name}"
     with h5py.File(main, "r") as file:
-        stored = [_stored(file["episode_0"], path) for path in paths]
+        first = node_at(file, "episode_0", where)
+        stored = [_stored(first, path, where) for path in paths]
         for index in range(episodes):
-            group = file[f"episode_{index}"]
-            parts = [group[path][()] for path in stored]
-            rest = (group[key][()] for key in _COLUMNS)
+            group = node_at(file, f"episode_{index}", where)
+            parts = [node_at(group, path, where)[()] for path in stored]
+            rest = (node_at(group, key, where)[()] for key in _COLUMNS)
             yield (parts, *rest)
 
 
-def _stored(episode: h5py.Group, path: str) -> str:
+def _stored(episode: h5py.Group, path: str, where: str) -> str:
     """Where an observation's part lies in an episode: Minari stores that of a tuple as _index_0."""
     found = "observations"
     for part in path.split("/") if path else ():
-        name = part if part in episode[found] else f"_index_{part}"
+        name = part if part in node_at(episode, found, where) else f"_index_{part}"
         found = f"{found}/{name}"
     return found
 

@@ -159,15 +159,32 @@ def _read_npz(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarra
     try:
         # Opened here, because numpy leaves a truncated file open when it gives up on it.
         with path.open("rb") as stream:
-            file = np.load(stream)
+            # A pickle runs code when it is opened.
+            file = np.load(stream, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise ValueError("it holds a single array, as .npy files do")
             with file:
                 return {
-                    name: file[name] if _is_wanted(name, wanted) else _UNREAD for name in file.files
+                    name: _member(file, name, path) if _is_wanted(name, wanted) else _UNREAD
+                    for name in file.files
                 }
+    except InputError:
+        raise
     except Exception as error:  # a damaged file raises whatever the part that trips over it does
         raise _broken(path, "numpy", error) from None
+
+
+def _member(file: Any, name: str, path: Path) -> np.ndarray:
+    try:
+        return np.asarray(file[name])
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        raise InputError(
+            f"'{name}' holds Python objects (a pickle), which are never opened",
+            where=str(path),
+            hint="store it as an array of numbers",
+        ) from None
 
 
 def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
@@ -175,16 +192,62 @@ def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarr
 
     def visit(name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset):
-            columns[name] = np.asarray(node[()]) if _is_wanted(name, wanted) else _UNREAD
+            wants = _is_wanted(name, wanted)
+            columns[name] = np.asarray(here(node, str(path))[()]) if wants else _UNREAD
+
+    def external(name: bytes, link: Any) -> bytes | None:
+        return name if link.type == h5py.h5l.TYPE_EXTERNAL else None
 
     try:
         with h5py.File(path, "r") as file:
+            link = file.id.links.visit(external, info=True)
+            if link is not None:
+                raise _elsewhere(link.decode(errors="replace"), "is a link to", str(path))
             file.visititems(visit)
             if DESCRIPTION in file.attrs:
                 columns[DESCRIPTION] = np.asarray(file.attrs[DESCRIPTION])
+    except InputError:
+        raise
     except Exception as error:  # as above
         raise _broken(path, "h5py", error) from None
     return columns
+
+
+def node_at(group: Any, path: str, where: str) -> Any:
+    """The group or dataset at a path, which no link leads out of the file.
+
+    Raises:
+        InputError: a part of the path is a soft or an external link, or its values lie in another
+            file.
+        KeyError: there is no such path.
+    """
+    for part in path.split("/"):
+        if group.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
+            raise _elsewhere(f"{group.name}/{part}".strip("/"), "is a link, perhaps to", where)
+        group = group[part]
+    return here(group, where) if isinstance(group, h5py.Dataset) else group
+
+
+def here(dataset: Any, where: str) -> Any:
+    """The same dataset of an HDF5 file, where its values lie in that file.
+
+    A virtual dataset, or one with external storage, names other files: any file of this machine
+    would be read as numbers, and where one is missing, HDF5 gives zeros.
+
+    Raises:
+        InputError: they do not.
+    """
+    if dataset.is_virtual or dataset.external:
+        raise _elsewhere(dataset.name.strip("/"), "takes its values from", where)
+    return dataset
+
+
+def _elsewhere(name: str, how: str, where: str) -> InputError:
+    return InputError(
+        f"'{name}' {how} another file, which is not opened",
+        where=where,
+        hint="store its values in this file",
+    )
 
 
 def _read_parquet(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:

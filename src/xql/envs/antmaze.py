@@ -6,7 +6,7 @@ D4RL: an observation is 29 numbers without the goal; there is one goal, and it s
 an action of 1 is a torque of 30 N·m (v4: 150); and a step is 0.1 s (v4: 0.05).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -25,6 +25,24 @@ FRAME_SKIP = 10
 """D4RL steps 5 times 0.02 s at a time; the model of v4 steps by 0.01 s."""
 
 Observation = Float32[np.ndarray, "29"]
+Cell = tuple[int, int]
+
+
+class AntMaze(NamedTuple):
+    """One maze: D4RL's start, goal and time limit."""
+
+    map: str
+    """What Gymnasium-Robotics calls it."""
+    start: Cell
+    goal: Cell
+    limit: int
+
+
+ANTMAZES = {
+    "xql/AntMaze_UMaze-v0": AntMaze("U_MAZE", (1, 1), (3, 1), 700),
+    "xql/AntMaze_Medium-v0": AntMaze("MEDIUM_MAZE", (1, 1), (6, 6), 1000),
+    "xql/AntMaze_Large-v0": AntMaze("LARGE_MAZE", (1, 1), (7, 9), 1000),
+}
 
 
 class OneGoalAntMaze(gymnasium.Env[Observation, np.ndarray]):
@@ -95,18 +113,24 @@ def _flat(observation: dict[str, np.ndarray]) -> Observation:
     return np.concatenate(parts).astype(np.float32)
 
 
-def one_goal_spec(name: str, maze_map: list[list[int | str]], limit: int) -> EnvSpec:
+def one_goal_spec(name: str) -> EnvSpec:
     """The specification of a `OneGoalAntMaze`, which `make_environment` and Minari can make.
 
     Args:
-        name: the maze's, for the environment's id.
-        maze_map: as `OneGoalAntMaze` takes it.
-        limit: the time limit in steps.
+        name: one of `ANTMAZES`.
+
+    Raises:
+        MissingExtra: Gymnasium-Robotics is not installed.
     """
+    maze = ANTMAZES[name]
+    maps = require("gymnasium_robotics.envs.maze.maps", "mujoco")
+    marked: list[list[int | str]] = [list(row) for row in getattr(maps, maze.map)]
+    marked[maze.start[0]][maze.start[1]] = "r"
+    marked[maze.goal[0]][maze.goal[1]] = "g"
     return EnvSpec(
-        id=f"xql/AntMaze_{name}-v0",
+        id=name,
         entry_point="xql.envs.antmaze:OneGoalAntMaze",
-        max_episode_steps=limit,
+        max_episode_steps=maze.limit,
         disable_env_checker=True,
-        kwargs={"maze_map": maze_map},
+        kwargs={"maze_map": marked},
     )

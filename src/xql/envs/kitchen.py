@@ -24,9 +24,11 @@ def as_evaluated(spec: str) -> str:
     """
     try:
         described = json.loads(spec)
-    except ValueError:
+    except (ValueError, RecursionError):
         return spec
     if not isinstance(described, dict) or described.get("id") != KITCHEN:
+        return spec
+    if not isinstance(described.get("kwargs"), dict | None):
         return spec
     once = {"remove_task_when_completed": True, "terminate_on_tasks_completed": True}
     described["kwargs"] = {**(described.get("kwargs") or {}), **once}

@@ -2,6 +2,9 @@
 float32 observations."""
 
 import contextlib
+import copy
+import functools
+import importlib
 import io
 import json
 import math
@@ -17,6 +20,7 @@ from jaxtyping import Float32
 
 from xql.data.actions import action_spec, require_box
 from xql.data.flatten import flatten_observation, leaves, require_vectors, select_keys
+from xql.envs.antmaze import ANTMAZES, one_goal_spec
 from xql.envs.control import PREFIX, control_spec
 from xql.envs.goal_ant import GOAL_ANT, goal_ant_spec
 from xql.envs.render import aim_camera, choose_renderer, drawing
@@ -76,8 +80,10 @@ def make_environment(
 
     Args:
         spec: a Gymnasium id with its version ("AdroitHandDoor-v1", "PointMaze_Medium-v3"), a task
-            of DeepMind Control ("dm_control/hopper-hop"), or the JSON of an `EnvSpec`, which Minari
-            datasets and `Dataset.environment` carry.
+            of DeepMind Control ("dm_control/hopper-hop"), "module:id" (the module is imported
+            first), or the JSON of an `EnvSpec`; without an entry point, that of the registered
+            environment of its id. An entry point is imported and called: an environment that a file
+            names must come through `xql.envs.trusted` first.
         keys: the keys of a dictionary observation to keep ("observation", "desired_goal/kettle");
             all without it.
         max_episode_steps: the time limit in steps; the environment's own without it.
@@ -97,16 +103,26 @@ def make_environment(
     """
     choose_renderer()
     if spec.lstrip().startswith("{"):
-        described = _read_spec(spec)
+        described, only_arguments = _read_spec(spec)
         name = described.id
     else:
-        described, name = _find_spec(spec), spec
+        described, only_arguments, name = registered(spec), False, spec
     if max_episode_steps is not None:
         kwargs["max_episode_steps"] = max_episode_steps
     if picture is not None:
         kwargs = drawing(described, picture) | kwargs
-    with _quiet():
-        env = _gymnasium_make(described, name, kwargs)
+    try:
+        with _quiet():
+            env = _gymnasium_make(described, name, kwargs)
+    except MissingExtra:
+        raise
+    except Exception as error:
+        # A registered environment that fails does so for its arguments, which a file may hold.
+        if not only_arguments:
+            raise
+        told = error if isinstance(error, InputError) else _cannot_be_made(name, error)
+        hint = f"{told.hint}, or give another environment with --env"
+        raise InputError(told.what, where=told.where, hint=hint) from None
     if picture is not None:
         aim_camera(env)
     try:
@@ -151,13 +167,32 @@ def register_robotics() -> None:
         gymnasium.register_envs(robotics)
 
 
-def _find_spec(name: str) -> EnvSpec:
-    """The registered environment of this exact id, or a task of DeepMind Control."""
+def registered(name: str) -> EnvSpec:
+    """What is registered under an id, with Gymnasium or here; "module:id" imports the module first.
+
+    Raises:
+        InputError: no such id; the hint says what to type instead.
+        MissingExtra: it is an environment of an extra that is not installed.
+    """
+    module, colon, rest = name.partition(":")
+    if colon and re.fullmatch(r"\w+(\.\w+)*", module):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"it needs the module {error.name}, which is not installed",
+                where=name,
+                hint="install it",
+            ) from None
+        name = rest
     if name.startswith(PREFIX):
         with _quiet():
             return control_spec(name)
     if name == GOAL_ANT:
         return goal_ant_spec()
+    if name in ANTMAZES:
+        with _quiet():
+            return one_goal_spec(name)
     if name not in gymnasium.registry:
         try:
             register_robotics()
@@ -167,6 +202,15 @@ def _find_spec(name: str) -> EnvSpec:
     if name not in gymnasium.registry:
         raise InputError(f"no environment '{name}'", where="environment", hint=_instead(name))
     return gymnasium.registry[name]
+
+
+def entry_module(entry_point: Any) -> str:
+    """The module of an entry point ("module:name" or a callable); "" where there is none."""
+    if isinstance(entry_point, str):
+        return entry_point.partition(":")[0]
+    while isinstance(entry_point, functools.partial):
+        entry_point = entry_point.func
+    return str(getattr(entry_point, "__module__", None) or "")
 
 
 def _instead(name: str) -> str:
@@ -193,22 +237,38 @@ def _version(name: str) -> int:
     return int(found.group(1)) if found else -1
 
 
-def _read_spec(text: str) -> EnvSpec:
-    """An `EnvSpec` from its JSON, whichever Gymnasium release wrote it."""
+def _read_spec(text: str) -> tuple[EnvSpec, bool]:
+    """An `EnvSpec` from its JSON, whichever Gymnasium release wrote it.
+
+    Also whether it has no entry point, and so is a registered one with arguments of its own.
+    """
     try:
         parsed = json.loads(text)
+        if parsed.get("entry_point") is None and isinstance(parsed.get("id"), str):
+            return _with_arguments(registered(parsed["id"]), parsed), True
         # Releases before 1.0 wrote fields that EnvSpec no longer takes, such as autoreset.
         fields = {key: parsed[key] for key in EnvSpec.__dataclass_fields__ if key in parsed}
         for derived in ("namespace", "name", "version"):
             fields.pop(derived, None)
         wrappers = [WrapperSpec(**each) for each in fields.pop("additional_wrappers", ())]
-        return EnvSpec(**fields, additional_wrappers=tuple(wrappers))
-    except (ValueError, TypeError, KeyError, gymnasium.error.Error) as error:
+        return EnvSpec(**fields, additional_wrappers=tuple(wrappers)), False
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, gymnasium.error.Error) as error:
         raise InputError(
             f"this is no specification of an environment ({error})",
             where="environment",
             hint="give an id such as 'PointMaze_Medium-v3', or the JSON of EnvSpec.to_json()",
         ) from None
+
+
+def _with_arguments(known: EnvSpec, parsed: dict[str, Any]) -> EnvSpec:
+    """A registered environment with the arguments and the time limit of some JSON."""
+    described = copy.deepcopy(known)
+    described.kwargs |= parsed.get("kwargs") or {}
+    if parsed.get("max_episode_steps") is not None:
+        described.max_episode_steps = parsed["max_episode_steps"]
+    return described
 
 
 def _gymnasium_make(
@@ -240,11 +300,7 @@ def _gymnasium_make(
             f"it needs the module {module}, which is not installed", where=name, hint="install it"
         ) from None
     except (AssertionError, gymnasium.error.Error) as error:
-        raise InputError(
-            f"the environment cannot be made ({str(error) or type(error).__name__})",
-            where=name,
-            hint="check its id and its arguments",
-        ) from None
+        raise _cannot_be_made(name, error) from None
     except TypeError as error:
         refusal = r"unexpected keyword argument '(\w+)'|takes no arguments"
         unknown = re.search(refusal, str(error))
@@ -260,6 +316,14 @@ def _gymnasium_make(
         raise InputError(
             f"it takes no argument '{argument}'", where=name, hint="leave it out"
         ) from None
+
+
+def _cannot_be_made(name: str, error: Exception) -> InputError:
+    return InputError(
+        f"the environment cannot be made ({str(error) or type(error).__name__})",
+        where=name,
+        hint="check its id and its arguments",
+    )
 
 
 def _flat_size(space: Any, where: str) -> int:

@@ -1,5 +1,6 @@
 """Record one policy of a run as an mp4."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from xql.envs.make import check_fits, make_environment
@@ -23,6 +24,7 @@ def film_run(
     seed: int = 10_000,
     env: str | None = None,
     label: str | None = None,
+    trust: Sequence[str] = (),
     step: int | None = None,
 ) -> tuple[Path, list[EpisodeResult]]:
     """Record a policy of a run.
@@ -36,20 +38,22 @@ def film_run(
         seed: the first one's; the default is that of training's own evaluations.
         env: another environment than the run's own.
         label: what to write in the frame; the agent's name without it.
+        trust: packages and ids of environments that the run may name besides those of
+            `xql.envs.trusted.PACKAGES`.
         step: of the checkpoint; the latest where None.
 
     Returns:
         The video's path, and the result of each of its episodes.
 
     Raises:
-        InputError: no run, no checkpoint, no such member, no environment or none that can be
-            drawn here; or `path` exists.
+        InputError: no run, no checkpoint, no such member, no environment or none that is
+            trusted and can be drawn here; or `path` exists.
         MissingExtra: the extra `video` is not installed.
     """
     folder = RunFolder.open(Path(run))
     require_seed(seed)
     config = folder.config
-    environment = config.require_environment(str(run), env)
+    environment = config.require_environment(str(run), env, trust)
     if path is not None and path.exists():
         raise InputError("the file exists", where=str(path), hint="name another")
     policy = load_policy(run, index, step)

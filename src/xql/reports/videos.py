@@ -1,6 +1,7 @@
 """Two runs of one task beside each other, as the paper's page shows X-TD3 beside TD3."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from xql.errors import InputError
@@ -11,7 +12,14 @@ from xql.runs.folder import RunFolder
 
 
 def videos(
-    left: Path, right: Path, out: Path, *, member: int = 0, episodes: int = 1, seed: int = 10_000
+    left: Path,
+    right: Path,
+    out: Path,
+    *,
+    member: int = 0,
+    episodes: int = 1,
+    seed: int = 10_000,
+    trust: Sequence[str] = (),
 ) -> tuple[list[EpisodeResult], list[EpisodeResult]]:
     """Record a policy of each run from the same initial states, side by side.
 
@@ -22,6 +30,7 @@ def videos(
         member: which member of each run.
         episodes: how many, one after another.
         seed: the first one's.
+        trust: as `film_run` takes it.
 
     Returns:
         The results of both.
@@ -52,6 +61,7 @@ def videos(
                 episodes=episodes,
                 seed=seed,
                 label=label,
+                trust=trust,
             )
             films.append(film)
             results.append(played)

@@ -5,7 +5,7 @@ Whatever continues, evaluates, exports or compares a run starts from here.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from xql.agents import AGENTS, Agent, EnvironmentSpec, configure
 from xql.agents.hyperparameters import to_dict as hyperparameters_to_dict
 from xql.data.actions import ActionSpec, Box, Discrete, box, require_box
 from xql.data.scaling import Scaling
+from xql.envs.trusted import trusted_environment
 from xql.errors import InputError, printable
 from xql.evaluation.scores import Reference
 from xql.version import __version__
@@ -141,6 +142,9 @@ class RunConfig:
     loop: OnlineLoop | None = None
     """None for an offline run."""
     keep_policies: bool = False
+    trust: tuple[str, ...] = ()
+    """Whose environments may be made besides `xql.envs.trusted.PACKAGES`; `environment` itself
+    where the user named it. Never stored: a run folder says nothing of whom to trust."""
     xql: str = __version__
     """The version that wrote it."""
     version: int = VERSION
@@ -179,16 +183,22 @@ class RunConfig:
             )
         return index
 
-    def require_environment(self, where: str, env: str | None = None) -> str:
-        """`env`, or else the run's own environment.
+    def require_environment(
+        self, where: str, env: str | None = None, trust: Sequence[str] = ()
+    ) -> str:
+        """What `make_environment` may make: `env`, or else the run's own environment.
+
+        A run folder is a file: of its own environment only what `trusted_environment` lets pass.
 
         Raises:
-            InputError: there is neither.
+            InputError: there is neither, or the run's own is not trusted.
+            MissingExtra: the run's own needs an extra that is not installed.
         """
-        chosen = env or self.environment
-        if chosen is None:
+        if env is not None:
+            return env
+        if self.environment is None:
             raise InputError("this run has no environment", where=where, hint="give one with --env")
-        return chosen
+        return trusted_environment(self.environment, (*self.trust, *trust), where=where)
 
     def to_dict(self) -> dict[str, Any]:
         """The same in plain values, for YAML or JSON."""

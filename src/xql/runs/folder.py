@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -63,13 +64,13 @@ class Metrics(NamedTuple):
 def free_folder(name: str) -> Path:
     """Make runs/NAME-N with the first N that is free; what a path cannot hold becomes a dash.
 
-    Making it is what claims it: jobs that start at the same instant get a folder each.
+    Making it is what claims it: jobs that start at the same instant get a folder each. A dataset's
+    file may say any name: none leads out of runs/, hides the folder or is too long.
 
     Raises:
         InputError: nothing can be written there.
     """
-    held = (" " if one in "/\\" or not one.isprintable() else one for one in name)
-    stem = "-".join("".join(held).split())
+    stem = "-".join(re.sub(r"[^\w.+=@()-]", " ", name).split())[:100].lstrip(".-") or "run"
     for number in itertools.count(1):
         path = Path("runs") / f"{stem}-{number}"
         try:

@@ -1,6 +1,6 @@
 """Evaluate a population in the environment that its data came from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ def evaluate_run(
     episodes: int = 100,
     seed: int = EVALUATION_SEED,
     env: str | None = None,
+    trust: Sequence[str] = (),
     step: int | None = None,
 ) -> list[Evaluation]:
     """Play more episodes with every member of a finished run.
@@ -100,17 +101,19 @@ def evaluate_run(
         episodes: episodes for each member.
         seed: the first episode's seed.
         env: another environment than the run's own.
+        trust: packages and ids of environments that the run may name besides those of
+            `xql.envs.trusted.PACKAGES`.
         step: of the checkpoint; the latest where None.
 
     Raises:
-        InputError: no run, no checkpoint, or no environment.
+        InputError: no run, no checkpoint, or no environment that is trusted.
     """
     folder = RunFolder.open(Path(run))
     require_seed(seed)
     require_at_least("episodes", episodes, 1)
-    folder.config.require_environment(str(run), env)
+    environment = folder.config.require_environment(str(run), env, trust)
     agent, population, step = load_population(folder, step)
-    evaluator = PopulationEvaluator(folder.config, agent.actor, env)
+    evaluator = PopulationEvaluator(folder.config, agent.actor, environment)
     try:
         return evaluator.evaluate(population, step, episodes, seed)
     finally:

@@ -9,7 +9,7 @@ on the device and runs compiled chunks of updates; between chunks it logs, evalu
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from xql.data.scaling import apply_scaling, fit_scaling
 from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
 from xql.envs.kitchen import as_evaluated
-from xql.errors import InputError, nearest
+from xql.errors import InputError, MissingExtra, nearest
 from xql.evaluation.scores import reference_score
 from xql.presets import resolve, suite
 from xql.runs.config import (
@@ -51,6 +51,9 @@ from xql.training.population import (
 )
 from xql.training.progress import ProgressBar
 from xql.training.run_logger import RunLogger
+
+NO_ENVIRONMENT = "none"
+"""What `env` is called where nothing is to be evaluated."""
 
 LOG_EVERY = 1000
 """Updates between two lines of metrics.jsonl."""
@@ -87,6 +90,7 @@ def train_offline(
     episodes: int = 10,
     last_episodes: int = 100,
     stop_at_success: bool | None = None,
+    trust: Sequence[str] = (),
     progress: bool = True,
 ) -> Run:
     """Learn a policy from logged data alone.
@@ -101,7 +105,7 @@ def train_offline(
             population is every combination × seeds, trained as one compiled program.
         beta: one temperature or several; short for sweep={"beta": ...}.
         env: the environment to evaluate in, a Gymnasium id; where None, the one that the data
-            names, and without one nothing is evaluated.
+            names, and without one nothing is evaluated; "none" trains without evaluation.
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
         options: settings by name that override the preset's: the fields of the agent's
             configuration, `rewards` and `observations` for the scaling, and `subset` for the
@@ -111,6 +115,8 @@ def train_offline(
         last_episodes: evaluation episodes per member at the last step, whose score is the result.
         stop_at_success: end an evaluation episode at its first success, as D4RL counts AntMaze;
             where None, exactly for AntMaze.
+        trust: packages and ids of environments that the data may name besides those of
+            `xql.envs.trusted.PACKAGES`; a package is imported.
         progress: show a progress bar on standard error.
 
     Raises:
@@ -130,6 +136,7 @@ def train_offline(
         options=options,
         evaluation=EvaluationPlan(evaluations, episodes, last_episodes),
         stop_at_success=stop_at_success,
+        trust=trust,
     )
     return execute_offline(plan, out, progress=progress)
 
@@ -146,12 +153,13 @@ def plan_offline(
     options: Mapping[str, Any] | None = None,
     evaluation: EvaluationPlan = DEFAULT_EVALUATION,
     stop_at_success: bool | None = None,
+    trust: Sequence[str] = (),
 ) -> OfflinePlan:
     """Decide everything about an offline run; write nothing.
 
     Args:
-        data, agent, preset, steps, seeds, sweep, env, options, stop_at_success: as `train_offline`
-            takes them.
+        data, agent, preset, steps, seeds, sweep, env, options, stop_at_success, trust: as
+            `train_offline` takes them.
         evaluation: when to evaluate; `stop_at_success` has the last word on its own field.
 
     Raises:
@@ -190,7 +198,8 @@ def plan_offline(
             subset=chosen.subset,
             whole=None if chosen.subset == "all" else _extent(whole),
         ),
-        environment=env or _named_environment(whole),
+        environment=_environment(whole, env),
+        trust=tuple(trust) if env is None else (*trust, env),
         evaluation=dataclasses.replace(evaluation, stop_at_success=stop),
     )
     notes = [
@@ -200,7 +209,9 @@ def plan_offline(
     ]
     if chosen.subset != "all":
         notes.append(f"subset {chosen.subset}: {len(dataset):,} of {len(whole):,} episodes kept")
-    if config.environment is None:
+    if env == NO_ENVIRONMENT:
+        notes.append("nothing is evaluated: --env none")
+    elif config.environment is None:
         notes.append("no environment: nothing is evaluated (give --env)")
     warnings = [one for one in findings if one.severity == "warning"]
     return OfflinePlan(config, dataset, notes, warnings)
@@ -231,7 +242,9 @@ def execute_offline(
     with contextlib.ExitStack() as stack:
         evaluator = None
         if config.environment is not None:
-            evaluator = PopulationEvaluator(config, agent.actor)
+            by_data = config.environment not in config.trust
+            with _or_none() if by_data else contextlib.nullcontext():
+                evaluator = PopulationEvaluator(config, agent.actor)
             stack.callback(evaluator.close)
         path = free_folder(f"{dataset.name}-{config.agent}") if out is None else Path(out)
         folder = RunFolder.create(path, config)
@@ -308,10 +321,25 @@ def _require_offline(agent: str) -> None:
         raise InputError(f"unknown agent '{agent}'", hint=nearest(agent, OFFLINE))
 
 
-def _named_environment(dataset: Dataset) -> str | None:
-    """The environment that the data names for evaluating policies."""
+def _environment(dataset: Dataset, env: str | None) -> str | None:
+    """The environment to evaluate in: the user's word, or what the data names for that."""
+    if env is not None:
+        return None if env == NO_ENVIRONMENT else env
     named = dataset.evaluation_environment or dataset.environment
     return None if named is None else as_evaluated(named)
+
+
+@contextlib.contextmanager
+def _or_none() -> Iterator[None]:
+    """Say of an environment that cannot be used that one can train without it."""
+    without = f"or train without evaluation: --env {NO_ENVIRONMENT}"
+    try:
+        yield
+    except InputError as error:
+        hint = f"{error.hint}, {without}" if error.hint else without
+        raise InputError(error.what, where=error.where, hint=hint) from error.__cause__
+    except MissingExtra as missing:
+        raise MissingExtra(f"{missing}; {without}") from None
 
 
 def _keys(dataset: Dataset) -> tuple[str, ...] | None:

@@ -171,6 +171,7 @@ def plan_online(
             reference=reference_score(env),
         ),
         environment=env,
+        trust=(env,),
         evaluation=replace(evaluation, stop_at_success=False),
         loop=loop,
         keep_policies=keep_policies,
@@ -197,9 +198,10 @@ def execute_online(
     """
     assert config.loop is not None and config.environment is not None, "an online run has both"
     env, loop, agent = config.environment, config.loop, config.make_agent()
+    makes = config.require_environment(env)
     with contextlib.ExitStack() as stack:
         actors = Actors(
-            lambda: make_environment(env), [one.seed for one in config.members], loop.environments
+            lambda: make_environment(makes), [one.seed for one in config.members], loop.environments
         )
         stack.callback(actors.close)
         evaluator = PopulationEvaluator(config, agent.actor)

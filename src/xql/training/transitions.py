@@ -1,5 +1,6 @@
 """The Bellman errors of a finished run, on transitions like those that it learned from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,10 @@ from jaxtyping import Float, PRNGKeyArray
 from xql.agents import Batch, member
 from xql.data.dataset import Dataset
 from xql.data.scaling import apply_scaling
+from xql.data.schema import require_columns
 from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
+from xql.data.tables import read_columns
 from xql.envs.make import make_environment
 from xql.errors import InputError, require_seed
 from xql.evaluation.bellman import bellman_errors
@@ -34,7 +37,12 @@ class RunErrors(NamedTuple):
 
 
 def run_errors(
-    run: Path | str, *, index: int = 0, transitions: int = 5_000, seed: int = 0
+    run: Path | str,
+    *,
+    index: int = 0,
+    transitions: int = 5_000,
+    seed: int = 0,
+    trust: Sequence[str] = (),
 ) -> RunErrors:
     """The errors of one member of a run, at its latest checkpoint.
 
@@ -46,6 +54,8 @@ def run_errors(
         index: which member, in the order of config.yaml.
         transitions: how many; all where there are fewer.
         seed: of the draw, of the play and of the policy's actions.
+        trust: packages and ids of environments that an online run may name besides those of
+            `xql.envs.trusted.PACKAGES`.
 
     Raises:
         InputError: no run, no checkpoint, no such member, an agent without a critic, or data that
@@ -71,7 +81,7 @@ def run_errors(
         batch, origin = _replayed(folder.path / "replay.npz", index, transitions, random)
     elif config.online:
         policy = Policy(agent.actor(state), config.scaling)
-        environment = config.require_environment(str(run))
+        environment = config.require_environment(str(run), trust=trust)
         batch = _played(environment, policy, transitions, seed, play_key)
         origin = f"{transitions:,} steps that its exploring policy played"
     else:
@@ -85,8 +95,9 @@ def run_errors(
 
 def _replayed(path: Path, index: int, count: int, random: np.random.Generator) -> tuple[Batch, str]:
     """Transitions of a member's replay buffer, none twice."""
-    with np.load(path) as kept:
-        columns = {name: kept[name][index] for name in Replay._fields}
+    kept = read_columns(path, Replay._fields)
+    require_columns(kept, Replay._fields, str(path))
+    columns = {name: kept[name][index] for name in Replay._fields}
     filled = len(columns["rewards"])
     rows = random.choice(filled, min(count, filled), replace=False)
     batch = Batch(**{name: column[rows] for name, column in columns.items()})
