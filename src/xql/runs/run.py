@@ -4,6 +4,7 @@ from pathlib import Path
 
 from xql.agents import TrainState, member
 from xql.evaluation.statistics import format_interval
+from xql.jax_config import standard_jax
 from xql.runs.config import RunConfig
 from xql.runs.folder import Evaluation, RunFolder
 from xql.runs.policy import Policy, load_population
@@ -47,6 +48,7 @@ class Run:
         return self.policies[0]
 
     @property
+    @standard_jax()
     def policies(self) -> list[Policy]:
         """Every member's policy at the last step, in the order of config.yaml."""
         actors = self.config.make_agent().actor(self.population)

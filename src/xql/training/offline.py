@@ -24,6 +24,7 @@ from xql.data.sources import open_dataset
 from xql.envs.kitchen import as_evaluated
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
+from xql.jax_config import standard_jax
 from xql.presets import resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
@@ -60,6 +61,7 @@ class OfflinePlan(NamedTuple):
     """What may be wrong with the data."""
 
 
+@standard_jax()
 def train_offline(
     data: str | Path | Mapping[str, np.ndarray] | Dataset,
     *,
@@ -195,6 +197,7 @@ def plan_offline(
     return OfflinePlan(config, dataset, notes, warnings)
 
 
+@standard_jax()
 def execute_offline(
     plan: OfflinePlan,
     out: str | Path | None = None,

@@ -16,6 +16,7 @@ from xql.data.sources import open_dataset
 from xql.envs.make import make_environment
 from xql.errors import InputError, require_seed
 from xql.evaluation.bellman import bellman_errors
+from xql.jax_config import standard_jax
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_population
 from xql.training.actors import Actors
@@ -33,6 +34,7 @@ class RunErrors(NamedTuple):
     """Of the transitions."""
 
 
+@standard_jax()
 def run_errors(
     run: Path | str, *, index: int = 0, transitions: int = 5_000, seed: int = 0
 ) -> RunErrors:
