@@ -87,7 +87,7 @@ def test_gymnasium_s_spaces_become_specs() -> None:
 @pytest.mark.parametrize(
     ("space", "line"),
     [
-        (gymnasium.spaces.Box(-1, 1, (2, 2)), r"here: its actions are Box.*; one flat Box is"),
+        (gymnasium.spaces.Box(-1, 1, (2, 2)), r"here: its actions are Box.*; one flat Box, or"),
         (gymnasium.spaces.MultiBinary(2), r"here: its actions are MultiBinary\(2\); one flat Box"),
         (gymnasium.spaces.Discrete(3, start=1), r"here: its actions are Discrete\(3, start=1\);"),
         (gymnasium.spaces.Box(-np.inf, np.inf, (1,)), r"here: its actions have no bounds; wrap it"),

@@ -44,8 +44,14 @@ def test_unusable_errors_are_named() -> None:
         fit_errors(np.asarray([0.0, 1.0, np.nan]))
     with pytest.raises(ValueError, match="at least two distinct numbers"):
         fit_errors(np.full(10, 3.0))
-    with pytest.raises(ValueError, match="at least two distinct numbers"):
-        fit_errors(np.asarray([1.0]))
+    for few in (np.asarray([1.0]), np.asarray([])):
+        with pytest.raises(ValueError, match="at least two distinct numbers"):
+            fit_errors(few)
+
+
+def test_whole_numbers_are_errors_too() -> None:
+    errors = np.asarray([-3, 0, 1, 1, 4, 3_000_000_000])
+    assert fit_errors(errors) == fit_errors(errors.astype(np.float64))
 
 
 def test_plot_is_written(tmp_path: Path) -> None:

@@ -143,3 +143,11 @@ def test_the_clip_may_be_traced_and_no_diagnostic_carries_a_gradient() -> None:
 def test_an_odd_order_has_no_minimum_and_is_refused(order: int) -> None:
     with pytest.raises(ValueError, match=f"order must be even and at least 2, not {order}"):
         gumbel_loss(jnp.zeros(3), kind="maclaurin", order=order)
+
+
+def test_a_batch_of_no_residuals_has_no_loss() -> None:
+    nothing = np.zeros(0, np.float32)
+    assert losses.plain(nothing).shape == (0,)
+    for loss in (gumbel_loss, losses.log, losses.official, losses.diagnostics):
+        with pytest.raises(ValueError, match=r"residuals must hold at least one number"):
+            loss(nothing)

@@ -130,3 +130,68 @@ def test_dual_temperature_is_zero_where_the_maximum_is_within_budget() -> None:
     assert dual_temperature(np.full(5, 2.0), 0.5) == 0
     assert dual_temperature(np.asarray([0.0, 1.0]), 0.7) == 0  # log 2 = .693 reaches the maximum
     assert dual_temperature(np.asarray([0.0, 1.0]), 0.69) > 0
+
+
+def test_an_infinite_beta_gives_the_mean() -> None:
+    x = np.asarray([[1.0, 2.0, 6.0], [0.0, 0.0, -3.0]], np.float32)
+    weights = np.asarray([1.0, 1.0, 2.0])
+    for beta in (np.inf, 3e38, 1e30, 1e12):
+        np.testing.assert_allclose(log_mean_exp(x, beta, -1), [3.0, -1.0], rtol=1e-6)
+        np.testing.assert_allclose(log_mean_exp(x, beta, -1, weights), [3.75, -1.5], rtol=1e-6)
+        np.testing.assert_allclose(soft_value(x, beta), [3.0, -1.0], rtol=1e-6)
+        np.testing.assert_allclose(soft_policy(x, beta), np.full((2, 3), 1 / 3), rtol=1e-6)
+        gradient = jax.grad(lambda x, beta=beta: log_mean_exp(x[0], beta))(x)
+        np.testing.assert_allclose(gradient, [[1 / 3] * 3, [0.0] * 3], rtol=1e-6)
+    both = log_mean_exp(x[:1], np.asarray([[np.inf], [1e-3]]), -1)
+    np.testing.assert_allclose(both, [3.0, 6.0 - 1e-3 * np.log(3)], rtol=1e-6)
+    # The sum form diverges with β; over one value it does not.
+    assert float(log_sum_exp(x, np.inf)) == np.inf
+    assert float(log_sum_exp(x[0, :1], np.inf)) == 1.0
+    assert float(log_partition(x[0], np.inf)) == pytest.approx(np.log(3))
+    impossible = np.asarray([0.0, -np.inf], np.float32)
+    assert float(log_mean_exp(impossible, np.inf)) == -np.inf
+    np.testing.assert_array_equal(soft_policy(impossible, np.inf), [1.0, 0.0])
+
+
+OF_BETA = [log_mean_exp, log_sum_exp, log_partition, soft_value, soft_policy]
+
+
+@pytest.mark.parametrize("function", [*OF_BETA, dual_temperature])
+@pytest.mark.parametrize("beta", [0.0, 0, -1.0, float("nan"), np.asarray([[1.0], [-2.0]])])
+def test_a_temperature_that_is_not_positive_is_refused(function, beta) -> None:
+    if function in (soft_value, soft_policy, dual_temperature) and np.ndim(beta):
+        pytest.skip("takes one number")
+    with pytest.raises(ValueError, match=r"^(beta|epsilon) must be positive, not (0|-1|-2|nan)$"):
+        function(np.ones((2, 3), np.float32), beta)
+
+
+@pytest.mark.parametrize("function", [log_mean_exp, log_sum_exp, log_partition])
+def test_one_soft_maximum_has_one_temperature(function) -> None:
+    x = np.asarray([[1.0, 2.0, 4.0], [0.0, 3.0, 3.0]], np.float32)
+    betas = np.asarray([0.5, 2.0], np.float32)
+    rows = [float(function(row, float(beta), axis=-1)) for row, beta in zip(x, betas, strict=True)]
+    np.testing.assert_allclose(function(x, betas[:, None], axis=-1), rows, rtol=1e-6)
+    np.testing.assert_allclose(function(x.T, betas, axis=0), rows, rtol=1e-6)
+    # A single x at several temperatures.
+    several = [float(function(x[0], float(beta), axis=-1)) for beta in betas]
+    np.testing.assert_allclose(function(x[:1], betas[:, None], axis=-1), several, rtol=1e-6)
+    for beta, axis in ((betas[:, None], None), (np.ones(3, np.float32), -1), (betas, (0, 1))):
+        with pytest.raises(ValueError, match="mixes temperatures in one soft maximum of x of"):
+            function(x, beta, axis=axis)
+    with pytest.raises(ValueError, match=r"beta of shape \(2, 1\) mixes temperatures"):
+        function(x[0], betas[:, None], axis=0)
+
+
+@pytest.mark.parametrize("function", [*OF_BETA, dual_temperature])
+def test_nothing_has_no_soft_maximum(function) -> None:
+    for shape in ((0,), (3, 0)):
+        with pytest.raises(ValueError, match="x must hold at least one number, but its shape is"):
+            function(np.zeros(shape, np.float32), 1.0)
+    if function is not dual_temperature:
+        # No state, but every state has actions: no values.
+        empty = function(np.zeros((0, 3), np.float32), 1.0, **_last_axis(function))
+        assert len(empty) == 0
+
+
+def _last_axis(function):
+    return {"axis": -1} if function in (log_mean_exp, log_sum_exp) else {}

@@ -9,9 +9,11 @@ from scipy.optimize import minimize
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import make_scorer
+from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import check_estimator
 
-from xql.gumbel import GumbelRegressor, log_mean_exp
+from xql.gumbel import GumbelRegressor, gumbel_deviance, log_mean_exp
 
 CONSTRUCTOR = "check_do_not_raise_errors_in_init_or_set_params"
 
@@ -163,3 +165,47 @@ def test_only_the_regressor_needs_scikit_learn() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "scikit-learn is not installed; run: pip install 'xql[regression]'\n"
+
+
+def test_the_deviance_by_hand() -> None:
+    # z = 0, 1 and -1 at β = 2: 2 (e^z − z − 1) is 0, 1.436564 and 0.735759.
+    y, prediction = [0, 4, 0], [0, 2, 2]
+    assert gumbel_deviance(y, prediction, beta=2.0) == pytest.approx((1.436564 + 0.735759) / 3)
+    weighted = gumbel_deviance(y, prediction, beta=2.0, sample_weight=[0.0, 3.0, 1.0])
+    assert weighted == pytest.approx((3 * 1.436564 + 0.735759) / 4)
+    assert gumbel_deviance([1e6], [0.0], beta=1e-3) < np.inf
+    model = GumbelRegressor(0.5).fit(*data())
+    assert gumbel_deviance(data()[1], model.predict(data()[0]), beta=0.5) == pytest.approx(
+        2 * model.loss_
+    )
+    for beta in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="beta must be positive and finite"):
+            gumbel_deviance(y, prediction, beta=beta)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        gumbel_deviance(y, prediction[:2], beta=1.0)
+
+
+def test_a_grid_search_over_beta_finds_the_scale_of_the_noise() -> None:
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(600, 2))
+    y = X @ [1.0, -2.0] - rng.gumbel(0.0, 0.5, 600)
+    betas = [0.05, 0.2, 0.5, 2.0, 10.0, 1000.0]
+    found = GridSearchCV(
+        GumbelRegressor(), {"beta": betas}, scoring=GumbelRegressor.log_likelihood, cv=3
+    ).fit(X, y)
+    assert found.best_params_ == {"beta": 0.5}
+    assert np.isfinite(found.cv_results_["mean_test_score"]).all()
+    # At the fixed β of a scorer, other settings are compared.
+    scorer = make_scorer(gumbel_deviance, greater_is_better=False, beta=0.5)
+    ridge = GridSearchCV(GumbelRegressor(0.5), {"alpha": [0.0, 100.0]}, scoring=scorer, cv=3)
+    assert ridge.fit(X, y).best_params_ == {"alpha": 0.0}
+
+
+def test_whole_numbers_give_what_the_same_floats_give() -> None:
+    X, y = np.arange(12).reshape(6, 2) ** 2, np.asarray([3, 1, 4, 1, 5, 9])
+    whole, real = (
+        GumbelRegressor(beta).fit(X.astype(dtype), y.astype(dtype), np.ones(6, dtype))
+        for beta, dtype in ((np.float64(2), np.int64), (2.0, np.float64))
+    )
+    np.testing.assert_array_equal(whole.predict(X), real.predict(X.astype(float)))
+    assert whole.log_likelihood(X, y) == real.log_likelihood(X.astype(float), y.astype(float))

@@ -282,4 +282,4 @@ def test_a_folder_is_named_without_control_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert free_folder("a/b\\c\x1b[31m\x00 d\u202e").as_posix() == "runs/a-b-c-[31m-d-1"
+    assert free_folder("a/b\\c\x1b[31m\x00 d\u202e").as_posix() == "runs/a-b-c-31m-d-1"

@@ -81,3 +81,22 @@ def test_a_critic_above_every_return_is_overestimated(
 ) -> None:
     rewards = RewardRange(low, high)
     assert [rewards.overestimated(q, discount=0.99) for q in critic] == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bound", "expected"),
+    [
+        # Endless episodes of positive rewards have any return.
+        (0.0, 1.0, np.inf, [False, False, False]),
+        (-1.0, 1.0, np.inf, [False, False, False]),
+        # Without a positive reward no return is above 0, but any is below.
+        (-1.0, 0.0, 0.0, [False, False, False]),
+        (0.0, 0.0, 0.0, [False, True, True]),
+    ],
+)
+def test_without_discounting_no_finite_critic_is_above_positive_rewards(
+    low: float, high: float, bound: float, expected: list[bool]
+) -> None:
+    rewards = RewardRange(low, high)
+    assert rewards.highest_return(1.0) == bound
+    assert [rewards.overestimated(q, discount=1.0) for q in (0.5, 2.0, 1e30)] == expected

@@ -65,6 +65,12 @@ def test_the_run_s_files(run: Run) -> None:
     assert sorted(int(path.name) for path in run.folder.checkpoints.iterdir()) == [40, 60]
 
 
+def test_discount_1_trains(tmp_path: Path) -> None:
+    run = learn(tmp_path / "run", options=SMALL | {"discount": 1})
+    assert run.config.member_config(0)["discount"] == 1
+    assert len(lines_of(run)) == 3
+
+
 def test_config_yaml_says_all_that_the_run_was_settings_for(run: Run) -> None:
     config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
     assert (config["agent"], config["preset"], config["steps"]) == ("xql", "default", 60)

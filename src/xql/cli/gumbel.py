@@ -25,6 +25,9 @@ def demo() -> None:
     """Compute a log-partition directly and by Gumbel regression; show the limits of log-sum-exp."""
     from rich.console import Console
 
+    from xql.jax_config import require_device
+
+    require_device()
     console = Console(highlight=False, markup=False)
     for title, table, notes in (_partition(), _limits()):
         console.print(title, style="bold")

@@ -34,6 +34,7 @@ from xql.collect.trained import (
 from xql.collect.writing import Description, Log, refuse_existing, write_dataset
 from xql.envs.make import make_environment, register_robotics
 from xql.errors import InputError, nearest, require_seed
+from xql.jax_config import standard_jax
 from xql.runs.folder import RunFolder
 from xql.runs.policy import load_policy
 from xql.training.actors import Actors
@@ -261,8 +262,10 @@ def play(
 def _draws(source: Source, step: int, seed: int) -> Behaviour:
     """The run's policy of that step, its actions drawn as in training."""
     actor = load_policy(source.folder.path, step=step).actor
-    key = jax.random.key(seed)
+    with standard_jax():
+        key = jax.random.key(seed)
 
+    @standard_jax()
     def behaviour(observations: Float32[np.ndarray, "1 1 observation"]) -> np.ndarray:
         nonlocal key
         key, actions = _draw(actor, key, observations)

@@ -43,7 +43,9 @@ def losses(points: int = 401) -> dict[str, Column]:
     import jax.numpy as jnp
 
     from xql.gumbel.losses import linear, plain
+    from xql.jax_config import require_device
 
+    require_device()
     residual = np.linspace(-3.0, 3.0, points)
     columns = {"residual": residual}
     for beta in LOSS_BETAS:

@@ -18,7 +18,7 @@ from xql.gumbel.operators import (
 )
 
 if TYPE_CHECKING:
-    from xql.gumbel.regression import GumbelRegressor
+    from xql.gumbel.regression import GumbelRegressor, gumbel_deviance
 
 __all__ = [
     "Diagnostics",
@@ -28,6 +28,7 @@ __all__ = [
     "Kind",
     "dual_temperature",
     "fit_errors",
+    "gumbel_deviance",
     "gumbel_loss",
     "log_mean_exp",
     "log_partition",
@@ -39,9 +40,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `GumbelRegressor` at first use: it alone needs scikit-learn."""
-    if name != "GumbelRegressor":
+    """Import the estimator and its metric at first use: they alone need scikit-learn."""
+    if name not in ("GumbelRegressor", "gumbel_deviance"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from xql.gumbel.regression import GumbelRegressor
+    from xql.gumbel import regression
 
-    return GumbelRegressor
+    return getattr(regression, name)

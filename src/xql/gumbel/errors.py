@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Real
 
 
 def _families() -> dict[str, Any]:
@@ -60,7 +60,7 @@ class ErrorFits(NamedTuple):
         return next(fit for fit in self.fits if fit.name == name)
 
 
-def fit_errors(errors: Float[np.ndarray, "..."]) -> ErrorFits:
+def fit_errors(errors: Real[np.ndarray, "..."]) -> ErrorFits:
     """Fit every family to the errors.
 
     Args:
@@ -112,7 +112,7 @@ LAWS = tuple(_COLORS)
 """The names of the families, in the order in which they are drawn."""
 
 
-def draw_fits(axes: Any, errors: Float[np.ndarray, "..."], fits: ErrorFits) -> None:
+def draw_fits(axes: Any, errors: Real[np.ndarray, "..."], fits: ErrorFits) -> None:
     """Draw the histogram of the errors' middle 99 % and every fitted density on matplotlib axes.
 
     Args:
@@ -138,7 +138,7 @@ def draw_fits(axes: Any, errors: Float[np.ndarray, "..."], fits: ErrorFits) -> N
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def plot_fits(errors: Float[np.ndarray, "..."], fits: ErrorFits, path: Path) -> Path:
+def plot_fits(errors: Real[np.ndarray, "..."], fits: ErrorFits, path: Path) -> Path:
     """Draw the histogram of the errors and every fitted density, and save it.
 
     Args:

@@ -39,6 +39,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from xql.gumbel.inputs import as_float, require_values
+
 Kind = Literal["plain", "linear", "log", "maclaurin", "official"]
 
 # A diagnostic must stay finite: e^60 ≈ 1e26, so 1e12 of them still sum below the float32 maximum.
@@ -63,30 +65,50 @@ class Diagnostics(NamedTuple):
     effective_sample_size: Float[Array, ""]
 
 
+def _floats(
+    z: Real[ArrayLike, "*batch"], clip: Real[ArrayLike, ""]
+) -> tuple[Float[Array, "*batch"], Float[Array, ""]]:
+    """Residuals and clip in the residuals' precision; whole numbers as floats."""
+    z = as_float(z)
+    return z, as_float(clip).astype(z.dtype)
+
+
+def _batch(
+    z: Real[ArrayLike, "*batch"], clip: Real[ArrayLike, ""]
+) -> tuple[Float[Array, "*batch"], Float[Array, ""]]:
+    """Likewise, where there is a residual at all.
+
+    Raises:
+        ValueError: there is none.
+    """
+    z, clip = _floats(z, clip)
+    require_values(z, "residuals")
+    return z, clip
+
+
 def _excess(z: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Return e^z − z − 1, accurate to float32 also for |z| ≪ 1, as are its derivatives."""
     near = jnp.abs(z) < _SERIES_RADIUS
     return jnp.where(near, maclaurin(jnp.where(near, z, 0.0), 8), jnp.expm1(z) - z)
 
 
-def plain(z: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+def plain(z: Real[ArrayLike, "*batch"]) -> Float[Array, "*batch"]:
     """e^z − z − 1, elementwise. Overflows in float32 for z > 88, as does its gradient."""
-    return _excess(z)
+    return _excess(as_float(z))
 
 
-def linear(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Float[Array, "*batch"]:
+def linear(z: Real[ArrayLike, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Float[Array, "*batch"]:
     """e^z − z − 1 up to the clip c, then its tangent e^c (1 + z − c) − z − 1; elementwise.
 
     Convex, with a continuous derivative e^{min(z, c)} − 1 that lies in (−1, e^c − 1].
     """
+    z, clip = _floats(z, clip)
     beyond = z > clip
     # Both branches see clipped values: an overflow in the one not taken would be a NaN gradient.
-    return _excess(jnp.where(beyond, clip, z)) + jnp.expm1(jnp.asarray(clip, z.dtype)) * jnp.where(
-        beyond, z - clip, 0.0
-    )
+    return _excess(jnp.where(beyond, clip, z)) + jnp.expm1(clip) * jnp.where(beyond, z - clip, 0.0)
 
 
-def maclaurin(z: Float[Array, "*batch"], order: int = 4) -> Float[Array, "*batch"]:
+def maclaurin(z: Real[ArrayLike, "*batch"], order: int = 4) -> Float[Array, "*batch"]:
     """Σ_{j=2}^{order} z^j / j!, elementwise: e^z − z − 1 truncated after an even power.
 
     Raises:
@@ -94,6 +116,7 @@ def maclaurin(z: Float[Array, "*batch"], order: int = 4) -> Float[Array, "*batch
     """
     if order < 2 or order % 2:
         raise ValueError(f"order must be even and at least 2, not {order}")
+    z = as_float(z)
     # Horner's scheme from the highest power inwards; the innermost factor belongs to z^order.
     total = jnp.ones_like(z)
     for j in range(order, 2, -1):
@@ -101,31 +124,34 @@ def maclaurin(z: Float[Array, "*batch"], order: int = 4) -> Float[Array, "*batch
     return 0.5 * z * z * total
 
 
-def log(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Float[Array, ""]:
+def log(z: Real[ArrayLike, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Float[Array, ""]:
     """log(1 + J) for the batch, J the mean of e^x − x − 1 with x = min(z, c): one number.
 
     Residuals beyond c add a linear term (z − c) with slope (e^c − 1)/(1 + J), held constant, so
     that the gradient is (e^x − 1)/(1 + J)/N for each of them: it neither vanishes nor explodes.
     """
+    z, clip = _batch(z, clip)
     beyond = z > clip
     excess = jnp.mean(_excess(jnp.where(beyond, clip, z)))
-    slope = jnp.expm1(jnp.asarray(clip, z.dtype)) / (1.0 + jax.lax.stop_gradient(excess))
+    slope = jnp.expm1(clip) / (1.0 + jax.lax.stop_gradient(excess))
     return jnp.log1p(excess) + slope * jnp.mean(jnp.where(beyond, z - clip, 0.0))
 
 
-def official(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Float[Array, ""]:
+def official(z: Real[ArrayLike, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Float[Array, ""]:
     """The published script's loss: one number for the batch; for reproduction only.
 
     mean(e^{x−m} − x e^{−m} − e^{−m}) with x = min(z, c) and m = max(max_batch x, −1) held constant.
     Its gradient is exactly zero for every z > c, and biased by the rescaling (see the table above).
     """
+    z, clip = _batch(z, clip)
     x = jnp.minimum(z, clip)
     m = jax.lax.stop_gradient(jnp.maximum(jnp.max(x), -1.0))
     return jnp.mean(jnp.exp(x - m) - x * jnp.exp(-m) - jnp.exp(-m))
 
 
-def diagnostics(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Diagnostics:
+def diagnostics(z: Real[ArrayLike, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Diagnostics:
     """The diagnostics of a batch of residuals; see `Diagnostics`."""
+    z, clip = _batch(z, clip)
     z = jax.lax.stop_gradient(z)
     weights = jnp.exp(z - jnp.max(z))
     return Diagnostics(
@@ -136,7 +162,7 @@ def diagnostics(z: Float[Array, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> D
 
 
 def gumbel_loss(
-    residuals: Float[Array, "*batch"],
+    residuals: Real[ArrayLike, "*batch"],
     *,
     kind: Kind = "linear",
     clip: Real[ArrayLike, ""] = 5.0,
@@ -151,8 +177,9 @@ def gumbel_loss(
         order: of `maclaurin` only, even.
 
     Raises:
-        ValueError: an odd order, or an unknown kind.
+        ValueError: no residuals, an odd order, or an unknown kind.
     """
+    residuals, clip = _batch(residuals, clip)
     if kind == "plain":
         loss = jnp.mean(plain(residuals))
     elif kind == "linear":

@@ -25,7 +25,7 @@ from scipy.special import logsumexp
 try:
     from sklearn.base import BaseEstimator, RegressorMixin
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.utils import check_random_state
+    from sklearn.utils import check_array, check_consistent_length, check_random_state
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ModuleNotFoundError:
     raise ImportError("scikit-learn is not installed; run: pip install 'xql[regression]'") from None
@@ -119,6 +119,47 @@ def _polish(value: Objective, curvature: Curvature, w: Vector) -> tuple[Vector, 
     return w, float(np.linalg.norm(gradient))
 
 
+def gumbel_deviance(y_true: Any, y_pred: Any, *, beta: float, sample_weight: Any = None) -> float:
+    """2 E[e^z − z − 1], z = (y − prediction)/β: 0 where every prediction is right, else positive.
+
+    Twice the gap in log-likelihood to a perfect fit under the left-skewed Gumbel law of scale β,
+    as the mean squared error is for a normal law. To tune settings at one β:
+    `make_scorer(gumbel_deviance, greater_is_better=False, beta=0.5)`. Between different β it does
+    not decide, for it falls as β grows; `GumbelRegressor.log_likelihood` does.
+
+    Args:
+        y_true: the targets, (samples,).
+        y_pred: the predictions, (samples,).
+        beta: temperature > 0, in the unit of y.
+        sample_weight: >= 0, (samples,).
+
+    Raises:
+        ValueError: beta <= 0 or infinite, or numbers that are missing, not finite or of different
+            counts.
+    """
+    _require_temperature(beta)
+    y, prediction = (
+        check_array(one, ensure_2d=False, dtype=np.float64, input_name=name).reshape(-1)
+        for name, one in (("y_true", y_true), ("y_pred", y_pred))
+    )
+    check_consistent_length(y, prediction, sample_weight)
+    weight = _check_sample_weight(sample_weight, y[:, None], ensure_non_negative=True)
+    return 2.0 * _loss(y - prediction, weight / weight.sum(), beta)[0]
+
+
+def _require_temperature(beta: float) -> None:
+    if not 0 < beta < np.inf:
+        raise ValueError(f"beta must be positive and finite, not {beta}")
+
+
+def _loss(residuals: Vector, p: Vector, beta: float) -> tuple[float, float]:
+    """E[e^z − z − 1] and E[e^z]."""
+    z = residuals / beta
+    # Clipped at 700: far from the optimum e^z would overflow a float64.
+    mean_exp = float(p @ np.exp(np.minimum(z, 700.0)))
+    return mean_exp - float(p @ z) - 1.0, mean_exp
+
+
 class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Regression to the soft maximum β log E[e^{y/β} | x].
 
@@ -175,8 +216,7 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: beta <= 0 or infinite, alpha < 0, an unknown model, or data that cannot be
                 used.
         """
-        if not 0 < self.beta < np.inf:
-            raise ValueError(f"beta must be positive and finite, not {self.beta}")
+        _require_temperature(self.beta)
         if not self.alpha >= 0:
             raise ValueError(f"alpha must be 0 or more, not {self.alpha}")
         if self.model not in ("linear", "mlp"):
@@ -192,16 +232,28 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             self._fit_linear(X, y, p)
         else:
             self._fit_mlp(X, y, p)
-        z = (y - self._raw_predict(X)) / self.beta
-        # Clipped at 700: far from the optimum e^z would overflow a float64.
-        self.mean_exp_ = float(p @ np.exp(np.minimum(z, 700.0)))
-        self.loss_ = self.mean_exp_ - float(p @ z) - 1.0
+        self.loss_, self.mean_exp_ = _loss(y - self._raw_predict(X), p, self.beta)
         return self
 
     def predict(self, X: Any) -> Float[np.ndarray, " n"]:
         """The soft maximum of the target at each row of X (samples, features)."""
         check_is_fitted(self)
         return self._raw_predict(validate_data(self, X, dtype=np.float64, reset=False))
+
+    def log_likelihood(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The mean log-likelihood of the targets under the left-skewed Gumbel law of scale β.
+
+        It is −log β − 1 − `gumbel_deviance`/2, and larger is better. Over a grid of β it is largest
+        where β is the scale of the noise, while R² (`score`) measures a fit of the mean:
+        `GridSearchCV(model, {"beta": [...]}, scoring=GumbelRegressor.log_likelihood)`.
+
+        Args:
+            X: features (samples, features).
+            y: targets (samples,).
+            sample_weight: >= 0, (samples,).
+        """
+        deviance = gumbel_deviance(y, self.predict(X), beta=self.beta, sample_weight=sample_weight)
+        return -float(np.log(self.beta)) - 1.0 - deviance / 2.0
 
     def _raw_predict(self, X: Float[np.ndarray, "n d"]) -> Vector:
         if self.model == "linear":

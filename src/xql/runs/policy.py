@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 from xql.agents import Agent, EnvironmentSpec, TrainState, member
 from xql.data.scaling import Scaling
 from xql.errors import InputError
+from xql.jax_config import standard_jax
 from xql.runs.checkpoints import load_checkpoint, load_latest
 from xql.runs.config import RunConfig
 from xql.runs.folder import RunFolder
@@ -29,6 +30,7 @@ class Policy:
     def __init__(self, actor: PyTree, scaling: Scaling) -> None:
         self.actor, self.scaling = actor, scaling
 
+    @standard_jax()
     def __call__(
         self,
         observation: Float[np.ndarray, "*batch observation"],
@@ -129,6 +131,7 @@ class Loaded(NamedTuple):
     step: int
 
 
+@standard_jax()
 def load_population(folder: RunFolder, step: int | None = None) -> Loaded:
     """A run's whole training state, at `step` or else the latest checkpoint that can be read."""
     empty = template_of(folder.config)
@@ -139,6 +142,7 @@ def load_population(folder: RunFolder, step: int | None = None) -> Loaded:
     return Loaded(folder.config.make_agent(), state, step)
 
 
+@standard_jax()
 def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Policy:
     """The policy of one member of a run.
 

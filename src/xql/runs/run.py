@@ -6,6 +6,7 @@ import jax
 
 from xql.agents import TrainState, member
 from xql.evaluation.statistics import format_interval
+from xql.jax_config import standard_jax
 from xql.runs.config import RunConfig
 from xql.runs.folder import Evaluation, RunFolder
 from xql.runs.policy import Policy, load_population
@@ -49,6 +50,7 @@ class Run:
         return self.policies[0]
 
     @property
+    @standard_jax()
     def policies(self) -> list[Policy]:
         """Every member's policy at the last step, in the order of config.yaml."""
         actors = jax.vmap(self.config.make_agent().actor)(self.population)

@@ -4,6 +4,7 @@ A critic above every possible return is warned of: it is wrong long before it ov
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -63,8 +64,11 @@ class RewardRange(NamedTuple):
     high: float
 
     def highest_return(self, discount: float) -> float:
-        """No discounted return is above this; 0 is the return of an episode that ends at once."""
-        return max(0.0, self.high) / (1 - discount)
+        """No discounted return is above this; 0 is the return of an episode that ends at once.
+
+        Without discounting it is infinite where a reward is positive: episodes have any length.
+        """
+        return _without_end(max(0.0, self.high), discount)
 
     def overestimated(self, q: float, discount: float) -> bool:
         """Whether a mean Q is above all possible returns.
@@ -73,8 +77,15 @@ class RewardRange(NamedTuple):
         actions lies well inside it wherever learning goes well; and 1 for a fresh network.
         """
         highest = self.highest_return(discount)
-        span = highest - min(0.0, self.low) / (1 - discount)
+        span = highest - _without_end(min(0.0, self.low), discount)
         return bool(q > highest + 0.1 * span + 1.0)
+
+
+def _without_end(reward: float, discount: float) -> float:
+    """The return of an endless episode that gives this reward at every step."""
+    if reward == 0.0:
+        return 0.0
+    return reward / (1.0 - discount) if discount < 1.0 else math.copysign(math.inf, reward)
 
 
 @jax.jit

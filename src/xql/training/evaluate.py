@@ -11,6 +11,7 @@ from xql.agents import TrainState
 from xql.envs.make import check_fits, make_environment
 from xql.errors import require_seed
 from xql.evaluation.rollout import LONGEST_EPISODE, Evaluator, time_limit
+from xql.jax_config import standard_jax
 from xql.runs.config import RunConfig, require_at_least
 from xql.runs.folder import Evaluation, RunFolder, evaluation_rows
 from xql.runs.policy import act_members, load_population, scale
@@ -62,6 +63,7 @@ class PopulationEvaluator:
             f"{LONGEST_EPISODE:,} steps (register it with max_episode_steps)"
         )
 
+    @standard_jax()
     def evaluate(
         self, population: TrainState, step: int, episodes: int, seed: int = EVALUATION_SEED
     ) -> list[Evaluation]:
@@ -85,6 +87,7 @@ class PopulationEvaluator:
         self._evaluator.close()
 
 
+@standard_jax()
 def evaluate_run(
     run: Path | str,
     *,

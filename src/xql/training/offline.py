@@ -27,6 +27,7 @@ from xql.data.sources import open_dataset
 from xql.envs.kitchen import as_evaluated
 from xql.errors import InputError, MissingExtra, nearest
 from xql.evaluation.scores import reference_score
+from xql.jax_config import standard_jax
 from xql.presets import resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
@@ -74,6 +75,7 @@ class OfflinePlan(NamedTuple):
     """What may be wrong with the data."""
 
 
+@standard_jax()
 def train_offline(
     data: str | Path | Mapping[str, np.ndarray] | Dataset,
     *,
@@ -217,6 +219,7 @@ def plan_offline(
     return OfflinePlan(config, dataset, notes, warnings)
 
 
+@standard_jax()
 def execute_offline(
     plan: OfflinePlan,
     out: str | Path | None = None,

@@ -23,6 +23,7 @@ from xql.data.scaling import Scaling
 from xql.envs.make import make_environment
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
+from xql.jax_config import standard_jax
 from xql.presets import resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
@@ -56,6 +57,7 @@ Observe = Callable[[int, TrainState, Replay, int], None]
 """What `train_online` may be given to look at a run while it learns."""
 
 
+@standard_jax()
 def train_online(
     env: str,
     *,
@@ -178,6 +180,7 @@ def plan_online(
     )
 
 
+@standard_jax()
 def execute_online(
     config: RunConfig,
     out: str | Path | None = None,

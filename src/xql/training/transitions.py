@@ -19,6 +19,7 @@ from xql.data.tables import read_columns
 from xql.envs.make import make_environment
 from xql.errors import InputError, require_seed
 from xql.evaluation.bellman import bellman_errors
+from xql.jax_config import standard_jax
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_population
 from xql.training.actors import Actors
@@ -36,6 +37,7 @@ class RunErrors(NamedTuple):
     """Of the transitions."""
 
 
+@standard_jax()
 def run_errors(
     run: Path | str,
     *,

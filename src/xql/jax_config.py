@@ -1,0 +1,65 @@
+"""JAX as this library needs it, whatever the rest of the program has configured.
+
+The numbers of a run must not depend on flags that another part of the program has set for its own
+sake, and training compiles only under JAX's standard rules of promotion.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+from xql.errors import InputError
+
+
+@contextlib.contextmanager
+def standard_jax() -> Iterator[None]:
+    """JAX's defaults for what changes results, in this thread, while the block or function runs.
+
+    Float32, standard promotion, Threefry keys, and NaN left to the check for divergence.
+
+    Raises:
+        InputError: JAX finds no device, or cannot be brought to its defaults; nothing has been done
+            then.
+    """
+    require_device()
+    # JAX has no context manager for it.
+    offset = getattr(jax.config, "jax_random_seed_offset", 0)
+    if offset:
+        raise InputError(
+            f"JAX_RANDOM_SEED_OFFSET is {offset}, which changes every random number",
+            hint="unset it, and give seeds instead",
+        )
+    with contextlib.ExitStack() as stack:
+        for setting in (
+            jax.enable_x64(False),
+            jax.numpy_rank_promotion("allow"),
+            jax.numpy_dtype_promotion("standard"),
+            jax.default_prng_impl("threefry2x32"),
+            jax.threefry_partitionable(True),
+            jax.legacy_prng_key("allow"),
+            jax.debug_nans(False),
+            jax.debug_infs(False),
+            jax.transfer_guard("allow"),
+        ):
+            stack.enter_context(setting)
+        yield
+
+
+def require_device() -> None:
+    """Start JAX on the platform that it is told to use.
+
+    Raises:
+        InputError: this machine has no such platform.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        # An assertion is how JAX says that the CUDA plugin is missing.
+        names = ("jax_platforms", "jax_platform_name")
+        platforms = next(filter(None, (getattr(jax.config, name, None) for name in names)), None)
+        why = str(error).partition("(set JAX_PLATFORMS")[0].strip() or "it cannot be started"
+        raise InputError(
+            f"JAX_PLATFORMS is '{platforms}': {why}" if platforms else f"JAX has no device: {why}",
+            hint="set JAX_PLATFORMS=cpu, or install JAX for that platform",
+        ) from None
