@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -158,7 +159,9 @@ OF_BETA = [log_mean_exp, log_sum_exp, log_partition, soft_value, soft_policy]
 
 @pytest.mark.parametrize("function", [*OF_BETA, dual_temperature])
 @pytest.mark.parametrize("beta", [0.0, 0, -1.0, float("nan"), np.asarray([[1.0], [-2.0]])])
-def test_a_temperature_that_is_not_positive_is_refused(function, beta) -> None:
+def test_a_temperature_that_is_not_positive_is_refused(
+    function: Callable[..., Any], beta: Any
+) -> None:
     if function in (soft_value, soft_policy, dual_temperature) and np.ndim(beta):
         pytest.skip("takes one number")
     with pytest.raises(ValueError, match=r"^(beta|epsilon) must be positive, not (0|-1|-2|nan)$"):
@@ -166,7 +169,7 @@ def test_a_temperature_that_is_not_positive_is_refused(function, beta) -> None:
 
 
 @pytest.mark.parametrize("function", [log_mean_exp, log_sum_exp, log_partition])
-def test_one_soft_maximum_has_one_temperature(function) -> None:
+def test_one_soft_maximum_has_one_temperature(function: Callable[..., Any]) -> None:
     x = np.asarray([[1.0, 2.0, 4.0], [0.0, 3.0, 3.0]], np.float32)
     betas = np.asarray([0.5, 2.0], np.float32)
     rows = [float(function(row, float(beta), axis=-1)) for row, beta in zip(x, betas, strict=True)]
@@ -183,7 +186,7 @@ def test_one_soft_maximum_has_one_temperature(function) -> None:
 
 
 @pytest.mark.parametrize("function", [*OF_BETA, dual_temperature])
-def test_nothing_has_no_soft_maximum(function) -> None:
+def test_nothing_has_no_soft_maximum(function: Callable[..., Any]) -> None:
     for shape in ((0,), (3, 0)):
         with pytest.raises(ValueError, match="x must hold at least one number, but its shape is"):
             function(np.zeros(shape, np.float32), 1.0)
@@ -193,5 +196,5 @@ def test_nothing_has_no_soft_maximum(function) -> None:
         assert len(empty) == 0
 
 
-def _last_axis(function):
+def _last_axis(function: Callable[..., Any]) -> dict[str, int]:
     return {"axis": -1} if function in (log_mean_exp, log_sum_exp) else {}

@@ -58,7 +58,9 @@ positive = st.lists(st.integers(0, 9), min_size=8, max_size=8)
 @pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint8])
 @settings(max_examples=8, deadline=None)
 @given(values=whole, beta=st.integers(1, 20), weights=positive)
-def test_whole_numbers_are_floats(name, dtype, values, beta, weights) -> None:
+def test_whole_numbers_are_floats(
+    name: str, dtype: Any, values: list[int], beta: int, weights: list[int]
+) -> None:
     x = np.reshape(values, SHAPE).astype(dtype)
     w = np.reshape(weights, SHAPE) + np.eye(*SHAPE, dtype=int)
     real = CALLS[name](x.astype(np.float32), float(beta), w.astype(np.float32))
@@ -70,7 +72,7 @@ def test_whole_numbers_are_floats(name, dtype, values, beta, weights) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_numbers_beyond_32_bits_keep_their_value(name) -> None:
+def test_numbers_beyond_32_bits_keep_their_value(name: str) -> None:
     x = np.asarray([[3_000_000_000, 1], [-5_000_000_000, 2]])
     w = np.ones_like(x)
     real = CALLS[name](x.astype(np.float64), 4e9, w.astype(np.float64))
@@ -86,7 +88,7 @@ def test_numbers_beyond_32_bits_keep_their_value(name) -> None:
         ("debug_nans", True),
     ],
 )
-def test_flags_of_the_users_program_change_nothing(name, flag, value) -> None:
+def test_flags_of_the_users_program_change_nothing(name: str, flag: str, value: Any) -> None:
     x = np.asarray([[1.5, -2.0, 3.0], [0.0, 0.5, 7.0]], np.float32)
     weights = np.asarray([0.2, 0.3, 0.5])
     expected = CALLS[name](x, np.float64(2.0), weights)
