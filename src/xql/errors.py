@@ -4,9 +4,12 @@ Everything below the command line raises these for bad input; the command line p
 exits with status 2. Any other exception is a defect of this library and keeps its traceback.
 """
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 
 
@@ -80,3 +83,54 @@ def require(module: str, extra: str) -> ModuleType:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
         raise MissingExtra(f"{module} is not installed; run: pip install 'xql[{extra}]'") from None
+
+
+def require_matplotlib() -> None:
+    """Import matplotlib, whatever backend the environment asks for: figures here need none.
+
+    A notebook's kernel hands its own backend down to the processes that it starts, and matplotlib
+    cannot be imported where it is not installed.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    if "matplotlib" in sys.modules:
+        require("matplotlib", "report")
+        return
+    backend = os.environ.pop("MPLBACKEND", "")
+    try:
+        matplotlib = require("matplotlib", "report")
+    finally:
+        if backend:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        # As matplotlib itself does, for the rest of the program.
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def decoration(what: str, say: Callable[[str], object] = _to_stderr) -> Iterator[None]:
+    """Run what decorates a result, and must not fail it: a failure is one line, "no WHAT: why".
+
+    Args:
+        what: what is missing then, such as "figure".
+        say: where the line goes; standard error unless given.
+    """
+    try:
+        yield
+    except Exception as error:
+        say(f"no {what}: {reason(error)}")
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    text = " ".join(str(error).split())[:300]
+    expected = isinstance(error, InputError | EnvironmentFault | MissingExtra | OSError)
+    if expected and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -62,6 +62,16 @@ def run(tmp_path: Path) -> RunFolder:
     return four_members(tmp_path / "run", *BETAS)
 
 
+def test_a_name_is_no_formula(run: RunFolder, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    import matplotlib
+
+    curves = curves_from_run(run, label="a$_b$")
+    with matplotlib.rc_context({"text.usetex": True}):
+        path = plot_learning_curves(curves, tmp_path / "c.png", title=r"x$\frac{$ [red]x[/]")
+    assert path.stat().st_size > 5000
+
+
 def test_curves_are_grouped_by_beta_and_averaged_over_episodes(run: RunFolder) -> None:
     low, high = curves_from_run(run, label="xql")
     assert (low.label, high.label) == ("xql β = 0.5", "xql β = 2")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from xql import __version__
+from xql.cli.console import print_anything
 from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest, printable
 
 Command = Callable[..., Any]
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     interrupted. One line on standard error says what, where and the hint.
     """
     warnings.showwarning = _show_warning
+    print_anything()
     try:
         _dispatch(list(sys.argv[1:] if arguments is None else arguments), COMMANDS, ["xql"])
     except (InputError, MissingExtra) as error:

@@ -26,7 +26,7 @@ def compare(
             reports it, else the normalised score, else the return.
         seed: of the bootstrap.
     """
-    from xql.errors import MissingExtra, require_seed
+    from xql.errors import decoration, require_seed
     from xql.reports.compare import compare as compare_runs
     from xql.reports.plots import plot_comparison
     from xql.runs.folder import RunFolder
@@ -49,8 +49,8 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (out / name).write_text(text, encoding="utf-8")
-    try:
+    written = "tables"
+    with decoration("figure"):
         plot_comparison(found, out / "comparison.png")
-    except MissingExtra as missing:
-        print(f"no figure: {missing}", file=sys.stderr)
-    print(f"tables and figure: {out}", file=sys.stderr)
+        written = "tables and figure"
+    print(f"{written}: {out}", file=sys.stderr)

@@ -22,17 +22,17 @@ def info(source: tyro.conf.Positional[str]) -> None:
     Args:
         source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5, .parquet or .csv file.
     """
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from xql.cli.console import plain_console
 
     dataset = open_dataset(source)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in describe(dataset):
-        table.add_row(name, escape(value))
-    Console().print(table)
+        table.add_row(name, value)
+    plain_console().print(table)
 
 
 def describe(dataset: Dataset) -> list[tuple[str, str]]:
@@ -105,18 +105,19 @@ def check(source: tyro.conf.Positional[str]) -> None:
     Args:
         source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5, .parquet or .csv file.
     """
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
-    console = Console()
+    from xql.cli.console import plain_console
+
+    console = plain_console()
     dataset = open_dataset(source, finite=False)
     found = check_dataset(dataset)
     size = f"{dataset.episodes:,} episodes, {dataset.transitions:,} transitions"
-    console.print(f"[bold]{escape(dataset.name)}[/bold]: {size}", highlight=False)
+    console.print(Text.assemble((dataset.name, "bold"), f": {size}"))
     for finding in found:
         style = _STYLES[finding.severity]
-        console.print(f"[{style}]{finding.severity:8}[/{style}]", end="", highlight=False)
-        console.print(_wrapped(finding), highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{finding.severity:8}", style=style, end="")
+        console.print(_wrapped(finding), soft_wrap=True)
     if not found:
         console.print("nothing found: the data is sound")
     if any(finding.severity == "error" for finding in found):

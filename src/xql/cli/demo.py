@@ -4,8 +4,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from xql.errors import MissingExtra
-
 DATASET = "pointmaze/medium-play-v0"
 AGENTS = {"bc": "behaviour cloning", "xql": "Extreme Q-Learning"}
 TITLE = "PointMaze-Medium, from corner to corner"
@@ -84,10 +82,11 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
 
 
 def _draw(home: Path, of_data: float) -> None:
+    from xql.errors import decoration
     from xql.reports.plots import curves_from_run, plot_learning_curves
     from xql.runs.folder import RunFolder
 
-    try:
+    with decoration("figure"):
         figure = plot_learning_curves(
             [
                 curve
@@ -101,8 +100,6 @@ def _draw(home: Path, of_data: float) -> None:
             data_label="behaviour policy",
         )
         print(f"learning curves: {figure}")
-    except MissingExtra as missing:
-        print(f"no figure: {missing}")
 
 
 def _make_data() -> None:
@@ -126,8 +123,10 @@ def _proportion(reached: list[bool]) -> str:
 
 def _write_table(rows: list[Row], home: Path) -> None:
     """Print the table and write table.md."""
-    from rich.console import Console
     from rich.table import Table
+
+    from xql.cli.console import plain_console
+    from xql.errors import decoration
 
     heads = ("", "success [95 %]", "of", "updates", "seconds")
     table = Table(*heads, title=TITLE)
@@ -139,6 +138,7 @@ def _write_table(rows: list[Row], home: Path) -> None:
         "Agents: interquartile mean over seeds with its bootstrap interval over seeds, at the last "
         "step. Behaviour policy: exact binomial interval over episodes."
     )
-    Console(width=100).print(table)
+    plain_console(width=100).print(table)
     print(note)
-    (home / "table.md").write_text("\n".join([*lines, "", note, ""]), encoding="utf-8")
+    with decoration("table.md"):
+        (home / "table.md").write_text("\n".join([*lines, "", note, ""]), encoding="utf-8")

@@ -35,9 +35,9 @@ def evaluate(
             Gymnasium's, Gymnasium-Robotics' and xql's own.
     """
     import numpy as np
-    from rich.console import Console
     from rich.table import Table
 
+    from xql.cli.console import plain_console
     from xql.evaluation.statistics import format_interval
     from xql.runs.config import RunConfig
     from xql.runs.summary import SYMBOLS, UNITS, quantity_of, results, value_of
@@ -60,7 +60,7 @@ def evaluate(
             *(f"{np.mean([value_of(row, one) for row in own]):.1f}" for one in measures),
             f"{np.mean([row.length for row in own]):.0f}",
         )
-    Console().print(table)
+    plain_console().print(table)
     for result in results(rows, members):
         head = f"{result.label}: " if result.changes else ""
         print(

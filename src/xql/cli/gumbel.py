@@ -23,12 +23,11 @@ _FIGURES = (".png", ".svg", ".pdf")
 
 def demo() -> None:
     """Compute a log-partition directly and by Gumbel regression; show the limits of log-sum-exp."""
-    from rich.console import Console
-
+    from xql.cli.console import plain_console
     from xql.jax_config import require_device
 
     require_device()
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     for title, table, notes in (_partition(), _limits()):
         console.print(title, style="bold")
         console.print()
@@ -129,7 +128,7 @@ def fit(
         out: write the predictions to this new CSV file.
         seed: random seed of the mlp's initial weights.
     """
-    from rich.console import Console
+    from xql.cli.console import plain_console
 
     user_errors.require("sklearn", "regression")
     from xql.gumbel.regression import GumbelRegressor
@@ -152,7 +151,7 @@ def fit(
     X, y = table[:, :-1], table[:, -1]
     regressor = GumbelRegressor(beta, model=model, random_state=seed).fit(X, y)
     predictions = regressor.predict(X)
-    Console(highlight=False).print(_fit_table(regressor, names, y - predictions))
+    plain_console().print(_fit_table(regressor, names, y - predictions))
     if out is not None:
         with out.open("x", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
@@ -165,17 +164,16 @@ def _fit_table(
     regressor: object, names: list[str], residuals: Float64[np.ndarray, " rows"]
 ) -> object:
     """The fitted parameters, the optimality condition E[e^z] = 1, and the residuals."""
-    from rich.markup import escape
     from rich.table import Table
 
     fitted = vars(regressor)
     table = Table("quantity", title=f"Gumbel regression, β = {fitted['beta']:g}")
     table.add_column("value", justify="right")
     for name, slope in zip(names, fitted.get("coef_", ()), strict=False):
-        table.add_row(f"coefficient of {escape(name)}", f"{slope:.6g}")
+        table.add_row(f"coefficient of {name}", f"{slope:.6g}")
     if "intercept_" in fitted:
         table.add_row("intercept", f"{fitted['intercept_']:.6g}")
-    table.add_row(r"E\[e^z] (1 at the optimum)", f"{fitted['mean_exp_']:.6f}", end_section=True)
+    table.add_row("E[e^z] (1 at the optimum)", f"{fitted['mean_exp_']:.6f}", end_section=True)
     table.add_row("rows", str(len(residuals)))
     for label, value in (
         ("mean", residuals.mean()),
@@ -212,8 +210,7 @@ def errors(
         trust_environment: run only: installed packages, or ids, whose environments it may name
             besides Gymnasium's, Gymnasium-Robotics' and xql's own.
     """
-    from rich.console import Console
-
+    from xql.cli.console import plain_console
     from xql.gumbel import fit_errors, plot_fits
 
     if plot is not None:
@@ -224,7 +221,7 @@ def errors(
                 where=str(plot),
                 hint=f"choose from {', '.join(_FIGURES)}",
             )
-        user_errors.require("matplotlib", "report")
+        user_errors.require_matplotlib()
     if source.is_dir():
         from xql.training.transitions import run_errors
 
@@ -243,9 +240,10 @@ def errors(
         fits = fit_errors(values)
     except ValueError as error:
         raise InputError(str(error), where=where) from None
-    Console(highlight=False).print(_fits_table(fits, len(values)))
+    plain_console().print(_fits_table(fits, len(values)))
     if plot is not None:
-        print(f"plot: {plot_fits(values, fits, plot)}")
+        with user_errors.decoration("figure"):
+            print(f"plot: {plot_fits(values, fits, plot)}")
 
 
 def _fits_table(fits: "ErrorFits", count: int) -> object:

@@ -205,15 +205,16 @@ def _refuse(name: str, **given: Any) -> None:
 
 
 def _bar() -> Any:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from xql.cli.console import plain_console
+
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f} transitions"),
         TimeRemainingColumn(),
-        console=Console(file=sys.stderr),
+        console=plain_console(file=sys.stderr),
         transient=True,
     )
 

@@ -64,7 +64,14 @@ def figure1(
         ),
         end="",
     )
-    print(f"{out / 'figure1.png'}, figure1.csv, figure1.md", file=sys.stderr)
+    _name_files(out, "figure1")
+
+
+def _name_files(out: Path, figure: str) -> None:
+    """Say what has been written; a figure that could not be drawn is not there."""
+    names = [f"{figure}{ending}" for ending in (".png", ".csv", ".md")]
+    there = ", ".join(name for name in names if (out / name).exists())
+    print(f"{out}: {there}", file=sys.stderr)
 
 
 def figure2(out: Path = Path("figure2"), seed: int = 0) -> None:
@@ -121,7 +128,7 @@ def figure3(
         ),
         end="",
     )
-    print(f"{out / 'figure3.png'}, figure3.csv, figure3.md", file=sys.stderr)
+    _name_files(out, "figure3")
 
 
 def videos(

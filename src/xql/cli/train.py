@@ -241,15 +241,15 @@ def _is_number(text: str) -> bool:
 
 
 def draw(run: Path) -> None:
-    """Draw a run's learning curves into its folder, where matplotlib is installed."""
-    from xql.errors import MissingExtra
+    """Draw a run's learning curves into its folder; where that fails, one line says why."""
+    from xql.errors import decoration
     from xql.reports.plots import curves_from_run, plot_learning_curves
     from xql.runs.folder import RunFolder
     from xql.runs.summary import quantity_of
 
-    folder = RunFolder.open(run)
-    config = folder.config
-    try:
+    with decoration("figure"):
+        folder = RunFolder.open(run)
+        config = folder.config
         plot_learning_curves(
             curves_from_run(folder, label=config.agent),
             run / "learning-curves.png",
@@ -257,5 +257,3 @@ def draw(run: Path) -> None:
             title=config.data.name,
             steps="Environment steps" if config.online else "Gradient updates",
         )
-    except MissingExtra as missing:
-        print(f"no figure: {missing}")

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Float32, Int, Key
 
 from xql.agents import ONLINE, Batch, TrainState
 from xql.agents.types import Backup
-from xql.errors import InputError, require
+from xql.errors import InputError, decoration, require_matplotlib
 from xql.evaluation.bellman import bellman_errors
 from xql.experiments.cells import Cell, asked, train_cells
 from xql.experiments.compact import reduce_colours
@@ -244,7 +244,7 @@ def figure1(
     Raises:
         InputError: nothing can be written, or no task could be trained.
     """
-    require("matplotlib", "report")
+    require_matplotlib()
     executor = local(jobs)
     wanted = cells(tasks, steps=steps, every=every, seeds=seeds, quiet=jobs > 1)
     try:
@@ -270,8 +270,9 @@ def figure1(
     text = report(studies, f"{command} --seeds {seeds}", problems)
     (out / "figure1.md").write_text(text, encoding="utf-8")
     write_csv(studies, out / "figure1.csv")
-    draw(studies, out / "figure1.png")
-    reduce_colours(out / "figure1.png")
+    with decoration("figure", say):
+        draw(studies, out / "figure1.png")
+        reduce_colours(out / "figure1.png")
     return text
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from xql.errors import InputError, require, require_seed
+from xql.errors import InputError, require, require_matplotlib, require_seed
 
 DENSITY_BETAS = (0.75, 1.0, 1.5, 2.0)
 LOSS_BETAS = (0.5, 1.0, 2.0)
@@ -93,7 +93,7 @@ def figure2(out: Path, seed: int = 0) -> Path:
     Raises:
         InputError: one of the files exists, the folder cannot be made, or the seed is no seed.
     """
-    require("matplotlib", "report")
+    require_matplotlib()
     from matplotlib.figure import Figure
 
     require_seed(seed)

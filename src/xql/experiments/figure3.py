@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xql.errors import InputError, nearest, require
+from xql.errors import InputError, decoration, nearest, require_matplotlib
 from xql.evaluation.statistics import Interval, format_interval, mean, stratified_bootstrap
 from xql.experiments.cells import Cell, kept, online_cell, train_cells
 from xql.experiments.compact import reduce_colours
@@ -163,7 +163,7 @@ def figure3(
         InputError: an unknown task or method, or no cell to draw.
         MissingExtra: matplotlib is not installed.
     """
-    require("matplotlib", "report")
+    require_matplotlib()
     executor = local(jobs)
     chosen = [(task, method) for task in tasks for method in methods]
     wanted = cells(
@@ -185,10 +185,11 @@ def figure3(
         why = f"there is no cell to draw ({reasons})" if reasons else "there is no cell to draw"
         raise InputError(why, where=str(home), hint="see to that" if reasons else "let it train")
     _write_csv(shown, out / "figure3.csv")
-    draw(shown, out / "figure3.png")
-    reduce_colours(out / "figure3.png")
     text = _table(shown) + "".join(f"\n{problem}\n" for problem in problems)
     (out / "figure3.md").write_text(text, encoding="utf-8")
+    with decoration("figure", say):
+        draw(shown, out / "figure3.png")
+        reduce_colours(out / "figure3.png")
     return text
 
 

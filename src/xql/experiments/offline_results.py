@@ -28,7 +28,7 @@ import tyro
 
 from xql.agents import OFFLINE
 from xql.agents.hyperparameters import to_dict
-from xql.errors import InputError, nearest
+from xql.errors import InputError, decoration, nearest
 from xql.evaluation.statistics import format_interval
 from xql.experiments.cells import Cell, kept, offline_cell, train_cells
 from xql.experiments.compact import reduce_colours
@@ -377,7 +377,9 @@ def main(
             raise InputError(outcome.problem)
         # After every cell: the next may take a day.
         tabulate(table, home)
-    draw(table, tabulate(table, home), home)
+    entries = tabulate(table, home)
+    with decoration("figure"):
+        draw(table, entries, home)
 
 
 if __name__ == "__main__":

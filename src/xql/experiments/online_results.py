@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import tyro
 
+from xql.errors import decoration, require_matplotlib
 from xql.experiments.cells import Cell, kept, online_cell, train_cells
 from xql.experiments.compact import reduce_colours
 from xql.reports.plots import COLOURS
@@ -167,11 +168,13 @@ def tabulate(home: Path) -> None:
                 lines.append(f"| {agent} | {library} | {len(of)} | {np.mean(last):.0f} | {each} |")
     home.mkdir(parents=True, exist_ok=True)
     (home / "table.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
-    draw(found, home / "curves.png")
+    with decoration("figure"):
+        draw(found, home / "curves.png")
 
 
 def draw(found: list[Curve], path: Path) -> None:
     """A panel for each agent, a curve for each seed."""
+    require_matplotlib()
     from matplotlib.figure import Figure
 
     agents = [agent for agent in AGENTS if any(one.agent == agent for one in found)]

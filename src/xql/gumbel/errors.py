@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Real
 
+from xql.errors import require_matplotlib
+
 
 def _families() -> dict[str, Any]:
     """The scipy distribution of each name; imported here because scipy.stats takes 0.5 s."""
@@ -149,10 +151,9 @@ def plot_fits(errors: Real[np.ndarray, "..."], fits: ErrorFits, path: Path) -> P
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ImportError("matplotlib is not installed; run: pip install 'xql[report]'") from None
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     axes = figure.subplots()
     draw_fits(axes, errors, fits)

@@ -1,13 +1,14 @@
 """Figures: learning curves with every seed behind them, and a comparison of methods."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import numpy as np
 from jaxtyping import Float64
 
-from xql.errors import InputError, require
+from xql.errors import InputError, require_matplotlib
 from xql.evaluation.statistics import Interval, episode_means, step_intervals
 from xql.reports.comparison import Comparison, Row
 from xql.runs.folder import RunFolder
@@ -19,6 +20,8 @@ from xql.runs.summary import (
     quantity_of,
     value_of,
 )
+
+Arguments = ParamSpec("Arguments")
 
 AXES: dict[Quantity, str] = {
     "success": "Success rate (%)",
@@ -82,6 +85,21 @@ def _curves(folder: RunFolder, quantity: Quantity | None) -> list[tuple[dict[str
     return curves
 
 
+def _as_written(draw: Callable[Arguments, Path]) -> Callable[Arguments, Path]:
+    """Draw names as they are: "$" in one is no formula, and nothing goes through LaTeX."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Path:
+        require_matplotlib()
+        import matplotlib
+
+        with matplotlib.rc_context({"text.usetex": False, "text.parse_math": False}):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+@_as_written
 def plot_learning_curves(
     curves: Sequence[Curve],
     path: Path,
@@ -110,7 +128,6 @@ def plot_learning_curves(
     """
     if not curves:
         raise InputError("there is no curve to draw", hint="give at least one run")
-    require("matplotlib", "report")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -143,6 +160,7 @@ def plot_learning_curves(
     return path
 
 
+@_as_written
 def plot_against(
     runs: Sequence[RunFolder],
     name: str,
@@ -165,7 +183,6 @@ def plot_against(
         InputError: there is no run, or one that did not sweep it or has no evaluations.
         MissingExtra: matplotlib is not installed.
     """
-    require("matplotlib", "report")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -219,6 +236,7 @@ def _last_against(
     return {label: dict(sorted(by.items())) for label, by in found.items()}
 
 
+@_as_written
 def plot_comparison(comparison: Comparison, path: Path) -> Path:
     """Draw a comparison and write it to `path` (.png, .svg or .pdf): per task the interquartile
     means, last filled and best hollow; performance profiles; probabilities of improvement.
@@ -230,7 +248,6 @@ def plot_comparison(comparison: Comparison, path: Path) -> Path:
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    require("matplotlib", "report")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -6,9 +6,10 @@ evaluations.csv    one row per step, member and episode
 frozen.csv         the members that diverged, where there are any: the step at which each one stands
 checkpoints/       see `checkpoints.py`
 policies/          likewise, the policies of every evaluation, where the run keeps them
-tensorboard/       events, where tensorboardX is installed
+tensorboard/       events, where tensorboardX is installed and they can be written
 """
 
+import contextlib
 import csv
 import gzip
 import io
@@ -18,6 +19,7 @@ import math
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ import numpy as np
 import yaml
 from jaxtyping import ArrayLike
 
-from xql.errors import InputError, MissingExtra, require
+from xql.errors import InputError, decoration, require
 from xql.evaluation.rollout import EpisodeResult
 from xql.evaluation.scores import Reference, normalised_score
 from xql.runs.config import RunConfig
@@ -112,7 +114,7 @@ class RunFolder:
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, config
-        self._events: Any = None
+        self._events: _Events | None = None
         self._events_missing = False
 
     @classmethod
@@ -285,30 +287,54 @@ class RunFolder:
         return {int(cells[0]): int(cells[1]) for cells in csv.reader(lines)}
 
     def tensorboard(self, step: int, scalars: Mapping[str, float]) -> str | None:
-        """Write TensorBoard events, where tensorboardX is installed.
+        """Write TensorBoard events, where tensorboardX is installed and they can be written.
 
         Returns:
-            None; or, once, the sentence that says why there are no events.
+            None; or, once, the sentence that says why there are no events, or no more of them.
         """
         if self._events_missing:
             return None
-        if self._events is None:
-            try:
-                writer = require("tensorboardX", "report").SummaryWriter
-            except MissingExtra as missing:
-                self._events_missing = True
-                return f"no TensorBoard events: {missing}"
-            self._events = writer(str(self.path / "tensorboard"))
-        for name, value in scalars.items():
-            self._events.add_scalar(name, float(value), int(step))
-        self._events.flush()
-        return None
+        said: list[str] = []
+        with decoration("TensorBoard events", said.append):
+            if self._events is None:
+                self._events = _Events(self.path / "tensorboard")
+            self._events.write(int(step), scalars)
+            return None
+        self._events_missing = True
+        self.close()
+        return said[0]
 
     def close(self) -> None:
         """Close the TensorBoard writer, if one is open. The other files are never held open."""
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(Exception):
+                self._events.close()
             self._events = None
+
+
+class _Events:
+    """A file of TensorBoard events, written at once.
+
+    tensorboardX's `SummaryWriter` writes in a thread of its own: where that one fails, as on a full
+    disk, the next call waits for it for ever.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        require("tensorboardX", "report")
+        self._summary = require("tensorboardX.summary", "report").scalar
+        self._event = require("tensorboardX.proto.event_pb2", "report").Event
+        writer = require("tensorboardX.event_file_writer", "report").EventsWriter
+        folder.mkdir(exist_ok=True)
+        self._writer = writer(str(folder / "events"))
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            summary = self._summary(name, float(value))
+            self._writer.write_event(self._event(summary=summary, step=step, wall_time=time.time()))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def _unwritable(path: Path, reason: str) -> InputError:

@@ -148,4 +148,6 @@ class RunLogger:
         self._progress.scored(step, in_brief(rows, config.members))
         quantity = quantity_of(rows)
         means = member_means(rows, quantity)
-        folder.tensorboard(step, {f"{quantity}/{m}": mean for m, mean in means.items()})
+        scalars = {f"{quantity}/{m}": mean for m, mean in means.items()}
+        if missing := folder.tensorboard(step, scalars):
+            self._progress.say(missing)
