@@ -5,6 +5,7 @@ sake, and training compiles only under JAX's standard rules of promotion.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import jax
@@ -40,6 +41,8 @@ def standard_jax() -> Iterator[None]:
             jax.legacy_prng_key("allow"),
             jax.debug_nans(False),
             jax.debug_infs(False),
+            jax.debug_key_reuse(False),
+            jax.disable_jit(False),
             jax.transfer_guard("allow"),
         ):
             stack.enter_context(setting)
@@ -56,10 +59,11 @@ def require_device() -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
         # An assertion is how JAX says that the CUDA plugin is missing.
-        names = ("jax_platforms", "jax_platform_name")
-        platforms = next(filter(None, (getattr(jax.config, name, None) for name in names)), None)
-        why = str(error).partition("(set JAX_PLATFORMS")[0].strip() or "it cannot be started"
+        why = str(error).partition("(set JAX_PLATFORMS")[0].strip(" .") or "it cannot be started"
+        platforms = getattr(jax.config, "jax_platforms", None)
+        flag = "JAX_PLATFORMS" if platforms else "JAX_PLATFORM_NAME"
+        asked = platforms or os.environ.get(flag)
         raise InputError(
-            f"JAX_PLATFORMS is '{platforms}': {why}" if platforms else f"JAX has no device: {why}",
-            hint="set JAX_PLATFORMS=cpu, or install JAX for that platform",
+            f"{flag} is '{asked}': {why}" if asked else f"JAX has no device: {why}",
+            hint=f"set {flag}=cpu, or install JAX for that platform",
         ) from None

@@ -35,6 +35,8 @@ FLAGS = [
     ("legacy_prng_key", "error"),
     ("debug_nans", True),
     ("debug_infs", True),
+    ("debug_key_reuse", True),
+    ("disable_jit", True),
     ("transfer_guard", "disallow"),
 ]
 
@@ -91,8 +93,15 @@ def test_an_offset_of_all_seeds_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
-def test_a_platform_that_is_not_here_is_one_line(platform: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flag", "platform"),
+    [
+        ("JAX_PLATFORMS", "cuda"),
+        ("JAX_PLATFORMS", "nonsense"),
+        ("JAX_PLATFORM_NAME", "nonsense"),
+    ],
+)
+def test_a_platform_that_is_not_here_is_one_line(flag: str, platform: str, tmp_path: Path) -> None:
     if platform == "cuda" and any(device.platform == "gpu" for device in jax.devices()):
         pytest.skip("it is here")
     np.savez(tmp_path / "log.npz", nothing=np.zeros(1))
@@ -108,13 +117,13 @@ def test_a_platform_that_is_not_here_is_one_line(platform: str, tmp_path: Path) 
             text=True,
             check=False,
             cwd=tmp_path,
-            env={**os.environ, "JAX_PLATFORMS": platform},
+            env={**os.environ, "JAX_PLATFORMS": "", flag: platform},
         )
         assert done.returncode == 2, done.stderr
         assert done.stdout == ""
         (line,) = done.stderr.splitlines()
-        assert line.startswith(f"xql: JAX_PLATFORMS is '{platform}': ")
-        assert line.endswith("; set JAX_PLATFORMS=cpu, or install JAX for that platform")
+        assert line.startswith(f"xql: {flag} is '{platform}': ")
+        assert line.endswith(f"; set {flag}=cpu, or install JAX for that platform")
     assert [path.name for path in tmp_path.iterdir()] == ["log.npz"]
 
 
