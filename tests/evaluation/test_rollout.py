@@ -226,7 +226,8 @@ def test_an_environment_of_other_spaces_is_refused_in_one_line() -> None:
         ),
         (
             Flat,
-            "Flat: its actions are Box(-1.0, 1.0, (2, 1), float32); one flat Box is needed",
+            "Flat: its actions are Box(-1.0, 1.0, (2, 1), float32); one flat Box, or a Discrete "
+            "that starts at 0, is needed",
         ),
         (Seeing, "Seeing: the observations are Discrete(4); one flat Box of numbers is needed"),
     ):

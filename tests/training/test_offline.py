@@ -67,11 +67,11 @@ def test_the_run_s_files(run: Run) -> None:
 
 def test_discount_1_trains(tmp_path: Path) -> None:
     run = learn(tmp_path / "run", options=SMALL | {"discount": 1})
-    assert run.config.member_config(0)["discount"] == 1
+    assert run.config.member_config(0).discount == 1
     assert len(lines_of(run)) == 3
 
 
-def test_config_yaml_says_all_that_the_run_was_settings_for(run: Run) -> None:
+def test_config_yaml_says_all_that_the_run_was_asked_for(run: Run) -> None:
     config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
     assert (config["agent"], config["preset"], config["steps"]) == ("xql", "default", 60)
     assert config["version"] == 2 and config["kind"] == "offline"
@@ -268,6 +268,10 @@ REFUSED = [
     ({"agent": "bc", "beta": 1.0}, "agent bc has no beta; choose from policy_learning_rate"),
     ({"sweep": {"discount": [0.9, 1.1]}}, "discount cannot be 1.1; give at least 0 and at most 1"),
     ({"sweep": {"hidden": [8.0]}}, "hidden cannot be swept: it changes the compiled program"),
+    (
+        {"sweep": {"beta": [1.0]}, "options": SMALL | {"beta": 3.0}},
+        "beta is swept and given; give it in one of them",
+    ),
     ({"sweep": {"betta": [8.0]}}, "agent xql has no betta; did you mean 'beta'?"),
     ({"sweep": {"beta": [1.0]}, "beta": 2.0}, "beta is given twice; give one of them"),
     ({"agent": "iqm"}, "unknown agent 'iqm'"),

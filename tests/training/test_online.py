@@ -58,9 +58,7 @@ def test_the_run_is_like_any_other(run: Run) -> None:
     assert same_bits(again.population, run.population)
 
 
-def test_updates_begin_after_the_warm_up_and_are_as_many_as_settings(
-    run: Run, tmp_path: Path
-) -> None:
+def test_updates_begin_after_the_warm_up_and_are_as_many_as_asked(run: Run, tmp_path: Path) -> None:
     assert run.population.step.tolist() == [40, 40]
     twice = learn(
         tmp_path / "twice", loop=OnlineLoop(environments=2, warmup=20, update_to_data=1.5)

@@ -134,10 +134,6 @@ def resolve(
         values[key], sources[key] = value, "given"
     data = {key: str(values.pop(key, default)) for key, default in DATA_OPTIONS.items()}
     config = configure(agent, values, others=DATA_OPTIONS)
-    for name in set(swept) & set(options or {}):
-        raise InputError(
-            f"{name} is swept and given", where="--sweep, --set", hint="give it in one of them"
-        )
     unused = inactive(config)
     for name in unused & set(options or {}):
         raise InputError(

@@ -1,7 +1,7 @@
 """The population of a run: every combination of the swept hyperparameters, times seeds."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, cast
 
@@ -29,6 +29,18 @@ def sweep_of(
         raise InputError("beta is given twice", where="--sweep, --beta", hint="give one of them")
     betas = [float(beta)] if isinstance(beta, Real) else cast(Sequence[float], beta)
     return {"beta": betas, **found}
+
+
+def require_apart(sweep: Collection[str], options: Collection[str] | None) -> None:
+    """Check that no hyperparameter is both swept and given one value.
+
+    Raises:
+        InputError: one is; its one value would have no effect.
+    """
+    for name in set(sweep) & set(options or ()):
+        raise InputError(
+            f"{name} is swept and given", where="--sweep, --set", hint="give it in one of them"
+        )
 
 
 def choose_members(

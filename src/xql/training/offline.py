@@ -39,7 +39,7 @@ from xql.runs.config import (
 )
 from xql.runs.folder import RunFolder, free_folder
 from xql.runs.run import Run
-from xql.runs.sweep import SWEPT_SOURCE, choose_members, sweep_of
+from xql.runs.sweep import SWEPT_SOURCE, choose_members, require_apart, sweep_of
 from xql.training.divergence import RewardRange
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.population import (
@@ -176,6 +176,7 @@ def plan_offline(
     chosen = resolve(agent, preset, whole.name, options, swept=sweep, task=task)
     made = OFFLINE[agent].make(chosen.config, steps)
     members = choose_members(made, agent, seeds, sweep)
+    require_apart(sweep, options)
     findings = require_sound(whole)
     dataset = select_episodes(whole, chosen.subset)
     scaling = fit_scaling(dataset, chosen.rewards, chosen.observations)

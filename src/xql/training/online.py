@@ -35,7 +35,7 @@ from xql.runs.config import (
 )
 from xql.runs.folder import RunFolder, free_folder
 from xql.runs.run import Run
-from xql.runs.sweep import SWEPT_SOURCE, choose_members, sweep_of
+from xql.runs.sweep import SWEPT_SOURCE, choose_members, require_apart, sweep_of
 from xql.training.actors import Actors, environment_spec
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.online_state import OnlineState, add, explore, initial_online_state, learn
@@ -155,6 +155,7 @@ def plan_online(
     chosen = resolve(agent, preset, env, options, swept=sweep)
     made = ONLINE[agent].make(chosen.config, steps)
     members = choose_members(made, agent, seeds, sweep)
+    require_apart(sweep, options)
     spec = _spec_of(env)
     zeros = np.zeros(spec.observation_size, np.float32)
     return RunConfig(
