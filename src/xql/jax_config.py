@@ -50,7 +50,7 @@ def standard_jax() -> Iterator[None]:
 
 
 def require_device() -> None:
-    """Start JAX on the platform that it is told to use.
+    """Start JAX on the platform that its configuration names.
 
     Raises:
         InputError: this machine has no such platform.

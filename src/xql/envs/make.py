@@ -120,9 +120,9 @@ def make_environment(
         # A registered environment that fails does so for its arguments, which a file may hold.
         if not only_arguments:
             raise
-        told = error if isinstance(error, InputError) else _cannot_be_made(name, error)
-        hint = f"{told.hint}, or give another environment with --env"
-        raise InputError(told.what, where=told.where, hint=hint) from None
+        fault = error if isinstance(error, InputError) else _cannot_be_made(name, error)
+        hint = f"{fault.hint}, or give another environment with --env"
+        raise InputError(fault.what, where=fault.where, hint=hint) from None
     if picture is not None:
         aim_camera(env)
     try:
