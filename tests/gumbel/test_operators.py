@@ -157,13 +157,20 @@ def test_an_infinite_beta_gives_the_mean() -> None:
 OF_BETA = [log_mean_exp, log_sum_exp, log_partition, soft_value, soft_policy]
 
 
-@pytest.mark.parametrize("function", [*OF_BETA, dual_temperature])
-@pytest.mark.parametrize("beta", [0.0, 0, -1.0, float("nan"), np.asarray([[1.0], [-2.0]])])
+SEVERAL = np.asarray([[1.0], [-2.0]])
+NOT_POSITIVE: list[tuple[Any, Any]] = [
+    (function, beta)
+    for function in (*OF_BETA, dual_temperature)
+    for beta in (0.0, 0, -1.0, float("nan"))
+]
+# The others take one number.
+NOT_POSITIVE += [(function, SEVERAL) for function in (log_mean_exp, log_sum_exp, log_partition)]
+
+
+@pytest.mark.parametrize(("function", "beta"), NOT_POSITIVE)
 def test_a_temperature_that_is_not_positive_is_refused(
     function: Callable[..., Any], beta: Any
 ) -> None:
-    if function in (soft_value, soft_policy, dual_temperature) and np.ndim(beta):
-        pytest.skip("takes one number")
     with pytest.raises(ValueError, match=r"^(beta|epsilon) must be positive, not (0|-1|-2|nan)$"):
         function(np.ones((2, 3), np.float32), beta)
 

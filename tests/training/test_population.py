@@ -16,7 +16,6 @@ from xql.training.population import (
     draw,
     initial_population,
     replicated,
-    size,
     train_chunk,
     zero_totals,
 )
@@ -36,7 +35,7 @@ def test_chunk_lengths_do_not_matter() -> None:
 def test_a_member_is_the_same_run_alone() -> None:
     members = [Member(3, {}), Member(5, {"beta": 0.3}), Member(5, {"critic_learning_rate": 1e-3})]
     together = trained(AGENT, SPEC, members, line_data(), 300)
-    assert size(together) == 3
+    assert together.step.shape == (3,)
     for index, one in enumerate(members):
         alone = member(trained(AGENT, SPEC, [one], line_data(), 300), 0)
         beside = member(together, index)
@@ -74,7 +73,7 @@ def test_sums_of_metrics_are_the_same_bits_however_the_updates_are_divided() -> 
     whole, parts = sums(6), sums(1, 2, 3)
     assert {one.shape for one in whole.values()} == {(2,)}
     assert same_bits(whole, parts)
-    assert float(whole["clip_fraction"][0]) >= 0 and float(whole["bellman_error"][0]) > 0
+    assert float(whole["bellman_error"][0]) > 0
 
 
 def test_batches_are_uniform_over_transitions_and_never_bridge_episodes() -> None:

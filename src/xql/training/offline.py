@@ -234,7 +234,8 @@ def execute_offline(
     Args:
         plan: from `plan_offline`.
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
-        state: a population to go on with, as it was after `step` updates; fresh where None.
+        state: a population to go on with, as it was after `step` updates; fresh where None. Its
+            memory is given up to the run.
         step: updates that `state` has behind it.
         progress: show a progress bar on standard error.
 

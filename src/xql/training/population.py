@@ -235,8 +235,3 @@ def use_all_cores() -> None:
     """
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores())  # type: ignore[no-untyped-call]
-
-
-def size(population: TrainState) -> int:
-    """The number of members."""
-    return int(population.step.shape[0])
