@@ -346,3 +346,18 @@ def test_antmaze_data_of_any_name_gets_antmaze_s_settings() -> None:
     by_name = resolve("xql", "default", "antmaze-umaze-v0")
     by_task = resolve("xql", "default", "mine/ant-v0", task='{"id": "xql/AntMaze_UMaze-v0"}')
     assert by_task == by_name
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    ["pointmaze/medium-play-v0", "pointmaze/large-play-v0", *GOLDEN, "door-human-v0"],
+)
+def test_the_matched_preset_of_iql_is_xql_s_default_in_all_but_the_loss(dataset: str) -> None:
+    ours, theirs = resolve("xql", "default", dataset), resolve("iql", "matched", dataset)
+    of_xql, of_iql = to_dict(ours.config), to_dict(theirs.config)
+    shared = of_xql.keys() & of_iql.keys()
+    assert of_iql.keys() - shared == {"expectile"}
+    assert {name: of_iql[name] for name in shared} == {name: of_xql[name] for name in shared}
+    assert (theirs.rewards, theirs.observations) == (ours.rewards, ours.observations)
+    published = resolve("iql", "default", dataset).config
+    assert theirs.config.expectile == published.expectile

@@ -21,6 +21,9 @@ Deviations from the published code, each with its switch in `IQLConfig` where it
     constant is the default and the code's.
  4. The policy's cosine ends with the run, whose length the code fixes at 10⁶.
  5. Q's error is half the square, as in `xql.py`; Adam's steps do not depend on the factor.
+ 6. `preset="matched"` has XQL's settings in all but the loss of V: LayerNorm in V, Huber's error of
+    Q, V's gradient scaled down to norm 1, XQL's schedules. A difference between the two agents is
+    then one between an expectile and a soft maximum.
 
 What it scores is in results/, with the commands.
 """
@@ -41,7 +44,7 @@ from xql.agents.hyperparameters import (
     static,
     swept,
 )
-from xql.agents.losses import advantage_weights, critic_loss
+from xql.agents.losses import CriticLoss, advantage_weights, critic_loss
 from xql.agents.networks import Critic, Value
 from xql.agents.policies import GaussianPolicy, network_of, project
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
@@ -73,6 +76,13 @@ class IQLConfig:
     )
     value_layer_norm: bool = static(default=False, doc="LayerNorm in V.")
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
+    max_gradient_norm: float | None = static(
+        default=None, doc="Largest norm of V's gradient; None does not clip it.", range=POSITIVE
+    )
+    critic_loss: CriticLoss = static(default="squared", doc="Error of Q.")
+    huber_delta: float = static(
+        default=20.0, doc="Where Huber's error turns linear.", range=POSITIVE
+    )
     policy_schedule: Schedule = static(
         default="cosine", doc="Learning rate schedule of the policy."
     )
@@ -146,7 +156,9 @@ def update(total_steps: int, state: IQLState, batch: Batch) -> tuple[IQLState, M
         loss = (weight * jnp.square(target_q - v)).mean()
         return loss, {"value_loss": loss, "v": v.mean(), "above": above.mean(dtype=jnp.float32)}
 
-    value, metrics = descend(state.value, value_loss, config.value_learning_rate * value_decay)
+    value, metrics = descend(
+        state.value, value_loss, config.value_learning_rate * value_decay, config.max_gradient_norm
+    )
     v = value.network
 
     # The policy maximises E[w log π(a|s)], w = min(e^{κ (Q̄ − V)}, cap).
@@ -162,11 +174,12 @@ def update(total_steps: int, state: IQLState, batch: Batch) -> tuple[IQLState, M
         state.policy, policy_loss, config.policy_learning_rate * policy_decay
     )
 
-    # Q minimises the squared error on r + γ·mask·V(s').
+    # Q minimises the error on r + γ·mask·V(s').
     q_targets = batch.rewards + config.discount * batch.masks * v(batch.next_observations)
 
     def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
-        return critic_loss(network(batch.observations, batch.actions), q_targets)
+        q = network(batch.observations, batch.actions)
+        return critic_loss(q, q_targets, config.critic_loss, config.huber_delta)
 
     critic, critic_metrics = descend(
         state.critic, q_loss, config.critic_learning_rate * value_decay

@@ -92,12 +92,17 @@ def _pointmaze(_: str | None) -> list[Cell]:
 def _peers(_: str | None) -> list[Cell]:
     data = "pointmaze/medium-play-v0"
     cells = [_cell(agent, data, agent, 50_000) for agent in OFFLINE]
-    return [*cells, _cell("bc-top-10", data, "bc", 50_000, options={"subset": "top:0.1"})]
+    return [
+        *cells,
+        _cell("iql-matched", data, "iql", 50_000, preset="matched"),
+        _cell("bc-top-10", data, "bc", 50_000, options={"subset": "top:0.1"}),
+    ]
 
 
 def _antmaze(_: str | None) -> list[Cell]:
-    agents = ("xql", "iql", "rebrac", "bc")
-    return [_cell(agent, "antmaze/umaze-v0", agent, 200_000, 2) for agent in agents]
+    data, steps = "antmaze/umaze-v0", 200_000
+    cells = [_cell(agent, data, agent, steps, 2) for agent in ("xql", "iql", "rebrac", "bc")]
+    return [*cells, _cell("iql-matched", data, "iql", steps, 2, preset="matched")]
 
 
 def _peers_large(_: str | None) -> list[Cell]:
@@ -129,7 +134,8 @@ def _door_human(file: str | None) -> list[Cell]:
 
 
 def _door_peers(file: str | None) -> list[Cell]:
-    return [_door(agent, agent, 100_000, file) for agent in ("xql", "iql", "bc")]
+    cells = [_door(agent, agent, 100_000, file) for agent in ("xql", "iql", "bc")]
+    return [*cells, _door("iql-matched", "iql", 100_000, file, "matched")]
 
 
 def _beta(_: str | None) -> list[Cell]:
