@@ -63,7 +63,9 @@ def test_the_results_are_small() -> None:
     for home in HOMES:
         figures = list(home.parent.rglob("*.png"))
         assert len(figures) == 1 and figures[0].stat().st_size < 150_000
-        size = sum(path.stat().st_size for path in home.parent.rglob("*") if path.is_file())
+        # A cell that was trained in this checkout has its checkpoints too, which git ignores.
+        files = (path for path in home.parent.rglob("*") if "checkpoints" not in path.parts)
+        size = sum(path.stat().st_size for path in files if path.is_file())
         # Figure 1 keeps 95,000 Bellman errors a task, which no one can compress.
         assert size < (2_000_000 if home.parent.name == "figure1" else 400_000)
 
