@@ -39,6 +39,16 @@ def test_the_normal_fit_by_hand() -> None:
     assert normal.ks_statistic == pytest.approx(0.341345, abs=1e-5)
 
 
+@pytest.mark.parametrize("seed", [4, 6])
+def test_the_logistic_fit_of_clipped_errors_is_the_likeliest(seed: int) -> None:
+    errors = np.clip(np.random.default_rng(seed).gumbel(size=2000), -1.0, 1.5)
+    fit = fit_errors(errors).named("logistic")
+    z = (errors - fit.location) / fit.scale
+    # The slopes of the mean log-likelihood in the location and in the scale, times the scale.
+    assert np.tanh(z / 2).mean() == pytest.approx(0.0, abs=1e-6)
+    assert (z * np.tanh(z / 2)).mean() - 1 == pytest.approx(0.0, abs=1e-6)
+
+
 def test_unusable_errors_are_named() -> None:
     with pytest.raises(ValueError, match="error 2 is nan; remove what is not finite"):
         fit_errors(np.asarray([0.0, 1.0, np.nan]))

@@ -84,7 +84,9 @@ def fit_errors(errors: Real[np.ndarray, "..."]) -> ErrorFits:
     center, spread = float(errors.mean()), float(errors.std())
     fits = []
     for name, family in _families().items():
-        location, scale = family.fit((errors - center) / spread)
+        # A start at the mean as it comes out, some 1e-17, leaves scipy's logistic location there:
+        # its first steps are relative to the start.
+        location, scale = family.fit((errors - center) / spread, loc=0.0)
         location, scale = center + spread * float(location), spread * float(scale)
         likelihood = float(family.logpdf(errors, location, scale).sum())
         test = stats.kstest(errors, family.cdf, args=(location, scale))
