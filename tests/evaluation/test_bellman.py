@@ -71,14 +71,14 @@ def a_td3() -> tuple[Agent, TrainState]:
     )
 
 
-def a_sac(raw_deviation: float, **changes: Any) -> tuple[Agent, TrainState]:
-    """a' = 2 + 2 tanh(u), u ~ N(0, e^{2·log_std}), log_std = −5 + 3.5 (tanh(raw) + 1)."""
+def a_sac(raw_deviation: float, mean: float = 0.0, **changes: Any) -> tuple[Agent, TrainState]:
+    """a' = 2 + 2 tanh(u), u ~ N(mean, e^{2·log_std}), log_std = −5 + 3.5 (tanh(raw) + 1)."""
     agent = make_sac(SACConfig(hidden=(), discount=0.9, **changes), 10)
     state: Any = first_state(agent, SPEC)
     return agent, in_place(
         state,
         critic=linear_critic(state.critic.network),
-        policy=constant(state.policy.network, 0.0, raw_deviation),
+        policy=constant(state.policy.network, mean, raw_deviation),
     )
 
 
@@ -107,6 +107,14 @@ def test_sac_draws_its_action_and_adds_no_entropy() -> None:
     assert (again != errors.astype(np.float32)).mean() > 0.99
 
 
+def test_without_a_key_the_next_action_is_the_policy_s_mean() -> None:
+    # The squashed mean, 2 + 2 tanh(atanh ½) = 3, however wide the policy: 0.5 + 0.9·25 − 15 = 8.
+    for raw_deviation in (0.0, float(np.arctanh(3 / 7))):
+        agent, state = a_sac(raw_deviation, mean=float(np.arctanh(0.5)))
+        np.testing.assert_allclose(errors_of(agent, state, BATCH, None), [8.0, -14.5], 1e-5)
+    np.testing.assert_array_equal(errors_of(*a_td3(), BATCH, None), errors_of(*a_td3(), BATCH))
+
+
 def test_where_there_is_a_v_it_stands_for_what_comes_after() -> None:
     for agent in (
         make_xql(XQLConfig(hidden=(), discount=0.9, value_layer_norm=False), 10),
@@ -119,7 +127,8 @@ def test_where_there_is_a_v_it_stands_for_what_comes_after() -> None:
             value=constant(state.value.network, 7.0),
         )
         # 0.5 + 0.9·7 − 15, whatever the policy would do.
-        np.testing.assert_allclose(errors_of(agent, state, BATCH), [-8.2, -14.5], 1e-5)
+        for key in (KEY, None):
+            np.testing.assert_allclose(errors_of(agent, state, BATCH, key), [-8.2, -14.5], 1e-5)
 
 
 def test_a_population_is_its_members_side_by_side() -> None:

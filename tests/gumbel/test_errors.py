@@ -7,7 +7,7 @@ from scipy import stats
 
 from xql.gumbel import fit_errors, plot_fits
 
-LAWS: dict[str, Any] = {
+DISTRIBUTIONS: dict[str, Any] = {
     "gumbel, right-skewed": stats.gumbel_r,
     "gumbel, left-skewed": stats.gumbel_l,
     "normal": stats.norm,
@@ -15,9 +15,9 @@ LAWS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_recovers_the_law_that_made_the_errors(name: str) -> None:
-    errors = LAWS[name].rvs(300.0, 0.02, size=4000, random_state=np.random.default_rng(0))
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_recovers_the_distribution_that_made_the_errors(name: str) -> None:
+    errors = DISTRIBUTIONS[name].rvs(300.0, 0.02, size=4000, random_state=np.random.default_rng(0))
     found = fit_errors(errors)
     assert found.best.name == name
     assert found.best.location == pytest.approx(300.0, abs=2e-3)
@@ -37,6 +37,26 @@ def test_the_normal_fit_by_hand() -> None:
     assert normal.log_likelihood == pytest.approx(-2 * (np.log(2 * np.pi) + 1))
     assert normal.aic == pytest.approx(4 + 4 * (np.log(2 * np.pi) + 1))
     assert normal.ks_statistic == pytest.approx(0.341345, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", [4, 6])
+def test_the_logistic_fit_of_clipped_errors_is_the_likeliest(seed: int) -> None:
+    errors = np.clip(np.random.default_rng(seed).gumbel(size=2000), -1.0, 1.5)
+    fit = fit_errors(errors).named("logistic")
+    z = (errors - fit.location) / fit.scale
+    # The slopes of the mean log-likelihood in the location and in the scale, times the scale.
+    assert np.tanh(z / 2).mean() == pytest.approx(0.0, abs=1e-6)
+    assert (z * np.tanh(z / 2)).mean() - 1 == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_window_clips_the_errors_before_they_are_fitted() -> None:
+    errors = np.random.default_rng(0).normal(size=500)
+    assert fit_errors(errors, (-0.5, 1.0)) == fit_errors(np.clip(errors, -0.5, 1.0))
+    assert fit_errors(errors, (-9.0, 9.0)) == fit_errors(errors)
+    with pytest.raises(ValueError, match="is empty; its first end must be the lower one"):
+        fit_errors(errors, (1.0, -0.5))
+    with pytest.raises(ValueError, match="at least two distinct numbers"):
+        fit_errors(errors, (8.0, 9.0))
 
 
 def test_unusable_errors_are_named() -> None:

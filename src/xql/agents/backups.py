@@ -8,14 +8,16 @@ from xql.agents.networks import Critic
 from xql.agents.types import Backup, Batch
 
 
-def _value_of_next(state: Any, batch: Batch, key: PRNGKeyArray) -> Float[Array, " batch"]:
+def _value_of_next(state: Any, batch: Batch, key: PRNGKeyArray | None) -> Float[Array, " batch"]:
     del key
     values: Float[Array, " batch"] = state.value.network(batch.next_observations)
     return values
 
 
-def _first_q_of_next(state: Any, batch: Batch, key: PRNGKeyArray) -> Float[Array, " batch"]:
-    actions = state.policy.network.sample(batch.next_observations, key)
+def _first_q_of_next(state: Any, batch: Batch, key: PRNGKeyArray | None) -> Float[Array, " batch"]:
+    network = state.policy.network
+    following = batch.next_observations
+    actions = network.mean(following) if key is None else network.sample(following, key)
     first = Critic(state.critic.network.mlps[:1])
     return first(batch.next_observations, actions)[0]
 
@@ -24,4 +26,4 @@ value_backup = Backup("V(s')", _value_of_next)
 """For agents with a V: the online network, not its target."""
 
 policy_backup = Backup("Q₁(s', a')", _first_q_of_next)
-"""For agents without one: the first critic at a' ~ π(·|s')."""
+"""For agents without one: the first critic at a' ~ π(·|s'), without a key at π's mean action."""

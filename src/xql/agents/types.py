@@ -86,8 +86,10 @@ class Backup(NamedTuple):
 
     formula: str
     """In symbols, such as "V(s')"."""
-    next_values: Callable[[Any, Batch, PRNGKeyArray], Float[Array, " batch"]]
-    """`(state, batch, key) -> values of s'`, from the online networks, not their targets."""
+    next_values: Callable[[Any, Batch, PRNGKeyArray | None], Float[Array, " batch"]]
+    """`(state, batch, key) -> values of s'`, from the online networks, not their targets.
+
+    The key draws a'; without one a' is the policy's mean action."""
 
 
 class ScaleHint(NamedTuple):

@@ -9,7 +9,7 @@ import tyro
 from xql.cli.train import Trust
 
 FIGURES = {
-    "figure1": "the Bellman errors of SAC, and which law they follow",
+    "figure1": "the Bellman errors of SAC, and which distribution they follow",
     "figure2": "Gumbel densities, the Gumbel loss, and a regression at three temperatures",
     "figure3": "SAC, TD3 and their extreme variants on DeepMind Control, over the paper's curves",
     "videos": "X-TD3 beside TD3, or any two runs of one task, returns in the frame",
@@ -35,8 +35,9 @@ def figure1(
 ) -> None:
     """Figure 1: fit Gumbel, normal and logistic to the Bellman errors of SAC, and say which wins.
 
-    Trains every task that is not there already: after Ctrl-C the same command goes on with those
-    that are missing.
+    Fits all errors as they are, and for the paper's tasks also by its protocol: those within the
+    window that its figure shows, with the policy's mean action for the next one. Trains every task
+    that is not there already: after Ctrl-C the same command goes on with those that are missing.
 
     Args:
         tasks: environments; without it cheetah-run, walker-run and hopper-hop of DeepMind Control,

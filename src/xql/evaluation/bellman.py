@@ -20,7 +20,7 @@ from xql.agents.types import Backup, Batch
 
 @functools.partial(jax.jit, static_argnames="backup")
 def bellman_errors(
-    state: Any, batch: Batch, key: PRNGKeyArray, *, backup: Backup
+    state: Any, batch: Batch, key: PRNGKeyArray | None, *, backup: Backup
 ) -> Float[Array, " transitions"]:
     """δ of every transition, in units of the scaled return; above 0 where Q₁ is too low.
 
@@ -29,7 +29,8 @@ def bellman_errors(
     Args:
         state: one member's, of an agent that has a critic; for a population, `jax.vmap` this.
         batch: transitions as the agent learns from them, with the run's scaling.
-        key: of the actions a'.
+        key: of the actions a'; None takes the policy's mean action instead (SAC's squashed mean),
+            as the published code of Garg et al. does (arXiv 2301.02328).
         backup: the agent's.
     """
     first = Critic(state.critic.network.mlps[:1])

@@ -58,18 +58,24 @@ class ErrorFits(NamedTuple):
         return self.fits[0]
 
     def named(self, name: str) -> Fit:
-        """The fit of one family, a name of `LAWS`."""
+        """The fit of one family, a name of `DISTRIBUTIONS`."""
         return next(fit for fit in self.fits if fit.name == name)
 
 
-def fit_errors(errors: Real[np.ndarray, "..."]) -> ErrorFits:
+def fit_errors(
+    errors: Real[np.ndarray, "..."], window: tuple[float, float] | None = None
+) -> ErrorFits:
     """Fit every family to the errors.
 
     Args:
         errors: at least two distinct finite numbers, any shape.
+        window: the errors are clipped to it before they are fitted: those beyond it are moved to
+            its ends, where they are point masses that no family has. All the fit's numbers are of
+            the clipped errors, and so depend on the window. None fits the errors as they are.
 
     Raises:
-        ValueError: an error is NaN or infinite (the first is named), or all are equal.
+        ValueError: an error is NaN or infinite (the first is named), all are equal (within the
+            window, if there is one), or the window is empty.
     """
     from scipy import stats
 
@@ -78,13 +84,19 @@ def fit_errors(errors: Real[np.ndarray, "..."]) -> ErrorFits:
     if not finite.all():
         first = int(np.argmin(finite))
         raise ValueError(f"error {first} is {errors[first]}; remove what is not finite")
+    if window is not None:
+        if not window[0] < window[1]:
+            raise ValueError(f"window {window} is empty; its first end must be the lower one")
+        errors = np.clip(errors, *window)
     if errors.size < 2 or np.ptp(errors) == 0:
         raise ValueError("errors must hold at least two distinct numbers: no scale can be fitted")
     # Fitted in standard units: scipy's root finders start at the unit scale.
     center, spread = float(errors.mean()), float(errors.std())
     fits = []
     for name, family in _families().items():
-        location, scale = family.fit((errors - center) / spread)
+        # A start at the mean as it comes out, some 1e-17, leaves scipy's logistic location there:
+        # its first steps are relative to the start.
+        location, scale = family.fit((errors - center) / spread, loc=0.0)
         location, scale = center + spread * float(location), spread * float(scale)
         likelihood = float(family.logpdf(errors, location, scale).sum())
         test = stats.kstest(errors, family.cdf, args=(location, scale))
@@ -104,40 +116,55 @@ def fit_errors(errors: Real[np.ndarray, "..."]) -> ErrorFits:
 
 SHOWN = 0.99
 """The middle share of the errors that is drawn: a few outliers would compress the rest."""
-_COLORS = {
-    "gumbel, right-skewed": "#b23a48",
-    "gumbel, left-skewed": "#e08e45",
-    "normal": "#0b3c5d",
-    "logistic": "#2a9d8f",
+_STYLES = {
+    "gumbel, right-skewed": ("#d55e00", "-"),
+    "gumbel, left-skewed": ("#e69f00", (0, (5, 1.5))),
+    "normal": ("#0072b2", (0, (1, 1))),
+    "logistic": ("#000000", (0, (4, 1, 1, 1))),
 }
-LAWS = tuple(_COLORS)
+"""Colours of Okabe and Ito, which colour-blind readers can tell apart, and dashes."""
+DISTRIBUTIONS = tuple(_STYLES)
 """The names of the families, in the order in which they are drawn."""
 
 
-def draw_fits(axes: Any, errors: Real[np.ndarray, "..."], fits: ErrorFits) -> None:
-    """Draw the histogram of the errors' middle 99 % and every fitted density on matplotlib axes.
+def draw_fits(
+    axes: Any,
+    errors: Real[np.ndarray, "..."],
+    fits: ErrorFits,
+    window: tuple[float, float] | None = None,
+) -> None:
+    """Draw the histogram of the errors and every fitted density on matplotlib axes.
 
     Args:
         axes: matplotlib axes.
         errors: as passed to `fit_errors`. The histogram is normalised over all of them, so that
             its heights are comparable with the densities.
         fits: what `fit_errors` returned.
+        window: as passed to `fit_errors`. What lies within is drawn, and the share of the errors
+            that was moved to each end stands there in per cent; without it, the middle 99 %.
     """
     errors = np.asarray(errors, dtype=np.float64).ravel()
-    low, high = np.quantile(errors, [(1 - SHOWN) / 2, (1 + SHOWN) / 2])
+    low, high = window or np.quantile(errors, [(1 - SHOWN) / 2, (1 + SHOWN) / 2])
     if low == high:
         low, high = errors.min(), errors.max()
     heights, edges = np.histogram(errors, bins=60, range=(low, high))
     axes.stairs(heights / (errors.size * np.diff(edges)), edges, fill=True, color="0.85")
     grid = np.linspace(low, high, 400)
     families = _families()
-    for name, color in _COLORS.items():
+    for name, (color, dashes) in _STYLES.items():
         fit = fits.named(name)
         density = families[name].pdf(grid, fit.location, fit.scale)
-        axes.plot(grid, density, color=color, lw=1.6, label=name)
+        axes.plot(grid, density, color=color, ls=dashes, lw=1.4, label=name)
     axes.set(xlabel="error", ylabel="density", xlim=(low, high), ylim=(0, None))
     axes.locator_params(axis="x", nbins=6)
     axes.spines[["top", "right"]].set_visible(False)
+    if window is not None:
+        axes.set_ylim(top=1.12 * axes.get_ylim()[1])
+        for side, place, share in (
+            ("left", 0.02, f"← {(errors < low).mean():.0%}"),
+            ("right", 0.98, f"{(errors > high).mean():.0%} →"),
+        ):
+            axes.text(place, 0.99, share, transform=axes.transAxes, ha=side, va="top", fontsize=7)
 
 
 def plot_fits(errors: Real[np.ndarray, "..."], fits: ErrorFits, path: Path) -> Path:
