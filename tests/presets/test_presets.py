@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xql.agents import AGENTS, XQLConfig, configure
+from xql.agents import AGENTS, ONLINE, XQLConfig, configure
 from xql.agents.hyperparameters import to_dict
 from xql.errors import InputError
-from xql.presets import DATA_OPTIONS, preset_names, resolve, suite
+from xql.presets import DATA_OPTIONS, WARMUP, preset_names, resolve, suite
 
 DATA = Path(os.environ.get("XQL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TABLES = DATA.parent / "research" / "tables"
@@ -299,9 +299,10 @@ def test_no_preset_sets_what_it_could_not_set(agent: str) -> None:
     for preset, sections in file_of(agent).items():
         for section in sections:
             values = {key: entry["value"] for key, entry in sections[section].items()}
-            config = {key: one for key, one in values.items() if key not in DATA_OPTIONS}
+            config = {k: one for k, one in values.items() if k not in (*DATA_OPTIONS, WARMUP)}
             configure(agent, config)
-            assert set(values) - set(config) <= {"rewards", "observations"}, (preset, section)
+            allowed = {WARMUP} if agent in ONLINE else {"rewards", "observations"}
+            assert set(values) - set(config) <= allowed, (preset, section)
 
 
 def test_a_suite_without_a_beta_for_this_data_says_so() -> None:
