@@ -221,6 +221,13 @@ def test_a_multiplier_is_there_exactly_where_it_is_learned() -> None:
     assert shapes(LAGRANGE).multiplier.network.shape == ()
 
 
+def test_the_multiplier_starts_where_it_is_asked_to() -> None:
+    agent = make_cql(dataclasses.replace(LAGRANGE.config, initial_multiplier=np.e), 10)
+    # Compiled for the multiplier alone, without the networks.
+    first = jax.jit(lambda key: agent.init(key, SPEC, agent.config).multiplier.network)
+    assert float(first(jax.random.key(0))) == pytest.approx(1.0)
+
+
 def test_the_policy_s_gradient_is_that_of_its_loss() -> None:
     # E[η log π(b|s) − min Q(s, b)] on the very draws, with Q after its step.
     batch = random_batch(6, SPEC)
@@ -245,6 +252,7 @@ SHARED = {
     "critics": 2,
     "critic_layer_norm": False,
     "samples": 10,
+    "initial_multiplier": 1.0,
     "schedule": "constant",
     "batch_size": 256,
 }
@@ -253,7 +261,9 @@ THREE, FIVE, WIDE = (256,) * 3, (256,) * 5, (512,) * 3
 GOLDEN = {
     "hopper-medium-v2": (10.0, False, 5.0, False, 3e-5, THREE, THREE, "raw", "standardised"),
     "antmaze-umaze-v2": (5.0, True, 0.8, True, 1e-4, THREE, FIVE, "affine:10,-5", "raw"),
-    "pen-cloned-v1": (1.0, True, 5.0, False, 3e-5, THREE, THREE, "raw", "standardised"),
+    "pen-cloned-v1": (1.0, False, 5.0, False, 1e-4, THREE, THREE, "raw", "standardised"),
+    "hammer-human-v1": (1.0, False, 5.0, False, 1e-4, THREE, THREE, "raw", "standardised"),
+    "relocate-expert-v1": (1.0, False, 5.0, False, 1e-4, THREE, THREE, "raw", "standardised"),
     "door-human-v0": (1.0, False, 5.0, False, 1e-4, THREE, THREE, "raw", "standardised"),
     "door-expert-v1": (1.0, False, 5.0, False, 1e-4, THREE, THREE, "raw", "standardised"),
     "kitchen-mixed-v0": (5.0, False, 5.0, False, 1e-4, WIDE, WIDE, "raw", "raw"),
@@ -267,5 +277,7 @@ def test_the_preset_is_the_published_configuration(dataset: str) -> None:
     row = GOLDEN[dataset]
     chosen = resolve("cql", "default", dataset)
     expected = dict(zip((*names, "hidden", "critic_hidden"), row[:7], strict=True))
+    # CORL's α' starts at e; without a multiplier nothing starts there.
+    expected |= {"initial_multiplier": pytest.approx(np.e)} if row[1] else {}
     assert vars(chosen.config) == SHARED | expected
     assert (chosen.rewards, chosen.observations) == row[7:]

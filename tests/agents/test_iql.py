@@ -17,6 +17,7 @@ from worlds import (
     in_place,
     one_update,
     random_batch,
+    same_bits,
 )
 from xql.agents import (
     Agent,
@@ -31,7 +32,7 @@ from xql.agents.iql import IQLState
 from xql.agents.networks import MLP, Critic, Linear
 from xql.agents.xql import XQLState
 from xql.data.actions import box
-from xql.presets import resolve
+from xql.presets import resolve, suite
 
 SPEC = EnvironmentSpec(3, box([-1.0, -2.0], [1.0, 2.0]))
 AGENT = make_iql(IQLConfig(hidden=(8,), batch_size=6), 10)
@@ -156,6 +157,22 @@ def test_all_but_the_value_step_is_xql_s() -> None:
         assert_close(getattr(ours, part), getattr(theirs, part), rtol=1e-5, atol=1e-7)
 
 
+def test_dropout_is_in_the_policy_s_loss_alone() -> None:
+    agent = make_iql(dataclasses.replace(AGENT.config, policy_dropout=0.5), 10)
+    batch, state = random_batch(6, SPEC), start(AGENT)
+    numbers, structure = jax.tree.leaves(state.config), jax.tree.structure(agent.config)
+    state = state._replace(config=jax.tree.unflatten(structure, numbers))
+    after, metrics = one_update(agent, state, batch)
+    plain, _ = one_update(AGENT, start(AGENT), batch)
+    for part in ("value", "critic", "target_critic"):
+        assert same_bits(getattr(after, part), getattr(plain, part)), part
+    key, dropout_key = jax.random.split(state.key)
+    policy = state.policy.network
+    log_prob = jax.jit(lambda s, a: policy.log_prob(s, a, 0.5, dropout_key).mean())(*batch[:2])
+    assert float(metrics["log_prob"]) == pytest.approx(float(log_prob), rel=1e-5)
+    assert same_bits(after.key, key) and same_bits(plain.key, state.key)
+
+
 # The published configurations: expectile, inverse temperature, reward scaling.
 GOLDEN = {
     "hopper-medium-v2": (0.7, 3.0, "return_range"),
@@ -165,10 +182,12 @@ GOLDEN = {
 }
 
 
+@pytest.mark.parametrize("preset", ["default", "published"])
 @pytest.mark.parametrize("dataset", GOLDEN)
-def test_the_preset_is_the_published_configuration(dataset: str) -> None:
+def test_the_preset_is_the_published_configuration(dataset: str, preset: str) -> None:
     expectile, inverse_temperature, rewards = GOLDEN[dataset]
-    chosen = resolve("iql", "default", dataset)
+    chosen = resolve("iql", preset, dataset)
+    dropped = preset == "published" and suite(dataset) in ("kitchen", "adroit")
     assert vars(chosen.config) == {
         "expectile": expectile,
         "inverse_temperature": inverse_temperature,
@@ -185,6 +204,7 @@ def test_the_preset_is_the_published_configuration(dataset: str) -> None:
         "max_gradient_norm": None,
         "critic_loss": "squared",
         "huber_delta": 20.0,
+        "policy_dropout": 0.1 if dropped else 0.0,
         "policy_schedule": "cosine",
         "value_schedule": "constant",
         "batch_size": 256,

@@ -60,6 +60,32 @@ def test_a_network_by_hand() -> None:
     np.testing.assert_allclose(Value(MLP(layers, ()))(float32(2.0, -1.0)[:, None]), [4.5, 6.5])
 
 
+def test_dropout_keeps_the_mean_and_the_stated_share_of_units() -> None:
+    # 300 hidden units of 1 each, seen one by one: 0, or 1/0.8 with probability 0.8.
+    layers = (Linear(jnp.ones((1, 300)), jnp.zeros(300)), Linear(jnp.eye(300), jnp.zeros(300)))
+    network, x = MLP(layers, ()), jnp.ones((100, 1))
+    units = np.asarray(jax.jit(lambda key: network(x, dropout=0.2, key=key))(jax.random.key(0)))
+    assert set(np.unique(units).tolist()) == {0.0, float(np.float32(1.25))}
+    error = 4 * np.sqrt(0.8 * 0.2 / units.size)
+    assert (units > 0).mean() == pytest.approx(0.8, abs=error)
+    assert units.mean() == pytest.approx(1.0, abs=1.25 * error)
+    # Every row has units of its own, and so has every key.
+    assert len(np.unique(units, axis=0)) == 100
+    other = np.asarray(network(x, dropout=0.2, key=jax.random.key(1)))
+    assert (other > 0).mean() != (units > 0).mean()
+    np.testing.assert_array_equal(network(x), np.ones((100, 300)))
+
+
+def test_every_hidden_layer_drops_units_of_its_own() -> None:
+    # Two layers of 200 units, each passing on: unit by unit, 0.5 of 0.5 are left, at 1/0.25.
+    eye, zeros = jnp.eye(200), jnp.zeros(200)
+    layers = (Linear(jnp.ones((1, 200)), zeros), Linear(eye, zeros), Linear(eye, zeros))
+    x, key = jnp.ones((100, 1)), jax.random.key(0)
+    units = np.asarray(MLP(layers, ())(x, dropout=0.5, key=key))
+    assert set(np.unique(units).tolist()) == {0.0, 4.0}
+    assert (units > 0).mean() == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / units.size))
+
+
 def test_initial_weights_are_orthogonal_with_gain_root_two() -> None:
     weight = jax.jit(lambda: Linear.create(jax.random.key(0), 16, 8).weight)()
     np.testing.assert_allclose(weight.T @ weight, 2.0 * np.eye(8), atol=1e-5)

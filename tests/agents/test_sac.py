@@ -14,7 +14,7 @@ from worlds import assert_close, first_gradient, first_state, in_place, one_upda
 from xql.agents import Agent, Batch, EnvironmentSpec, SACConfig, configure, make_sac, member
 from xql.agents.networks import MLP, Critic, Linear, Value
 from xql.agents.policies import LOG_STD_RANGE, SquashedGaussianPolicy
-from xql.agents.sac import SACState, SoftValueSACState, XSACState
+from xql.agents.sac import SACState, TargetValueSACState, XSACState
 from xql.data.actions import box
 
 SPEC = EnvironmentSpec(1, box([-1.0], [3.0]))  # actions 1 ± 2
@@ -36,9 +36,9 @@ def run(agent: Agent, state: Any, batch: Batch, updates: int) -> Any:
 
 
 @functools.cache
-def linear(value: Variant) -> Agent:
+def linear(value: Variant, **choices: Any) -> Agent:
     """Every network one linear layer."""
-    return make_sac(SACConfig(hidden=(), value=value), 10)
+    return make_sac(SACConfig(hidden=(), value=value, **choices), 10)
 
 
 @functools.cache
@@ -46,9 +46,9 @@ def fresh(value: Variant) -> Any:
     return first_state(linear(value), SPEC)
 
 
-def start(value: Variant, **numbers: float) -> Any:
-    """A fresh state, with some swept hyperparameters set."""
-    config = dataclasses.replace(linear(value).config, **numbers)
+def start(value: Variant, agent: Any = None, **numbers: float) -> Any:
+    """A fresh state with some swept hyperparameters set, of the variant or for `agent`."""
+    config = dataclasses.replace((agent or linear(value)).config, **numbers)
     state = fresh(value)._replace(config=jax.tree.map(jnp.float32, config))
     return in_place(state, temperature=jnp.log(state.config.initial_temperature))
 
@@ -128,7 +128,7 @@ def test_the_value_network_s_backup_by_hand() -> None:
         value=value_of(1.0),
         target_value=value_of(8.0),
     )
-    assert "target_critic" not in SoftValueSACState._fields
+    assert "target_critic" not in TargetValueSACState._fields
     after, metrics = one_update(linear("soft"), state, BATCH)
     assert float(metrics["critic_loss"]) == pytest.approx((2.0**2 + 8.0**2) / 2, rel=1e-5)
     _, log_prob = draw(noise_of(state, 1), 0.3, -0.5)
@@ -160,6 +160,39 @@ def test_x_sac_s_backup_by_hand() -> None:
     for target, online, old in biases:
         moved = 0.995 * old + 0.005 * float(online.layers[0].bias[0])
         assert float(target.layers[0].bias[0]) == pytest.approx(moved, rel=1e-6)
+
+
+def test_x_sac_s_backup_with_a_target_of_v_by_hand() -> None:
+    # As in the paper: V = 8, which cannot move, regresses on min Q = 12 at β = 2 (z = 2); Q's
+    # targets at γ = 0.5 with V̄ = 6 are 10 + 3 and 20; and it is V̄ that follows.
+    agent = linear("gumbel", target_network="value")
+    state = in_place(
+        start("soft", agent, discount=0.5, beta=2.0, value_learning_rate=0.0),
+        critic=critic_of((0.0, 12.0), (0.0, 13.0)),
+        value=value_of(8.0),
+        target_value=value_of(6.0),
+    )
+    shapes = jax.eval_shape(lambda key: agent.init(key, SPEC, state.config), state.key)
+    assert isinstance(shapes, TargetValueSACState)
+    after, metrics = one_update(agent, state, BATCH)
+    assert float(metrics["value_loss"]) == pytest.approx(np.exp(2.0) - 3.0, rel=1e-4)
+    # Halves of squares: (13 − 12)² and (20 − 12)² of the one critic, 0 and (20 − 13)² of the other.
+    assert float(metrics["critic_loss"]) == pytest.approx((1 + 64 + 0 + 49) / 4, rel=1e-5)
+    moved = float(after.target_value.mlp.layers[0].bias[0])
+    assert moved == pytest.approx(0.995 * 6.0 + 0.005 * 8.0, rel=1e-6)
+
+
+@pytest.mark.parametrize(("value", "name"), [("none", "target_critic"), ("soft", "target_value")])
+def test_a_target_moves_at_every_so_manyth_update(value: Variant, name: str) -> None:
+    agent = linear(value, target_delay=3)
+    states = [start(value, agent, polyak=0.25)]
+    for _ in range(3):
+        states.append(one_update(agent, states[-1], BATCH)[0])
+    first, *between, last = (getattr(state, name) for state in states)
+    assert all(same_bits(first, one) for one in between)
+    online = getattr(states[-1], name.removeprefix("target_")).network
+    assert_close(last, jax.tree.map(lambda t, o: 0.75 * t + 0.25 * o, first, online))
+    assert not same_bits(first, last)
 
 
 @pytest.mark.parametrize("value", KINDS)

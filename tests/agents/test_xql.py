@@ -318,6 +318,32 @@ def test_the_published_extras_evaluate_q_at_actions_outside_the_data() -> None:
     assert value_loss(random, seed=99) != losses[2]
 
 
+def test_dropout_is_in_the_policy_s_loss_alone() -> None:
+    agent, batch = made(policy_dropout=0.5), batch_of(4)
+    state = static(start(), agent)
+    after, metrics = one_update(agent, state, batch)
+    plain, _ = one_update(made(), start(), batch)
+    for part in ("value", "critic", "target_critic"):
+        assert same_bits(getattr(after, part), getattr(plain, part)), part
+    assert not same_bits(after.policy, plain.policy)
+    # By the equation, with a key that nothing else has seen.
+    key, dropout_key = jax.random.split(jax.random.split(state.key)[0])
+    policy = state.policy.network
+    log_prob = jax.jit(lambda s, a: policy.log_prob(s, a, 0.5, dropout_key).mean())(*batch[:2])
+    assert float(metrics["log_prob"]) == pytest.approx(float(log_prob), rel=1e-5)
+    assert same_bits(after.key, key)
+    # It acts with every unit.
+    s = jnp.ones((5, 3))
+    np.testing.assert_array_equal(agent.actor(state)(s), made().actor(start())(s))
+    # And each member of a population drops its own.
+    other = state._replace(key=jax.random.key(1))
+    population = jax.tree.map(lambda *leaves: jnp.stack(leaves), state, other)
+    together, _ = jax.jit(jax.vmap(agent.update, in_axes=(0, None)))(population, batch)
+    for index, alone in enumerate((after, one_update(agent, other, batch)[0])):
+        assert_close(member(together, index).policy, alone.policy)
+    assert not same_bits(member(together, 0).policy, member(together, 1).policy)
+
+
 def test_the_key_and_the_step_move_on() -> None:
     after, _ = one_update(made(), start(), batch_of(4))
     assert int(after.step) == int(start().step) + 1

@@ -1,6 +1,7 @@
 """Figure 3: its cells, the paper's curves beside them, and what is drawn."""
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 from xql.errors import InputError
 from xql.experiments.cells import configuration, folder_name
-from xql.experiments.figure3 import METHODS, TASKS, cells, figure3
+from xql.experiments.figure3 import METHODS, PAPER, TASKS, cells, figure3
 from xql.experiments.published import curves
+from xql.presets import resolve
 from xql.runs.config import EvaluationPlan, RunConfig
 from xql.runs.folder import Evaluation, RunFolder
 from xql.training.online import plan_online
@@ -43,7 +45,7 @@ def kept_cell(out: Path, method: str, returns: dict[int, list[float]]) -> None:
 
 def test_every_curve_of_the_paper_is_there() -> None:
     found = curves()
-    assert set(found) == {(task, method) for task in TASKS for method in list(METHODS)[:6]}
+    assert set(found) == {(task, method) for task in TASKS for method in PAPER}
     for published in found.values():
         assert len(published.steps) == 40 and (np.diff(published.steps) > 0).all()
     # The paper's text: without double Q, X-TD3 beats plain TD3 everywhere but on cheetah-run.
@@ -72,6 +74,53 @@ def test_another_beta_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     [other] = cells(["hopper-hop"], ["x-td3-dq"], steps=1000, seeds=2)
     assert other.configuration["hyperparameters"]["beta"] == 3.5
     assert folder_name(one, one.configuration) != folder_name(other, other.configuration)
+
+
+def test_the_paper_s_six_methods_have_its_settings_at_any_length() -> None:
+    warmups = {method: 5_000 if "sac" in method else 25_000 for method in PAPER}
+    for method, warmup in warmups.items():
+        [cell] = cells(["hopper-hop"], [method], steps=300_000, seeds=2)
+        found = cell.configuration
+        assert METHODS[method].changed == {} and found["preset"] == "paper"
+        assert found["loop"]["warmup"] == warmup, method
+        values = found["hyperparameters"]
+        if "sac" in method:
+            assert values["value"] == ("soft" if method == "sac" else "gumbel")
+            assert (values["initial_temperature"], values["target_delay"]) == (0.1, 2)
+    [short] = cells(["hopper-hop"], ["td3"], steps=60, seeds=1)
+    assert short.configuration["loop"]["warmup"] == 30
+
+
+def test_what_is_not_the_paper_s_is_said_beside_the_numbers(tmp_path: Path) -> None:
+    kept_cell(tmp_path, "x-td3-5k", {260_000: [30.0, 50.0]})
+    kept_cell(tmp_path, "td3-5k", {260_000: [30.0, 50.0]})
+    methods = ["x-td3-5k", "td3-5k"]
+    drawn = functools.partial(figure3, tmp_path, ["hopper-hop"], steps=260_000, seeds=2)
+    text = drawn(methods, train_missing=False)
+    assert "| hopper-hop | X-TD3, warm-up 5k | 260,000 | 40.0" in text
+    _, _, changes = text.partition("| setting | the paper's | here | methods |\n")
+    assert changes.splitlines()[1:] == [
+        "| `loss` | official | linear | `x-td3-5k` |",
+        "| `max_gradient_norm` | none | 1.0 | `x-td3-5k` |",
+        "| `warmup` | 25,000 | 5,000 | `x-td3-5k`, `td3-5k` |",
+    ]
+    # Drawn beside the paper's curve all the same.
+    with (tmp_path / "figure3.csv").open(encoding="utf-8") as file:
+        assert all(float(row["paper_return"]) > 0 for row in csv.DictReader(file))
+    # A cell of this library's settings is not the paper's.
+    with pytest.raises(InputError, match="there is no cell to draw"):
+        drawn(["x-td3"], train_missing=False)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in PAPER])
+def test_a_changed_setting_is_one_that_the_paper_has_otherwise(method: str) -> None:
+    chosen = METHODS[method]
+    theirs = resolve(chosen.agent, "paper", "dm_control/hopper-hop").config
+    for name, value in chosen.changed.items():
+        own = getattr(theirs, name)
+        assert (list(own) if name == "hidden" else own) != value, name
+    assert chosen.paper in PAPER and METHODS[chosen.paper].options == chosen.options
+    assert METHODS[chosen.paper].betas == chosen.betas
 
 
 def test_ours_stands_beside_theirs_at_the_same_step(tmp_path: Path) -> None:

@@ -4,17 +4,23 @@ import csv
 import importlib.resources
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from worlds import register_line
 from xql.agents import ONLINE
 from xql.agents.hyperparameters import inactive
+from xql.cli.train import online
 from xql.errors import InputError
-from xql.presets import preset_names, resolve
+from xql.presets import preset_names, preset_warmup, resolve
+from xql.runs.config import OnlineLoop
+from xql.training.online import loop_for, plan_online
 
 DATA = Path(os.environ.get("XQL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TABLES = DATA.parent / "research" / "tables"
+LINE = register_line()
 
 # task: β of X-SAC, of X-TD3 with two critics, and with one
 BETAS = {
@@ -25,10 +31,13 @@ BETAS = {
 }
 SAC = {"batch_size": 1024, "hidden": (1024, 1024), "critics": 2, "discount": 0.99, "polyak": 0.005}
 SAC |= {f"{name}_learning_rate": 1e-4 for name in ("value", "critic", "policy", "temperature")}
+# Not in the paper's tables, but in the published configuration beside it.
+SAC |= {"initial_temperature": 0.1, "target_delay": 2}
+WARMUP = {"sac": 5_000, "x-sac": 5_000, "td3": 25_000, "x-td3": 25_000}
 TD3 = {"batch_size": 256, "hidden": (256, 256), "critics": 2, "discount": 0.99, "polyak": 0.005}
 TD3 |= {"critic_learning_rate": 1e-3, "policy_learning_rate": 1e-3, "policy_delay": 2}
 TD3 |= {"target_noise": 0.2, "target_noise_clip": 0.5}
-GUMBEL = {"clip": 8.0, "loss": "linear", "max_gradient_norm": 1.0}
+GUMBEL = {"clip": 8.0, "loss": "official", "max_gradient_norm": None}
 
 
 def read_table(name: str) -> list[dict[str, str]]:
@@ -78,12 +87,13 @@ def test_the_paper_s_settings_of_each_task(task: str) -> None:
     x_sac, x_td3, _ = BETAS[task]
     noise = {"exploration_noise": 0.05 if task == "hopper-hop" else 0.1}
     for agent, golden in (
-        ("sac", SAC | {"value": "none"}),
-        ("x-sac", SAC | GUMBEL | {"value": "gumbel", "beta": x_sac}),
+        ("sac", SAC | {"value": "soft"}),
+        ("x-sac", SAC | GUMBEL | {"value": "gumbel", "target_network": "value", "beta": x_sac}),
         ("td3", TD3 | noise | {"loss": "squared"}),
         ("x-td3", TD3 | GUMBEL | noise | {"beta": x_td3}),
     ):
         assert values(agent, "paper", environment, golden) == golden, agent
+        assert preset_warmup(agent, "paper", environment) == WARMUP[agent]
 
 
 @pytest.mark.parametrize("task", BETAS)
@@ -98,6 +108,37 @@ def test_the_temperatures_without_double_q_are_named_beside_the_others() -> None
     head = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
     for task, (_, _, beta) in BETAS.items():
         assert f"{task} {beta:g}" in head
+
+
+def test_a_preset_s_warm_up_is_the_loop_s_where_none_is_given() -> None:
+    def warmup(preset: str, steps: int, **more: Any) -> int:
+        loop = plan_online(LINE, agent="td3", preset=preset, steps=steps, **more).loop
+        assert loop is not None
+        return loop.warmup
+
+    assert warmup("default", 300_000) == 5_000
+    assert warmup("default", 60_000) == 3_000
+    assert preset_warmup("td3", "default", LINE) is None
+    assert preset_warmup("td3", "no such preset", LINE) is None
+    environment = "dm_control/hopper-hop"
+    for steps, expected in ((300_000, 25_000), (40_000, 20_000), (1, 1)):
+        loop = loop_for(steps, preset_warmup("x-td3", "paper", environment))
+        assert loop.warmup == expected
+    # No hyperparameter: it cannot be set as one.
+    with pytest.raises(InputError, match="unknown option 'warmup' of agent td3"):
+        resolve("td3", "paper", environment, {"warmup": 3})
+
+
+def test_the_command_takes_the_preset_s_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    loops: list[OnlineLoop] = []
+    monkeypatch.setattr(
+        "xql.training.online.train_online", lambda *_, **given: loops.append(given["loop"])
+    )
+    monkeypatch.setattr("xql.cli.train.finish", lambda *_: None)
+    monkeypatch.setattr("xql.training.population.use_all_cores", lambda: None)
+    for more in ({}, {"preset": "paper"}, {"preset": "paper", "warmup": 7}):
+        online("dm_control/hopper-hop", steps=100_000, **more)
+    assert [loop.warmup for loop in loops] == [5_000, 25_000, 7]
 
 
 @pytest.mark.parametrize("agent", ["sac", "x-sac"])

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xql.agents import AGENTS, XQLConfig, configure
+from xql.agents import AGENTS, ONLINE, XQLConfig, configure
 from xql.agents.hyperparameters import to_dict
 from xql.errors import InputError
-from xql.presets import DATA_OPTIONS, preset_names, resolve, suite
+from xql.presets import DATA_OPTIONS, WARMUP, preset_names, resolve, suite
 
 DATA = Path(os.environ.get("XQL_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TABLES = DATA.parent / "research" / "tables"
@@ -44,6 +44,7 @@ SUITES = {
     "kitchen": (5.0, 0.5, "cosine", "raw"),
     "adroit": (5.0, 0.5, "cosine", "raw"),
 }
+DROPOUT = {"mujoco": 0.0, "antmaze": 0.0, "kitchen": 0.1, "adroit": 0.1}
 SHARED = {
     "value_learning_rate": 3e-4,
     "critic_learning_rate": 3e-4,
@@ -130,6 +131,7 @@ def test_the_tuned_preset_is_the_paper_s_row(dataset: str) -> None:
     chosen = resolve("xql", "tuned", dataset)
     expect(chosen.config, beta=beta, clip=clip, batch_size=256, v_updates=1, loss="linear")
     expect(chosen.config, inverse_temperature=inverse_temperature, policy_schedule=schedule)
+    expect(chosen.config, policy_dropout=DROPOUT[str(suite(dataset))])
     expect(chosen.config, **SHARED, **extras(""))
     assert (chosen.rewards, chosen.observations) == (rewards, "raw")
 
@@ -142,6 +144,7 @@ def test_the_official_preset_is_the_script_s_row(dataset: str) -> None:
     expect(chosen.config, beta=beta, clip=clip, batch_size=batch, v_updates=v_updates)
     expect(chosen.config, loss="official", max_gradient_norm=None, **extras(flag))
     expect(chosen.config, inverse_temperature=inverse_temperature, policy_schedule=schedule)
+    expect(chosen.config, policy_dropout=DROPOUT[str(suite(dataset))])
     expect(chosen.config, **SHARED)
     assert (chosen.rewards, chosen.observations) == (rewards, "raw")
 
@@ -160,6 +163,7 @@ def test_the_consistent_preset_is_its_suite_s_row(dataset: str, name: str) -> No
     chosen = resolve("xql", "consistent", dataset)
     expect(chosen.config, beta=beta, clip=7.0, batch_size=256, v_updates=1, loss="linear")
     expect(chosen.config, inverse_temperature=inverse_temperature, policy_schedule=schedule)
+    expect(chosen.config, policy_dropout=DROPOUT[str(suite(dataset))])
     expect(chosen.config, **SHARED, **extras(""))
     assert chosen.rewards == rewards
 
@@ -169,7 +173,7 @@ def test_no_value_of_a_published_preset_goes_unchecked(name: str) -> None:
     rows = file_of("xql")[name]
     checked = {*SHARED, "beta", "clip", "batch_size", "v_updates", "loss", "max_gradient_norm"}
     checked |= {"inverse_temperature", "policy_schedule", "rewards", "observations"}
-    checked |= {"value_action_noise", "value_random_actions"}
+    checked |= {"value_action_noise", "value_random_actions", "policy_dropout"}
     assert set(rows) <= {"any", *SUITES, *GOLDEN}
     assert {key for section in rows.values() for key in section} <= checked
 
@@ -188,6 +192,15 @@ def test_every_value_names_its_source(agent: str) -> None:
 def test_the_default_preset_has_settings_for_any_data(agent: str, dataset: str) -> None:
     chosen = resolve(agent, "default", dataset)
     assert {"rewards", "observations"} <= set(chosen.sources)
+
+
+@pytest.mark.parametrize("agent", ["xql", "iql"])
+@pytest.mark.parametrize("dataset", ["door-human-v0", "kitchen-mixed-v0", "my-data"])
+def test_the_default_preset_has_no_dropout(agent: str, dataset: str) -> None:
+    # results/door-peers was trained without.
+    chosen = resolve(agent, "default", dataset)
+    assert chosen.config.policy_dropout == 0.0
+    assert ("policy_dropout" in chosen.sources) == (dataset != "my-data")
 
 
 def test_later_sections_win_and_the_user_wins_over_all() -> None:
@@ -251,6 +264,8 @@ REFUSED = [
     ("xql", "default", {"maclaurin_order": 3}, "option maclaurin_order cannot be 3"),
     ("xql", "default", {"policy_learning_rate": -1e-3}, "option policy_learning_rate cannot be"),
     ("xql", "default", {"max_gradient_norm": 0.0}, "option max_gradient_norm cannot be 0"),
+    ("xql", "default", {"policy_dropout": 1.0}, "option policy_dropout cannot be 1.0"),
+    ("iql", "default", {"policy_dropout": -0.1}, "option policy_dropout cannot be -0.1"),
 ]
 
 
@@ -299,9 +314,10 @@ def test_no_preset_sets_what_it_could_not_set(agent: str) -> None:
     for preset, sections in file_of(agent).items():
         for section in sections:
             values = {key: entry["value"] for key, entry in sections[section].items()}
-            config = {key: one for key, one in values.items() if key not in DATA_OPTIONS}
+            config = {k: one for k, one in values.items() if k not in (*DATA_OPTIONS, WARMUP)}
             configure(agent, config)
-            assert set(values) - set(config) <= {"rewards", "observations"}, (preset, section)
+            allowed = {WARMUP} if agent in ONLINE else {"rewards", "observations"}
+            assert set(values) - set(config) <= allowed, (preset, section)
 
 
 def test_a_suite_without_a_beta_for_this_data_says_so() -> None:

@@ -13,7 +13,7 @@ entropy's weight η and d dimensions of actions rescaled to [-1, 1]:
 The penalty lowers Q where its soft maximum lies and raises it at the actions in the data, so that
 the policy, trained as in soft actor-critic, gains nothing from out-of-distribution actions. The sum
 over b is an importance-sampled log ∫ e^{Q(s, b)} db, up to the constant log 3n. `lagrange=True`
-multiplies α by a Lagrange multiplier α':
+multiplies α by a Lagrange multiplier α', which starts at `initial_multiplier`:
 
     log α'   maximises  α' α (E[gap] − target gap),   and α' α takes the place of α above.
 
@@ -102,6 +102,9 @@ class CQLConfig:
     lagrange: bool = static(
         default=False, doc="Learn the penalty's weight as a Lagrange multiplier."
     )
+    initial_multiplier: float = static(
+        default=1.0, doc="The Lagrange multiplier α' at the start.", range=POSITIVE
+    )
     max_backup: bool = static(
         default=False, doc="Back up the best of the n actions at s', not one."
     )
@@ -144,7 +147,7 @@ def make_cql(config: CQLConfig, total_steps: int) -> Agent:
 
 
 def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: CQLConfig) -> CQLState:
-    """Fresh networks, η = α' = 1; the target critic starts as a copy of the critic."""
+    """Fresh networks, η = 1; the target critic starts as a copy of the critic."""
     key, policy_key, critic_key = jax.random.split(key, 3)
     policy = SquashedGaussianPolicy.create(policy_key, spec, config.hidden)
     critic = Critic.create(
@@ -160,7 +163,9 @@ def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: CQLConfig) -> CQLStat
         critic=trainable(critic),
         target_critic=jax.tree.map(jnp.copy, critic),
         temperature=trainable(jnp.zeros(())),
-        multiplier=trainable(jnp.zeros(())) if config.lagrange else None,
+        multiplier=trainable(jnp.log(jnp.float32(config.initial_multiplier)))
+        if config.lagrange
+        else None,
         key=key,
         step=jnp.zeros((), jnp.int32),
         config=config,

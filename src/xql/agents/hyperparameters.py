@@ -55,6 +55,7 @@ NON_NEGATIVE = Range()
 POSITIVE = Range(above=True)
 FRACTION = Range(most=1.0, above=True)
 DISCOUNT = Range(most=1.0)
+DROPOUT = Range(most=0.9)
 
 
 def swept(*, default: float, doc: str, range: Range = NON_NEGATIVE, required: bool = False) -> Any:

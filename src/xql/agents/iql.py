@@ -14,7 +14,8 @@ whereas XQL's V is that of the best policy under a KL penalty of weight β.
 
 Deviations from the published code, each with its switch in `IQLConfig` where it has one:
 
- 1. No dropout in the policy, which the code has at 0.1 for Kitchen and Adroit.
+ 1. No dropout in the policy, which the code has at 0.1 for Kitchen and Adroit (`policy_dropout`;
+    the preset published has it).
  2. The policy's log standard deviation is kept within [−5, 2] by projection after each step; the
     code clips it inside the network, which leaves it no gradient outside.
  3. `value_schedule="cosine"` lets the learning rates of V and Q fall to zero as the policy's does;
@@ -37,6 +38,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from xql.agents.backups import value_backup
 from xql.agents.hyperparameters import (
     DISCOUNT,
+    DROPOUT,
     FRACTION,
     POSITIVE,
     Swept,
@@ -82,6 +84,11 @@ class IQLConfig:
     critic_loss: CriticLoss = static(default="squared", doc="Error of Q.")
     huber_delta: float = static(
         default=20.0, doc="Where Huber's error turns linear.", range=POSITIVE
+    )
+    policy_dropout: float = static(
+        default=0.0,
+        doc="Dropout of the policy's hidden units in its loss; never where it acts.",
+        range=DROPOUT,
     )
     policy_schedule: Schedule = static(
         default="cosine", doc="Learning rate schedule of the policy."
@@ -145,6 +152,7 @@ def update(total_steps: int, state: IQLState, batch: Batch) -> tuple[IQLState, M
     config = state.config
     value_decay = decay(config.value_schedule, state.step, total_steps)
     policy_decay = decay(config.policy_schedule, state.step, total_steps)
+    key, dropout_key = jax.random.split(state.key) if config.policy_dropout else (state.key, None)
 
     # V minimises the asymmetric square E[|τ − 1(Q̄ < V)| (Q̄ − V)²]. All else is as in xql.py.
     target_q = state.target_critic(batch.observations, batch.actions).min(0)
@@ -166,7 +174,9 @@ def update(total_steps: int, state: IQLState, batch: Batch) -> tuple[IQLState, M
     weights = advantage_weights(advantages, config.inverse_temperature, config.weight_cap)
 
     def policy_loss(network: GaussianPolicy) -> tuple[Scalar, Metrics]:
-        log_prob = network.log_prob(batch.observations, batch.actions)
+        log_prob = network.log_prob(
+            batch.observations, batch.actions, config.policy_dropout, dropout_key
+        )
         loss = -(weights * log_prob).mean()
         return loss, {"policy_loss": loss, "log_prob": log_prob.mean()}
 
@@ -191,5 +201,6 @@ def update(total_steps: int, state: IQLState, batch: Batch) -> tuple[IQLState, M
         value=value,
         critic=critic,
         target_critic=polyak(state.target_critic, critic.network, config.polyak),
+        key=key,
         step=state.step + 1,
     ), metrics

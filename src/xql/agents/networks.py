@@ -89,12 +89,30 @@ class MLP(eqx.Module):
             norms=tuple(LayerNorm.create(width) for width in sizes[1:-1]) if layer_norm else (),
         )
 
-    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+    def __call__(
+        self,
+        x: Float[Array, "*batch inputs"],
+        *,
+        dropout: float = 0.0,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "*batch outputs"]:
+        """The outputs.
+
+        Args:
+            x: inputs, one per row.
+            dropout: the probability that a hidden unit of a row is 0; the others are scaled up by
+                what keeps the mean.
+            key: of the dropout; none is dropped without it.
+        """
         for index, layer in enumerate(self.layers[:-1]):
             x = layer(x)
             if self.norms:
                 x = self.norms[index](x)
             x = jax.nn.relu(x)
+            if key is not None:
+                key, kept_key = jax.random.split(key)
+                kept = jax.random.bernoulli(kept_key, 1 - dropout, x.shape)
+                x = jnp.where(kept, x / (1 - dropout), 0.0)
         return self.layers[-1](x)
 
 

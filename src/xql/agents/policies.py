@@ -69,12 +69,19 @@ class GaussianPolicy(eqx.Module):
         self,
         observations: Float[Array, "*batch observation"],
         actions: Float[Array, "*batch action"],
+        dropout: float = 0.0,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*batch"]:
-        """log π(a|s) in actions rescaled to [-1, 1], in nats, summed over dimensions."""
+        """log π(a|s) in actions rescaled to [-1, 1], in nats, summed over dimensions.
+
+        Args:
+            observations, actions: one per row.
+            dropout: of hidden units, while training; see `MLP`.
+            key: of the dropout; none is dropped without it.
+        """
         centre, half_range = _range(self.low, self.high)
-        z = ((actions - centre) / half_range - jnp.tanh(self.mlp(observations))) * jnp.exp(
-            -self.log_std
-        )
+        mean = jnp.tanh(self.mlp(observations, dropout=dropout, key=key))
+        z = ((actions - centre) / half_range - mean) * jnp.exp(-self.log_std)
         return -(0.5 * jnp.square(z) + self.log_std + 0.5 * jnp.log(2 * jnp.pi)).sum(-1)
 
     def sample(

@@ -20,10 +20,11 @@ Deviations from the published code, each with its switch in `ReBRACConfig` where
  2. Distances between actions, and the noise, are in units of half the range of each dimension.
     Where the bounds are ±1, nothing differs.
  3. LayerNorm stands before the ReLU, as everywhere in this library; the code has it after.
- 4. Networks start orthogonal with zero biases, as everywhere in this library, the targets as
-    copies; the code starts from uniform weights, biases of 0.1 and targets drawn on their own.
- 5. The policy moves on the second of every two updates and the targets follow its new weights; the
-    code starts with the first, and follows the weights before the step.
+ 4. Networks start orthogonal with zero biases, as everywhere in this library; the code starts from
+    uniform weights and hidden biases of 0.1. The targets start as copies in both.
+ 5. The policy moves on the second of every two updates, and π̄ follows its new weights; the code
+    starts with the first, and π̄ follows the weights before the step. Q̄ follows Q's new weights in
+    both.
  6. `schedule="cosine"` lets both learning rates fall to zero; constant is the default and the
     code's.
  7. Q's error is half the square, as in `xql.py`; Adam's steps do not depend on the factor.

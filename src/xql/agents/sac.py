@@ -6,10 +6,11 @@ every state that is evaluated, targets marked by a bar and the temperature α:
     after s'   min Q̄(s', a~) − α log π(a~|s')                                    value="none"
                V̄(s'), V minimising E[(V(s) − min Q(s, a~) + α log π(a~|s))²]     value="soft"
                V(s'),  V minimising E[e^z − z − 1], z = (min Q̄(s, a~) − V(s))/β  value="gumbel"
+               V̄(s'), V minimising the same, z = (min Q(s, a~) − V(s))/β          with V̄
     Q          minimises  E[(Q(s, a) − r − γ·mask·[after s'])²]
     policy     maximises  E[min Q(s, a~) − α log π(a~|s)]
     log α      minimises  log α · (E[−log π] − H),  H = −(number of action dimensions)
-    Q̄, V̄     move by the polyak rate towards Q and V
+    Q̄, V̄     move by the polyak rate towards Q and V                    every `target_delay` updates
 
 `none` is SAC (Haarnoja et al. 2018b, arXiv 1812.05905), `soft` the first SAC (2018a,
 arXiv 1801.01290), `gumbel` X-SAC (Garg et al. 2023, arXiv 2301.02328): V(s) = β log E_π[e^{Q̄/β}] is
@@ -17,20 +18,31 @@ the soft maximum over the policy's own actions, so no log-probability enters a v
 
 Deviations from the papers, each with its switch in `SACConfig` where it has one:
 
- 1. X-SAC's V is fitted to a target critic, as in `xql.py`; V itself has no target network.
+ 1. X-SAC's V is fitted to a target critic, as in `xql.py`; V itself has no target network. The
+    paper has it as the first SAC does, V fitted to Q and Q to a target of V
+    (`target_network="value"`, the last row above).
  2. X-SAC's Gumbel loss goes on linearly beyond z = clip, as in `xql.py`; `loss` names the others.
  3. The gradient of X-SAC's V is scaled down to norm 1 where larger (`max_gradient_norm=None`
     turns it off).
  4. X-SAC's policy and temperature are SAC's own: entropy shapes the policy, not the values.
- 5. α is learned in all three. The first SAC kept it fixed: `temperature_learning_rate=0`.
+ 5. α is learned in all three, from 1. The first SAC kept it fixed: `temperature_learning_rate=0`;
+    X-SAC's code starts it at 0.1 (`initial_temperature`).
  6. log α, not α, weighs the temperature's loss, so that it moves as readily near α = 0.
  7. Log-probabilities are those of actions rescaled to [-1, 1], so that H does not depend on units.
  8. The policy's log standard deviation goes through a tanh into [−5, 2]; its papers clip it.
  9. Networks start orthogonal with gain √2, last layers too, as everywhere in this library.
+10. Targets move at every update; X-SAC's code moves them at every second (`target_delay`).
+11. V takes its step before Q, and with draws of its own; X-SAC's code has Q first, and one draw for
+    V and the policy.
+12. The policy and α move at every update, as the paper says of X-SAC; its code has every second.
+
+The SAC that X-SAC's paper compares with is `soft`, which differs from its X-SAC in V's loss alone;
+the settings of both are the preset `paper`.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +63,7 @@ from xql.agents.losses import critic_loss, gumbel_metrics
 from xql.agents.networks import Critic, Value
 from xql.agents.policies import SquashedGaussianPolicy, network_of
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
-from xql.agents.update import descend, polyak, trainable
+from xql.agents.update import descend, every, polyak, trainable
 from xql.gumbel.losses import Kind, gumbel_loss
 
 
@@ -93,6 +105,13 @@ class SACConfig:
     value: Literal["none", "soft", "gumbel"] = static(
         default="none", doc="What stands for the value of s': the critic, a soft V, or X-SAC's V."
     )
+    target_network: Literal["critic", "value"] = static(
+        default="critic",
+        doc="What X-SAC has a target network of: Q, which V is fitted to, or V, which Q is.",
+    )
+    target_delay: int = static(
+        default=1, doc="Updates per step of the target network.", range=POSITIVE
+    )
     value_layer_norm: bool = static(default=False, doc="LayerNorm in V.")
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
     loss: Kind = static(default="linear", doc="Which Gumbel loss X-SAC's V minimises.")
@@ -128,7 +147,7 @@ class SACState(NamedTuple):
 
 
 class XSACState(NamedTuple):
-    """Everything that the next update of X-SAC depends on."""
+    """Everything that the next update of X-SAC with a target critic depends on."""
 
     policy: Trainable
     value: Trainable
@@ -140,8 +159,11 @@ class XSACState(NamedTuple):
     config: SACConfig
 
 
-class SoftValueSACState(NamedTuple):
-    """Everything that the next update of the first SAC, the one with a V, depends on."""
+class TargetValueSACState(NamedTuple):
+    """Everything that the next update depends on where V has the target network.
+
+    That is the first SAC, and X-SAC as in its paper.
+    """
 
     policy: Trainable
     value: Trainable
@@ -153,19 +175,15 @@ class SoftValueSACState(NamedTuple):
     config: SACConfig
 
 
-State = SACState | XSACState | SoftValueSACState
+Network = TypeVar("Network", Critic, Value)
+State = SACState | XSACState | TargetValueSACState
 
 
 def make_sac(config: SACConfig, total_steps: int) -> Agent:
     """The agent for one configuration; nothing in it depends on `total_steps`."""
-    updates: dict[str, Callable[[Any, Batch], tuple[Any, Metrics]]] = {
-        "none": update,
-        "soft": update_with_soft_value,
-        "gumbel": update_with_gumbel_value,
-    }
     return Agent(
         init=init,
-        update=updates[config.value],
+        update=_update_of(config),
         actor=network_of,
         config=config,
         transitions=config.batch_size,
@@ -175,6 +193,16 @@ def make_sac(config: SACConfig, total_steps: int) -> Agent:
         if config.value != "gumbel"
         else ScaleHint(("beta",), "a larger beta"),
     )
+
+
+def _update_of(config: SACConfig) -> Callable[[Any, Batch], tuple[Any, Metrics]]:
+    if config.value == "none":
+        return update
+    return update_with_target_value if _has_target_value(config) else update_with_target_critic
+
+
+def _has_target_value(config: SACConfig) -> bool:
+    return config.value == "soft" or (config.value == "gumbel" and config.target_network == "value")
 
 
 def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: SACConfig) -> State:
@@ -193,9 +221,9 @@ def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: SACConfig) -> State:
     policy = trainable(SquashedGaussianPolicy.create(policy_key, spec, hidden))
     temperature = trainable(jnp.log(jnp.asarray(config.initial_temperature, jnp.float32)))
     value, critic, step = trainable(v), trainable(network), jnp.zeros((), jnp.int32)
-    if config.value == "soft":
+    if _has_target_value(config):
         target_value = jax.tree.map(jnp.copy, v)
-        return SoftValueSACState(
+        return TargetValueSACState(
             policy, value, target_value, critic, temperature, key, step, config
         )
     target_critic = jax.tree.map(jnp.copy, network)
@@ -214,35 +242,25 @@ def update(state: SACState, batch: Batch) -> tuple[SACState, Metrics]:
     return state._replace(
         policy=policy,
         critic=critic,
-        target_critic=polyak(state.target_critic, critic.network, state.config.polyak),
+        target_critic=follow(state.target_critic, critic.network, state),
         temperature=temperature,
         key=key,
         step=state.step + 1,
     ), metrics
 
 
-def update_with_soft_value(
-    state: SoftValueSACState, batch: Batch
-) -> tuple[SoftValueSACState, Metrics]:
-    """The first SAC: V, Q, the policy, α and the target of V, in this order."""
-    config = state.config
+def update_with_target_value(
+    state: TargetValueSACState, batch: Batch
+) -> tuple[TargetValueSACState, Metrics]:
+    """The first SAC and the paper's X-SAC: V, Q, the policy, α and V's target, in this order."""
     key, value_key, policy_key = jax.random.split(state.key, 3)
-
-    # V minimises (V(s) − min Q(s, a~) + α log π(a~|s))²: its minimiser is the mean over a~.
-    targets = soft_values(state, state.critic.network, batch.observations, value_key)
-
-    def value_loss(network: Value) -> tuple[Scalar, Metrics]:
-        v = network(batch.observations)
-        loss = jnp.square(v - targets).mean() / 2
-        return loss, {"value_loss": loss, "v": v.mean()}
-
-    value, value_metrics = descend(state.value, value_loss, config.value_learning_rate)
+    value, value_metrics = learn_value(state, batch, state.critic.network, value_key)
     next_values = state.target_value(batch.next_observations)
     critic, policy, temperature, metrics = learn_to_act(state, batch, next_values, policy_key)
     return state._replace(
         policy=policy,
         value=value,
-        target_value=polyak(state.target_value, value.network, config.polyak),
+        target_value=follow(state.target_value, value.network, state),
         critic=critic,
         temperature=temperature,
         key=key,
@@ -250,16 +268,44 @@ def update_with_soft_value(
     ), value_metrics | metrics
 
 
-def update_with_gumbel_value(state: XSACState, batch: Batch) -> tuple[XSACState, Metrics]:
+def update_with_target_critic(state: XSACState, batch: Batch) -> tuple[XSACState, Metrics]:
     """X-SAC: V, Q, the policy, α and the target critic, in this order."""
-    config = state.config
     key, value_key, policy_key = jax.random.split(state.key, 3)
+    value, value_metrics = learn_value(state, batch, state.target_critic, value_key)
+    next_values = value.network(batch.next_observations)
+    critic, policy, temperature, metrics = learn_to_act(state, batch, next_values, policy_key)
+    return state._replace(
+        policy=policy,
+        value=value,
+        critic=critic,
+        target_critic=follow(state.target_critic, critic.network, state),
+        temperature=temperature,
+        key=key,
+        step=state.step + 1,
+    ), value_metrics | metrics
 
-    # V minimises E[e^z − z − 1], z = (min Q̄(s, a~) − V(s))/β, a~ ~ π(·|s).
-    actions = state.policy.network.sample(batch.observations, value_key)
-    targets = state.target_critic(batch.observations, actions).min(0)
 
-    def value_loss(network: Value) -> tuple[Scalar, Metrics]:
+def learn_value(
+    state: XSACState | TargetValueSACState, batch: Batch, critic: Critic, key: PRNGKeyArray
+) -> tuple[Trainable, Metrics]:
+    """V on a critic's values of the policy's own actions."""
+    config = state.config
+    if config.value == "soft":
+        # V minimises (V(s) − min Q(s, a~) + α log π(a~|s))²: its minimiser is the mean over a~.
+        soft_targets = soft_values(state, critic, batch.observations, key)
+
+        def squared_loss(network: Value) -> tuple[Scalar, Metrics]:
+            v = network(batch.observations)
+            loss = jnp.square(v - soft_targets).mean() / 2
+            return loss, {"value_loss": loss, "v": v.mean()}
+
+        return descend(state.value, squared_loss, config.value_learning_rate)
+
+    # V minimises E[e^z − z − 1], z = (min Q(s, a~) − V(s))/β, a~ ~ π(·|s).
+    actions = state.policy.network.sample(batch.observations, key)
+    targets = critic(batch.observations, actions).min(0)
+
+    def soft_maximum_loss(network: Value) -> tuple[Scalar, Metrics]:
         v = network(batch.observations)
         loss, diagnostics = gumbel_loss(
             (targets - v) / config.beta,
@@ -269,20 +315,19 @@ def update_with_gumbel_value(state: XSACState, batch: Batch) -> tuple[XSACState,
         )
         return loss, {"value_loss": loss, "v": v.mean(), **gumbel_metrics(diagnostics)}
 
-    value, value_metrics = descend(
-        state.value, value_loss, config.value_learning_rate, config.max_gradient_norm
+    return descend(
+        state.value, soft_maximum_loss, config.value_learning_rate, config.max_gradient_norm
     )
-    next_values = value.network(batch.next_observations)
-    critic, policy, temperature, metrics = learn_to_act(state, batch, next_values, policy_key)
-    return state._replace(
-        policy=policy,
-        value=value,
-        critic=critic,
-        target_critic=polyak(state.target_critic, critic.network, config.polyak),
-        temperature=temperature,
-        key=key,
-        step=state.step + 1,
-    ), value_metrics | metrics
+
+
+def follow(target: Network, online: Network, state: State) -> Network:
+    """The target network after an update, moved towards the online one where that is due."""
+    moved = functools.partial(polyak, target, online, state.config.polyak)
+    if state.config.target_delay == 1:
+        after: Network = moved()
+    else:
+        after = every(state.config.target_delay, state.step + 1, lambda: (moved(), {}), target)[0]
+    return after
 
 
 def learn_to_act(

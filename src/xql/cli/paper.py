@@ -103,15 +103,16 @@ def figure3(
 
     Args:
         tasks: cheetah-run, walker-run, hopper-hop, quadruped-run; all of them without it.
-        methods: sac, x-sac, td3, x-td3, td3-dq, x-td3-dq, and sac-256 and x-sac-256, which a laptop
-            can train; without it the paper's six.
+        methods: sac, x-sac, td3, x-td3, td3-dq, x-td3-dq, the paper's six, as without it; sac-256
+            and x-sac-256, which a laptop can train; and td3-5k, x-td3-5k, td3-dq-5k, x-td3-dq-5k,
+            with this library's warm-up and loss.
         steps: environment steps of each seed.
         seeds: how many of each method on each task.
         jobs: how many cells to train at a time, each on its share of the cores.
         train: train what is missing; without, only draw what is there.
         out: the folder for the figure, its numbers as CSV and Markdown, and its cells.
     """
-    from xql.experiments.figure3 import METHODS, TASKS
+    from xql.experiments.figure3 import PAPER, TASKS
     from xql.experiments.figure3 import figure3 as draw
     from xql.training.population import use_all_cores
 
@@ -120,7 +121,7 @@ def figure3(
         draw(
             out,
             tasks or TASKS,
-            methods or tuple(METHODS)[:6],
+            methods or PAPER,
             steps=steps,
             seeds=seeds,
             jobs=jobs,

@@ -129,8 +129,8 @@ def online(
         out: the run's folder, which must not exist; runs/ENV-AGENT-N without it.
         set: settings that override the preset's, such as batch_size=1024 hidden=[128,128].
         environments: copies of the environment for each member, stepped in turn.
-        warmup: steps of random actions before the first update; 5000 without it, or a twentieth of
-            a shorter run.
+        warmup: steps of random actions before the first update. Without it the preset's, at most
+            half of the run; or 5000, at most a twentieth of it.
         update_to_data: gradient updates for each environment step.
         buffer: capacity of each member's replay buffer, in transitions.
         evaluations: how many times to evaluate, evenly spaced, the last step included.
@@ -140,6 +140,7 @@ def online(
         keep_policies: keep the policies of every evaluation, as `xql data make mujoco` wants them.
         plot: draw learning-curves.png into the run's folder.
     """
+    from xql.presets import preset_warmup
     from xql.runs.config import OnlineLoop
     from xql.training.online import loop_for, train_online
     from xql.training.population import use_all_cores
@@ -156,7 +157,7 @@ def online(
         options=parse_settings(set),
         loop=OnlineLoop(
             environments,
-            loop_for(steps).warmup if warmup is None else warmup,
+            loop_for(steps, preset_warmup(agent, preset, env)).warmup if warmup is None else warmup,
             update_to_data,
             buffer,
         ),

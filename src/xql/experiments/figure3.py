@@ -4,6 +4,9 @@ A cell is one method on one task, all its seeds as one population; a finished on
 configuration and never trained again. The paper trains 2 million steps, SAC with 3 seeds and TD3
 with 4, and says that it trained diverged seeds again; here a seed that diverges is frozen at its
 last good state, and counts.
+
+Its six methods have the preset `paper`. The others have it too, but for what they name as changed:
+the cells of results/figure3 are of these, and figure3.md says beside them what the paper has.
 """
 
 import csv
@@ -19,6 +22,7 @@ from xql.experiments.cells import Cell, kept, online_cell, train_cells
 from xql.experiments.compact import reduce_colours
 from xql.experiments.executors import local
 from xql.experiments.published import Published, curves
+from xql.presets import WARMUP, preset_warmup, resolve
 from xql.reports.plots import COLOURS, Curve, curves_from_run
 from xql.runs.config import EvaluationPlan
 from xql.runs.folder import RunFolder
@@ -28,33 +32,66 @@ TASKS = ("cheetah-run", "walker-run", "hopper-hop", "quadruped-run")
 
 
 class Method(NamedTuple):
-    """An agent at its settings for the figure."""
+    """An agent at its settings for the figure, over those of the preset `paper`."""
 
     agent: str
     label: str
     options: Mapping[str, Any] = {}
+    """What makes it another method of the paper's."""
     betas: Mapping[str, float] = {}
     """By task, where it is not the preset's."""
+    changed: Mapping[str, Any] = {}
+    """Hyperparameters that are not the paper's."""
+    warmup: int | None = None
+    """Where it is not the preset's."""
+    paper: str = ""
+    """The paper's method whose curve it is drawn beside, where that has another name."""
 
 
-_SMALL = {"hidden": [256, 256], "batch_size": 256}
+_SINGLE = {"critics": 1}
+_SINGLE_BETAS = {"cheetah-run": 4.0, "walker-run": 4.0, "hopper-hop": 3.0, "quadruped-run": 20.0}
+_OWN_LOSS = {"loss": "linear", "max_gradient_norm": 1.0}
+_SMALL_SAC = {
+    "hidden": [256, 256],
+    "batch_size": 256,
+    "initial_temperature": 1.0,
+    "target_delay": 1,
+}
 METHODS = {
     "sac": Method("sac", "SAC"),
     "x-sac": Method("x-sac", "X-SAC"),
     "td3": Method("td3", "TD3"),
     "x-td3": Method("x-td3", "X-TD3"),
     # Minus the double-Q trick: one critic, no minimum (see agents/td3.py); β of the paper's tables.
-    "td3-dq": Method("td3", "TD3 − DQ", {"critics": 1}),
-    "x-td3-dq": Method(
-        "x-td3",
-        "X-TD3 − DQ",
-        {"critics": 1},
-        {"cheetah-run": 4.0, "walker-run": 4.0, "hopper-hop": 3.0, "quadruped-run": 20.0},
-    ),
+    "td3-dq": Method("td3", "TD3 − DQ", _SINGLE),
+    "x-td3-dq": Method("x-td3", "X-TD3 − DQ", _SINGLE, _SINGLE_BETAS),
     # Not the paper's: what a laptop can train.
-    "sac-256": Method("sac", "SAC, 256-256, batch 256", _SMALL),
-    "x-sac-256": Method("x-sac", "X-SAC, 256-256, batch 256", _SMALL),
+    "sac-256": Method(
+        "sac", "SAC, 256-256, batch 256", changed={**_SMALL_SAC, "value": "none"}, paper="sac"
+    ),
+    "x-sac-256": Method(
+        "x-sac",
+        "X-SAC, 256-256, batch 256",
+        changed={**_SMALL_SAC, **_OWN_LOSS, "target_network": "critic"},
+        paper="x-sac",
+    ),
+    # Not the paper's either: this library's usual warm-up and loss.
+    "td3-5k": Method("td3", "TD3, warm-up 5k", warmup=5_000, paper="td3"),
+    "x-td3-5k": Method(
+        "x-td3", "X-TD3, warm-up 5k", changed=_OWN_LOSS, warmup=5_000, paper="x-td3"
+    ),
+    "td3-dq-5k": Method("td3", "TD3 − DQ, warm-up 5k", _SINGLE, warmup=5_000, paper="td3-dq"),
+    "x-td3-dq-5k": Method(
+        "x-td3",
+        "X-TD3 − DQ, warm-up 5k",
+        _SINGLE,
+        _SINGLE_BETAS,
+        changed=_OWN_LOSS,
+        warmup=5_000,
+        paper="x-td3-dq",
+    ),
 }
+PAPER = tuple(METHODS)[:6]
 PRESET = "paper"
 EVALUATE_EVERY = 10_000
 """Environment steps; a longer run keeps to 100 evaluations."""
@@ -66,7 +103,16 @@ COLUMNS = (
 
 def _options(task: str, method: str) -> dict[str, Any]:
     chosen = METHODS[method]
-    return {**chosen.options, **({"beta": chosen.betas[task]} if chosen.betas else {})}
+    beta = {"beta": chosen.betas[task]} if chosen.betas else {}
+    return {**chosen.options, **beta, **chosen.changed}
+
+
+def _warmup(task: str, method: str) -> int | None:
+    """The warm-up that a method asks for, in full."""
+    chosen = METHODS[method]
+    if chosen.warmup is not None:
+        return chosen.warmup
+    return preset_warmup(chosen.agent, PRESET, f"dm_control/{task}")
 
 
 def _evaluations(steps: int) -> int:
@@ -75,7 +121,7 @@ def _evaluations(steps: int) -> int:
 
 def cells(
     tasks: Sequence[str] = TASKS,
-    methods: Sequence[str] = tuple(METHODS)[:6],
+    methods: Sequence[str] = PAPER,
     *,
     steps: int = 2_000_000,
     seeds: int = 4,
@@ -107,7 +153,7 @@ def _cell(task: str, method: str, steps: int, seeds: int, plan: EvaluationPlan) 
         seeds=seeds,
         options=_options(task, method),
         evaluation=plan,
-        loop=loop_for(steps),
+        loop=loop_for(steps, _warmup(task, method)),
     )
 
 
@@ -133,7 +179,7 @@ class Trained(NamedTuple):
 def figure3(
     out: Path,
     tasks: Sequence[str] = TASKS,
-    methods: Sequence[str] = tuple(METHODS)[:6],
+    methods: Sequence[str] = PAPER,
     *,
     steps: int = 2_000_000,
     seeds: int = 4,
@@ -185,7 +231,7 @@ def figure3(
         why = f"there is no cell to draw ({reasons})" if reasons else "there is no cell to draw"
         raise InputError(why, where=str(home), hint="see to that" if reasons else "let it train")
     _write_csv(shown, out / "figure3.csv")
-    text = _table(shown) + "".join(f"\n{problem}\n" for problem in problems)
+    text = _table(shown) + _changes(shown) + "".join(f"\n{problem}\n" for problem in problems)
     (out / "figure3.md").write_text(text, encoding="utf-8")
     with decoration("figure", say):
         draw(shown, out / "figure3.png")
@@ -198,7 +244,7 @@ def _trained(task: str, method: str, folder: RunFolder) -> Trained:
     curve = curves_from_run(folder, "return", METHODS[method].label)[0]
     last = stratified_bootstrap(curve.scores[:, -1:], mean)
     episodes = sum(row.step == curve.steps[-1] and row.member == 0 for row in rows)
-    published = curves().get((task, method.removesuffix("-256")))
+    published = curves().get((task, METHODS[method].paper or method))
     return Trained(task, method, folder, curve, last, episodes, published)
 
 
@@ -240,9 +286,11 @@ def draw(trained: Sequence[Trained], path: Path) -> None:
 def _draw_method(axes: Any, one: Trained, colour: str) -> None:
     for scores in one.curve.scores:
         axes.plot(one.curve.steps, scores, color=colour, lw=0.6, alpha=0.45)
-    name, seeds = METHODS[one.method].label, len(one.curve.scores)
+    method, seeds = METHODS[one.method], len(one.curve.scores)
     mean_curve = one.curve.scores.mean(axis=0)
-    axes.plot(one.curve.steps, mean_curve, color=colour, lw=2, label=f"{name}, {seeds} seeds")
+    axes.plot(
+        one.curve.steps, mean_curve, color=colour, lw=2, label=f"{method.label}, {seeds} seeds"
+    )
     if one.published is not None:
         theirs = one.published
         # To our last step and not to their last point before it: the table compares them there.
@@ -253,7 +301,7 @@ def _draw_method(axes: Any, one: Trained, colour: str) -> None:
             color=colour,
             lw=1.3,
             ls=(0, (4, 2)),
-            label=f"{METHODS[one.method.removesuffix('-256')].label}, the paper's",
+            label=f"{METHODS[method.paper or one.method].label}, the paper's",
         )
 
 
@@ -295,3 +343,38 @@ def _table(trained: Sequence[Trained]) -> str:
             f"| {len(one.folder.read_frozen())} | {theirs} |"
         )
     return "\n".join(text) + "\n"
+
+
+def _changes(trained: Sequence[Trained]) -> str:
+    """What the methods have that is not the paper's, a row for each setting; "" without one."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for name in dict.fromkeys(one.method for one in trained):
+        method, task = METHODS[name], next(one.task for one in trained if one.method == name)
+        theirs = resolve(method.agent, PRESET, f"dm_control/{task}").config
+        changed = [(key, getattr(theirs, key), value) for key, value in method.changed.items()]
+        if method.warmup is not None:
+            paper = preset_warmup(method.agent, PRESET, f"dm_control/{task}")
+            changed.append((WARMUP, paper, method.warmup))
+        for key, paper, here in changed:
+            rows.setdefault((key, _shown(paper), _shown(here)), []).append(f"`{name}`")
+    if not rows:
+        return ""
+    text = [
+        "",
+        "The paper's settings (the preset `paper`), but for these:",
+        "",
+        "| setting | the paper's | here | methods |",
+        "|---|---|---|---|",
+        *(
+            f"| `{key}` | {paper} | {here} | {', '.join(names)} |"
+            for (key, paper, here), names in rows.items()
+        ),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def _shown(value: Any) -> str:
+    """A setting as a cell of a table."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "-".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value).lower()

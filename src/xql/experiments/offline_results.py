@@ -3,7 +3,8 @@
     pointmaze     XQL against BC on PointMaze-Medium and -Large, 256-256, 4 seeds × 100k updates
     peers         every offline agent, IQL also matched, on PointMaze-Medium, 4 seeds × 50k updates
     antmaze       XQL, IQL (also matched), ReBRAC and BC on AntMaze-UMaze made here, 2 seeds × 200k
-    door-human    XQL on D4RL's door-human-v0, preset consistent, 4 seeds × 200k updates
+    door-human    XQL on D4RL's door-human-v0, preset consistent without its dropout, 4 seeds × 200k
+                  updates
     door-peers    XQL, IQL (also matched) and BC on door-human-v0, 4 seeds × 100k updates
     peers-large   every offline agent but CQL on PointMaze-Large, 4 seeds × 100k updates
     antmaze-more  XQL, IQL, ReBRAC and BC on AntMaze-Medium and -Large made here, 4 seeds × 1M
@@ -130,7 +131,9 @@ def _mujoco(_: str | None) -> list[Cell]:
 
 
 def _door_human(file: str | None) -> list[Cell]:
-    return [_door("xql-consistent", "xql", 200_000, file, "consistent")]
+    # Trained before the preset had the published dropout.
+    options = {"policy_dropout": 0.0}
+    return [_door("xql-consistent", "xql", 200_000, file, "consistent", options)]
 
 
 def _door_peers(file: str | None) -> list[Cell]:
@@ -148,7 +151,14 @@ def _beta(_: str | None) -> list[Cell]:
     ]
 
 
-def _door(name: str, agent: str, steps: int, file: str | None, preset: str = "default") -> Cell:
+def _door(
+    name: str,
+    agent: str,
+    steps: int,
+    file: str | None,
+    preset: str = "default",
+    options: Mapping[str, Any] | None = None,
+) -> Cell:
     """One agent on D4RL's door-human."""
     return offline_cell(
         name,
@@ -156,6 +166,7 @@ def _door(name: str, agent: str, steps: int, file: str | None, preset: str = "de
         opened=f"d4rl:{file or 'door-human-v0.hdf5'}",
         agent=agent,
         preset=preset,
+        options=options,
         steps=steps,
         seeds=4,
         env=DOOR,

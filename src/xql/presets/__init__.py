@@ -26,6 +26,11 @@ DATA_OPTIONS = {"rewards": "raw", "observations": "raw", "subset": "all"}
 defaults: see `data/scaling.py` and `data/selection.py`."""
 
 
+WARMUP = "warmup"
+"""What an online agent's preset may set besides: the steps of random actions before the first
+update. An option of the loop and no hyperparameter; see `preset_warmup`."""
+
+
 class Resolved(NamedTuple):
     """What a preset and the user's own options come to."""
 
@@ -126,8 +131,8 @@ def resolve(
             f"preset '{preset}' has no settings for '{dataset}'",
             hint=f"use --preset default; '{preset}' knows {', '.join(_known(sections))}",
         )
-    for section in ("any", of_suite, row):
-        for key, entry in sections.get(section or "", {}).items():
+    for key, entry in _entries(sections, of_suite, row).items():
+        if key != WARMUP:
             values[key] = entry["value"]
             sources[key] = f"preset {preset}: {entry['source']}"
     for key, value in (options or {}).items():
@@ -154,6 +159,14 @@ def resolve(
     return Resolved(config, sources=sources, **data)
 
 
+def preset_warmup(agent: str, preset: str, environment: str) -> int | None:
+    """The warm-up that a preset asks for; None where it leaves that to the loop."""
+    sections = _presets(agent).get(preset, {})
+    entries = _entries(sections, suite(environment), _row(environment, sections))
+    warmup: int | None = entries[WARMUP]["value"] if WARMUP in entries else None
+    return warmup
+
+
 def preset_names(agent: str) -> list[str]:
     """The presets that an agent has."""
     return list(_presets(agent))
@@ -165,6 +178,16 @@ def _presets(agent: str) -> dict[str, dict[str, dict[str, Any]]]:
         return {"default": {}}
     loaded: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(file.read_text("utf-8"))
     return loaded
+
+
+def _entries(
+    sections: Mapping[str, Mapping[str, Any]], of_suite: str | None, row: str | None
+) -> dict[str, dict[str, Any]]:
+    """A preset's values with their sources, from the general to the particular."""
+    entries: dict[str, dict[str, Any]] = {}
+    for section in ("any", of_suite, row):
+        entries |= sections.get(section or "", {})
+    return entries
 
 
 def _row(dataset: str, sections: Mapping[str, Any]) -> str | None:

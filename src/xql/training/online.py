@@ -24,7 +24,7 @@ from xql.envs.make import make_environment
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
 from xql.jax_config import standard_jax
-from xql.presets import resolve, suite
+from xql.presets import preset_warmup, resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
     DataConfig,
@@ -48,9 +48,15 @@ LOG_EVERY = 1000
 """Environment steps of each member between two lines of metrics.jsonl."""
 
 
-def loop_for(steps: int) -> OnlineLoop:
-    """The usual loop; a run shorter than 100,000 steps warms up for a twentieth of them."""
-    return OnlineLoop(warmup=max(1, min(OnlineLoop.warmup, steps // 20)))
+def loop_for(steps: int, warmup: int | None = None) -> OnlineLoop:
+    """The usual loop of a run.
+
+    Args:
+        steps: its environment steps.
+        warmup: a preset's, at most half of the run; where None, 5,000, at most a twentieth of it.
+    """
+    wanted, most = (OnlineLoop.warmup, steps // 20) if warmup is None else (warmup, steps // 2)
+    return OnlineLoop(warmup=max(1, min(wanted, most)))
 
 
 Observe = Callable[[int, TrainState, Replay, int], None]
@@ -91,7 +97,8 @@ def train_online(
         beta: one temperature or several; short for sweep={"beta": ...}.
         out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N.
         options: settings by name that override the preset's.
-        loop: how acting and learning take turns; `loop_for(steps)` where None.
+        loop: how acting and learning take turns; `loop_for(steps)` with the preset's warm-up where
+            None.
         evaluations: how many times to evaluate, evenly spaced, the last step included.
         episodes: evaluation episodes per member at each of these but the last.
         last_episodes: evaluation episodes per member at the last step, whose score is the result.
@@ -147,7 +154,7 @@ def plan_online(
     """
     require_at_least("steps", steps, 1)
     evaluation.check()
-    loop = loop_for(steps) if loop is None else loop
+    loop = loop_for(steps, preset_warmup(agent, preset, env)) if loop is None else loop
     _check_loop(loop, steps)
     if agent not in ONLINE:
         raise InputError(f"agent '{agent}' does not learn online", hint=nearest(agent, ONLINE))
