@@ -20,7 +20,7 @@ Deviations from the papers, each with its switch in `SACConfig` where it has one
  1. X-SAC's V is fitted to a target critic, as in `xql.py`; V itself has no target network.
  2. X-SAC's Gumbel loss goes on linearly beyond z = clip, as in `xql.py`; `loss` names the others.
  3. The gradient of X-SAC's V is scaled down to norm 1 where larger (`max_gradient_norm=None`
-    turns it off).
+    turns it off), which makes V too low where β is small (xql.gumbel.losses).
  4. X-SAC's policy and temperature are SAC's own: entropy shapes the policy, not the values.
  5. α is learned in all three. The first SAC kept it fixed: `temperature_learning_rate=0`.
  6. log α, not α, weighs the temperature's loss, so that it moves as readily near α = 0.

@@ -34,12 +34,12 @@ for a network, `linear` and `log` have the minimiser
                                                            7   .496   .954   1.609   2.268
                                                            5   .496   .954   1.553   2.058
 
-`linear` and `bounded` are the least biased of those that recover after a jump of the target, as
-long as nothing else changes the gradient. After a jump up the slope of `linear` is e^c − 1 = 147,
-that fills Adam's second moment, and V then falls too slowly for thousands of steps; that of
-`bounded` stays within (−1, 8], which no batch of 256 near the minimiser reaches. A batch far smaller
-can, and is then biased low. `official` has no gradient beyond the clip, so the best actions stop
-contributing and a value far below its target does not recover; use it only to reproduce the
+`linear` and `bounded` are the least biased of those that recover after a jump of the target, where
+nothing else changes the gradient. `bounded` is XQL's default: after a jump up the slope of `linear`
+is e^c − 1 = 147, which fills Adam's second moment, so that V falls too slowly for thousands of
+steps. That of `bounded` stays within (−1, 8], which no batch of 256 near the minimiser reaches; one
+of 32 can, and is then biased low. `official` has no gradient beyond the clip, so the best actions
+stop contributing and a value far below its target does not recover; use it only to reproduce the
 published script.
 
 Sources: plain and official, Garg et al. 2023 (arXiv 2301.02328) and its published script; log, the
