@@ -19,8 +19,8 @@ Deviations from the paper, each with its switch in `XQLConfig` where it has one:
  2. Some presets have `loss="linear"` and scale V's gradient down to norm 1 where larger
     (`max_gradient_norm=1`): those that results/ was measured with. It makes V too low where β is
     small: with Q ~ N(0, 1), clip 5 and β = 1, .5, .25, .1 it is .50, .95, 1.55, 2.06 instead of
-    .50, .98, 1.58, 2.09, and where 1 % of the actions are the best and β is .05, half the range of
-    V (tests/truth). The default is no such limit, as in the paper.
+    .50, .98, 1.58, 2.09, and a table of V misses more than a fifth of its range where actions of
+    1 % are the best and β is .05 (tests/truth). The default has no such limit, as in the paper.
  3. The policy's inverse temperature κ is a number of its own. The paper writes 1/β; the published
     code and every published setting decouple the two.
  4. The critic's error is Huber's with δ = 20, as in the published code (`critic_loss="squared"`).
