@@ -60,6 +60,8 @@ def test_elementwise_losses_match_the_golden_table(
     [
         # x = (0, 1, 2), 1 + J = 2.702445976; z = 3 adds its overshoot 1 on the slope 2.3641754 / 3.
         (losses.log, (0.0, 1.0, 3.0), 0.9941573 + 0.7880585, (0.0, 0.2119416, 0.7880585)),
+        # E[e^x] = (1 + e + e²)/3 = 3.702446: below 8, so that it is the mean of `linear`.
+        (losses.bounded, (0.0, 1.0, 3.0), 3.832131342, (0.0, 0.572760609, 2.129685366)),
         # m = 2: e^{x-2} - (x + 1) e^-2; the third lies beyond the clip, its gradient is gone.
         (losses.official, (0.0, 1.0, 3.0), 0.230401008, (0.0, 0.077514719, 0.0)),
         # All below -1: m stays at -1.
@@ -77,7 +79,7 @@ def test_batch_losses_match_the_golden_table(
     np.testing.assert_allclose(jax.grad(lambda z: loss(z, 2.0))(z), gradient, rtol=2e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("kind", ["plain", "linear", "maclaurin", "log", "official"])
+@pytest.mark.parametrize("kind", ["plain", "linear", "bounded", "maclaurin", "log", "official"])
 def test_gumbel_loss_is_the_mean_of_its_kind(kind: Kind) -> None:
     z = jnp.asarray([[-1.0, 0.0], [0.5, 3.0]])
     one = getattr(losses, kind)
@@ -104,7 +106,7 @@ def test_diagnostics_stay_finite_and_positive_where_e_to_the_z_overflows() -> No
     np.testing.assert_allclose(equal.effective_sample_size, 1.0)
 
 
-@pytest.mark.parametrize("kind", ["linear", "log"])
+@pytest.mark.parametrize("kind", ["linear", "bounded", "log"])
 @pytest.mark.parametrize("z", [-1e4, -50.0, 89.0, 1e4, 1e30])
 def test_gradient_is_neither_zero_nor_infinite_far_from_the_optimum(kind: Kind, z: float) -> None:
     slope = float(jax.grad(lambda z: gumbel_loss(z[None], kind=kind)[0])(jnp.float32(z)))
@@ -112,6 +114,8 @@ def test_gradient_is_neither_zero_nor_infinite_far_from_the_optimum(kind: Kind, 
     assert np.sign(slope) == np.sign(z)
     if kind == "linear":
         np.testing.assert_allclose(slope, -1.0 if z < 0 else 147.4131591, rtol=1e-6)
+    if kind == "bounded":  # 8/e⁵ of it
+        np.testing.assert_allclose(slope, -1.0 if z < 0 else 7.9460964, rtol=1e-6)
 
 
 def test_small_residuals_keep_their_digits() -> None:
@@ -148,6 +152,6 @@ def test_an_odd_order_has_no_minimum_and_is_refused(order: int) -> None:
 def test_a_batch_of_no_residuals_has_no_loss() -> None:
     nothing = np.zeros(0, np.float32)
     assert losses.plain(nothing).shape == (0,)
-    for loss in (gumbel_loss, losses.log, losses.official, losses.diagnostics):
+    for loss in (gumbel_loss, losses.bounded, losses.log, losses.official, losses.diagnostics):
         with pytest.raises(ValueError, match=r"residuals must hold at least one number"):
             loss(nothing)

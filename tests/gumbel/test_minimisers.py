@@ -33,15 +33,21 @@ BIMODAL = jnp.asarray(
 
 
 @partial(jax.jit, static_argnames=("kind", "order"))
-def slope(h: Array, batches: Array, beta: float, kind: Kind, clip: float, order: int) -> Array:
-    def total(h: Array) -> Array:
-        return jnp.mean(
-            jax.vmap(lambda x: gumbel_loss((x - h) / beta, kind=kind, clip=clip, order=order)[0])(
-                batches
-            )
-        )
+def slope(
+    h: Array, batches: Array, beta: float, kind: Kind, clip: float, order: int, limit: float
+) -> Array:
+    """The mean over batches of the loss's slope, each batch's scaled down to `limit` where larger.
 
-    return jax.grad(total)(h)
+    For one number, that is a limit on the gradient's norm.
+    """
+
+    def one(batch: Array) -> Array:
+        def loss(h: Array) -> Array:
+            return gumbel_loss((batch - h) / beta, kind=kind, clip=clip, order=order)[0]
+
+        return jax.grad(loss)(h)
+
+    return jnp.clip(jax.vmap(one)(batches), -limit, limit).mean()
 
 
 def minimiser(
@@ -50,29 +56,51 @@ def minimiser(
     kind: Kind,
     clip: float = 7.0,
     order: int = 4,
+    limit: float = np.inf,
     between: tuple[float, float] = (-1.0, 3.3),
 ) -> float:
     def at(h: float) -> float:
-        return float(slope(jnp.float32(h), batches, beta, kind, clip, order))
+        return float(slope(jnp.float32(h), batches, beta, kind, clip, order, limit))
 
     return brentq(at, *between, xtol=1e-4)
 
 
 # The table in the docstring of xql.gumbel.losses; columns: β = 1, .5, .25, .1.
-TABLE: dict[tuple[Kind, int], tuple[float, ...]] = {
-    ("linear", 4): (0.500, 0.999, 1.779, 2.537),
-    ("log", 4): (0.498, 0.980, 1.722, 2.502),
-    ("official", 4): (0.484, 0.905, 1.422, 1.814),
-    ("maclaurin", 4): (0.374, 0.367, 0.230, 0.099),
-    ("maclaurin", 8): (0.496, 0.614, 0.281, 0.102),
-    ("maclaurin", 16): (0.500, 0.961, 0.358, 0.105),
+BETAS = (1.0, 0.5, 0.25, 0.1)
+TABLE: dict[tuple[Kind, int, float], tuple[float, ...]] = {
+    ("linear", 4, 7.0): (0.500, 0.999, 1.779, 2.537),
+    ("linear", 4, 5.0): (0.500, 0.983, 1.578, 2.085),
+    ("bounded", 4, 7.0): (0.500, 0.999, 1.779, 2.534),
+    ("bounded", 4, 5.0): (0.500, 0.983, 1.578, 2.085),
+    ("log", 4, 7.0): (0.498, 0.980, 1.722, 2.502),
+    ("official", 4, 7.0): (0.484, 0.905, 1.422, 1.814),
+    ("maclaurin", 4, 7.0): (0.374, 0.367, 0.230, 0.099),
+    ("maclaurin", 8, 7.0): (0.496, 0.614, 0.281, 0.102),
+    ("maclaurin", 16, 7.0): (0.500, 0.961, 0.358, 0.105),
 }
 
 
-@pytest.mark.parametrize(("kind", "order"), TABLE)
-def test_minimisers_on_mini_batches_of_a_normal(kind: Kind, order: int) -> None:
-    found = [minimiser(NORMAL, beta, kind, order=order) for beta in (1.0, 0.5, 0.25, 0.1)]
-    np.testing.assert_allclose(found, TABLE[kind, order], atol=2e-3)
+@pytest.mark.parametrize(("kind", "order", "clip"), TABLE)
+def test_minimisers_on_mini_batches_of_a_normal(kind: Kind, order: int, clip: float) -> None:
+    found = [minimiser(NORMAL, beta, kind, clip=clip, order=order) for beta in BETAS]
+    np.testing.assert_allclose(found, TABLE[kind, order, clip], atol=2e-3)
+
+
+# A network's gradient in its parameters is several times its slope in h, so that a norm of 1 is a
+# limit far below 1 on the slope.
+LIMITED = {
+    (7.0, 0.01): (0.496, 0.954, 1.609, 2.268),
+    (5.0, 0.01): (0.496, 0.954, 1.553, 2.058),
+    (5.0, 1.0): (0.500, 0.975, 1.555, 2.056),
+}
+
+
+@pytest.mark.parametrize(("clip", "limit"), LIMITED)
+def test_a_limit_on_the_gradient_of_each_batch_moves_the_minimiser(
+    clip: float, limit: float
+) -> None:
+    found = [minimiser(NORMAL, beta, "linear", clip=clip, limit=limit) for beta in BETAS]
+    np.testing.assert_allclose(found, LIMITED[clip, limit], atol=2e-3)
 
 
 def test_plain_finds_the_soft_maximum_of_a_normal() -> None:
@@ -84,6 +112,7 @@ def test_minimisers_on_a_bimodal_sample_at_small_beta() -> None:
     exact = 0.1 * np.log(np.mean(np.exp(np.asarray(BIMODAL, np.float64) / 0.1)))
     assert exact == pytest.approx(2.22, abs=0.02)
     assert minimiser(BIMODAL, 0.1, "linear", clip=5.0) == pytest.approx(2.075, abs=2e-3)
+    assert minimiser(BIMODAL, 0.1, "bounded", clip=5.0) == pytest.approx(2.075, abs=2e-3)
     assert minimiser(BIMODAL, 0.1, "log", clip=5.0) == pytest.approx(2.075, abs=2e-3)
     # The one-sided clip stops counting the upper mode, 10 % of the sample, altogether: whoever
     # starts near the mean stays in a local minimum; a second one lies near the upper mode.
@@ -124,7 +153,7 @@ def follow(loss: Callable[[Array], Array], beta: float, steps: int = 8000) -> li
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.5])
-@pytest.mark.parametrize("kind", ["linear", "log"])
+@pytest.mark.parametrize("kind", ["linear", "bounded", "log"])
 def test_recovers_after_the_target_jumps_by_30_and_by_minus_40(kind: Kind, beta: float) -> None:
     errors = follow(lambda z: gumbel_loss(z, kind=kind, clip=5.0)[0], beta)
     np.testing.assert_allclose(errors, 0.0, atol=0.05)
@@ -148,3 +177,13 @@ def test_a_clip_has_a_dead_zone_from_which_no_value_returns(beta: float) -> None
 def test_plain_poisons_adam() -> None:
     errors = follow(lambda z: gumbel_loss(z, kind="plain")[0], 1.0)
     assert abs(errors[1]) > 5.0
+
+
+def test_a_bounded_slope_lets_a_value_fall_as_fast_as_it_rose() -> None:
+    # 3,000 steps of 0.01 for 30, 4,000 for 40: Adam's steps are never longer than its rate.
+    def loss(z: Array, kind: Kind) -> Array:
+        return gumbel_loss(z, kind=kind, clip=5.0)[0]
+
+    steps = 5000
+    np.testing.assert_allclose(follow(partial(loss, kind="bounded"), 1.0, steps), 0.0, atol=0.05)
+    assert follow(partial(loss, kind="linear"), 1.0, steps)[2] > 10.0

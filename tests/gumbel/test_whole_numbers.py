@@ -26,13 +26,14 @@ CALLS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "dual_temperature": lambda x, beta, w: operators.dual_temperature(x, beta, -1, w),
     "plain": lambda x, beta, w: losses.plain(x),
     "linear": lambda x, beta, w: losses.linear(x, beta),
+    "bounded": lambda x, beta, w: losses.bounded(x, beta),
     "log": lambda x, beta, w: losses.log(x, beta),
     "official": lambda x, beta, w: losses.official(x, beta),
     "maclaurin": lambda x, beta, w: losses.maclaurin(x, 6),
     "diagnostics": lambda x, beta, w: losses.diagnostics(x, beta),
     "gumbel_loss": lambda x, beta, w: [
         losses.gumbel_loss(x, kind=kind, clip=beta)
-        for kind in ("plain", "linear", "log", "maclaurin", "official")
+        for kind in ("plain", "linear", "bounded", "log", "maclaurin", "official")
     ],
 }
 ELSEWHERE = {"fit_errors", "plot_fits", "draw_fits", "gumbel_deviance"}

@@ -129,7 +129,7 @@ def test_the_tuned_preset_is_the_paper_s_row(dataset: str) -> None:
     (beta, clip), _ = GOLDEN[dataset]
     _, inverse_temperature, schedule, rewards = SUITES[str(suite(dataset))]
     chosen = resolve("xql", "tuned", dataset)
-    expect(chosen.config, beta=beta, clip=clip, batch_size=256, v_updates=1, loss="linear")
+    expect(chosen.config, beta=beta, clip=clip, batch_size=256, v_updates=1, loss="bounded")
     expect(chosen.config, inverse_temperature=inverse_temperature, policy_schedule=schedule)
     expect(chosen.config, policy_dropout=DROPOUT[str(suite(dataset))])
     expect(chosen.config, **SHARED, **extras(""))
@@ -161,11 +161,31 @@ def test_the_official_preset_is_the_script_s_row(dataset: str) -> None:
 def test_the_consistent_preset_is_its_suite_s_row(dataset: str, name: str) -> None:
     beta, inverse_temperature, schedule, rewards = SUITES[name]
     chosen = resolve("xql", "consistent", dataset)
-    expect(chosen.config, beta=beta, clip=7.0, batch_size=256, v_updates=1, loss="linear")
+    expect(chosen.config, beta=beta, clip=7.0, batch_size=256, v_updates=1)
     expect(chosen.config, inverse_temperature=inverse_temperature, policy_schedule=schedule)
     expect(chosen.config, policy_dropout=DROPOUT[str(suite(dataset))])
     expect(chosen.config, **SHARED, **extras(""))
     assert chosen.rewards == rewards
+
+
+@pytest.mark.parametrize(
+    ("preset", "dataset", "as_measured"),
+    [
+        ("default", "pointmaze/medium-play-v0", True),
+        ("default", "antmaze/umaze-v0", True),
+        ("default", "door-human-v0", True),
+        ("consistent", "door-human-v0", True),
+        ("default", "my-data", False),
+        ("default", "hopper-medium-v2", False),
+        ("consistent", "hopper-medium-v2", False),
+    ],
+)
+def test_where_results_were_measured_the_loss_is_the_one_they_had(
+    preset: str, dataset: str, as_measured: bool
+) -> None:
+    config = resolve("xql", preset, dataset).config
+    expected = ("linear", 1.0) if as_measured else ("bounded", None)
+    assert (config.loss, config.max_gradient_norm) == expected
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -24,7 +24,9 @@ def test_its_configuration_is_read_under_today_s_names() -> None:
     assert config.members == tuple(
         Member(seed, {"beta": beta}) for beta in (0.5, 2.0) for seed in (0, 1)
     )
-    assert config.hyperparameters == XQLConfig(beta=1.0, hidden=(4,), batch_size=8)
+    assert config.hyperparameters == XQLConfig(
+        beta=1.0, hidden=(4,), batch_size=8, loss="linear", max_gradient_norm=1.0
+    )
     assert [config.member_config(index).beta for index in range(4)] == [0.5, 0.5, 2.0, 2.0]
     assert config.sources["hidden"] == "given"
     assert config.scaling.rewards == "raw" and config.scaling.observation_shift.shape == (3,)

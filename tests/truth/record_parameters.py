@@ -58,6 +58,8 @@ def log() -> dict[str, np.ndarray]:
 def train(agent: str, seeds: list[int]) -> Any:
     """A population after 200 updates."""
     options = dict(OPTIONS)
+    if agent == "xql":
+        options |= {"loss": "linear", "max_gradient_norm": 1.0}  # the defaults of 0.1
     if agent == "cql":
         options |= {"critic_hidden": [32, 32], "samples": 2}
     with tempfile.TemporaryDirectory() as home:

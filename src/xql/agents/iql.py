@@ -23,8 +23,8 @@ Deviations from the published code, each with its switch in `IQLConfig` where it
  4. The policy's cosine ends with the run, whose length the code fixes at 10⁶.
  5. Q's error is half the square, as in `xql.py`; Adam's steps do not depend on the factor.
  6. `preset="matched"` has XQL's settings in all but the loss of V: LayerNorm in V, Huber's error of
-    Q, V's gradient scaled down to norm 1, XQL's schedules. A difference between the two agents is
-    then one between an expectile and a soft maximum.
+    Q, the limit on the norm of V's gradient where XQL has one, XQL's schedules. A difference
+    between the two agents is then one between an expectile and a soft maximum.
 
 What it scores is in results/, with the commands.
 """
@@ -79,7 +79,7 @@ class IQLConfig:
     value_layer_norm: bool = static(default=False, doc="LayerNorm in V.")
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
     max_gradient_norm: float | None = static(
-        default=None, doc="Largest norm of V's gradient; None does not clip it.", range=POSITIVE
+        default=None, doc="Largest norm of V's gradient; None has no limit.", range=POSITIVE
     )
     critic_loss: CriticLoss = static(default="squared", doc="Error of Q.")
     huber_delta: float = static(

@@ -23,7 +23,7 @@ Deviations from the papers, each with its switch in `SACConfig` where it has one
     (`target_network="value"`, the last row above).
  2. X-SAC's Gumbel loss goes on linearly beyond z = clip, as in `xql.py`; `loss` names the others.
  3. The gradient of X-SAC's V is scaled down to norm 1 where larger (`max_gradient_norm=None`
-    turns it off).
+    turns it off), which makes V too low where β is small (xql.gumbel.losses).
  4. X-SAC's policy and temperature are SAC's own: entropy shapes the policy, not the values.
  5. α is learned in all three, from 1. The first SAC kept it fixed: `temperature_learning_rate=0`;
     X-SAC's code starts it at 0.1 (`initial_temperature`).

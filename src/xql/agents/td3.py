@@ -25,7 +25,8 @@ Deviations from the papers, each with its switch in `TD3Config` where it has one
 
  1. The Gumbel loss goes on linearly beyond z = clip, as in `xql.py`; `loss` names the others.
  2. Under the Gumbel loss the critic's gradient is scaled down to norm 1 where larger
-    (`max_gradient_norm=None` turns it off).
+    (`max_gradient_norm=None` turns it off), which makes Q too low where β is small
+    (xql.gumbel.losses).
  3. The policy and both targets move on the second of every `policy_delay` = 2 updates, as in the
     code that Fujimoto et al. published; their algorithm box starts with the first.
  4. Noise, of exploration and of smoothing, is in units of half the range of each action dimension.

@@ -25,7 +25,11 @@ def descend(
     learning_rate: Number,
     max_gradient_norm: float | None = None,
 ) -> tuple[Trainable, Metrics]:
-    """One Adam step on `loss`, its gradient first scaled down to `max_gradient_norm`, if larger."""
+    """One Adam step on `loss`, its gradient first scaled down to `max_gradient_norm`, if larger.
+
+    Where mini-batches differ, that moves the fixed point: large gradients are cut and small ones
+    are not, so that their mean is zero elsewhere (xql.gumbel.losses).
+    """
     gradient, metrics = jax.grad(loss, has_aux=True)(model.network)
     if max_gradient_norm is not None:
         # Norms as dot products: XLA's own sums are slower on a CPU.

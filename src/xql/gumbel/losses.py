@@ -11,25 +11,39 @@ is strictly convex in h, and setting its derivative E[1 − e^z]/β to zero give
 for any distribution of x: as β grows h* tends to the mean of x, as β falls to its maximum. So a
 network h(s) fitted to Q(s, a) with this loss learns the soft maximum over the actions in the data.
 The weight e^z of large positive residuals grows exponentially; every kind but `plain` bounds it or
-slows its growth. Below, the minimiser for x ~ N(0, 1), averaged over mini-batches of 256 with clip
-7; the first line is 1/(2β), and a finite sample underestimates it where β is small (tested in
+slows its growth. Below, the minimiser for x ~ N(0, 1), averaged over mini-batches of 256; the first
+row is 1/(2β), and a finite sample underestimates it where β is small (tested in
 tests/gumbel/test_minimisers.py):
 
-    kind             beyond the clip c                         β = 1   0.5    0.25     0.1
+    kind             beyond the clip c                     c   β = 1   0.5    0.25     0.1
     (exact)                                                    .500  1.000   2.000   5.000
     plain            e^z grows until it overflows              .500   .999   1.949   3.387
-    linear           linear, with slope e^c − 1                .500   .999   1.779   2.537
-    log              likewise, within log(1 + J)               .498   .980   1.722   2.502
-    official         gradient 0, rescaled by the batch's max   .484   .905   1.422   1.814
+    linear           linear, with slope e^c − 1            7   .500   .999   1.779   2.537
+                                                           5   .500   .983   1.578   2.085
+    bounded          likewise, the batch's slope at most 8 7   .500   .999   1.779   2.534
+                                                           5   .500   .983   1.578   2.085
+    log              likewise, within log(1 + J)           7   .498   .980   1.722   2.502
+    official         gradient 0, rescaled by the batch     7   .484   .905   1.422   1.814
     maclaurin, n=4   a polynomial: no exponential at all       .374   .367    .230    .099
     maclaurin, n=8                                             .496   .614    .281    .102
 
-`linear` is the default: the least biased of those that recover after a jump of the target.
-`official` has no gradient beyond the clip, so the best actions stop contributing and a value far
-below its target does not recover; use it only to reproduce the published script.
+These are of the mean gradient. An optimizer that changes each batch's gradient by its size moves
+them: where every gradient is scaled down to a norm below its own, as `max_gradient_norm` = 1 does
+for a network, `linear` and `log` have the minimiser
+
+                                                           7   .496   .954   1.609   2.268
+                                                           5   .496   .954   1.553   2.058
+
+`linear` and `bounded` are the least biased of those that recover after a jump of the target, where
+nothing else changes the gradient. `bounded` is XQL's default: after a jump up the slope of `linear`
+is e^c − 1 = 147, which fills Adam's second moment, so that V falls too slowly for thousands of
+steps. That of `bounded` stays within (−1, 8], which no batch of 256 near the minimiser reaches; one
+of 32 can, and is then biased low. `official` has no gradient beyond the clip, so the best actions
+stop contributing and a value far below its target does not recover; use it only to reproduce the
+published script.
 
 Sources: plain and official, Garg et al. 2023 (arXiv 2301.02328) and its published script; log, the
-same script; maclaurin, Omura et al. 2024 (arXiv 2406.04896); linear, measured here.
+same script; maclaurin, Omura et al. 2024 (arXiv 2406.04896); linear and bounded, measured here.
 """
 
 from typing import Literal, NamedTuple
@@ -41,12 +55,14 @@ from jaxtyping import Array, Float, Real
 
 from xql.gumbel.inputs import as_float, require_values
 
-Kind = Literal["plain", "linear", "log", "maclaurin", "official"]
+Kind = Literal["plain", "linear", "bounded", "log", "maclaurin", "official"]
 
 # A diagnostic must stay finite: e^60 ≈ 1e26, so 1e12 of them still sum below the float32 maximum.
 _LARGEST_EXPONENT = 60.0
 # Below this |z| the series of order 8 is exact to float32, while e^z − z − 1 has lost its digits.
 _SERIES_RADIUS = 0.3
+# E[e^z] is 1 at the minimum. With clip 7 a batch of 256 exceeds 4 now and then, and 8 never.
+_LARGEST_MEAN_EXP = 8.0
 
 
 class Diagnostics(NamedTuple):
@@ -106,6 +122,18 @@ def linear(z: Real[ArrayLike, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Flo
     beyond = z > clip
     # Both branches see clipped values: an overflow in the one not taken would be a NaN gradient.
     return _excess(jnp.where(beyond, clip, z)) + jnp.expm1(clip) * jnp.where(beyond, z - clip, 0.0)
+
+
+def bounded(z: Real[ArrayLike, "*batch"], clip: Real[ArrayLike, ""] = 5.0) -> Float[Array, ""]:
+    """The mean of `linear`, scaled so that the batch's slope lies in (−1, 8]: one number.
+
+    The slope is E[e^x] − 1 with x = min(z, c). Where E[e^x] exceeds 8 the loss is multiplied by
+    8/E[e^x], held constant; this does not depend on the temperature or on the width of a network,
+    as a bound on a gradient's norm does.
+    """
+    z, clip = _batch(z, clip)
+    mean_exp = jax.lax.stop_gradient(jnp.mean(jnp.exp(jnp.minimum(z, clip))))
+    return jnp.minimum(1.0, _LARGEST_MEAN_EXP / mean_exp) * jnp.mean(linear(z, clip))
 
 
 def maclaurin(z: Real[ArrayLike, "*batch"], order: int = 4) -> Float[Array, "*batch"]:
@@ -173,7 +201,8 @@ def gumbel_loss(
     Args:
         residuals: z, already divided by the temperature; any shape, at least one element.
         kind: which member of the family; see the table above.
-        clip: where `linear` and `log` become linear and `official` clips; may be a traced array.
+        clip: where `linear`, `bounded` and `log` become linear and `official` clips; may be a
+            traced array.
         order: of `maclaurin` only, even.
 
     Raises:
@@ -184,6 +213,8 @@ def gumbel_loss(
         loss = jnp.mean(plain(residuals))
     elif kind == "linear":
         loss = jnp.mean(linear(residuals, clip))
+    elif kind == "bounded":
+        loss = bounded(residuals, clip)
     elif kind == "log":
         loss = log(residuals, clip)
     elif kind == "maclaurin":
