@@ -53,6 +53,15 @@ class MissingExtra(ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
+DISTRIBUTION = "extreme-q-learning"
+"""What pip calls this package."""
+
+
+def missing_extra(what: str, extra: str) -> MissingExtra:
+    """The error that says what is missing, and the command that installs it."""
+    return MissingExtra(f"{what}; run: pip install '{DISTRIBUTION}[{extra}]'")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint for an unknown name: the nearest known one, else all of them."""
     names = sorted(known)
@@ -82,7 +91,7 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
-        raise MissingExtra(f"{module} is not installed; run: pip install 'xql[{extra}]'") from None
+        raise missing_extra(f"{module} is not installed", extra) from None
 
 
 def require_matplotlib() -> None:

@@ -196,7 +196,7 @@ def test_the_extra_is_named_only_where_it_is_what_is_missing(
         "BipedalWalker-v3: it needs the module Box2D, which is not installed; install it"
     )
     text = json.dumps({"id": "Toy-v0", "entry_point": "gymnasium_robotics.no_such_module:Toy"})
-    with pytest.raises(MissingExtra, match=r"run: pip install 'xql\[mujoco\]'$"):
+    with pytest.raises(MissingExtra, match=r"run: pip install 'extreme-q-learning\[mujoco\]'$"):
         make_environment(text)
 
 

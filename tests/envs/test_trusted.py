@@ -385,7 +385,9 @@ def test_a_missing_simulator_says_how_to_go_without(
 def _missing() -> None:
     from xql.errors import MissingExtra
 
-    raise MissingExtra("gymnasium_robotics is not installed; run: pip install 'xql[mujoco]'")
+    raise MissingExtra(
+        "gymnasium_robotics is not installed; run: pip install 'extreme-q-learning[mujoco]'"
+    )
 
 
 @pytest.mark.parametrize(

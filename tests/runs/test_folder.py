@@ -237,7 +237,8 @@ def test_without_tensorboard_it_says_so_once(
     run = RunFolder.create(tmp_path / "run", CONFIG)
     said = [run.tensorboard(step, {"loss": 1.0}) for step in (1, 2)]
     assert said == [
-        "no TensorBoard events: tensorboardX is not installed; run: pip install 'xql[report]'",
+        "no TensorBoard events: tensorboardX is not installed; "
+        "run: pip install 'extreme-q-learning[report]'",
         None,
     ]
     assert not (run.path / "tensorboard").exists()

@@ -9,7 +9,7 @@ import pytest
 from xql.training.progress import ProgressBar
 
 INTERVAL = "12.0 [n/a (1 seed)] return"
-HINT = "no TensorBoard events: tensorboardX is not installed; run: pip install 'xql[report]'"
+HINT = "no figure: matplotlib is not installed; run: pip install 'extreme-q-learning[report]'"
 
 
 class Terminal(io.StringIO):

@@ -24,7 +24,7 @@ from xql.envs.antmaze import ANTMAZES, one_goal_spec
 from xql.envs.control import PREFIX, control_spec
 from xql.envs.goal_ant import GOAL_ANT, goal_ant_spec
 from xql.envs.render import aim_camera, choose_renderer, drawing
-from xql.errors import InputError, MissingExtra, nearest, require
+from xql.errors import InputError, MissingExtra, missing_extra, nearest, require
 
 # D4RL's names for its tasks, which people type from habit, and the simulator of each today.
 _D4RL = {
@@ -289,10 +289,8 @@ def _gymnasium_make(
                 hint=_instead(name),
             ) from None
         if re.search("mujoco|gymnasium_robotics", str(described.entry_point)):
-            raise MissingExtra(
-                f"{name} needs a simulator that is not installed ({error}); "
-                "run: pip install 'xql[mujoco]'"
-            ) from None
+            what = f"{name} needs a simulator that is not installed ({error})"
+            raise missing_extra(what, "mujoco") from None
         # Gymnasium's own error is raised from the import that failed, which names the module.
         first = error if isinstance(error, ModuleNotFoundError) else error.__cause__
         module = getattr(first, "name", None) or str(error)
