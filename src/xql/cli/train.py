@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
+from xql.cli.console import print_words, sign_of_life
 from xql.errors import InputError
 
 # NAME=VALUE words; the flag may be given once with several words, or several times.
@@ -68,6 +69,7 @@ def offline(
             Gymnasium's, Gymnasium-Robotics' and xql's own.
         plot: draw learning-curves.png into the run's folder.
     """
+    sign_of_life(f"opening {data}")
     from xql.training.offline import train_offline
     from xql.training.population import use_all_cores
 
@@ -140,6 +142,7 @@ def online(
         keep_policies: keep the policies of every evaluation, as `xql data make mujoco` wants them.
         plot: draw learning-curves.png into the run's folder.
     """
+    sign_of_life(f"making {env}")
     from xql.runs.config import OnlineLoop
     from xql.training.online import loop_for, train_online
     from xql.training.population import use_all_cores
@@ -171,7 +174,7 @@ def online(
 
 def finish(run: Any, plot: bool) -> None:
     """Print the scores of a run and its folder; draw its learning curves."""
-    print(run.describe())
+    print_words(run.describe())
     if plot and run.results:
         draw(run.path)
     print(f"run folder: {run.path}")

@@ -259,6 +259,7 @@ def execute_offline(
             bar.say(note)
         for finding in plan.warnings:
             bar.warn_once(f"{finding.what} ({finding.where}); {finding.hint}")
+        bar.compiling()
         if state is None:
             population = initial_population(agent, config.spec, config.members)
         else:

@@ -226,6 +226,7 @@ def execute_online(
         bar.say(f"settings: preset {config.preset}" + (f", suite {of_suite}" if of_suite else ""))
         if evaluator.note:
             bar.say(evaluator.note)
+        bar.compiling()
         population = initial_population(agent, config.spec, config.members)
         logger = RunLogger(folder, bar, evaluator, agent, population)
         population, replay = _loop(population, actors, agent, logger, config, loop, observe)
