@@ -104,8 +104,8 @@ minari = require("minari", "minari")
 from minari.data_collector import EpisodeBuffer
 episode = EpisodeBuffer(
     id=0,
-    observations=np.zeros((4, 2), np.float32),
-    actions=np.zeros((3, 1), np.float32),
+    observations=np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2),
+    actions=np.float32([[-1], [0], [1]]),
     rewards=np.arange(3.0),
     terminations=np.array([False, False, True]),
     truncations=np.zeros(3, bool),

@@ -4,10 +4,10 @@ import errno
 import io
 import re
 import sys
+import time
 
 import pytest
 
-from xql.training import progress
 from xql.training.progress import ProgressBar
 
 INTERVAL = "12.0 [n/a (1 seed)] return"
@@ -71,7 +71,7 @@ def long_run(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, **environment
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stderr", stream)
     clock = 0.0
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
     with ProgressBar(100_000_000, 16, enabled=True) as bar:
         bar.say(LONG)
         bar.compiling()

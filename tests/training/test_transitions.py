@@ -10,7 +10,7 @@ import pytest
 
 import xql
 from worlds import line_data, register_line
-from xql.agents import Batch, member
+from xql.agents import Batch, OfflineName, member
 from xql.cli import gumbel
 from xql.data.files import save_dataset
 from xql.errors import InputError
@@ -46,7 +46,7 @@ def online(home: Path) -> Run:
     )
 
 
-def offline(home: Path, data: Any, agent: str = "xql", **options: Any) -> Run:
+def offline(home: Path, data: Any, agent: OfflineName = "xql", **options: Any) -> Run:
     return xql.train_offline(
         data,
         agent=agent,

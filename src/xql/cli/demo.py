@@ -35,6 +35,7 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
         out: the folder for both runs, the table and the learning curves; runs/demo-N without it.
     """
     sign_of_life(f"data: {DATASET}, {TRANSITIONS:,} transitions")
+    from xql.agents import Unchecked
     from xql.collect.pointmaze import behaviour_rollouts
     from xql.evaluation.statistics import format_interval
     from xql.runs.folder import RunFolder, free_folder
@@ -63,7 +64,7 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
         began = time.perf_counter()
         run = train_offline(
             f"minari:{DATASET}",
-            agent=agent,
+            agent=Unchecked(agent),
             steps=steps,
             seeds=seeds,
             evaluations=EVALUATIONS,

@@ -70,14 +70,15 @@ def offline(
         plot: draw learning-curves.png into the run's folder.
     """
     sign_of_life(f"opening {data}")
+    from xql.agents import Unchecked
     from xql.training.offline import train_offline
     from xql.training.population import use_all_cores
 
     use_all_cores()
     run = train_offline(
         data,
-        agent=agent,
-        preset=preset,
+        agent=Unchecked(agent),
+        preset=Unchecked(preset),
         steps=steps,
         seeds=range(first_seed, first_seed + max(seeds, 0)),
         sweep=parse_sweep(sweep, beta),
@@ -143,6 +144,7 @@ def online(
         plot: draw learning-curves.png into the run's folder.
     """
     sign_of_life(f"making {env}")
+    from xql.agents import Unchecked
     from xql.runs.config import OnlineLoop
     from xql.training.online import loop_for, train_online
     from xql.training.population import use_all_cores
@@ -150,8 +152,8 @@ def online(
     use_all_cores()
     run = train_online(
         env,
-        agent=agent,
-        preset=preset,
+        agent=Unchecked(agent),
+        preset=Unchecked(preset),
         steps=steps,
         seeds=range(first_seed, first_seed + max(seeds, 0)),
         sweep=parse_sweep(sweep, beta),

@@ -3,13 +3,15 @@
 import importlib.resources
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from xql.agents import AGENTS, configure
 from xql.agents.hyperparameters import hyperparameters, inactive
 from xql.errors import InputError, nearest
+
+PresetName = Literal["default", "consistent", "tuned", "official", "paper"]
 
 SUITES = {
     "pointmaze": ("pointmaze",),

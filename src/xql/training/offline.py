@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xql.agents import OFFLINE, ONLINE, Agent, TrainState
+from xql.agents import OFFLINE, ONLINE, Agent, OfflineName, TrainState, Unchecked
 from xql.data.actions import Box, box
 from xql.data.check import Finding, require_sound
 from xql.data.dataset import Dataset, DeviceData
@@ -28,7 +28,7 @@ from xql.envs.kitchen import as_evaluated
 from xql.errors import InputError, MissingExtra, nearest
 from xql.evaluation.scores import reference_score
 from xql.jax_config import standard_jax
-from xql.presets import resolve, suite
+from xql.presets import PresetName, resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
     DataConfig,
@@ -79,8 +79,8 @@ class OfflinePlan(NamedTuple):
 def train_offline(
     data: str | Path | Mapping[str, np.ndarray] | Dataset,
     *,
-    agent: str = "xql",
-    preset: str = "default",
+    agent: OfflineName | Unchecked = "xql",
+    preset: PresetName | Unchecked = "default",
     steps: int = 100_000,
     seeds: int | Sequence[int] = 1,
     sweep: Mapping[str, Sequence[float]] | None = None,
@@ -110,8 +110,8 @@ def train_offline(
             names, and without one nothing is evaluated; "none" trains without evaluation.
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
         options: settings by name that override the preset's: the fields of the agent's
-            configuration, `rewards` and `observations` for the scaling, and `subset` for the
-            episodes to learn from.
+            configuration (`xql.options` has them checked), `rewards` and `observations` for the
+            scaling, and `subset` for the episodes to learn from.
         evaluations: how many times to evaluate, evenly spaced, the last step included.
         episodes: evaluation episodes per member at each of these but the last.
         last_episodes: evaluation episodes per member at the last step, whose score is the result.

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-from xql.agents import ONLINE, Agent, EnvironmentSpec, TrainState
+from xql.agents import ONLINE, Agent, EnvironmentSpec, OnlineName, TrainState, Unchecked
 from xql.data.scaling import Scaling
 from xql.envs.make import make_environment
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
 from xql.jax_config import standard_jax
-from xql.presets import resolve, suite
+from xql.presets import PresetName, resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
     DataConfig,
@@ -61,8 +61,8 @@ Observe = Callable[[int, TrainState, Replay, int], None]
 def train_online(
     env: str,
     *,
-    agent: str = "x-td3",
-    preset: str = "default",
+    agent: OnlineName | Unchecked = "x-td3",
+    preset: PresetName | Unchecked = "default",
     steps: int = 1_000_000,
     seeds: int | Sequence[int] = 1,
     sweep: Mapping[str, Sequence[float]] | None = None,
@@ -90,7 +90,7 @@ def train_online(
             combination × seeds.
         beta: one temperature or several; short for sweep={"beta": ...}.
         out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N.
-        options: settings by name that override the preset's.
+        options: settings by name that override the preset's; `xql.options` has them checked.
         loop: how acting and learning take turns; `loop_for(steps)` where None.
         evaluations: how many times to evaluate, evenly spaced, the last step included.
         episodes: evaluation episodes per member at each of these but the last.
