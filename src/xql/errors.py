@@ -28,7 +28,8 @@ def printable(text: str) -> str:
 class InputError(ValueError):
     """Something that the user gave cannot be used: what is wrong, where, and a hint.
 
-    `str(error)` is one line: `where: what; hint`.
+    `str(error)` is one line: `where: what; hint`. Arguments stand in it as Python takes them,
+    between backticks, such as `steps=0` or `env`; the command line shows its flags instead.
     """
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
@@ -69,14 +70,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}"
 
 
-def require_seed(seed: int, name: str = "--seed") -> int:
+def require_seed(seed: int) -> int:
     """`seed`, where a random key can be made of it without meeting another seed's.
 
     Raises:
         InputError: it is below 0 or above 2³² − 1.
     """
     if not 0 <= seed < 2**32:
-        raise InputError(f"{name} {seed} is no seed", hint="give a number from 0 to 4294967295")
+        raise InputError(f"`seed={seed}` is no seed", hint="give a number from 0 to 4294967295")
     return seed
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from xql.cli import console, main
-from xql.cli.console import print_words
+from xql.cli.console import print_words, with_flags
 
 FIRST = {
     "train offline --data log.npz": "opening log.npz",
@@ -55,6 +55,23 @@ def test_a_file_gets_one_line_of_bad_input(
     *before, last = stream.getvalue().splitlines()
     assert before == (["opening no\\x1bthing.npz"] if kind is Terminal else [])
     assert last.startswith("xql: no\\x1bthing.npz: ")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("`steps=0` is too small", "--steps 0 is too small"),
+        ("give fewer, or more `last_episodes`", "give fewer, or more --last-episodes"),
+        ("train it with `keep_policies=True`", "train it with --keep-policies"),
+        ("or train without: `env='none'`", "or train without: --env none"),
+        ("allow it with `trust=['worlds']`", "allow it with --trust-environment worlds"),
+        ("give `options={'beta': …}`", "give --set beta=…"),
+        ("`sweep`, `options`: beta is swept and given", "--sweep, --set: beta is swept and given"),
+        ("`gymnasium.pprint_registry()` lists them", "`gymnasium.pprint_registry()` lists them"),
+    ],
+)
+def test_the_command_line_shows_flags_for_arguments(said: str, shown: str) -> None:
+    assert with_flags(said) == shown
 
 
 def test_no_word_is_cut_on_a_terminal(

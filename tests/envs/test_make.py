@@ -133,7 +133,7 @@ def test_check_fits_names_both_sizes() -> None:
         assert str(error.value) == (
             f"door.hdf5: observation size {sizes[0]} and action size {sizes[1]} do not fit "
             "the environment, which has 6 and 2; "
-            "give the environment that the data came from with --env"
+            "give the environment that the data came from with `env`"
         )
 
 

@@ -132,7 +132,7 @@ def test_what_has_no_errors_says_so(home: Path, online: Run) -> None:
         run_errors(offline(home, line_data()).path)
     with pytest.raises(InputError, match=r"there is no member 2; choose 0 to 1"):
         run_errors(online.path, index=2)
-    with pytest.raises(InputError, match="--transitions 1 is too small"):
+    with pytest.raises(InputError, match="`transitions=1` is too small"):
         run_errors(online.path, transitions=1)
     with pytest.raises(InputError, match="no complete run folder"):
         run_errors(home)

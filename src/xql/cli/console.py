@@ -1,5 +1,6 @@
 """Where the commands print tables and bars: names and messages as they are, on any terminal."""
 
+import re
 import shutil
 import sys
 import textwrap
@@ -17,6 +18,25 @@ def plain_console(**settings: Any) -> Console:
         **settings: of rich's console.
     """
     return Console(markup=False, emoji=False, highlight=False, **settings)
+
+
+FLAGS = {"dataset_id": "out-id", "options": "set", "trust": "trust-environment"}
+"""The flags that are not called as the arguments of Python are."""
+
+
+def with_flags(text: str) -> str:
+    """A message about arguments of Python, `name` or `name=value`, with their flags instead."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        shown = f"--{FLAGS.get(name, name).replace('_', '-')}"
+        if value in (None, "True"):
+            return shown
+        option = re.fullmatch(r"\{'(\w+)': (.*)\}", value)
+        plain = f"{option[1]}={option[2]}" if option else value.strip("[]'")
+        return f"{shown} {plain}"
+
+    return re.sub(r"`(\w+)(?:=([^`]+))?`", flag, text)
 
 
 def is_terminal(stream: Any) -> bool:

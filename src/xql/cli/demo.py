@@ -133,7 +133,9 @@ def _write_table(rows: list[Row], home: Path) -> None:
     from xql.errors import decoration
 
     heads = ("", "success [95 %]", "of", "updates", "seconds")
-    table = Table(*heads, title=TITLE)
+    table = Table(title=TITLE)
+    for head in heads:
+        table.add_column(head, no_wrap=head.startswith("success"))
     lines = ["| " + " | ".join(heads) + " |", "|---|---|---|---:|---:|"]
     for row in rows:
         table.add_row(*row)

@@ -121,7 +121,7 @@ def make_environment(
         if not only_arguments:
             raise
         fault = error if isinstance(error, InputError) else _cannot_be_made(name, error)
-        hint = f"{fault.hint}, or give another environment with --env"
+        hint = f"{fault.hint}, or give another environment with `env`"
         raise InputError(fault.what, where=fault.where, hint=hint) from None
     if picture is not None:
         aim_camera(env)
@@ -151,7 +151,7 @@ def check_fits(
         f"observation size {observation_size} and action size {action_size} do not fit {name}, "
         f"which has {found[0]} and {found[1]}",
         where=where,
-        hint="give the environment that the data came from with --env",
+        hint="give the environment that the data came from with `env`",
     )
 
 

@@ -126,7 +126,7 @@ def resolve(
     if preset != "default" and row is None and (of_suite is None or of_suite not in sections):
         raise InputError(
             f"preset '{preset}' has no settings for '{dataset}'",
-            hint=f"use --preset default; '{preset}' knows {', '.join(_known(sections))}",
+            hint=f"use `preset='default'`; '{preset}' knows {', '.join(_known(sections))}",
         )
     for section in ("any", of_suite, row):
         for key, entry in sections.get(section or "", {}).items():
@@ -140,7 +140,7 @@ def resolve(
     for name in unused & set(options or {}):
         raise InputError(
             f"{name} has no effect on agent {agent} as it is configured",
-            hint=f"leave --set {name} out",
+            hint="leave it out of `options`",
         )
     missing = [
         one.name
@@ -148,10 +148,10 @@ def resolve(
         if one.required and one.name not in unused and one.name not in sources
     ]
     for name in set(missing) - set(swept):
-        other = f", or use --preset default; it knows {', '.join(_known(sections))}"
+        other = f", or use `preset='default'`; it knows {', '.join(_known(sections))}"
         raise InputError(
             f"preset '{preset}' has no {name} for '{dataset}'",
-            hint=f"give --set {name}=…{'' if preset == 'default' else other}",
+            hint=f"give `options={{'{name}': …}}`{'' if preset == 'default' else other}",
         )
     return Resolved(config, sources=sources, **data)
 

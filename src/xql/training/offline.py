@@ -213,9 +213,9 @@ def plan_offline(
     if chosen.subset != "all":
         notes.append(f"subset {chosen.subset}: {len(dataset):,} of {len(whole):,} episodes kept")
     if env == NO_ENVIRONMENT:
-        notes.append("nothing is evaluated: --env none")
+        notes.append("nothing is evaluated: env is none")
     elif config.environment is None:
-        notes.append("no environment: nothing is evaluated (give --env)")
+        notes.append("no environment: nothing is evaluated (name one as env)")
     warnings = [one for one in findings if one.severity == "warning"]
     return OfflinePlan(config, dataset, notes, warnings)
 
@@ -338,7 +338,7 @@ def _environment(dataset: Dataset, env: str | None) -> str | None:
 @contextlib.contextmanager
 def _or_none() -> Iterator[None]:
     """Say of an environment that cannot be used that one can train without it."""
-    without = f"or train without evaluation: --env {NO_ENVIRONMENT}"
+    without = f"or train without evaluation: `env='{NO_ENVIRONMENT}'`"
     try:
         yield
     except InputError as error:

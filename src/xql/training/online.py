@@ -302,19 +302,19 @@ def _check_loop(loop: OnlineLoop, steps: int) -> None:
     require_at_least("environments", each, 1)
     if not (math.isfinite(updates) and updates > 0.5 and abs(updates - round(updates)) < 1e-6):
         raise InputError(
-            f"--update-to-data {loop.update_to_data:g} with {each} environments is {updates:g} "
+            f"`update_to_data={loop.update_to_data:g}` with {each} environments is {updates:g} "
             "updates at a time",
             hint="their product must be a whole number, at least 1",
         )
     if steps % each:
         raise InputError(
-            f"--steps {steps} cannot be shared by {each} environments", hint="give a multiple"
+            f"`steps={steps}` cannot be shared by {each} environments", hint="give a multiple"
         )
     ring_capacity(loop.buffer, steps, each)
     if not 1 <= loop.warmup < steps:
         raise InputError(
-            f"--warmup {loop.warmup} leaves nothing to learn in of --steps {steps}",
-            hint="give fewer, at least 1, or more --steps",
+            f"`warmup={loop.warmup}` leaves nothing to learn in of `steps={steps}`",
+            hint="give fewer, at least 1, or more `steps`",
         )
 
 
