@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from benchmarks.updates import machine_rate
+from xql.agents import Unchecked
 from xql.runs.config import OnlineLoop
 from xql.training.online import train_online
 from xql.training.population import use_all_cores
@@ -51,7 +52,7 @@ def ours(agent: str, env: str, steps: int) -> float:
     with tempfile.TemporaryDirectory() as work:
         run = train_online(
             env,
-            agent=agent,
+            agent=Unchecked(agent),
             steps=WARMUP + LEAD + steps,
             out=Path(work) / "run",
             loop=OnlineLoop(warmup=WARMUP),

@@ -40,7 +40,7 @@ for module in pkgutil.walk_packages(xql.__path__, "xql."):
     try:
         importlib.import_module(module.name)
     except ImportError as error:
-        assert "pip install 'xql[" in str(error), (module.name, error)
+        assert "pip install 'extreme-q-learning[" in str(error), (module.name, error)
 """
 
 HELP = """
@@ -86,23 +86,26 @@ assert abs(GumbelRegressor().fit([[0.0], [1.0]], [0.0, 1.0]).coef_[0] - 1.0) < 1
 import sys
 from xql.envs.make import make_environment
 for name in ("HalfCheetah-v5", "PointMaze_UMaze-v3", "dm_control/cartpole-swingup"):
-    if sys.version_info < (3, 13) or not name.startswith("dm_control"):
+    try:
         env = make_environment(name)
-        env.reset(seed=0)
-        env.step(env.action_space.sample())
-        env.close()
+    except ImportError as error:
+        if sys.version_info < (3, 13) or not name.startswith("dm_control"):
+            raise
+        assert "labmaze" in str(error) and "use Python" in str(error), error
+        continue
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    env.close()
 """,
     "minari": """
-import gymnasium, numpy as np, os, xql
-os.environ["MINARI_DATASETS_PATH"] = os.path.abspath("datasets")
-os.makedirs("datasets", exist_ok=True)
+import gymnasium, numpy as np, xql
 from xql.errors import require
 minari = require("minari", "minari")
 from minari.data_collector import EpisodeBuffer
 episode = EpisodeBuffer(
     id=0,
-    observations=np.zeros((4, 2), np.float32),
-    actions=np.zeros((3, 1), np.float32),
+    observations=np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2),
+    actions=np.float32([[-1], [0], [1]]),
     rewards=np.arange(3.0),
     terminations=np.array([False, False, True]),
     truncations=np.zeros(3, bool),
@@ -147,6 +150,21 @@ assert Path("film.mp4").stat().st_size > 100
 """,
 }
 
+# What each extra adds to the command line, after its lines above.
+COMMANDS: dict[str, list[str]] = {
+    "mujoco": [
+        "xql data make pointmaze-umaze --transitions 1000",
+        "xql train offline --data minari:pointmaze/umaze-play-v0 --steps 20 --evaluations 1 "
+        "--last-episodes 1 --no-plot",
+    ],
+    "minari": [
+        "xql data list",
+        "xql data check minari:check/hdf5-v0",
+        "xql train offline --data minari:check/hdf5-v0 --env none --steps 20",
+    ],
+    "report": ["xql paper figure2"],
+}
+
 
 def build(folder: Path) -> Path:
     """Build both distributions from the checkout, check what they hold, and return the wheel."""
@@ -177,9 +195,10 @@ class Empty:
     """An environment with the wheel, one extra or none, and an empty working directory."""
 
     def __init__(self, folder: Path, wheel: Path, extra: str) -> None:
-        self.folder, self.work = folder, folder / "work"
+        self.folder, self.work, self.datasets = folder, folder / "work", folder / "datasets"
         venv.create(folder, with_pip=True)
         self.work.mkdir()
+        self.datasets.mkdir()
         requirement = f"{wheel}[{extra}]" if extra else str(wheel)
         self.run("python", "-m", "pip", "install", "-q", requirement, cwd=ROOT)
 
@@ -189,7 +208,8 @@ class Empty:
         done = subprocess.run(
             [self.folder / "bin" / program, *arguments],
             cwd=cwd or self.work,
-            env={name: value for name, value in os.environ.items() if name not in own},
+            env={name: value for name, value in os.environ.items() if name not in own}
+            | {"MINARI_DATASETS_PATH": str(self.datasets)},
             capture_output=True,
             text=True,
             check=False,
@@ -207,8 +227,12 @@ def check_core(empty: Empty) -> None:
         empty.run("python", "-c", code)
     for extra, code in EXTRAS.items():
         lines = "\n".join(f"    {line}" for line in code.strip().splitlines())
-        caught = f"except ImportError as error:\n    assert 'xql[{extra}]' in str(error), error"
+        named = f"{PROJECT['name']}[{extra}]"
+        caught = f"except ImportError as error:\n    assert '{named}' in str(error), error"
         empty.run("python", "-c", f"try:\n{lines}\n{caught}\nelse:\n    assert False, 'no error'")
+    # The command that the errors name does what it says, though no index knows the project yet.
+    empty.run("python", "-m", "pip", "install", "-q", f"{PROJECT['name']}[parquet]")
+    empty.run("python", "-c", EXTRAS["parquet"])
 
 
 def main() -> None:
@@ -228,6 +252,8 @@ def main() -> None:
                 check_core(empty)
             else:
                 empty.run("python", "-c", EXTRAS[name])
+                for command in COMMANDS.get(name, []):
+                    empty.run(*command.split())
             print(f"{name}: works", flush=True)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from xql.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from xql.agents.hyperparameters import options
     from xql.data.check import check_dataset
     from xql.data.dataset import Dataset
     from xql.data.sources import open_dataset
@@ -36,6 +37,7 @@ _HOMES = {
     "compare": "xql.reports.compare",
     "load_policy": "xql.runs.policy",
     "open_dataset": "xql.data.sources",
+    "options": "xql.agents.hyperparameters",
     "train_offline": "xql.training.offline",
     "train_online": "xql.training.online",
 }
@@ -49,6 +51,7 @@ __all__ = [
     "compare",
     "load_policy",
     "open_dataset",
+    "options",
     "train_offline",
     "train_online",
 ]

@@ -28,7 +28,8 @@ def printable(text: str) -> str:
 class InputError(ValueError):
     """Something that the user gave cannot be used: what is wrong, where, and a hint.
 
-    `str(error)` is one line: `where: what; hint`.
+    `str(error)` is one line: `where: what; hint`. Arguments stand in it as Python takes them,
+    between backticks, such as `steps=0` or `env`; the command line shows its flags instead.
     """
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
@@ -53,6 +54,15 @@ class MissingExtra(ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
+DISTRIBUTION = "extreme-q-learning"
+"""What pip calls this package."""
+
+
+def missing_extra(what: str, extra: str) -> MissingExtra:
+    """The error that says what is missing, and the command that installs it."""
+    return MissingExtra(f"{what}; run: pip install '{DISTRIBUTION}[{extra}]'")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint for an unknown name: the nearest known one, else all of them."""
     names = sorted(known)
@@ -60,14 +70,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}"
 
 
-def require_seed(seed: int, name: str = "--seed") -> int:
+def require_seed(seed: int) -> int:
     """`seed`, where a random key can be made of it without meeting another seed's.
 
     Raises:
         InputError: it is below 0 or above 2³² − 1.
     """
     if not 0 <= seed < 2**32:
-        raise InputError(f"{name} {seed} is no seed", hint="give a number from 0 to 4294967295")
+        raise InputError(f"`seed={seed}` is no seed", hint="give a number from 0 to 4294967295")
     return seed
 
 
@@ -82,7 +92,7 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
-        raise MissingExtra(f"{module} is not installed; run: pip install 'xql[{extra}]'") from None
+        raise missing_extra(f"{module} is not installed", extra) from None
 
 
 def require_matplotlib() -> None:

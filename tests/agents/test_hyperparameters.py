@@ -167,13 +167,13 @@ def test_from_dict_refuses_what_it_cannot_use_in_one_line(
     values: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(InputError) as refusal:
-        from_dict(Small, values, "small", others=("subset",))
+        from_dict(Small, values, "agent small", others=("subset",))
     assert line in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_from_dict_takes_what_yaml_gives() -> None:
-    found = from_dict(Small, {"rate": 1, "shape": [2]}, "small", defaults={"width": 3})
+    found = from_dict(Small, {"rate": 1, "shape": [2]}, "agent small", defaults={"width": 3})
     assert found == Small(rate=1.0, width=3, shape=(2,))
     assert isinstance(found.rate, float) and isinstance(found.shape, tuple)
 

@@ -221,7 +221,7 @@ def test_a_missing_extra_is_named(
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "pip install 'xql[regression]'" in done.stderr
+    assert "pip install 'extreme-q-learning[regression]'" in done.stderr
 
 
 def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

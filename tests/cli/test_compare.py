@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from worlds import line_data, register_line
+from xql.agents import Unchecked
 from xql.cli import main
 from xql.training.offline import train_offline
 
@@ -21,7 +22,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         asked = {"seeds": 2, "evaluations": 2, "episodes": 2, "last_episodes": 3} | changes
         train_offline(
             line_data(),
-            agent=agent,
+            agent=Unchecked(agent),
             steps=20,
             env=register_line(),
             out=home / name,

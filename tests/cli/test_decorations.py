@@ -64,12 +64,14 @@ def test_a_failure_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with decoration("figure", said.append):
         broken()
     with decoration("figure", said.append):
-        raise MissingExtra("matplotlib is not installed; run: pip install 'xql[report]'")
+        raise MissingExtra(
+            "matplotlib is not installed; run: pip install 'extreme-q-learning[report]'"
+        )
     with decoration("figure", said.append):
         raise PermissionError(13, "Permission denied")
     assert said == [
         "no figure: RuntimeError: no such [font]",
-        "no figure: matplotlib is not installed; run: pip install 'xql[report]'",
+        "no figure: matplotlib is not installed; run: pip install 'extreme-q-learning[report]'",
         "no figure: [Errno 13] Permission denied",
     ]
     with decoration("figure"):

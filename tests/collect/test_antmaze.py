@@ -229,7 +229,7 @@ def test_an_ant_that_does_not_arrive_makes_no_data(
         make_antmaze("umaze", wild, transitions=30, trials=2)
     assert str(error.value) == (
         "antmaze-umaze: with wild.npz the ant succeeds in 0 % of 2 trials, and 80 % are needed; "
-        "give another policy with --policy, or less --noise; nothing was written"
+        "give another policy with `policy`, or less `noise`; nothing was written"
     )
     assert not any(datasets.iterdir())
 

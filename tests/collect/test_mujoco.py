@@ -312,14 +312,14 @@ def test_another_seed_plays_otherwise(run: Run) -> None:
     ("env", "kind", "changes", "line"),
     [
         ("hopper", "meduim", {}, "mujoco: no kind 'meduim'; did you mean 'medium'?"),
-        (None, "medium", {}, "mujoco: no environment is named; give --env, such as --env hopper"),
+        (None, "medium", {}, "mujoco: no environment is named; give `env`, such as `env='hopper'`"),
         ("hoppper", "medium", {}, "no environment 'hoppper'; did you mean 'Hopper-v5'?"),
         ("hopper-medium-v2", "medium", {}, "the simulator of D4RL's hopper is 'Hopper-v5'"),
-        ("hopper", "medium-replay", {"transitions": 9}, "leave --transitions out"),
+        ("hopper", "medium-replay", {"transitions": 9}, "leave `transitions` out"),
         ("hopper", "medium-expert", {"transitions": 1}, "transitions is 1; give 2 or more"),
         ("hopper", "random", {"transitions": 0}, "transitions is 0; give 1 or more"),
-        ("hopper", "random", {"seed": -1}, "--seed -1 is no seed"),
-        ("hopper", "expert", {"steps": 1}, "--warmup 1 leaves nothing to learn in of --steps 1"),
+        ("hopper", "random", {"seed": -1}, "`seed=-1` is no seed"),
+        ("hopper", "expert", {"steps": 1}, "`warmup=1` leaves nothing to learn in of `steps=1`"),
         ("hopper", "expert", {"run": "nowhere"}, "nowhere: there is no such run folder"),
         ("hopper", "expert", {"dataset_id": "no version"}, "is no dataset id"),
         ("CartPole-v1", "random", {"transitions": 9}, "its actions are Discrete(n=2)"),
@@ -367,7 +367,8 @@ def test_a_run_without_what_is_asked_for_is_refused(run: Run, tmp_path: Path) ->
     step = open_source(bare).medium_step
     assert f"did not keep its policy of step {step}" in refused("medium", bare)
     (bare / "replay.npz").unlink()
-    assert "kept no replay buffer; train it with --keep-replay" in refused("medium-replay", bare)
+    said = refused("medium-replay", bare)
+    assert "kept no replay buffer; train it with `keep_replay=True`" in said
     loop = run.config.loop
     assert loop is not None
     for number, wrong in enumerate(({"environments": 2}, {"buffer": 100})):

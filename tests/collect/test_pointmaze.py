@@ -255,7 +255,7 @@ def test_a_dataset_is_reused_only_if_the_same_arguments_made_it(datasets: Path) 
     assert str(error.value) == (
         f"pointmaze/umaze-play-v0: this dataset was made by: xql data make pointmaze-umaze {rest}, "
         f"not by: xql data make pointmaze-medium {rest}; "
-        "remove it (minari delete pointmaze/umaze-play-v0), or choose another id with --out-id"
+        "remove it (minari delete pointmaze/umaze-play-v0), or choose another id with `dataset_id`"
     )
     assert hashes(datasets) == before
     (datasets / "pointmaze" / "umaze-play-v0" / "data" / "metadata.json").write_text("{}")

@@ -56,6 +56,27 @@ def test_without_next_observations_a_truncated_episode_loses_its_last_step() -> 
     np.testing.assert_array_equal(data.truncated, [True, False])
 
 
+@pytest.mark.parametrize(
+    ("rewards", "between"),
+    [
+        ([1.0, 2.5, 4.0, 3.0, 2.0], "[1, 4]"),  # not 0, the padding of each final row
+        ([-1.0, np.nan, -2.0, -3.0, -4.0], "[nan, nan]"),
+    ],
+)
+def test_it_is_shown_in_one_line(rewards: list[float], between: str) -> None:
+    data = Dataset.from_arrays(
+        observations=column(0, 1, 2, 10, 11),
+        actions=column(5, 6, 7, 8, 9),
+        rewards=np.array(rewards),
+        terminated=np.array([0, 0, 1, 0, 1]),
+        name="log\n'of' mine",
+    )
+    assert repr(data) == (
+        "Dataset(name=\"log\\\\n'of' mine\", transitions=5, episodes=2, observation_size=1, "
+        f"action_size=1, rewards={between})"
+    )
+
+
 def test_an_unflagged_break_in_next_observations_is_never_bridged() -> None:
     data = Dataset.from_arrays(
         column(0, 1, 50, 51),

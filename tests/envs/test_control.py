@@ -196,7 +196,21 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dm_control", None)
     with pytest.raises(MissingExtra) as error:
         make_environment("dm_control/hopper-hop")
-    assert str(error.value) == "dm_control is not installed; run: pip install 'xql[mujoco]'"
+    assert (
+        str(error.value)
+        == "dm_control is not installed; run: pip install 'extreme-q-learning[mujoco]'"
+    )
+
+
+def test_python_3_13_has_no_dm_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dm_control", None)
+    monkeypatch.setattr(sys, "version_info", (3, 13, 1))
+    with pytest.raises(MissingExtra) as error:
+        make_environment("dm_control/hopper-hop")
+    assert str(error.value) == (
+        "dm_control is not installed: it needs labmaze, which has no wheels for Python 3.13; "
+        "use Python 3.11 or 3.12"
+    )
 
 
 def test_a_first_import_of_the_suite_is_silent() -> None:

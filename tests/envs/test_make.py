@@ -133,7 +133,7 @@ def test_check_fits_names_both_sizes() -> None:
         assert str(error.value) == (
             f"door.hdf5: observation size {sizes[0]} and action size {sizes[1]} do not fit "
             "the environment, which has 6 and 2; "
-            "give the environment that the data came from with --env"
+            "give the environment that the data came from with `env`"
         )
 
 
@@ -196,7 +196,7 @@ def test_the_extra_is_named_only_where_it_is_what_is_missing(
         "BipedalWalker-v3: it needs the module Box2D, which is not installed; install it"
     )
     text = json.dumps({"id": "Toy-v0", "entry_point": "gymnasium_robotics.no_such_module:Toy"})
-    with pytest.raises(MissingExtra, match=r"run: pip install 'xql\[mujoco\]'$"):
+    with pytest.raises(MissingExtra, match=r"run: pip install 'extreme-q-learning\[mujoco\]'$"):
         make_environment(text)
 
 

@@ -242,7 +242,7 @@ def test_no_command_runs_what_a_run_folder_names(
         assert named_in(line), (words, line)
         assert run in line or online in line or kind == "entry point under a known id"
     main(["compare", run])
-    with pytest.raises(InputError, match=r"--env"):
+    with pytest.raises(InputError, match="`env`"):
         evaluate_run(run, episodes=1)
     assert not Path(film).exists()
     # The user's own word counts for more than the folder's.
@@ -265,7 +265,7 @@ def test_the_command_line_trusts_what_it_is_told_to(
     data = line_data(episodes=2, environment="XQLTestLine-v0")
     few: dict[str, Any] = {"steps": 2, "evaluations": 1, "last_episodes": 1, "progress": False}
     options = {"hidden": [4], "batch_size": 4}
-    with pytest.raises(InputError, match=r"or train without evaluation: --env none$"):
+    with pytest.raises(InputError, match=r"or train without evaluation: `env='none'`$"):
         xql.train_offline(data, out=tmp_path / "a", options=options, **few)
     done = xql.train_offline(data, out=tmp_path / "b", options=options, trust=["worlds"], **few)
     assert len(done.evaluations) == 1
@@ -342,7 +342,7 @@ def test_what_is_made_is_what_is_registered() -> None:
 def test_what_a_file_may_not_say(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(InputError, match=line) as error:
         trusted_environment(spec_text(**changes), where="data")
-    assert "\n" not in str(error.value) and "--env" in str(error.value)
+    assert "\n" not in str(error.value) and "`env`" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_arguments_that_do_not_fit_are_one_line(name: str, kwargs: dict[str, Any
     allowed = trusted_environment(spec_text(id=name, kwargs=kwargs), where="data")
     with pytest.raises(InputError, match=rf"^{name}.*: ") as error:
         make_environment(allowed)
-    assert "\n" not in str(error.value) and "--env" in str(error.value)
+    assert "\n" not in str(error.value) and "`env`" in str(error.value)
 
 
 def test_a_missing_simulator_says_how_to_go_without(
@@ -372,7 +372,9 @@ def test_a_missing_simulator_says_how_to_go_without(
     for name in [one for one in gymnasium.registry if one.startswith("AdroitHand")]:
         monkeypatch.delitem(gymnasium.registry, name)
     data: Dataset = line_data(environment=spec_text(id="AdroitHandDoor-v1"))
-    with pytest.raises(ImportError, match=r"'xql\[mujoco\]'; or train without .*: --env none$"):
+    with pytest.raises(
+        ImportError, match=r"'extreme-q-learning\[mujoco\]'; or train without .*: `env='none'`$"
+    ):
         xql.train_offline(data, steps=2, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
     options = {"hidden": [4], "batch_size": 4}
@@ -385,7 +387,9 @@ def test_a_missing_simulator_says_how_to_go_without(
 def _missing() -> None:
     from xql.errors import MissingExtra
 
-    raise MissingExtra("gymnasium_robotics is not installed; run: pip install 'xql[mujoco]'")
+    raise MissingExtra(
+        "gymnasium_robotics is not installed; run: pip install 'extreme-q-learning[mujoco]'"
+    )
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_what_draws_nothing_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", ["av", "PIL.Image"])
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtra, match=r"run: pip install 'xql\[video\]'$"):
+    with pytest.raises(MissingExtra, match=r"run: pip install 'extreme-q-learning\[video\]'$"):
         record(Drawn, towards_zero, tmp_path / "film.mp4")
     assert not list(tmp_path.iterdir())
 

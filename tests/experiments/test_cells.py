@@ -149,7 +149,7 @@ def test_cells_side_by_side_in_processes_of_their_own(tmp_path: Path) -> None:
 
 
 def test_too_few_jobs_are_refused() -> None:
-    with pytest.raises(InputError, match="--jobs 0 is too small"):
+    with pytest.raises(InputError, match="`jobs=0` is too small"):
         local(0)
 
 
@@ -182,9 +182,9 @@ def test_what_is_asked_for_is_what_is_planned(tmp_path: Path) -> None:
 
 
 def test_what_no_run_could_be_made_of_is_refused() -> None:
-    with pytest.raises(InputError, match="--seeds 0 is too small"):
+    with pytest.raises(InputError, match="`seeds=0` is too small"):
         asked("bc", "default", "line", steps=1, seeds=0)
-    with pytest.raises(InputError, match="--steps 0 is too small"):
+    with pytest.raises(InputError, match="`steps=0` is too small"):
         asked("bc", "default", "line", steps=0, seeds=1)
     with pytest.raises(InputError, match="did you mean 'hidden'"):
         asked("bc", "default", "line", steps=1, seeds=1, options={"hiden": [4]})

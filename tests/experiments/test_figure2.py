@@ -58,6 +58,6 @@ def test_a_folder_and_a_seed_that_cannot_be_used_are_one_line(tmp_path: Path) ->
     for out in (tmp_path / "file", tmp_path / "file" / "new"):
         with pytest.raises(InputError, match=r"this is no folder and cannot be made one \(.+\)"):
             figure2(out)
-    with pytest.raises(InputError, match="--seed -1 is no seed; give a number from 0 to"):
+    with pytest.raises(InputError, match="`seed=-1` is no seed; give a number from 0 to"):
         figure2(tmp_path / "new", seed=-1)
     assert not (tmp_path / "new").exists()

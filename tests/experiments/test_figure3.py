@@ -152,7 +152,7 @@ def test_what_the_figure_does_not_have_is_refused(tmp_path: Path) -> None:
         figure3(tmp_path, ["hopper-hop"], ["xtd3"])
     with pytest.raises(InputError, match="one is named twice in td3 td3"):
         figure3(tmp_path, ["hopper-hop"], ["td3", "td3"])
-    with pytest.raises(InputError, match="--seeds 0 is too small"):
+    with pytest.raises(InputError, match="`seeds=0` is too small"):
         figure3(tmp_path, seeds=0)
     with pytest.raises(InputError, match="there is no cell to draw"):
         figure3(tmp_path, train_missing=False)

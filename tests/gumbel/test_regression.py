@@ -164,7 +164,10 @@ def test_only_the_regressor_needs_scikit_learn() -> None:
         "except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "scikit-learn is not installed; run: pip install 'xql[regression]'\n"
+    assert (
+        done.stdout
+        == "scikit-learn is not installed; run: pip install 'extreme-q-learning[regression]'\n"
+    )
 
 
 def test_the_deviance_by_hand() -> None:

@@ -171,7 +171,8 @@ def test_what_the_paper_s_presets_do_not_know_they_say() -> None:
     with pytest.raises(InputError, match="preset 'paper' has no settings for 'HalfCheetah-v5'"):
         resolve("x-td3", "paper", "HalfCheetah-v5")
     with pytest.raises(
-        InputError, match="has no beta for 'dm_control/cartpole-swingup'; give --set beta="
+        InputError,
+        match=r"has no beta for 'dm_control/cartpole-swingup'; give `options=\{'beta': …\}`",
     ):
         resolve("x-sac", "paper", "dm_control/cartpole-swingup")
     assert {name: preset_names(name) for name in ONLINE} == {

@@ -269,7 +269,7 @@ REFUSED = [
     ("xql", "default", {"hidden": ["a"]}, "option hidden cannot be 'a'; it takes int"),
     ("xql", "default", {"loss": "gumble"}, "option loss cannot be 'gumble'; it takes 'plain' or"),
     ("xql", "default", {"max_gradient_norm": "x"}, "it takes float or None"),
-    ("xql", "tuned", {}, "preset 'tuned' has no settings for 'my-data'; use --preset default"),
+    ("xql", "tuned", {}, "preset 'tuned' has no settings for 'my-data'; use `preset='default'`"),
     # Of the right type, but no number that the algorithm can run with.
     ("xql", "default", {"beta": 0.0}, "option beta cannot be 0"),
     ("xql", "default", {"beta": -1.0}, "option beta cannot be -1"),
@@ -314,7 +314,7 @@ def test_the_data_options_are_no_hyperparameters_and_have_defaults() -> None:
 
 
 def test_a_population_brings_its_own_values_of_what_it_sweeps() -> None:
-    with pytest.raises(InputError, match="has no beta"):
+    with pytest.raises(InputError, match=r"has no beta"):
         resolve("xql", "tuned", "hopper-random-v2", swept={"discount"})
     chosen = resolve("xql", "tuned", "hopper-random-v2", swept={"beta"})
     assert "beta" not in chosen.sources
@@ -341,7 +341,9 @@ def test_no_preset_sets_what_it_could_not_set(agent: str) -> None:
 
 
 def test_a_suite_without_a_beta_for_this_data_says_so() -> None:
-    with pytest.raises(InputError, match="has no beta for 'hopper-random-v2'; give --set beta="):
+    with pytest.raises(
+        InputError, match=r"has no beta for 'hopper-random-v2'; give `options=\{'beta': …\}`"
+    ):
         resolve("xql", "tuned", "hopper-random-v2")
     assert resolve("xql", "tuned", "hopper-random-v2", {"beta": 2.0}).config.beta == 2.0
 

@@ -98,7 +98,9 @@ def test_two_runs_beside_each_other(
 
 def test_what_cannot_be_filmed_is_one_line(run: Run, tmp_path: Path) -> None:
     blind = learn(tmp_path / "blind", None)
-    with pytest.raises(InputError, match=r"blind: this run has no environment; give one with --e"):
+    with pytest.raises(
+        InputError, match=r"blind: this run has no environment; give one with `env`"
+    ):
         film_run(blind.path)
     with pytest.raises(InputError, match=r"XQLTestLine-v0: it cannot be drawn; choose"):
         film_run(run.path, tmp_path / "film.mp4", env=register_line())

@@ -99,7 +99,7 @@ def test_no_evaluations_and_no_such_quantity_are_one_line(run: RunFolder, tmp_pa
     with pytest.raises(InputError, match="the evaluations have no score; take the return"):
         curves_from_run(run, "score")
     empty = RunFolder.create(tmp_path / "empty", configured(Member(0)))
-    with pytest.raises(InputError, match="this run has no evaluations yet; train it with --env"):
+    with pytest.raises(InputError, match="this run has no evaluations yet; train it with `env`"):
         curves_from_run(empty)
     with pytest.raises(InputError, match="there is no curve to draw"):
         plot_learning_curves([], tmp_path / "x.png")

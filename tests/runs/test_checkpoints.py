@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_is_one_line(
         load_checkpoint(tmp_path, 7, {"x": jnp.ones(1)})
     line = (
         f"{tmp_path / '7'}: this checkpoint cannot be read (its description is missing or "
-        "damaged); load an earlier one: step=… in Python, --step on the command line"
+        "damaged); load an earlier one with `step`"
     )
     assert str(error.value) == line
     saved = {"x": jnp.arange(100_000) * 1.37}

@@ -157,8 +157,8 @@ def test_what_cannot_be_swept_says_what_can() -> None:
     with pytest.raises(InputError) as error:
         choose_members(agent, "td3", 1, {"policy_delay": [1.0, 2.0]})
     assert str(error.value) == (
-        "--sweep: policy_delay cannot be swept: it changes the compiled program; give it with "
-        "--set, one run for each; these can: discount, polyak, critic_learning_rate, "
+        "`sweep`: policy_delay cannot be swept: it changes the compiled program; give it with "
+        "`options`, one run for each; these can: discount, polyak, critic_learning_rate, "
         "policy_learning_rate"
     )
     with pytest.raises(InputError, match="beta has no effect on agent td3 as it is configured"):
@@ -180,7 +180,7 @@ def test_a_member_s_own_values_come_on_top() -> None:
         FULL.require_member(2, "run")
     assert FULL.require_environment("run", None) == "Hopper-v4"
     assert FULL.require_environment("run", "Ant-v4") == "Ant-v4"
-    with pytest.raises(InputError, match="this run has no environment; give one with --env"):
+    with pytest.raises(InputError, match="this run has no environment; give one with `env`"):
         dataclasses.replace(FULL, environment=None).require_environment("run")
 
 

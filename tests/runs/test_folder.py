@@ -55,7 +55,7 @@ def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         RunFolder.create(path, CONFIG)
     assert str(error.value) == (
-        f"{path}: there is already something here; choose another --out; nothing is written over"
+        f"{path}: there is already something here; choose another `out`; nothing is written over"
     )
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     (tmp_path / "file").write_text("mine")
@@ -95,7 +95,7 @@ def test_a_place_that_cannot_hold_a_run_is_one_line(
             refuse(under)
         assert str(error.value) == (
             f"{under}: no run can be written here ({tmp_path / 'file'} is a file); "
-            "choose another --out"
+            "choose another `out`"
         )
 
     def denied(*_: object, **__: object) -> None:
@@ -237,7 +237,8 @@ def test_without_tensorboard_it_says_so_once(
     run = RunFolder.create(tmp_path / "run", CONFIG)
     said = [run.tensorboard(step, {"loss": 1.0}) for step in (1, 2)]
     assert said == [
-        "no TensorBoard events: tensorboardX is not installed; run: pip install 'xql[report]'",
+        "no TensorBoard events: tensorboardX is not installed; "
+        "run: pip install 'extreme-q-learning[report]'",
         None,
     ]
     assert not (run.path / "tensorboard").exists()

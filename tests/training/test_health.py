@@ -44,7 +44,7 @@ def test_sound_training_says_nothing() -> None:
             "the policy's weights are all 0, or nearly (mean 1.0e-09): the advantages (mean -850) "
             "are too large for their temperature, so that almost no action counts; beta is 1, "
             "inverse_temperature is 3, try a larger beta and a smaller inverse_temperature, or "
-            "--set rewards=return_range",
+            "the option rewards=return_range",
         ),
         ({"weight": [1.0, 95.0]}, "the policy's weights are nearly all at their cap (mean 95)"),
         ({"clip_fraction": [0.1, 0.97]}, "97% of the residuals lie beyond the clip"),
@@ -94,6 +94,6 @@ def test_rewards_in_another_unit_are_warned_of_while_training(
     )
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("warning: member 0 by step 2,500: the policy's weights are all 0") == 1
-    assert "beta is 1" in said and "--set rewards=return_range" in said
+    assert "beta is 1" in said and "the option rewards=return_range" in said
     assert "look at the warnings: " in said and "training looks healthy" not in said
     assert run.folder.read_metrics()[-1].values["weight"][0] < 1e-3

@@ -230,19 +230,19 @@ def test_a_simulator_that_breaks_down_ends_its_episode_and_not_the_run(
     [
         ({"agent": "xql"}, "does not learn online"),
         ({"agent": "xtd3"}, "x-td3"),
-        ({"loop": OnlineLoop(warmup=60)}, "--warmup 60 leaves nothing to learn in of --steps 60"),
-        ({"loop": OnlineLoop(environments=0)}, "--environments 0"),
+        ({"loop": OnlineLoop(warmup=60)}, "`warmup=60` leaves nothing to learn in of `steps=60`"),
+        ({"loop": OnlineLoop(environments=0)}, "`environments=0`"),
         ({"loop": OnlineLoop(environments=7, warmup=20)}, "cannot be shared by 7 environments"),
         ({"loop": OnlineLoop(update_to_data=0.5, warmup=20)}, "must be a whole number"),
         ({"loop": OnlineLoop(update_to_data=float("nan"), warmup=20)}, "must be a whole number"),
         ({"loop": OnlineLoop(update_to_data=float("inf"), warmup=20)}, "must be a whole number"),
         ({"loop": OnlineLoop(environments=90, warmup=20)}, "cannot be shared by 90 environments"),
-        ({"loop": OnlineLoop(environments=2, warmup=20, buffer=1)}, "--buffer at least 2"),
+        ({"loop": OnlineLoop(environments=2, warmup=20, buffer=1)}, "`buffer` at least 2"),
         ({"options": {"hiden": [3]}}, "did you mean 'hidden'"),
         ({"beta": 2.0}, "beta has no effect on agent td3 as it is configured"),
         (
             {"options": SMALL | {"beta": 2.0}},
-            "beta has no effect on agent td3 as it is configured; leave --set beta out",
+            "beta has no effect on agent td3 as it is configured; leave it out of `options`",
         ),
     ],
 )

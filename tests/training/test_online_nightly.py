@@ -1,18 +1,19 @@
 """Every online agent on a task whose solution is known. Minutes: `make nightly`."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 import xql
-from xql.agents import ONLINE
+from xql.agents import OnlineName
 from xql.runs.config import OnlineLoop
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("agent", list(ONLINE))
-def test_pendulum_swings_up(agent: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("agent", get_args(OnlineName))
+def test_pendulum_swings_up(agent: OnlineName, tmp_path: Path) -> None:
     # SAC and TD3 of Stable-Baselines3's zoo reach about -150 ± 60 on Pendulum-v1; a pendulum that
     # hangs costs some 1200, and one that is never held upright more than 400.
     run = xql.train_online(

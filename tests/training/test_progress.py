@@ -1,15 +1,17 @@
-"""The progress bar says what it is told, and never stops a run."""
+"""The progress bar shows what it is given, whole, and never stops a run."""
 
 import errno
 import io
+import re
 import sys
+import time
 
 import pytest
 
 from xql.training.progress import ProgressBar
 
 INTERVAL = "12.0 [n/a (1 seed)] return"
-HINT = "no TensorBoard events: tensorboardX is not installed; run: pip install 'xql[report]'"
+HINT = "no figure: matplotlib is not installed; run: pip install 'extreme-q-learning[report]'"
 
 
 class Terminal(io.StringIO):
@@ -56,6 +58,60 @@ def test_names_and_intervals_stay_as_they_are(
     assert HINT in printed
     assert "[red]x[/] a[b] :smile:" in printed
     assert INTERVAL in printed
+
+
+LONG = "3 steps are larger than 1,234,567.5 in 12 of 4,321 episodes; give next_observations"
+
+
+def long_run(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
+    """A run of numbers as long as they come, at a step every 10 s; what was printed of it."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"TERM": "xterm"} | environment).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stderr", stream)
+    clock = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
+    with ProgressBar(100_000_000, 16, enabled=True) as bar:
+        bar.say(LONG)
+        bar.compiling()
+        for step in range(1, 9):
+            clock += 10.0
+            bar.advance(10_000_000 + 1_234_567 * step)
+        bar.scored(20_000_000, "-12345.6 (β = 0.5), -23456.7 (β = 2), 34567.8 (β = 10) score")
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+
+
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}])
+@pytest.mark.parametrize("columns", [80, 60])
+def test_a_terminal_cuts_no_word_and_no_number(
+    columns: int, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = long_run(Terminal(), monkeypatch, COLUMNS=str(columns), **environment)
+    rows = [row.strip() for row in re.split(r"[\r\n]+", printed)]
+    assert all(len(row) <= columns and "…" not in row for row in rows)
+    shown = " ".join(rows)
+    assert LONG in shown
+    assert "step 20,000,000: -12345.6 (β = 0.5), -23456.7 (β = 2), 34567.8 (β = 10) score" in shown
+    assert re.search(r"\r1,975,307 updates/s [━╸╺ ]+ 20% 0:10:49 left\s*$", printed)
+
+
+@pytest.mark.parametrize("columns", ["40", "200"])
+@pytest.mark.parametrize(("kind", "environment"), [(io.StringIO, {}), (Terminal, {"TERM": "dumb"})])
+def test_a_file_gets_whole_rows_now_and_then(
+    columns: str,
+    kind: type[io.StringIO],
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    printed = long_run(kind(), monkeypatch, COLUMNS=columns, **environment)
+    assert printed.splitlines() == [
+        LONG,
+        "compiling",
+        "step 13,703,701 of 100,000,000: 1,975,307 updates/s, 0:11:39 left",
+        "step 17,407,402 of 100,000,000: 1,975,307 updates/s, 0:11:09 left",
+        "step 20,000,000: -12345.6 (β = 0.5), -23456.7 (β = 2), 34567.8 (β = 10) score",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -57,5 +57,5 @@ def test_batches_come_from_the_filled_rows_alone_and_reach_them_all() -> None:
 
 def test_capacity_is_never_more_than_the_run_fills() -> None:
     assert ring_capacity(1_000_000, steps=3000, environments=4) == 3000
-    with pytest.raises(InputError, match="--buffer at least 4"):
+    with pytest.raises(InputError, match="`buffer` at least 4"):
         ring_capacity(3, steps=100, environments=4)

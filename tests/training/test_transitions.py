@@ -10,7 +10,7 @@ import pytest
 
 import xql
 from worlds import line_data, register_line
-from xql.agents import Batch, member
+from xql.agents import Batch, OfflineName, member
 from xql.cli import gumbel
 from xql.data.files import save_dataset
 from xql.errors import InputError
@@ -46,7 +46,7 @@ def online(home: Path) -> Run:
     )
 
 
-def offline(home: Path, data: Any, agent: str = "xql", **options: Any) -> Run:
+def offline(home: Path, data: Any, agent: OfflineName = "xql", **options: Any) -> Run:
     return xql.train_offline(
         data,
         agent=agent,
@@ -132,7 +132,7 @@ def test_what_has_no_errors_says_so(home: Path, online: Run) -> None:
         run_errors(offline(home, line_data()).path)
     with pytest.raises(InputError, match=r"there is no member 2; choose 0 to 1"):
         run_errors(online.path, index=2)
-    with pytest.raises(InputError, match="--transitions 1 is too small"):
+    with pytest.raises(InputError, match="`transitions=1` is too small"):
         run_errors(online.path, transitions=1)
     with pytest.raises(InputError, match="no complete run folder"):
         run_errors(home)

@@ -26,7 +26,7 @@ from worlds import (
     trained,
 )
 from xql import train_offline
-from xql.agents import OFFLINE, Agent, configure, member
+from xql.agents import OFFLINE, Agent, OfflineName, configure, member
 from xql.data.dataset import Dataset
 from xql.errors import InputError
 from xql.presets import resolve
@@ -76,7 +76,7 @@ def chain(episodes: int = 1000) -> Dataset:
     )
 
 
-def learn(agent: str, folder: Path, **options: Any) -> Run:
+def learn(agent: OfflineName, folder: Path, **options: Any) -> Run:
     known = vars(OFFLINE[agent].config())
     shared = {name: value for name, value in OPTIONS.items() if name in known}
     return train_offline(
@@ -112,7 +112,7 @@ def test_behaviour_cloning_of_the_best_episodes_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("agent", OWN)
-def test_every_other_agent_wins(agent: str, tmp_path: Path) -> None:
+def test_every_other_agent_wins(agent: OfflineName, tmp_path: Path) -> None:
     assert return_of(learn(agent, tmp_path, **OWN[agent])) == 1
 
 

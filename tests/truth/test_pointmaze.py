@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 import xql
-from xql.agents import OFFLINE
+from xql.agents import OFFLINE, OfflineName
 from xql.collect.pointmaze import behaviour_rollouts, ensure_pointmaze
 
 EPISODES = 100
@@ -58,7 +58,7 @@ def test_no_agent_is_left_out() -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("agent", CASES)
 def test_an_agent_beats_the_behaviour_policy(
-    agent: str, play: str, behaviour: float, tmp_path: Path
+    agent: OfflineName, play: str, behaviour: float, tmp_path: Path
 ) -> None:
     run = xql.train_offline(
         play,

@@ -3,12 +3,12 @@
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, NewType
 
 from xql.agents.awac import AWACConfig, make_awac
 from xql.agents.bc import BCConfig, make_bc
 from xql.agents.cql import CQLConfig, make_cql
-from xql.agents.hyperparameters import from_dict
+from xql.agents.hyperparameters import from_dict, options
 from xql.agents.iql import IQLConfig, make_iql
 from xql.agents.rebrac import ReBRACConfig, make_rebrac
 from xql.agents.sac import SACConfig, make_sac
@@ -17,6 +17,12 @@ from xql.agents.td3_bc import TD3BCConfig, make_td3_bc
 from xql.agents.types import Actor, Agent, Batch, EnvironmentSpec, Metrics, Trainable, TrainState
 from xql.agents.types import member as member
 from xql.agents.xql import XQLConfig, make_xql
+
+OfflineName = Literal["xql", "iql", "cql", "td3-bc", "awac", "rebrac", "bc"]
+OnlineName = Literal["sac", "x-sac", "td3", "x-td3", "ddpg"]
+
+Unchecked = NewType("Unchecked", str)
+"""A name that no type checker can know, such as that of an agent that was added to `OFFLINE`."""
 
 
 class Algorithm(NamedTuple):
@@ -66,7 +72,7 @@ def configure(agent: str, values: Mapping[str, Any], others: Iterable[str] = ())
         InputError: an unknown field, a value of the wrong type, or a number out of range.
     """
     kind = AGENTS[agent]
-    return from_dict(kind.config, values, agent, defaults=kind.defaults, others=others)
+    return from_dict(kind.config, values, f"agent {agent}", defaults=kind.defaults, others=others)
 
 
 __all__ = [
@@ -83,12 +89,15 @@ __all__ = [
     "EnvironmentSpec",
     "IQLConfig",
     "Metrics",
+    "OfflineName",
+    "OnlineName",
     "ReBRACConfig",
     "SACConfig",
     "TD3BCConfig",
     "TD3Config",
     "TrainState",
     "Trainable",
+    "Unchecked",
     "XQLConfig",
     "configure",
     "make_awac",
@@ -101,4 +110,5 @@ __all__ = [
     "make_td3_bc",
     "make_xql",
     "member",
+    "options",
 ]

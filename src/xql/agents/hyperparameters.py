@@ -10,8 +10,8 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, dataclass_transform
 
 import jax
 
@@ -24,6 +24,7 @@ else:
     Swept = Any
 
 Config = TypeVar("Config")
+Given = ParamSpec("Given")
 
 
 class Range(NamedTuple):
@@ -82,10 +83,10 @@ def static(*, default: Any, doc: str, range: Range = NON_NEGATIVE) -> Any:
     )
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(swept, static))
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(swept, static))
 def agent_config(cls: type[Config]) -> type[Config]:
     """Make a frozen dataclass of `swept` and `static` fields, and register it as a pytree."""
-    made = dataclasses.dataclass(frozen=True)(cls)
+    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     fields = dataclasses.fields(made)  # type: ignore[arg-type]
     jax.tree_util.register_dataclass(
         made,
@@ -126,6 +127,30 @@ def inactive(config: Any) -> frozenset[str]:
     return names
 
 
+def options(
+    config: Callable[Given, Any], *args: Given.args, **given: Given.kwargs
+) -> dict[str, Any]:
+    """Options of an agent as a mapping, with names and types that a type checker checks.
+
+    `options=options(XQLConfig, beta=2.0)` is `options={"beta": 2.0}`, but `bata=2.0` is an error in
+    the editor already.
+
+    Args:
+        config: the class of the agent's configuration, such as `XQLConfig`.
+        *args: none; every option has a name.
+        **given: the options.
+
+    Raises:
+        InputError: an unknown name, a value of the wrong type, or a number out of range.
+        TypeError: an option without its name.
+    """
+    if args:
+        raise TypeError("options() takes every option by its name, such as beta=2.0")
+    kind: type[Any] = config  # type: ignore[assignment]
+    from_dict(kind, given, kind.__name__)
+    return dict(given)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The hyperparameters that have an effect, as plain values."""
     unused = inactive(config)
@@ -135,7 +160,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(
     kind: type[Config],
     values: Mapping[str, Any],
-    agent: str,
+    whose: str,
     *,
     defaults: Mapping[str, Any] | None = None,
     others: Iterable[str] = (),
@@ -145,7 +170,7 @@ def from_dict(
     Args:
         kind: the configuration's class.
         values: by name, as YAML or a user gives them.
-        agent: its name, for messages.
+        whose: "agent xql", for messages.
         defaults: what a variant of the agent changes of the class's own defaults.
         others: further names that are known elsewhere, to suggest.
 
@@ -158,7 +183,7 @@ def from_dict(
     for name, value in values.items():
         if name not in known:
             raise InputError(
-                f"unknown option '{name}' of agent {agent}",
+                f"unknown option '{name}' of {whose}",
                 hint=nearest(name, (*known, *others)),
             )
         field = known[name]

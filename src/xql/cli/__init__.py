@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from xql import __version__
-from xql.cli.console import print_anything
+from xql.cli.console import print_anything, with_flags
 from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest, printable
 
 Command = Callable[..., Any]
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (InputError, MissingExtra) as error:
         _fail(str(error))
     except EnvironmentFault as fault:
-        print(f"xql: {fault}", file=sys.stderr)
+        print(f"xql: {with_flags(str(fault))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("xql: interrupted", file=sys.stderr)
@@ -148,5 +148,5 @@ def _one_line(box: str) -> str:
 
 
 def _fail(text: str) -> NoReturn:
-    print(f"xql: {printable(' '.join(text.split()))}", file=sys.stderr)
+    print(f"xql: {printable(' '.join(with_flags(text).split()))}", file=sys.stderr)
     sys.exit(2)

@@ -1,9 +1,14 @@
 """Where the commands print tables and bars: names and messages as they are, on any terminal."""
 
+import re
+import shutil
 import sys
+import textwrap
 from typing import Any
 
 from rich.console import Console
+
+from xql.errors import printable
 
 
 def plain_console(**settings: Any) -> Console:
@@ -13,6 +18,49 @@ def plain_console(**settings: Any) -> Console:
         **settings: of rich's console.
     """
     return Console(markup=False, emoji=False, highlight=False, **settings)
+
+
+FLAGS = {"dataset_id": "out-id", "options": "set", "trust": "trust-environment"}
+"""The flags that are not called as the arguments of Python are."""
+
+
+def with_flags(text: str) -> str:
+    """A message about arguments of Python, `name` or `name=value`, with their flags instead."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        shown = f"--{FLAGS.get(name, name).replace('_', '-')}"
+        if value in (None, "True"):
+            return shown
+        option = re.fullmatch(r"\{'(\w+)': (.*)\}", value)
+        plain = f"{option[1]}={option[2]}" if option else value.strip("[]'")
+        return f"{shown} {plain}"
+
+    return re.sub(r"`(\w+)(?:=([^`]+))?`", flag, text)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether someone reads along; there may be no stream at all."""
+    return stream is not None and bool(stream.isatty())
+
+
+def sign_of_life(text: str) -> None:
+    """On a terminal, say what the command begins with, before the libraries are loaded for it.
+
+    A file or a pipe gets the results and, of bad input, the one line that says what is wrong.
+    """
+    if is_terminal(sys.stderr):
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def print_words(text: str) -> None:
+    """Print each line of a text; on a terminal no word or number is cut at the edge."""
+    if not is_terminal(sys.stdout):
+        print(text)
+        return
+    width = max(20, shutil.get_terminal_size().columns)
+    for line in text.splitlines():
+        print(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False))
 
 
 def print_anything() -> None:

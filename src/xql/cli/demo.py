@@ -1,8 +1,11 @@
 """`xql demo`: offline RL from end to end, on data made here."""
 
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from xql.cli.console import is_terminal, plain_console, print_words, sign_of_life
 
 DATASET = "pointmaze/medium-play-v0"
 AGENTS = {"bc": "behaviour cloning", "xql": "Extreme Q-Learning"}
@@ -31,6 +34,8 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
         seeds: seeds of each agent.
         out: the folder for both runs, the table and the learning curves; runs/demo-N without it.
     """
+    sign_of_life(f"data: {DATASET}, {TRANSITIONS:,} transitions")
+    from xql.agents import Unchecked
     from xql.collect.pointmaze import behaviour_rollouts
     from xql.evaluation.statistics import format_interval
     from xql.runs.folder import RunFolder, free_folder
@@ -59,7 +64,7 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
         began = time.perf_counter()
         run = train_offline(
             f"minari:{DATASET}",
-            agent=agent,
+            agent=Unchecked(agent),
             steps=steps,
             seeds=seeds,
             evaluations=EVALUATIONS,
@@ -125,11 +130,12 @@ def _write_table(rows: list[Row], home: Path) -> None:
     """Print the table and write table.md."""
     from rich.table import Table
 
-    from xql.cli.console import plain_console
     from xql.errors import decoration
 
     heads = ("", "success [95 %]", "of", "updates", "seconds")
-    table = Table(*heads, title=TITLE)
+    table = Table(title=TITLE)
+    for head in heads:
+        table.add_column(head, no_wrap=head.startswith("success"))
     lines = ["| " + " | ".join(heads) + " |", "|---|---|---|---:|---:|"]
     for row in rows:
         table.add_row(*row)
@@ -138,7 +144,7 @@ def _write_table(rows: list[Row], home: Path) -> None:
         "Agents: interquartile mean over seeds with its bootstrap interval over seeds, at the last "
         "step. Behaviour policy: exact binomial interval over episodes."
     )
-    plain_console(width=100).print(table)
-    print(note)
+    plain_console(width=None if is_terminal(sys.stdout) else 100).print(table)
+    print_words(note)
     with decoration("table.md"):
         (home / "table.md").write_text("\n".join([*lines, "", note, ""]), encoding="utf-8")

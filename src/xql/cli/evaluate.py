@@ -4,6 +4,7 @@ from pathlib import Path
 
 import tyro
 
+from xql.cli.console import plain_console, print_words, sign_of_life
 from xql.cli.train import Trust
 
 
@@ -34,10 +35,10 @@ def evaluate(
         trust_environment: installed packages, or ids, whose environments the run may name besides
             Gymnasium's, Gymnasium-Robotics' and xql's own.
     """
+    sign_of_life(f"evaluating {run}: {episodes} episodes for each member")
     import numpy as np
     from rich.table import Table
 
-    from xql.cli.console import plain_console
     from xql.evaluation.statistics import format_interval
     from xql.runs.config import RunConfig
     from xql.runs.summary import SYMBOLS, UNITS, quantity_of, results, value_of
@@ -63,7 +64,7 @@ def evaluate(
     plain_console().print(table)
     for result in results(rows, members):
         head = f"{result.label}: " if result.changes else ""
-        print(
+        print_words(
             f"{head}{format_interval(result.last.interval)} {UNITS[quantity]} at step "
             f"{rows[0].step}, {result.last.interval.seeds} seeds × {episodes} episodes"
         )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
+from xql.cli.console import print_words, sign_of_life
 from xql.errors import InputError
 
 # NAME=VALUE words; the flag may be given once with several words, or several times.
@@ -68,14 +69,16 @@ def offline(
             Gymnasium's, Gymnasium-Robotics' and xql's own.
         plot: draw learning-curves.png into the run's folder.
     """
+    sign_of_life(f"opening {data}")
+    from xql.agents import Unchecked
     from xql.training.offline import train_offline
     from xql.training.population import use_all_cores
 
     use_all_cores()
     run = train_offline(
         data,
-        agent=agent,
-        preset=preset,
+        agent=Unchecked(agent),
+        preset=Unchecked(preset),
         steps=steps,
         seeds=range(first_seed, first_seed + max(seeds, 0)),
         sweep=parse_sweep(sweep, beta),
@@ -140,6 +143,8 @@ def online(
         keep_policies: keep the policies of every evaluation, as `xql data make mujoco` wants them.
         plot: draw learning-curves.png into the run's folder.
     """
+    sign_of_life(f"making {env}")
+    from xql.agents import Unchecked
     from xql.presets import preset_warmup
     from xql.runs.config import OnlineLoop
     from xql.training.online import loop_for, train_online
@@ -148,8 +153,8 @@ def online(
     use_all_cores()
     run = train_online(
         env,
-        agent=agent,
-        preset=preset,
+        agent=Unchecked(agent),
+        preset=Unchecked(preset),
         steps=steps,
         seeds=range(first_seed, first_seed + max(seeds, 0)),
         sweep=parse_sweep(sweep, beta),
@@ -172,7 +177,7 @@ def online(
 
 def finish(run: Any, plot: bool) -> None:
     """Print the scores of a run and its folder; draw its learning curves."""
-    print(run.describe())
+    print_words(run.describe())
     if plot and run.results:
         draw(run.path)
     print(f"run folder: {run.path}")

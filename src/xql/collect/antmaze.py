@@ -311,7 +311,7 @@ def make_antmaze(
             f"with {walker.file} the ant succeeds in {100 * success:.0f} % of {trials} trials, and "
             f"{100 * least_success:.0f} % are needed",
             where=where,
-            hint="give another policy with --policy, or less --noise; nothing was written",
+            hint="give another policy with `policy`, or less `noise`; nothing was written",
         )
     played = list(collect(task, walker, transitions, seed, noise, progress))
     logs = [one.log for one in played]

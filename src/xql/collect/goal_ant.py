@@ -133,6 +133,6 @@ def _check_out(out: Path) -> None:
     if out.suffix != ".npz":
         raise InputError("a policy file ends in .npz", where=str(out), hint="name it so")
     if out.exists():
-        raise InputError("it exists", where=str(out), hint="give another name with --out")
+        raise InputError("it exists", where=str(out), hint="give another name with `out`")
     if not out.absolute().parent.is_dir():
         raise InputError("there is no such folder", where=str(out.parent), hint="make it first")

@@ -156,17 +156,17 @@ def _environment(env: str | None, run: Path | str | None) -> str:
     asked = None if env is None else ENVIRONMENTS.get(env, env)
     if asked is None and known is None:
         raise InputError(
-            "no environment is named", where="mujoco", hint="give --env, such as --env hopper"
+            "no environment is named", where="mujoco", hint="give `env`, such as `env='hopper'`"
         )
     if asked is not None and known is not None and asked != known:
         raise InputError(
-            f"this run learned in {known}, not in {asked}", where=str(run), hint="leave --env out"
+            f"this run learned in {known}, not in {asked}", where=str(run), hint="leave `env` out"
         )
     if asked is None and config is not None:
         try:
             return config.require_environment(str(run))
         except InputError as error:
-            hint = "where you trust it, name it with --env"
+            hint = "where you trust it, name it with `env`"
             raise InputError(error.what, where=error.where, hint=hint) from None
     return str(asked)
 
@@ -186,7 +186,7 @@ def _total(kind: str, transitions: int | None) -> int:
         raise InputError(
             "medium-replay holds what the run has seen",
             where="mujoco",
-            hint="leave --transitions out",
+            hint="leave `transitions` out",
         )
     if transitions < policies:
         raise InputError(

@@ -285,7 +285,7 @@ def ensure_pointmaze(
         raise InputError(
             f"this dataset was made by: {found}, not by: {wanted}",
             where=dataset_id,
-            hint=f"remove it (minari delete {dataset_id}), or choose another id with --out-id",
+            hint=f"remove it (minari delete {dataset_id}), or choose another id with `dataset_id`",
         )
     return dataset_id, False
 

@@ -111,7 +111,7 @@ def open_source(path: Path, env: str | None = None) -> Source:
     returns = mean_returns(folder.read_evaluations())
     if not np.isfinite(returns.get(config.steps, np.nan)):
         raise InputError(
-            "its last policy was not evaluated", where=where, hint="train with --last-episodes 100"
+            "its last policy was not evaluated", where=where, hint="train with `last_episodes=100`"
         )
     source = Source(folder, random_return(config.require_environment(where, env)), returns)
     if not source.expert_return > source.random_return:
@@ -162,7 +162,7 @@ def require_medium(source: Source) -> int:
             f"no policy before its last (return {source.expert_return:.1f}) came a third of the "
             f"way to it from random actions ({source.random_return:.1f})",
             where=str(source.folder.path),
-            hint="train for more steps, or with more --evaluations",
+            hint="train for more steps, or with more `evaluations`",
         )
     return step
 
@@ -180,7 +180,7 @@ def policy_step(source: Source, policy: str) -> int:
         raise InputError(
             f"this run did not keep its policy of step {step:,}",
             where=str(source.folder.path),
-            hint="train it with --keep-policies",
+            hint="train it with `keep_policies=True`",
         )
     return step
 
@@ -218,7 +218,7 @@ def replay_logs(source: Source) -> list[Log]:
     path, loop = source.folder.path / "replay.npz", source.folder.config.loop
     if not path.is_file():
         raise InputError(
-            "this run kept no replay buffer", where=where, hint="train it with --keep-replay"
+            "this run kept no replay buffer", where=where, hint="train it with `keep_replay=True`"
         )
     steps = source.folder.config.steps
     assert loop is not None, "a source is an online run"
@@ -227,7 +227,7 @@ def replay_logs(source: Source) -> list[Log]:
             f"its replay buffer ({loop.buffer:,} rows, {loop.environments} environments) "
             "does not hold the run in order",
             where=where,
-            hint="train it with --environments 1 and a --buffer of all its steps",
+            hint="train it with `environments=1` and a `buffer` of all its steps",
         )
     names = (*Rows._fields, "episode_lengths_0")
     kept = read_columns(path, names)

@@ -70,7 +70,8 @@ def refuse_existing(dataset_id: str) -> None:
         raise InputError(
             f"a dataset '{dataset_id}' exists",
             where="Minari's folder",
-            hint=f"choose another id with --out-id, or remove that one: minari delete {dataset_id}",
+            hint="choose another id with `dataset_id`, or remove that one: "
+            f"minari delete {dataset_id}",
         )
 
 

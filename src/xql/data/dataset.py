@@ -202,6 +202,14 @@ class Dataset:
         # The padding row's reward is zero, so whole-episode sums need no mask.
         return np.add.reduceat(self.rewards.astype(np.float64), self.firsts)
 
+    def __repr__(self) -> str:
+        rewards = self.rewards[self.starts]
+        return (
+            f"Dataset(name={self.name!r}, transitions={self.transitions}, "
+            f"episodes={self.episodes}, observation_size={self.observation_size}, "
+            f"action_size={self.action_size}, rewards=[{rewards.min():g}, {rewards.max():g}])"
+        )
+
     def __len__(self) -> int:
         return self.episodes
 

@@ -16,6 +16,8 @@ import importlib
 import inspect
 import math
 import re
+import sys
+from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -23,7 +25,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from jaxtyping import Float, UInt8
 
-from xql.errors import InputError, nearest, require
+from xql.errors import InputError, MissingExtra, nearest, require
 
 PREFIX = "dm_control/"
 """What the ids of these tasks begin with."""
@@ -125,9 +127,7 @@ def control_spec(name: str) -> EnvSpec:
         InputError: no such task; the line offers the nearest.
         MissingExtra: dm_control is not installed.
     """
-    require("dm_control", "mujoco")
-    suite = importlib.import_module("dm_control.suite")
-    ids = {f"{PREFIX}{domain}-{task}": (domain, task) for domain, task in suite.ALL_TASKS}
+    ids = {f"{PREFIX}{domain}-{task}": (domain, task) for domain, task in _suite().ALL_TASKS}
     plain = {_plain(known): known for known in ids}
     known = plain.get(_plain(re.sub(r"-v0$", "", name)))
     if known is None:
@@ -145,10 +145,22 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
+def _suite() -> ModuleType:
+    try:
+        require("dm_control", "mujoco")
+    except MissingExtra:
+        if sys.version_info < (3, 13):
+            raise
+        version = ".".join(map(str, sys.version_info[:2]))
+        raise MissingExtra(
+            "dm_control is not installed: it needs labmaze, which has no wheels for Python "
+            f"{version}; use Python 3.11 or 3.12"
+        ) from None
+    return importlib.import_module("dm_control.suite")
+
+
 def _load(domain: str, task: str, **task_kwargs: Any) -> Any:
-    require("dm_control", "mujoco")
-    suite = importlib.import_module("dm_control.suite")
-    return suite.load(domain, task, task_kwargs=task_kwargs)
+    return _suite().load(domain, task, task_kwargs=task_kwargs)
 
 
 @functools.cache

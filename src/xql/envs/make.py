@@ -24,7 +24,7 @@ from xql.envs.antmaze import ANTMAZES, one_goal_spec
 from xql.envs.control import PREFIX, control_spec
 from xql.envs.goal_ant import GOAL_ANT, goal_ant_spec
 from xql.envs.render import aim_camera, choose_renderer, drawing
-from xql.errors import InputError, MissingExtra, nearest, require
+from xql.errors import InputError, MissingExtra, missing_extra, nearest, require
 
 # D4RL's names for its tasks, which people type from habit, and the simulator of each today.
 _D4RL = {
@@ -121,7 +121,7 @@ def make_environment(
         if not only_arguments:
             raise
         fault = error if isinstance(error, InputError) else _cannot_be_made(name, error)
-        hint = f"{fault.hint}, or give another environment with --env"
+        hint = f"{fault.hint}, or give another environment with `env`"
         raise InputError(fault.what, where=fault.where, hint=hint) from None
     if picture is not None:
         aim_camera(env)
@@ -151,7 +151,7 @@ def check_fits(
         f"observation size {observation_size} and action size {action_size} do not fit {name}, "
         f"which has {found[0]} and {found[1]}",
         where=where,
-        hint="give the environment that the data came from with --env",
+        hint="give the environment that the data came from with `env`",
     )
 
 
@@ -289,10 +289,8 @@ def _gymnasium_make(
                 hint=_instead(name),
             ) from None
         if re.search("mujoco|gymnasium_robotics", str(described.entry_point)):
-            raise MissingExtra(
-                f"{name} needs a simulator that is not installed ({error}); "
-                "run: pip install 'xql[mujoco]'"
-            ) from None
+            what = f"{name} needs a simulator that is not installed ({error})"
+            raise missing_extra(what, "mujoco") from None
         # Gymnasium's own error is raised from the import that failed, which names the module.
         first = error if isinstance(error, ModuleNotFoundError) else error.__cause__
         module = getattr(first, "name", None) or str(error)

@@ -38,7 +38,7 @@ _HARMLESS = {
 }
 """Wrappers of `PACKAGES` and Minari that can be left out: they watch, limit or flatten."""
 
-_OTHER = "give another with --env"
+_OTHER = "give another with `env`"
 
 
 def trusted_environment(text: str, trust: Sequence[str] = (), *, where: str) -> str:
@@ -77,7 +77,7 @@ def trusted_environment(text: str, trust: Sequence[str] = (), *, where: str) -> 
         raise InputError(
             f"no trusted package registers the environment '{shown}'",
             where=where,
-            hint=f"{error.hint}; allow its package with --trust-environment PACKAGE, or {_OTHER}",
+            hint=f"{error.hint}; allow its package with `trust=['PACKAGE']`, or {_OTHER}",
         ) from None
     module = entry_module(known.entry_point)
     package = module.partition(".")[0]
@@ -86,7 +86,7 @@ def trusted_environment(text: str, trust: Sequence[str] = (), *, where: str) -> 
         raise InputError(
             f"the environment '{shown}' is of the package {package}, which is not trusted",
             where=where,
-            hint=f"allow it with --trust-environment {package}, or {_OTHER}",
+            hint=f"allow it with `trust=['{package}']`, or {_OTHER}",
         )
     _refuse_wrappers(described.get("additional_wrappers"), known, shown, where)
     if not text.lstrip().startswith("{"):
@@ -131,7 +131,7 @@ def _import(package: str, trust: Sequence[str]) -> None:
         except InputError:
             raise InputError(
                 f"there is no package '{package}', and no environment",
-                where="--trust-environment",
+                where="`trust`",
                 hint="install it, or check the name",
             ) from None
 

@@ -40,7 +40,7 @@ def local(jobs: int) -> Executor:
         InputError: `jobs` is below 1.
     """
     if jobs < 1:
-        raise InputError(f"--jobs {jobs} is too small", hint="give at least 1")
+        raise InputError(f"`jobs={jobs}` is too small", hint="give at least 1")
     if jobs == 1:
         return in_process
 

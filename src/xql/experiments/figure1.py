@@ -22,7 +22,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -42,7 +42,8 @@ from xql.runs.folder import RunFolder
 from xql.training.online import loop_for, train_online
 from xql.training.replay import Replay
 
-AGENT, PRESET = "sac", "default"
+AGENT: Final = "sac"
+PRESET: Final = "default"
 TASKS = (
     "dm_control/cheetah-run",
     "dm_control/walker-run",

@@ -62,7 +62,7 @@ def regression(seed: int = 0, samples: int = 2000) -> tuple[dict[str, Column], d
     Returns:
         The samples (x, y), and the curves over a grid: the mean, and per β the fit and the truth.
     """
-    require("sklearn", "regression")
+    require("sklearn", "report")
     from xql.gumbel.regression import GumbelRegressor
 
     rng = np.random.default_rng(seed)

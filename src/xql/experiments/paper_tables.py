@@ -209,7 +209,7 @@ def _check(methods: Sequence[Method], training: Training) -> None:
     require_at_least("seeds", training.seeds, 1)
     training.evaluation.check()
     if training.last_episodes == 0:
-        raise InputError("--last-episodes 0 is too small", hint="a table shows the last step")
+        raise InputError("`last_episodes=0` is too small", hint="a table shows the last step")
     for method in methods:
         # As if all were swept: what a preset must be given depends on the dataset.
         every = hyperparameters(OFFLINE[method.agent].config)

@@ -59,7 +59,7 @@ def local_data(d4rl_dir: Path | None) -> LocalData:
     if d4rl_dir is not None:
         if not d4rl_dir.is_dir():
             raise InputError(
-                "there is no such folder", where=str(d4rl_dir), hint="check --d4rl-dir"
+                "there is no such folder", where=str(d4rl_dir), hint="check `d4rl_dir`"
             )
         for path in sorted(d4rl_dir.rglob("*.hdf5")):
             name = d4rl_name(path)

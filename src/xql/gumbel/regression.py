@@ -22,13 +22,15 @@ from jaxtyping import Float
 from scipy import optimize
 from scipy.special import logsumexp
 
+from xql.errors import missing_extra
+
 try:
     from sklearn.base import BaseEstimator, RegressorMixin
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils import check_array, check_consistent_length, check_random_state
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ModuleNotFoundError:
-    raise ImportError("scikit-learn is not installed; run: pip install 'xql[regression]'") from None
+    raise missing_extra("scikit-learn is not installed", "regression") from None
 
 Vector = Float[np.ndarray, "_"]
 Objective = Callable[[Vector], tuple[float, Vector]]

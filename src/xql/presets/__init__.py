@@ -3,13 +3,15 @@
 import importlib.resources
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from xql.agents import AGENTS, configure
 from xql.agents.hyperparameters import hyperparameters, inactive
 from xql.errors import InputError, nearest
+
+PresetName = Literal["default", "consistent", "tuned", "official", "published", "matched", "paper"]
 
 SUITES = {
     "pointmaze": ("pointmaze",),
@@ -129,7 +131,7 @@ def resolve(
     if preset != "default" and row is None and (of_suite is None or of_suite not in sections):
         raise InputError(
             f"preset '{preset}' has no settings for '{dataset}'",
-            hint=f"use --preset default; '{preset}' knows {', '.join(_known(sections))}",
+            hint=f"use `preset='default'`; '{preset}' knows {', '.join(_known(sections))}",
         )
     for key, entry in _entries(sections, of_suite, row).items():
         if key != WARMUP:
@@ -143,7 +145,7 @@ def resolve(
     for name in unused & set(options or {}):
         raise InputError(
             f"{name} has no effect on agent {agent} as it is configured",
-            hint=f"leave --set {name} out",
+            hint="leave it out of `options`",
         )
     missing = [
         one.name
@@ -151,10 +153,10 @@ def resolve(
         if one.required and one.name not in unused and one.name not in sources
     ]
     for name in set(missing) - set(swept):
-        other = f", or use --preset default; it knows {', '.join(_known(sections))}"
+        other = f", or use `preset='default'`; it knows {', '.join(_known(sections))}"
         raise InputError(
             f"preset '{preset}' has no {name} for '{dataset}'",
-            hint=f"give --set {name}=…{'' if preset == 'default' else other}",
+            hint=f"give `options={{'{name}': …}}`{'' if preset == 'default' else other}",
         )
     return Resolved(config, sources=sources, **data)
 

@@ -39,7 +39,7 @@ def whole_evaluations(folder: RunFolder) -> list[Evaluation]:
     where = str(folder.path)
     if not rows:
         raise InputError(
-            "this run has no evaluations", where=where, hint="leave it out, or train it with --env"
+            "this run has no evaluations", where=where, hint="leave it out, or train it with `env`"
         )
     last, steps = max(row.step for row in rows), folder.config.steps
     if last != steps:

@@ -71,7 +71,7 @@ def _curves(folder: RunFolder, quantity: Quantity | None) -> list[tuple[dict[str
         raise InputError(
             "this run has no evaluations yet",
             where=str(folder.path),
-            hint="train it with --env, or run: xql evaluate RUN",
+            hint="train it with `env`, or run: xql evaluate RUN",
         )
     quantity = quantity or quantity_of(rows)
     curves = []

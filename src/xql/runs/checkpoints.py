@@ -166,7 +166,7 @@ def _unreadable(path: Path, reason: str) -> Damaged:
     return Damaged(
         f"this checkpoint cannot be read ({short})",
         where=str(path),
-        hint="load an earlier one: step=… in Python, --step on the command line",
+        hint="load an earlier one with `step`",
     )
 
 

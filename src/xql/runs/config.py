@@ -53,7 +53,7 @@ class EvaluationPlan:
             InputError: one is too small.
         """
         for name, least in (("evaluations", 1), ("episodes", 0), ("last_episodes", 0)):
-            require_at_least(name.replace("_", "-"), getattr(self, name), least)
+            require_at_least(name, getattr(self, name), least)
 
     def steps(self, total: int, stride: int = 1) -> list[int]:
         """The steps to evaluate at: evenly spaced multiples of `stride`, the last step included."""
@@ -64,14 +64,14 @@ class EvaluationPlan:
 DEFAULT_EVALUATION = EvaluationPlan()
 
 
-def require_at_least(flag: str, value: int, least: int) -> None:
+def require_at_least(name: str, value: int, least: int) -> None:
     """Refuse a count below `least`.
 
     Raises:
         InputError: it is.
     """
     if value < least:
-        raise InputError(f"--{flag} {value} is too small", hint=f"give at least {least}")
+        raise InputError(f"`{name}={value}` is too small", hint=f"give at least {least}")
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class RunConfig:
         if env is not None:
             return env
         if self.environment is None:
-            raise InputError("this run has no environment", where=where, hint="give one with --env")
+            raise InputError("this run has no environment", where=where, hint="give one with `env`")
         return trusted_environment(self.environment, (*self.trust, *trust), where=where)
 
     def to_dict(self) -> dict[str, Any]:

@@ -339,7 +339,7 @@ class _Events:
 
 def _unwritable(path: Path, reason: str) -> InputError:
     return InputError(
-        f"no run can be written here ({reason})", where=str(path), hint="choose another --out"
+        f"no run can be written here ({reason})", where=str(path), hint="choose another `out`"
     )
 
 
@@ -347,7 +347,7 @@ def _taken(path: Path) -> InputError:
     return InputError(
         "there is already something here",
         where=str(path),
-        hint="choose another --out; nothing is written over",
+        hint="choose another `out`; nothing is written over",
     )
 
 

@@ -1,11 +1,13 @@
 """A finished run: its folder, its scores, its policies."""
 
+import contextlib
 from pathlib import Path
 
 import jax
 
 from xql.agents import TrainState, member
-from xql.evaluation.statistics import format_interval
+from xql.errors import InputError
+from xql.evaluation.statistics import Summary, format_interval
 from xql.jax_config import standard_jax
 from xql.runs.config import RunConfig
 from xql.runs.folder import Evaluation, RunFolder
@@ -23,6 +25,24 @@ class Run:
 
     def __init__(self, folder: RunFolder, population: TrainState) -> None:
         self.folder, self.population = folder, population
+
+    def __repr__(self) -> str:
+        config = self.config
+        shown: dict[str, object] = {
+            "path": str(self.path),
+            "agent": config.agent,
+            "data": config.data.name,
+            "steps": config.steps,
+            "members": len(config.members),
+        }
+        # The folder may have been moved or removed since.
+        with contextlib.suppress(InputError, OSError):
+            found = self.results
+            if len(found) == 1:
+                shown["score"] = _score(found[0], found[0].last)
+            elif found:
+                shown["settings"] = len(found)
+        return f"Run({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @classmethod
     def open(cls, path: Path | str, step: int | None = None) -> "Run":
@@ -79,9 +99,12 @@ class Run:
         for result in self.results:
             head = f"{result.label}: " if result.changes else ""
             for summary in (result.last, result.best):
-                score = f"{format_interval(summary.interval)} {UNITS[result.quantity]}"
                 count = f"{summary.interval.seeds} seeds × {summary.episodes} episodes"
-                lines.append(f"{head}{score}, {summary.label}, {count}")
+                lines.append(f"{head}{_score(result, summary)}, {summary.label}, {count}")
         for index, step in self.folder.read_frozen().items():
             lines.append(f"member {index} diverged: it is evaluated as it was at step {step:,}")
         return "\n".join(lines) or "not evaluated"
+
+
+def _score(result: Result, summary: Summary) -> str:
+    return f"{format_interval(summary.interval)} {UNITS[result.quantity]}"

@@ -26,7 +26,7 @@ def sweep_of(
     if beta is None:
         return found
     if "beta" in found:
-        raise InputError("beta is given twice", where="--sweep, --beta", hint="give one of them")
+        raise InputError("beta is given twice", where="`sweep`, `beta`", hint="give one of them")
     betas = [float(beta)] if isinstance(beta, Real) else cast(Sequence[float], beta)
     return {"beta": betas, **found}
 
@@ -39,7 +39,7 @@ def require_apart(sweep: Collection[str], options: Collection[str] | None) -> No
     """
     for name in set(sweep) & set(options or ()):
         raise InputError(
-            f"{name} is swept and given", where="--sweep, --set", hint="give it in one of them"
+            f"{name} is swept and given", where="`sweep`, `options`", hint="give it in one of them"
         )
 
 
@@ -62,7 +62,7 @@ def choose_members(
     """
     which = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not which:
-        raise InputError("there is no seed to train", hint="give --seeds 1 or more")
+        raise InputError("there is no seed to train", hint="give `seeds=1` or more")
     if len(set(which)) < len(which):
         raise InputError(f"a seed is given twice in {which}", hint="give each one once")
     for seed in which:
@@ -82,29 +82,29 @@ def _swept_values(config: Any, agent: str, key: str, values: Sequence[float]) ->
     if key in known and not known[key].swept:
         raise InputError(
             f"{key} cannot be swept: it changes the compiled program",
-            where="--sweep",
-            hint=f"give it with --set, one run for each; these can: {', '.join(can)}",
+            where="`sweep`",
+            hint=f"give it with `options`, one run for each; these can: {', '.join(can)}",
         )
     if key in inactive(config):
         raise InputError(
             f"{key} has no effect on agent {agent} as it is configured",
-            where="--sweep",
+            where="`sweep`",
             hint=f"leave it out; these can be swept: {', '.join(can)}",
         )
     if key not in can:
-        raise InputError(f"agent {agent} has no {key}", where="--sweep", hint=nearest(key, can))
+        raise InputError(f"agent {agent} has no {key}", where="`sweep`", hint=nearest(key, can))
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InputError(f"{key} is {values!r}", where="sweep", hint="give a list of numbers")
+        raise InputError(f"{key} is {values!r}", where="`sweep`", hint="give a list of numbers")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, Real):
-            raise InputError(f"{key} cannot be {value!r}", where="sweep", hint="give numbers")
+            raise InputError(f"{key} cannot be {value!r}", where="`sweep`", hint="give numbers")
     numbers = [float(value) for value in values]
     for number in numbers:
         if not known[key].range.holds(number):
             raise InputError(
-                f"{key} cannot be {number:g}", where="--sweep", hint=f"give {known[key].range.text}"
+                f"{key} cannot be {number:g}", where="`sweep`", hint=f"give {known[key].range.text}"
             )
     if not numbers or len(set(numbers)) < len(numbers):
         given = ",".join(f"{number:g}" for number in numbers)
-        raise InputError(f"{key}={given}", where="--sweep", hint="give each value once")
+        raise InputError(f"{key}={given}", where="`sweep`", hint="give each value once")
     return numbers

@@ -107,4 +107,4 @@ class HealthMonitor:
     def _remedy(self, member: int) -> str:
         config, hint = self._configs[member], self._agent.scale_hint
         now = "".join(f"{name} is {getattr(config, name):g}, " for name in hint.names)
-        return f"{now}try {hint.advice}" + self._scalable * ", or --set rewards=return_range"
+        return f"{now}try {hint.advice}" + self._scalable * ", or the option rewards=return_range"

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xql.agents import OFFLINE, ONLINE, Agent, TrainState
+from xql.agents import OFFLINE, ONLINE, Agent, OfflineName, TrainState, Unchecked
 from xql.data.actions import Box, box
 from xql.data.check import Finding, require_sound
 from xql.data.dataset import Dataset, DeviceData
@@ -28,7 +28,7 @@ from xql.envs.kitchen import as_evaluated
 from xql.errors import InputError, MissingExtra, nearest
 from xql.evaluation.scores import reference_score
 from xql.jax_config import standard_jax
-from xql.presets import resolve, suite
+from xql.presets import PresetName, resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
     DataConfig,
@@ -79,8 +79,8 @@ class OfflinePlan(NamedTuple):
 def train_offline(
     data: str | Path | Mapping[str, np.ndarray] | Dataset,
     *,
-    agent: str = "xql",
-    preset: str = "default",
+    agent: OfflineName | Unchecked = "xql",
+    preset: PresetName | Unchecked = "default",
     steps: int = 100_000,
     seeds: int | Sequence[int] = 1,
     sweep: Mapping[str, Sequence[float]] | None = None,
@@ -110,8 +110,8 @@ def train_offline(
             names, and without one nothing is evaluated; "none" trains without evaluation.
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
         options: settings by name that override the preset's: the fields of the agent's
-            configuration, `rewards` and `observations` for the scaling, and `subset` for the
-            episodes to learn from.
+            configuration (`xql.options` has them checked), `rewards` and `observations` for the
+            scaling, and `subset` for the episodes to learn from.
         evaluations: how many times to evaluate, evenly spaced, the last step included.
         episodes: evaluation episodes per member at each of these but the last.
         last_episodes: evaluation episodes per member at the last step, whose score is the result.
@@ -213,9 +213,9 @@ def plan_offline(
     if chosen.subset != "all":
         notes.append(f"subset {chosen.subset}: {len(dataset):,} of {len(whole):,} episodes kept")
     if env == NO_ENVIRONMENT:
-        notes.append("nothing is evaluated: --env none")
+        notes.append("nothing is evaluated: env is none")
     elif config.environment is None:
-        notes.append("no environment: nothing is evaluated (give --env)")
+        notes.append("no environment: nothing is evaluated (name one as env)")
     warnings = [one for one in findings if one.severity == "warning"]
     return OfflinePlan(config, dataset, notes, warnings)
 
@@ -259,6 +259,7 @@ def execute_offline(
             bar.say(note)
         for finding in plan.warnings:
             bar.warn_once(f"{finding.what} ({finding.where}); {finding.hint}")
+        bar.compiling()
         if state is None:
             population = initial_population(agent, config.spec, config.members)
         else:
@@ -337,7 +338,7 @@ def _environment(dataset: Dataset, env: str | None) -> str | None:
 @contextlib.contextmanager
 def _or_none() -> Iterator[None]:
     """Say of an environment that cannot be used that one can train without it."""
-    without = f"or train without evaluation: --env {NO_ENVIRONMENT}"
+    without = f"or train without evaluation: `env='{NO_ENVIRONMENT}'`"
     try:
         yield
     except InputError as error:

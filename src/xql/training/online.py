@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-from xql.agents import ONLINE, Agent, EnvironmentSpec, TrainState
+from xql.agents import ONLINE, Agent, EnvironmentSpec, OnlineName, TrainState, Unchecked
 from xql.data.scaling import Scaling
 from xql.envs.make import make_environment
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
 from xql.jax_config import standard_jax
-from xql.presets import preset_warmup, resolve, suite
+from xql.presets import PresetName, preset_warmup, resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
     DataConfig,
@@ -67,8 +67,8 @@ Observe = Callable[[int, TrainState, Replay, int], None]
 def train_online(
     env: str,
     *,
-    agent: str = "x-td3",
-    preset: str = "default",
+    agent: OnlineName | Unchecked = "x-td3",
+    preset: PresetName | Unchecked = "default",
     steps: int = 1_000_000,
     seeds: int | Sequence[int] = 1,
     sweep: Mapping[str, Sequence[float]] | None = None,
@@ -96,7 +96,7 @@ def train_online(
             combination × seeds.
         beta: one temperature or several; short for sweep={"beta": ...}.
         out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N.
-        options: settings by name that override the preset's.
+        options: settings by name that override the preset's; `xql.options` has them checked.
         loop: how acting and learning take turns; `loop_for(steps)` with the preset's warm-up where
             None.
         evaluations: how many times to evaluate, evenly spaced, the last step included.
@@ -233,6 +233,7 @@ def execute_online(
         bar.say(f"settings: preset {config.preset}" + (f", suite {of_suite}" if of_suite else ""))
         if evaluator.note:
             bar.say(evaluator.note)
+        bar.compiling()
         population = initial_population(agent, config.spec, config.members)
         logger = RunLogger(folder, bar, evaluator, agent, population)
         population, replay = _loop(population, actors, agent, logger, config, loop, observe)
@@ -308,19 +309,19 @@ def _check_loop(loop: OnlineLoop, steps: int) -> None:
     require_at_least("environments", each, 1)
     if not (math.isfinite(updates) and updates > 0.5 and abs(updates - round(updates)) < 1e-6):
         raise InputError(
-            f"--update-to-data {loop.update_to_data:g} with {each} environments is {updates:g} "
+            f"`update_to_data={loop.update_to_data:g}` with {each} environments is {updates:g} "
             "updates at a time",
             hint="their product must be a whole number, at least 1",
         )
     if steps % each:
         raise InputError(
-            f"--steps {steps} cannot be shared by {each} environments", hint="give a multiple"
+            f"`steps={steps}` cannot be shared by {each} environments", hint="give a multiple"
         )
     ring_capacity(loop.buffer, steps, each)
     if not 1 <= loop.warmup < steps:
         raise InputError(
-            f"--warmup {loop.warmup} leaves nothing to learn in of --steps {steps}",
-            hint="give fewer, at least 1, or more --steps",
+            f"`warmup={loop.warmup}` leaves nothing to learn in of `steps={steps}`",
+            hint="give fewer, at least 1, or more `steps`",
         )
 
 

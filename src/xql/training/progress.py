@@ -1,6 +1,7 @@
-"""The progress bar of a run: updates per second, time left, last score."""
+"""The progress of a run: a bar with updates per second and time left, and each score in a row."""
 
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -11,6 +12,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from xql.errors import printable
 
+PLAIN_EVERY = 30.0
+"""Seconds between two rows on how far it is, where there is no bar."""
+
 
 class _StandardError(Console):
     def on_broken_pipe(self) -> None:
@@ -19,7 +23,7 @@ class _StandardError(Console):
 
 
 class ProgressBar:
-    """A progress bar on a terminal, and plain lines now and then where standard error is a file."""
+    """A progress bar on a terminal, and plain rows now and then where standard error is a file."""
 
     def __init__(
         self, steps: int, members: int, *, unit: str = "updates", skip: int = 0, enabled: bool
@@ -38,7 +42,7 @@ class ProgressBar:
         self._console = _StandardError(
             file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True
         )
-        self._live = enabled and self._console.is_terminal
+        self._live = enabled and self._console.is_terminal and not self._console.is_dumb_terminal
         self._bar = Progress(
             TextColumn("{task.fields[speed]}", markup=False),
             BarColumn(),
@@ -47,12 +51,13 @@ class ProgressBar:
             console=self._console,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("", total=steps, speed="compiling", rest="")
-        self._score = ""
+        # Without a total the bar moves to and fro.
+        self._task = self._bar.add_task("", total=None, speed="compiling", rest="")
         self._warned: set[str] = set()
         self._broken = False
         self._began: float | None = None
         self._first_step = 0
+        self._last_row = time.perf_counter()
 
     def __enter__(self) -> "ProgressBar":
         self._show(self._bar.start)
@@ -78,41 +83,65 @@ class ProgressBar:
         except (OSError, ValueError, LookupError):
             self._broken = True
 
+    def _print(self, text: str, style: str | None = None) -> None:
+        """One row above the bar; on a terminal no word is cut at the edge."""
+        text = printable(text)
+        if self._live:
+            text = textwrap.fill(
+                text,
+                max(20, self._console.width),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        self._last_row = time.perf_counter()
+        self._show(self._console.print, text, style=style)
+
     def say(self, text: str) -> None:
-        """One line above the bar."""
+        """One row above the bar."""
         if self._enabled:
-            self._show(self._console.print, printable(text))
+            self._print(text)
+
+    def compiling(self) -> None:
+        """All is said, and the first chunk takes a while; the bar shows that itself."""
+        if not self._live:
+            self.say("compiling")
 
     def warn_once(self, text: str) -> None:
         """One line, the first time that it is said."""
         if text not in self._warned:
             self._warned.add(text)
-            self._show(self._console.print, printable(f"warning: {text}"), style="yellow")
+            self._print(f"warning: {text}", "yellow")
 
     def advance(self, step: int) -> None:
         """`step` steps are done."""
         if step <= self._skip:
-            self._show(self._bar.update, self._task, completed=step)
+            self._show(self._bar.update, self._task, completed=step, total=self._steps)
             return
         if self._began is None:
             # The first chunk holds the compilation, which is no measure of the speed to come.
             self._began, self._first_step = time.perf_counter(), step
+            self._show(
+                self._bar.update, self._task, completed=step, total=self._steps, speed="training"
+            )
             return
         speed = (step - self._first_step) / max(time.perf_counter() - self._began, 1e-9)
         left = (self._steps - step) / max(speed, 1e-9)
+        pace = f"{speed * self._members:,.0f} {self._unit}/s"
+        rest = f"{_clock(left)} left"
+        if not self._live and time.perf_counter() - self._last_row >= PLAIN_EVERY:
+            self.say(f"step {step:,} of {self._steps:,}: {pace}, {rest}")
         self._show(
             self._bar.update,
             self._task,
             completed=step,
-            speed=f"{speed * self._members:,.0f} {self._unit}/s",
-            rest=" · ".join(part for part in (f"{_clock(left)} left", self._score) if part),
+            total=self._steps,
+            speed=pace,
+            rest=rest,
         )
 
     def scored(self, step: int, text: str) -> None:
         """An evaluation is done."""
-        self._score = f"last score {text}"
-        if self._enabled and not self._live:
-            self._show(self._console.print, f"step {step:,}: {text}")
+        self.say(f"step {step:,}: {text}")
 
 
 def _clock(seconds: float) -> str:

@@ -53,7 +53,7 @@ def ring_capacity(wanted: int, steps: int, environments: int) -> int:
     if capacity < environments:
         raise InputError(
             f"a replay buffer of {wanted} transitions is too small",
-            hint=f"give --buffer at least {environments}",
+            hint=f"give `buffer` at least {environments}",
         )
     return capacity
 

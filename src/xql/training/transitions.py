@@ -65,7 +65,7 @@ def run_errors(
     """
     require_seed(seed)
     if transitions < 2:
-        raise InputError(f"--transitions {transitions} is too small", hint="give at least 2")
+        raise InputError(f"`transitions={transitions}` is too small", hint="give at least 2")
     folder = RunFolder.open(Path(run))
     config = folder.config
     config.require_member(index, str(run))
