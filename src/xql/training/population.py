@@ -181,7 +181,8 @@ def side_by_side(function: Callable[..., Any], *, in_turn: bool = False) -> Call
     Args:
         function: takes and gives arrays of one member.
         in_turn: one member after the other, instead of all in one vectorised program. Each gets the
-            bits that it has alone, if `function` is a long loop: XLA compiles its body the same.
+            bits that it has alone where XLA compiles the function's loop as it does alone: it does
+            for most agents (tests/truth/test_same_bits.py).
     """
 
     def each(*args: PyTree) -> PyTree:
