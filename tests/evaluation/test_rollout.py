@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from xql.errors import InputError
+from xql.errors import EnvironmentFault, InputError
 from xql.evaluation.rollout import Evaluator, rollout
 
 
@@ -158,12 +158,18 @@ def test_success_is_none_where_the_environment_reports_none() -> None:
     assert [one.success for one in results] == [None, None]
 
 
-@pytest.mark.parametrize("broken", ["observation", "reward"])
-def test_a_simulator_that_breaks_down_ends_its_episode(broken: str) -> None:
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("observation", "an observation that is nan in column 0 and 1 more columns"),
+        ("reward", "the reward inf"),
+    ],
+)
+def test_a_simulator_that_gives_no_number_is_named(broken: str, said: str) -> None:
     class Breaks(Hold):
         def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, Any]:
             observation, reward, terminated, truncated, info = super().step(action)
-            if self.time == 4:
+            if self.time == 4 and self.limit == 5:  # of the seeds 3, 7, …
                 observation, reward = (
                     (observation * np.nan, reward)
                     if broken == "observation"
@@ -171,11 +177,21 @@ def test_a_simulator_that_breaks_down_ends_its_episode(broken: str) -> None:
                 )
             return observation, reward, terminated, truncated, info
 
-    results = rollout(Breaks, push(0.0), members=1, episodes=2)
-    # Three rewards of 1 before it, and the success of the second step.
-    assert [(one.episode_return, one.length, one.success) for one in results] == [
-        (3.0, 4, True)
-    ] * 2
+    with pytest.raises(EnvironmentFault) as fault:
+        rollout(Breaks, push(0.0), members=2, episodes=5, seed=0, parallel=2)
+    assert str(fault.value) == (
+        f"Breaks: step 4 of episode 3 gave {said}; an episode's return needs finite numbers"
+    )
+
+
+def test_a_start_that_is_no_number_is_the_environment_s_fault_and_not_the_member_s() -> None:
+    class Lost(Walk):
+        def look(self) -> np.ndarray:
+            return np.array([self.x, np.inf], np.float32)
+
+    fault = r"^Lost: reset with the seed 70 gave an observation that is inf in column 1$"
+    with pytest.raises(EnvironmentFault, match=fault):
+        rollout(Lost, push(0.0), members=1, episodes=1, seed=70)
 
 
 def test_a_diverged_member_gets_nan_and_harms_no_other() -> None:

@@ -136,3 +136,5 @@ def test_last_and_best_are_different_numbers_and_say_which_they_are() -> None:
     assert best.label == "best over 2 evaluations"
     assert (last.episodes, best.episodes) == (2, 2)
     assert last.interval.seeds == best.interval.seeds == 2
+    only = best_summary([100, 100], [3, 8], [1.0, 2.0])
+    assert only.label == "best over 1 evaluation: the last"

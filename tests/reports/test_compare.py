@@ -360,6 +360,27 @@ def test_the_written_tables(tmp_path: Path) -> None:
     assert found.latex().count(r"\begin{tabular}") == 3
 
 
+def test_what_is_too_little_to_say_much_is_said(tmp_path: Path) -> None:
+    lone = compare([write(tmp_path / "a", last=[10]), write(tmp_path / "b", last=[20], agent="bc")])
+    text = lone.markdown()
+    (line,) = (one for one in text.splitlines() if "n/a (1 seed) " in one and "[" not in one)
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[1:5] == ["maze-v0", "xql", "bc", "n/a (1 seed)"]
+    assert lone.cautions[0].startswith("One seed has no interval, and no probability")
+    assert lone.cautions[0] in text and lone.cautions[0] in lone.latex()
+
+    few = compare(
+        [write(tmp_path / "c", last=[10, 10]), write(tmp_path / "d", last=[20, 21], agent="bc")]
+    )
+    assert [one[:20] for one in few.cautions] == ["Two or three seeds: ", "An interval of width"]
+    many = compare([write(tmp_path / "e", last=[10, 20, 30, 40])])
+    assert many.cautions == []
+    plan: dict[str, Any] = {"evaluation": EvaluationPlan(1, 0, 1), "steps": 100}
+    once = compare([write(tmp_path / "f", last=[1, 2, 3, 4], at=(100,), **plan)])
+    assert [one[:14] for one in once.cautions] == ["One episode fo", "One evaluation"]
+    assert "step 100, 1 episode " in once.markdown() and "| 1 evaluation, ≥" in once.markdown()
+
+
 def test_the_figure_names_every_method_task_and_panel(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     door: dict[str, Any] = {"data.name": "door-v0"}
@@ -373,6 +394,9 @@ def test_the_figure_names_every_method_task_and_panel(tmp_path: Path) -> None:
     for comment in ("xql", "bc", "maze-v0", "door-v0", "Performance profile, last step"):
         assert f"<!-- {comment} -->" in text
     assert "xql &gt; bc" in text and "biased upwards" in text
+    single = [write(tmp_path / f"d{one}", last=[9], agent=one) for one in ("xql", "bc")]
+    text = plot_comparison(compare(single), tmp_path / "single.svg").read_text(encoding="utf-8")
+    assert "xql &gt; bc: n/a (1 seed)" in text and "<!-- bc (1 seed) -->" in text
     lone = plot_comparison(compare(runs[:1]), tmp_path / "lone.png")
     assert lone.read_bytes().startswith(b"\x89PNG")
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,15 +15,21 @@ import yaml
 import xql
 from worlds import Line, line_data, register_line, same_bits
 from xql.agents import member
+from xql.cli.train import finish
 from xql.data.actions import box
 from xql.data.dataset import Dataset
 from xql.errors import EnvironmentFault, InputError
+from xql.reports.comparable import whole_evaluations
 from xql.runs.config import EvaluationPlan, RunConfig
-from xql.runs.folder import COLUMNS
+from xql.runs.folder import COLUMNS, RunFolder
 from xql.runs.policy import load_policy
 from xql.runs.run import Run
-from xql.training.evaluate import evaluate_run
+from xql.training.divergence import RewardRange
+from xql.training.evaluate import PopulationEvaluator, evaluate_run
 from xql.training.offline import Pace, execute_offline, plan_offline
+from xql.training.population import initial_population
+from xql.training.progress import ProgressBar
+from xql.training.run_logger import RunLogger
 
 SMALL = {"hidden": [16], "batch_size": 32}
 
@@ -219,16 +226,35 @@ def test_a_member_that_diverges_is_frozen_and_the_run_goes_on(
     # Q soon stands far above V, and e^z overflows.
     wild: dict[str, Any] = {"loss": "plain", "max_gradient_norm": None, "rewards": "scale:-1e6"}
     wild["critic_learning_rate"] = 0.1
-    run = learn(tmp_path / "run", env=register_line(), beta=1e-6, options=SMALL | wild)
+    settings: dict[str, Any] = {"env": register_line(), "options": SMALL | wild, "progress": True}
+    run = learn(tmp_path / "run", beta=[1e-6, 1e9], **settings)
     said = " ".join(capsys.readouterr().err.split())
     assert "warning: member 0 has diverged by step 20 and is frozen as it was at step 0" in said
+    assert "1 of 2 diverged" in said and "training stops" not in said
     last = run.folder.read_metrics()[-1]
     assert not np.isfinite(last.values["value_loss"][0])
     assert run.folder.read_frozen() == {0: 0}
-    assert run.population.step.tolist() == [0]
+    assert run.population.step.tolist() == [0, 60]
     assert all(np.isfinite(row.episode_return) for row in run.evaluations)
     assert same_bits(xql.Run.open(run.path).population, run.population)
     assert "member 0 diverged: it is evaluated as it was at step 0" in run.describe()
+
+    # Alone, nobody is left to go on; the last policy is kept, and evaluated as the result.
+    alone = learn(tmp_path / "alone", beta=1e-6, **settings)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "warning: the member has diverged by step 20 (not finite: " in said
+    assert "so training stops here; beta is 1e-06, inverse_temperature is 3, try a larger" in said
+    assert f"the run is kept in {alone.path}" in said and "1 of 1 diverged" in said
+    assert [line.step for line in alone.folder.read_metrics()] == [20]
+    assert {row.step for row in alone.evaluations} == {60}
+    assert same_bits(xql.Run.open(alone.path).population, alone.population)
+    # It stands beside runs that went on: one whole evaluation is as good as another.
+    steps = [row.step for row in whole_evaluations(alone.folder)]
+    assert {step: steps.count(step) for step in steps} == {60: 3, 20: 2, 40: 2}
+    with pytest.raises(SystemExit) as end:
+        finish(alone, plot=False)
+    assert end.value.code == 1
+    finish(run, plot=False)
 
 
 def test_a_beta_given_stands_in_for_one_that_the_preset_lacks(tmp_path: Path) -> None:
@@ -337,6 +363,24 @@ def test_overestimation_is_warned_of_once_a_member(
     assert run.folder.read_frozen() == {}
 
 
+def test_a_v_above_every_return_is_warned_of_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = plan_offline(line_data(), steps=4, options=SMALL, env="none").config
+    agent, bar = config.make_agent(), ProgressBar(4, 1, enabled=False)
+    population = initial_population(agent, config.spec, config.members)
+    folder = RunFolder.create(tmp_path / "run", config)
+    logger = RunLogger(folder, bar, None, agent, population)
+    for step, v in enumerate((18.0, 30.0, 40.0)):
+        values = {"q": np.zeros(1), "v": np.array([v])}
+        logger.metrics(step, population, values, RewardRange(-1.76, 0.0))
+    folder.close()
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("stands at") == 1
+    assert "member 0's V stands at 30 by step 1, but no return can be above 0 here" in said
+    assert logger.verdict() == "look at the warnings: values above all possible returns"
+
+
 def test_swept_hyperparameters_cross_and_each_member_learns_with_its_own(tmp_path: Path) -> None:
     sweep = {"beta": [0.5, 2.0], "inverse_temperature": [1.0, 3.0]}
     run = learn(tmp_path / "run", sweep=sweep, seeds=2, evaluations=1, env=register_line())
@@ -381,6 +425,27 @@ def test_execution_goes_on_from_a_state_bit_for_bit(tmp_path: Path) -> None:
     half = Run.open(tmp_path / "whole", step=30).population
     rest = execute_offline(plan, tmp_path / "rest", state=half, step=30, progress=False)
     assert same_bits(rest.population, whole.population)
+
+
+def test_an_environment_of_other_action_bounds_is_said(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bounds(low: float, high: float) -> None:
+        box = gymnasium.spaces.Box(low, high, (1,), np.float32)
+        monkeypatch.setattr(Line, "action_space", box)
+
+    bounds(-0.5, 1.0)
+    said = r"act within \[-1, 1\] in action 0, and XQLTestLine-v0 takes \[-0.5, 1\]: .* is clipped"
+    with pytest.warns(UserWarning, match=said):
+        evaluate_run(run.path, episodes=1, trust=["worlds"])
+    bounds(-1.0, 4.0)
+    assert "the rest of it is never used" in PopulationEvaluator(run.config, first).bounds
+    bounds(-np.inf, np.inf)
+    assert PopulationEvaluator(run.config, first).bounds == ""
+
+
+def first(state: Any) -> Any:
+    return None
 
 
 def test_an_environment_that_fails_in_evaluation_loses_nothing(

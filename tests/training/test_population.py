@@ -15,6 +15,7 @@ from xql.training.population import (
     MemberMetrics,
     draw,
     initial_population,
+    mesh_of,
     replicated,
     train_chunk,
     zero_totals,
@@ -32,22 +33,32 @@ def test_chunk_lengths_do_not_matter() -> None:
     assert whole.step.tolist() == [300, 300]
 
 
-def test_a_member_is_the_same_run_alone() -> None:
-    members = [Member(3, {}), Member(5, {"beta": 0.3}), Member(5, {"critic_learning_rate": 1e-3})]
-    together = trained(AGENT, SPEC, members, line_data(), 300)
-    assert together.step.shape == (3,)
-    for index, one in enumerate(members):
-        alone = member(trained(AGENT, SPEC, [one], line_data(), 300), 0)
-        beside = member(together, index)
-        assert same_bits(alone.key, beside.key)  # the very same batches
-        for part in ("policy", "value", "critic"):
-            pairs = zip(
-                jax.tree.leaves(getattr(alone, part).network),
-                jax.tree.leaves(getattr(beside, part).network),
-                strict=True,
-            )
-            for a, b in pairs:
-                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+@pytest.mark.parametrize(("many", "few"), [(3, 1), (4, 2)])  # on one device, and on two
+def test_a_member_has_the_same_bits_whoever_shares_its_device(many: int, few: int) -> None:
+    members = [Member(5, {"beta": 0.3}), Member(3), Member(9), Member(5)]
+    beside = trained(AGENT, SPEC, members[:many], line_data(), 20)
+    assert mesh_of(beside).size == few
+    fewer = trained(AGENT, SPEC, members[:few], line_data(), 20)
+    for index in range(few):
+        assert same_bits(member(beside, index), member(fewer, index))
+
+
+def test_a_member_s_own_device_makes_a_difference_of_rounding_alone() -> None:
+    alone = member(trained(AGENT, SPEC, [Member(5)], line_data(), 300), 0)
+    beside = member(trained(AGENT, SPEC, [Member(5), Member(3)], line_data(), 300), 0)
+    assert same_bits(alone.key, beside.key)  # the very same batches
+    for part in ("policy", "value", "critic"):
+        pairs = zip(
+            jax.tree.leaves(getattr(alone, part).network),
+            jax.tree.leaves(getattr(beside, part).network),
+            strict=True,
+        )
+        for a, b in pairs:
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    ours, theirs = (
+        initial_population(AGENT, SPEC, one) for one in ([Member(5)], [Member(3), Member(5)])
+    )
+    assert same_bits(member(ours, 0), member(theirs, 1))
 
 
 def test_seeds_and_changes_tell_members_apart() -> None:

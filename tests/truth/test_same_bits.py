@@ -2,6 +2,8 @@
 
 parameters.json was recorded with 0.1 before its code was rearranged. On the processor and the XLA
 release that it was recorded on, every bit is the same; elsewhere, the norm of every part agrees.
+Offline, a member of a population now has the bits of 0.1's run of its seed alone, but for the
+agents in `ROUNDED`.
 """
 
 import json
@@ -12,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from xql.agents import AGENTS
+from xql.agents import AGENTS, ONLINE
 
 HOME = Path(__file__).parent
+ROUNDED = ("awac", "rebrac")
+"""XLA rounds their updates otherwise where members of a population take turns."""
 ALWAYS = ("xql/1", "xql/3", "x-td3/1", "x-sac/3")
 CELLS = [f"{agent}/{population}" for agent in AGENTS for population in (1, 3)]
 
@@ -37,5 +41,10 @@ def test_the_parameters_are_those_of_version_0_1(cell: str) -> None:
     for name, found in ours["cells"].items():
         expected = recorded["cells"][name]
         if ours["machine"] == recorded["machine"]:
-            assert found["sha256"] == expected["sha256"], name
+            agent, population = cell.split("/")
+            if agent not in ONLINE and population == "3":
+                alone = recorded["cells"][name.replace("/3/", "/1/")]["sha256"]
+                assert (found["sha256"] == alone) == (agent not in ROUNDED), name
+            else:
+                assert found["sha256"] == expected["sha256"], name
         assert found["norms"] == pytest.approx(expected["norms"], rel=1e-3), name

@@ -176,11 +176,17 @@ def online(
 
 
 def finish(run: Any, plot: bool) -> None:
-    """Print the scores of a run and its folder; draw its learning curves."""
+    """Print the scores of a run and its folder; draw its learning curves.
+
+    Raises:
+        SystemExit: every member diverged.
+    """
     print_words(run.describe())
     if plot and run.results:
         draw(run.path)
     print(f"run folder: {run.path}")
+    if len(run.folder.read_frozen()) == len(run.config.members):
+        raise SystemExit(1)  # nothing was learned; the warning says why
 
 
 def parse_settings(words: Iterable[Iterable[str]]) -> dict[str, Any]:

@@ -23,6 +23,13 @@ class Step(NamedTuple):
         """Whether observation and reward are numbers; a simulator that broke down gives others."""
         return bool(np.isfinite(self.observation).all() and np.isfinite(self.reward))
 
+    @property
+    def wrong(self) -> str:
+        """What is not finite, in words."""
+        if not np.isfinite(self.reward):
+            return f"the reward {self.reward}"
+        return _wrong(self.observation)
+
 
 def name_of(env: gymnasium.Env[Any, Any]) -> str:
     """An environment's id, or its class where it has none."""
@@ -35,7 +42,8 @@ def reset(
     """The first observation of an episode.
 
     Raises:
-        EnvironmentFault: the environment raised, or returned no observation of its space.
+        EnvironmentFault: the environment raised, or returned no observation of its space, or one
+            that is not finite: no policy can act on it.
     """
     try:
         result = env.reset() if seed is None else env.reset(seed=seed)
@@ -47,7 +55,11 @@ def reset(
         raise EnvironmentFault(
             f"reset returned {_kind(result)}, not (observation, info)", where=name_of(env)
         )
-    return _observation(env, result[0])
+    observation = _observation(env, result[0])
+    if not np.isfinite(observation).all():
+        how = "" if seed is None else f" with the seed {seed}"
+        raise EnvironmentFault(f"reset{how} gave {_wrong(observation)}", where=name_of(env))
+    return observation
 
 
 def step(env: gymnasium.Env[Any, Any], action: Any) -> Step:
@@ -103,6 +115,12 @@ def _observation(env: gymnasium.Env[Any, Any], observation: Any) -> np.ndarray:
             f"its observation is {_kind(observation)}, its space says {shape}", where=name_of(env)
         )
     return flat
+
+
+def _wrong(observation: Float32[np.ndarray, " observation"]) -> str:
+    columns = np.flatnonzero(~np.isfinite(observation))
+    more = f" and {len(columns) - 1} more columns" if len(columns) > 1 else ""
+    return f"an observation that is {observation[columns[0]]} in column {columns[0]}{more}"
 
 
 def _raised(env: gymnasium.Env[Any, Any], call: str, error: Exception) -> EnvironmentFault:

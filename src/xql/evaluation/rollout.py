@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32
 
 from xql.data.actions import action_spec, require_box
 from xql.envs import checked
-from xql.errors import InputError
+from xql.errors import EnvironmentFault, InputError
 
 Act = Callable[
     [Float32[np.ndarray, "members parallel observation"]],
@@ -62,12 +62,18 @@ class _Slot:
     def step(
         self, action: Float[np.ndarray, " action"], stop_at_success: bool
     ) -> Float32[np.ndarray, " observation"] | None:
-        """The next observation, or None where the episode has ended."""
+        """The next observation, or None where the episode has ended.
+
+        Raises:
+            EnvironmentFault: it gave a number that is not finite, for an action that is.
+        """
         taken = checked.step(self.environment, action)
         if not taken.finite:
-            # The simulator broke down, not the policy: the rewards until then count.
-            self.rewards.append(0.0)
-            return None
+            raise EnvironmentFault(
+                f"step {len(self.rewards) + 1} of episode {self.episode} gave {taken.wrong}",
+                where=checked.name_of(self.environment),
+                hint="an episode's return needs finite numbers",
+            )
         self.rewards.append(taken.reward)
         reported = checked.success(taken.info)
         if reported is not None:
@@ -149,6 +155,7 @@ class Evaluator:
             stop_at_success: end an episode at its first success, as D4RL counts AntMaze.
 
         Raises:
+            EnvironmentFault: the environment failed, or gave a number that is not finite.
             InputError: `act` gives an array of another shape than [members, parallel, action].
         """
         if episodes < 1:

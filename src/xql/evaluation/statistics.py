@@ -237,6 +237,10 @@ def step_intervals(
     ]
 
 
+def _evaluations(steps: Sequence[int]) -> str:
+    return f"{len(steps)} evaluation{'s' * (len(steps) != 1)}"
+
+
 def last_summary(steps: Sequence[int], seeds: Sequence[int], values: Iterable[float]) -> Summary:
     """The interquartile mean over seeds at the last evaluation step: the honest number.
 
@@ -247,7 +251,7 @@ def last_summary(steps: Sequence[int], seeds: Sequence[int], values: Iterable[fl
     step_axis, seed_axis, means = episode_means(steps, seeds, values)
     return Summary(
         stratified_bootstrap(means[:, -1:]),
-        f"last of {len(step_axis)} evaluations (step {step_axis[-1]})",
+        f"last of {_evaluations(step_axis)} (step {step_axis[-1]})",
         sum(step == step_axis[-1] for step in steps) // len(seed_axis),
     )
 
@@ -265,6 +269,6 @@ def best_summary(steps: Sequence[int], seeds: Sequence[int], values: Iterable[fl
     step_axis, seed_axis, means = episode_means(steps, seeds, values)
     return Summary(
         stratified_bootstrap(means.max(axis=1, keepdims=True)),
-        f"best over {len(step_axis)} evaluations",
+        f"best over {_evaluations(step_axis)}" + ": the last" * (len(step_axis) == 1),
         min(steps.count(step) for step in step_axis) // len(seed_axis),
     )

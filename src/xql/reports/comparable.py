@@ -35,7 +35,7 @@ def whole_evaluations(folder: RunFolder) -> list[Evaluation]:
         InputError: it was not evaluated, is unfinished, or its members played different numbers of
             episodes.
     """
-    rows = folder.read_evaluations()
+    rows = _as_frozen(folder, folder.read_evaluations())
     where = str(folder.path)
     if not rows:
         raise InputError(
@@ -61,6 +61,26 @@ def whole_evaluations(folder: RunFolder) -> list[Evaluation]:
                 hint="leave this run out: its evaluations are damaged",
             )
     return rows
+
+
+def _as_frozen(folder: RunFolder, rows: list[Evaluation]) -> list[Evaluation]:
+    """The rows that a run left out when it ended early, since every member had diverged.
+
+    The policies stay as they were, and every evaluation starts from the same states: the episodes
+    of the last one are those of all the others too.
+    """
+    config = folder.config
+    if not rows or len(folder.read_frozen()) < len(config.members):
+        return rows
+    last, played = max(row.step for row in rows), {row.step for row in rows}
+    stride = 1 if config.loop is None else config.loop.environments
+    return rows + [
+        row._replace(step=step)
+        for step in config.evaluation.steps(config.steps, stride)
+        if step not in played
+        for row in rows
+        if row.step == last and row.episode < config.evaluation.episodes
+    ]
 
 
 def conditions_of(

@@ -65,6 +65,12 @@ class Pair(NamedTuple):
     probability: Interval
     """Of the last step."""
 
+    @property
+    def shown(self) -> str:
+        """The probability in words: of one seed it would always be 0, ½ or 1."""
+        few = self.probability.seeds == 1
+        return "n/a (1 seed)" if few else format_interval(self.probability, 2)
+
 
 class Comparison(NamedTuple):
     """What `xql.compare` returns."""
@@ -78,6 +84,29 @@ class Comparison(NamedTuple):
     """The tasks that every method has, where they share a unit."""
     notes: list[str]
     """Who diverged, what could not be averaged, and why."""
+
+    @property
+    def cautions(self) -> list[str]:
+        """What these seeds, episodes and evaluations are too few for, a sentence each."""
+        seeds = [len(row.seeds) for row in self.rows]
+        intervals = [one for row in self.rows for one in (row.last.iqm, row.last.mean)]
+        intervals += [pair.probability for pair in self.pairs]
+        said = {
+            "One seed has no interval, and no probability of improvement: two runs show which of "
+            "them was better, not which method is.": 1 in seeds,
+            "Two or three seeds: their intervals are too narrow to rank methods.": any(
+                one in (2, 3) for one in seeds
+            ),
+            "An interval of width 0 is of seeds that do not differ, or of methods that do not "
+            "overlap; with few seeds that is no certainty.": any(
+                one.low == one.high for one in intervals
+            ),
+            "One episode for each seed: a score is mostly that of its initial state.": any(
+                row.last.episodes == 1 for row in self.rows
+            ),
+            "One evaluation: its best is its last.": any(row.evaluations == 1 for row in self.rows),
+        }
+        return [sentence for sentence, holds in said.items() if holds]
 
     @property
     def tasks(self) -> list[str]:
@@ -96,7 +125,7 @@ class Comparison(NamedTuple):
             parts.append(as_markdown(*self._pairs()))
         if self._readings():
             parts.append(as_markdown(*self._profiles()))
-        return "\n".join([*parts, *(f"{note}\n" for note in (*self.notes, FOOT))])
+        return "\n".join([*parts, *(f"{note}\n" for note in self._footnotes())])
 
     def latex(self) -> str:
         """The same three tables for LaTeX with booktabs, what was left out as comments."""
@@ -105,7 +134,10 @@ class Comparison(NamedTuple):
             parts.append(as_latex(*self._pairs(), left=3))
         if self._readings():
             parts.append(as_latex(*self._profiles()))
-        return "\n".join([*parts, *(f"% {note}" for note in (*self.notes, FOOT)), ""])
+        return "\n".join([*parts, *(f"% {note}" for note in self._footnotes()), ""])
+
+    def _footnotes(self) -> list[str]:
+        return [*self.notes, *self.cautions, FOOT]
 
     def csv(self) -> str:
         """The scores, a column for every number."""
@@ -144,8 +176,9 @@ class Comparison(NamedTuple):
                     for scores in (row.last, row.best)
                     for interval in (scores.iqm, scores.mean)
                 ),
-                f"step {row.step}, {row.last.episodes} episodes",
-                f"{row.evaluations} evaluations, ≥ {row.best.episodes} episodes",
+                f"step {row.step}, {_counted(row.last.episodes, 'episode')}",
+                f"{_counted(row.evaluations, 'evaluation')}, "
+                f"≥ {_counted(row.best.episodes, 'episode')}",
             ]
             for row in self.rows
         ]
@@ -153,10 +186,7 @@ class Comparison(NamedTuple):
 
     def _pairs(self) -> tuple[list[str], list[list[str]]]:
         header = ["task", "first", "second", "P(first > second), last"]
-        return header, [
-            [pair.task, pair.first, pair.second, format_interval(pair.probability, 2)]
-            for pair in self.pairs
-        ]
+        return header, [[pair.task, pair.first, pair.second, pair.shown] for pair in self.pairs]
 
     @property
     def profile_quantity(self) -> Quantity | None:
@@ -194,6 +224,10 @@ class Comparison(NamedTuple):
                 cells += [" ".join(_number(value) for value in scores.values)]
             rows.append([str(cell) for cell in cells])
         return header, rows
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 _ENDS = ("", "_low", "_high")

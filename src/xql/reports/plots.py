@@ -289,7 +289,8 @@ def _draw_scores(figure: Any, comparison: Comparison) -> None:
     for axes, group in zip(panels, groups, strict=True):
         for place, row in enumerate(group):
             _draw_row(axes, row, place, _colour(comparison, row.method))
-        axes.set_yticks(range(len(group)), [row.method for row in group], fontsize=8.5)
+        names = [row.method + " (1 seed)" * (len(row.seeds) == 1) for row in group]
+        axes.set_yticks(range(len(group)), names, fontsize=8.5)
         axes.set_ylim(len(group) - 0.4, -0.6)
         axes.set_title(group[0].task, loc="left", fontsize=9.5, fontweight="bold")
         axes.set_xlabel(AXES[group[0].quantity], fontsize=8)
@@ -355,11 +356,16 @@ def _decisive_pairs(comparison: Comparison) -> list[tuple[str, Interval]]:
     found: dict[tuple[str, str], Interval] = {}
     for pair in comparison.pairs:  # those over several tasks come last, and replace the others
         found[(pair.first, pair.second)] = pair.probability
-    return [(f"{first} > {second}", probability) for (first, second), probability in found.items()]
+    return [
+        (f"{first} > {second}" + ": n/a (1 seed)" * (probability.seeds == 1), probability)
+        for (first, second), probability in found.items()
+    ]
 
 
 def _draw_pairs(axes: Any, pairs: Sequence[tuple[str, Interval]]) -> None:
     for place, (_, probability) in enumerate(pairs):
+        if probability.seeds == 1:
+            continue  # it would always be 0, ½ or 1
         axes.plot([probability.low, probability.high], [place, place], color="#333333", lw=2.4)
         axes.plot(probability.estimate, place, "o", color="#333333", ms=6)
     axes.axvline(0.5, color="#999999", lw=1.0, ls=(0, (4, 3)), zorder=0)

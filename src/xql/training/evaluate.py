@@ -1,13 +1,17 @@
 """Evaluate a population in the environment that its data came from."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from jaxtyping import Float32
 
 from xql.agents import TrainState
+from xql.data.actions import action_spec, require_box
+from xql.envs.checked import name_of
 from xql.envs.make import check_fits, make_environment
 from xql.errors import require_seed
 from xql.evaluation.rollout import LONGEST_EPISODE, Evaluator, time_limit
@@ -24,7 +28,8 @@ class PopulationEvaluator:
     """The copies of the environment, kept from one evaluation to the next.
 
     Attributes:
-        limited: whether the environment states a time limit.
+        bounds: what to say where the environment's action bounds are not the policies'; else "".
+        notes: what to say before the first update.
     """
 
     def __init__(
@@ -45,22 +50,18 @@ class PopulationEvaluator:
         probe = make_environment(environment, keys=keys)
         try:
             check_fits(probe, data.observation_size, data.actions.size, data.name)
-            self.limited = time_limit(probe) is not None
+            self.bounds = _bounds(probe, config)
+            self.notes = [self.bounds] if self.bounds else []
+            if time_limit(probe) is None:
+                self.notes.append(
+                    f"the environment states no time limit: evaluation episodes are cut after "
+                    f"{LONGEST_EPISODE:,} steps (register it with max_episode_steps)"
+                )
         finally:
             probe.close()
         self._config, self._actor = config, actor
         self._evaluator = Evaluator(
             lambda: make_environment(environment, keys=keys), len(config.members)
-        )
-
-    @property
-    def note(self) -> str:
-        """What to say before the first update; empty where there is nothing to say."""
-        if self.limited:
-            return ""
-        return (
-            f"the environment states no time limit: evaluation episodes are cut after "
-            f"{LONGEST_EPISODE:,} steps (register it with max_episode_steps)"
         )
 
     @standard_jax()
@@ -85,6 +86,24 @@ class PopulationEvaluator:
     def close(self) -> None:
         """Close the environments."""
         self._evaluator.close()
+
+
+def _bounds(env: gymnasium.Env[Any, Any], config: RunConfig) -> str:
+    """What to say where an environment's actions are not those that the policies take."""
+    name, ours = name_of(env), require_box(config.data.actions, config.data.name)
+    theirs = require_box(action_spec(env.action_space, name, bounded=False), name)
+    for column, (low, high, least, most) in enumerate(
+        zip(ours.low, ours.high, theirs.low, theirs.high, strict=True)
+    ):
+        slack = 1e-3 * (high - low)
+        wide = f"the policies act within [{low:g}, {high:g}] in action {column}, and {name} takes "
+        if low < least - slack or high > most + slack:
+            return (
+                f"{wide}[{least:g}, {most:g}]: what lies beyond is clipped; are they in its units?"
+            )
+        if np.isfinite([least, most]).all() and (low > least + slack or high < most - slack):
+            return f"{wide}[{least:g}, {most:g}]: the rest of it is never used"
+    return ""
 
 
 @standard_jax()
@@ -117,6 +136,8 @@ def evaluate_run(
     environment = folder.config.require_environment(str(run), env, trust)
     agent, population, step = load_population(folder, step)
     evaluator = PopulationEvaluator(folder.config, agent.actor, environment)
+    if evaluator.bounds:
+        warnings.warn(evaluator.bounds, UserWarning, stacklevel=2)
     try:
         return evaluator.evaluate(population, step, episodes, seed)
     finally:

@@ -100,11 +100,12 @@ class HealthMonitor:
             )
             which = ", ".join(map(str, newly))
             who = f"member{'s' if len(newly) > 1 else ''} {which}"
-            lines.append(f"{who} by step {step:,}: {said}; {self._remedy(first)}")
+            lines.append(f"{who} by step {step:,}: {said}; {self.remedy(first)}")
             self.problems.append(said.split(" (")[0].split(":")[0])
         return lines
 
-    def _remedy(self, member: int) -> str:
+    def remedy(self, member: int) -> str:
+        """What to try, with the member's values of it."""
         config, hint = self._configs[member], self._agent.scale_hint
         now = "".join(f"{name} is {getattr(config, name):g}, " for name in hint.names)
         return f"{now}try {hint.advice}" + self._scalable * ", or the option rewards=return_range"

@@ -121,9 +121,14 @@ def train_offline(
             `xql.envs.trusted.PACKAGES`; a package is imported.
         progress: show a progress bar on standard error.
 
+    Returns:
+        The run. Where every member diverged it ends early: its folder's `read_frozen()` has all
+        members, and their last good policies are evaluated as at the last step.
+
     Raises:
         InputError: anything among these that cannot be used, or data that is not sound. Nothing is
             written then.
+        EnvironmentFault: the environment failed in an evaluation; the run is kept.
     """
     if out is not None:
         RunFolder.require_free(Path(out))
@@ -255,7 +260,7 @@ def execute_offline(
         folder = RunFolder.create(path, config)
         stack.callback(folder.close)
         bar = stack.enter_context(ProgressBar(config.steps, len(config.members), enabled=progress))
-        for note in [*plan.notes, *([evaluator.note] if evaluator and evaluator.note else [])]:
+        for note in [*plan.notes, *(evaluator.notes if evaluator else [])]:
             bar.say(note)
         for finding in plan.warnings:
             bar.warn_once(f"{finding.what} ({finding.where}); {finding.hint}")
@@ -267,7 +272,8 @@ def execute_offline(
         data = apply_scaling(dataset, config.scaling).to_device(replicated(population))
         logger = RunLogger(folder, bar, evaluator, agent, population, step)
         population = _loop(population, data, agent, logger, config, step)
-        bar.say(f"{config.steps:,} updates × {len(config.members)} in {logger.seconds:.0f} s")
+        if not logger.stopped:
+            bar.say(f"{config.steps:,} updates × {len(config.members)} in {logger.seconds:.0f} s")
         bar.say(logger.verdict())
     return Run(folder, population)
 
@@ -312,6 +318,9 @@ def _loop(
             step += stretch
             means = {name: np.asarray(total) / np.float32(done) for name, total in totals.items()}
             population = logger.metrics(step, population, means, rewards)
+            if logger.stopped:
+                logger.end(population)
+                return population
         if step == target:
             logger.milestone(step, population)
     return population

@@ -231,8 +231,8 @@ def execute_online(
         )
         of_suite = suite(env)
         bar.say(f"settings: preset {config.preset}" + (f", suite {of_suite}" if of_suite else ""))
-        if evaluator.note:
-            bar.say(evaluator.note)
+        for note in evaluator.notes:
+            bar.say(note)
         bar.compiling()
         population = initial_population(agent, config.spec, config.members)
         logger = RunLogger(folder, bar, evaluator, agent, population)
@@ -242,7 +242,8 @@ def execute_online(
         if actors.breakdowns.any():
             each = ", ".join(map(str, actors.breakdowns))
             bar.warn_once(f"steps at which a simulator gave no finite number, by member: {each}")
-        bar.say(f"{config.steps:,} steps × {len(config.members)} in {logger.seconds:.0f} s")
+        if not logger.stopped:
+            bar.say(f"{config.steps:,} steps × {len(config.members)} in {logger.seconds:.0f} s")
         bar.say(logger.verdict())
     return Run(folder, population)
 
@@ -283,6 +284,9 @@ def _loop(
             logged, done = step, 0
             if observe is not None:
                 observe(step, state.population, state.replay, filled)
+            if logger.stopped:
+                logger.end(state.population)
+                break
         if step in targets:
             logger.milestone(step, state.population)
     return state.population, state.replay

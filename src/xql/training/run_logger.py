@@ -19,7 +19,11 @@ from xql.training.progress import ProgressBar
 
 
 class RunLogger:
-    """Keeps a run's folder and its progress bar, and guards against diverging members."""
+    """Keeps a run's folder and its progress bar, and guards against diverging members.
+
+    Attributes:
+        stopped: whether every member has diverged, so that there is nothing left to train.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class RunLogger:
         self._agent = agent
         self._guard = DivergenceGuard(population, step)
         self._overestimated: set[int] = set()
+        self.stopped = False
         config = folder.config
         configs = [config.member_config(index) for index in range(len(config.members))]
         self._health = HealthMonitor(agent, configs, scalable=not config.online)
@@ -93,9 +98,22 @@ class RunLogger:
                 f"member {index} has diverged by step {step:,} and is frozen as it was at step "
                 f"{good:,}; metrics.jsonl says which number is not finite"
             )
+        members = len(folder.config.members)
+        if newly and len(self._guard.frozen) == members:
+            self.stopped = True
+            wrong = [one for one in metrics if not np.isfinite(metrics[one]).all()]
+            why = f"not finite: {', '.join(wrong) or 'parameters'}"
+            who = "every member has" if members > 1 else "the member has"
+            progress.warn_once(
+                f"{who} diverged by step {step:,} ({why}), so training stops here; "
+                f"{self._health.remedy(newly[0])}; the run is kept in {folder.path}"
+            )
+            return population
         # A critic with entropy in its values has no such bound.
-        if "q" in metrics and not self._agent.values_include_entropy:
-            self._warn_of_overestimation(step, metrics["q"], rewards)
+        if not self._agent.values_include_entropy:
+            for name, called in (("q", "critic"), ("v", "V")):
+                if name in metrics:
+                    self._warn_of_overestimation(step, called, metrics[name], rewards)
         for line in self._health.check(step, metrics):
             progress.warn_once(line)
         progress.advance(step)
@@ -105,23 +123,31 @@ class RunLogger:
         """Whether training looked healthy, in one line."""
         found = [*self._health.problems]
         if self._guard.frozen:
-            found.append(f"{len(self._guard.frozen)} diverged")
+            members = len(self._folder.config.members)
+            found.append(f"{len(self._guard.frozen)} of {members} diverged")
         if self._overestimated:
             found.append("values above all possible returns")
         return f"look at the warnings: {'; '.join(found)}" if found else "training looks healthy"
 
-    def _warn_of_overestimation(self, step: int, q: np.ndarray, rewards: RewardRange) -> None:
+    def _warn_of_overestimation(
+        self, step: int, called: str, values: np.ndarray, rewards: RewardRange
+    ) -> None:
         """Warn, once a member, that its values are above all possible returns."""
-        for index, value in enumerate(np.atleast_1d(q).tolist()):
+        for index, value in enumerate(np.atleast_1d(values).tolist()):
             discount = getattr(self._folder.config.member_config(index), "discount", 1.0)
             if index in self._overestimated or not rewards.overestimated(float(value), discount):
                 continue
             self._overestimated.add(index)
             self._progress.warn_once(
-                f"member {index}'s critic stands at {value:,.0f} by step {step:,}, but no return "
+                f"member {index}'s {called} stands at {value:,.0f} by step {step:,}, but no return "
                 f"can be above {rewards.highest_return(discount):,.0f} here: do not trust its "
                 f"policy; try {self._agent.scale_hint.advice}"
             )
+
+    def end(self, population: TrainState) -> None:
+        """Save and evaluate what diverged, at the last step: going on would not have changed it."""
+        if self.stopped:
+            self.milestone(self._folder.config.steps, population)
 
     def milestone(self, step: int, population: TrainState) -> None:
         """Save the whole state, then evaluate as the run's configuration says.
