@@ -160,7 +160,7 @@ def _chunk(
             return done
 
         # On one core, one after the other takes the time that vmap takes (results/speed.md).
-        each = side_by_side(run, in_turn=on_processor(mesh))
+        each = side_by_side(run, in_turn=on_cpu(mesh))
         result: tuple[TrainState, MemberMetrics] = each(states, totals)
         return result
 
@@ -197,8 +197,8 @@ def side_by_side(function: Callable[..., Any], *, in_turn: bool = False) -> Call
     return each
 
 
-def on_processor(mesh: Mesh) -> bool:
-    """Whether the devices are the processor's cores."""
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether the devices are cores of the CPU."""
     return bool(mesh.devices.flat[0].platform == "cpu")
 
 
@@ -227,7 +227,7 @@ def by_cores(
         return jitted(function, compiler_options=options)
 
     def call(*args: Any, mesh: Mesh, **kwargs: Any) -> Any:
-        share = not on_processor(mesh) or 2 * mesh.size <= cores()
+        share = not on_cpu(mesh) or 2 * mesh.size <= cores()
         chosen = on_shared_cores() if share else on_own_cores
         return chosen(*args, mesh=mesh, **kwargs)
 
