@@ -25,6 +25,11 @@ def printable(text: str) -> str:
     )
 
 
+def _short(text: str, most: int = 900) -> str:
+    """`text`, its middle left out where it is long: a file may hold names of any length."""
+    return text if len(text) <= most else f"{text[: most - 300]} … {text[-300:]}"
+
+
 class InputError(ValueError):
     """Something that the user gave cannot be used: what is wrong, where, and a hint.
 
@@ -32,6 +37,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        what, where, hint = map(_short, (what, where, hint))
         self.what, self.where, self.hint = what, where, hint
         line = f"{where}: {what}" if where else what
         super().__init__(printable(" ".join((f"{line}; {hint}" if hint else line).split())))

@@ -9,7 +9,8 @@ import tyro
 from xql.data.check import Finding, check_dataset
 from xql.data.dataset import Dataset
 from xql.data.files import check_destination, save_dataset
-from xql.data.minari import local_names, local_root
+from xql.data.minari import local_names
+from xql.data.minari_metadata import local_root
 from xql.data.sources import open_dataset
 from xql.errors import printable
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from xql.data.d4rl import d4rl_name
-from xql.data.minari import local_names, local_root
+from xql.data.minari import local_names
+from xql.data.minari_metadata import local_root
 from xql.errors import InputError
 from xql.experiments.published import Benchmark
 
