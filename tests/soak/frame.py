@@ -261,16 +261,14 @@ def fuzz(check: Callable[[Any], None], inputs: Any, *, seconds: float = 0.0, eac
 
     began, first = time.monotonic(), int(time.time()) if seconds else 0
     for seed in range(first, first + 10_000_000):
-        settings = hypothesis.settings(
+        settings: Any = hypothesis.settings(
             max_examples=each,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
             print_blob=False,
         )
-        run: Callable[[], None] = settings(hypothesis.given(inputs)(counted))
-        seeded: Callable[[], None] = hypothesis.seed(seed)(run)
-        seeded()
+        hypothesis.seed(seed)(settings(hypothesis.given(inputs)(counted)))()
         if time.monotonic() - began >= seconds:
             break
     return count
