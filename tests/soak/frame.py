@@ -261,14 +261,15 @@ def fuzz(check: Callable[[Any], None], inputs: Any, *, seconds: float = 0.0, eac
 
     began, first = time.monotonic(), int(time.time()) if seconds else 0
     for seed in range(first, first + 10_000_000):
-        settings: Any = hypothesis.settings(
+        settings = hypothesis.settings(
             max_examples=each,
             deadline=None,
             database=None,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
             print_blob=False,
         )
-        hypothesis.seed(seed)(settings(hypothesis.given(inputs)(counted)))()
+        given: Any = hypothesis.given(inputs)
+        hypothesis.seed(seed)(settings(given(counted)))()
         if time.monotonic() - began >= seconds:
             break
     return count
