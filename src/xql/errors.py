@@ -59,6 +59,15 @@ class MissingExtra(ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
+def brief(value: object) -> str:
+    """`repr(value)`, cut to a few dozen letters."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        # Python refuses to write out the longest ones.
+        return "a number of more than 40 digits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint for an unknown name: the nearest known one, else all of them."""
     names = sorted(known)

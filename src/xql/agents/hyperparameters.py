@@ -8,6 +8,7 @@ number, and two configurations that differ in swept fields alone share one compi
 
 import dataclasses
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform
 
 import jax
 
-from xql.errors import InputError, nearest
+from xql.errors import InputError, brief, nearest
 
 if TYPE_CHECKING:
     Swept = float | jax.Array
@@ -37,7 +38,8 @@ class Range(NamedTuple):
 
     def holds(self, number: float | int) -> bool:
         """Whether `number` is finite and in the range."""
-        inside = math.isfinite(number) and self.least <= number <= self.most
+        # Compared, not given to math.isfinite: an integer may be too large for a float.
+        inside = self.least <= number <= self.most and abs(number) != math.inf
         return (
             inside and not (self.above and number == self.least) and not (self.even and number % 2)
         )
@@ -46,15 +48,20 @@ class Range(NamedTuple):
     def text(self) -> str:
         """In words, such as "a number above 0 and at most 1"."""
         if self.even:
-            return f"an even number, at least {self.least:g}"
-        lower = f"{'a number above' if self.above else 'at least'} {self.least:g}"
-        return lower if self.most == math.inf else f"{lower} and at most {self.most:g}"
+            lower = f"an even number, at least {self.least:g}"
+        else:
+            lower = f"{'a number above' if self.above else 'at least'} {self.least:g}"
+        return lower if self.most == math.inf else f"{lower} and at most {self.most:.10g}"
 
 
 NON_NEGATIVE = Range()
 POSITIVE = Range(above=True)
 FRACTION = Range(most=1.0, above=True)
 DISCOUNT = Range(most=1.0)
+SIZE = Range(most=65536, above=True)
+"""Of a layer or a batch. What fits into memory is known only with the data: see training/memory."""
+COUNT = Range(most=100, above=True)
+"""Of what the compiled program writes out one by one, such as critics and layers."""
 
 
 def swept(*, default: float, doc: str, range: Range = NON_NEGATIVE, required: bool = False) -> Any:
@@ -157,8 +164,8 @@ def from_dict(
     for name, value in values.items():
         if name not in known:
             raise InputError(
-                f"unknown option '{name}' of agent {agent}",
-                hint=nearest(name, (*known, *others)),
+                f"unknown option {brief(name)} of agent {agent}",
+                hint=nearest(str(name)[:80], (*known, *others)),
             )
         field = known[name]
         wanted = float if field.metadata["swept"] else field.type
@@ -173,11 +180,13 @@ def check_range(name: str, value: Any, range: Range) -> None:
     Raises:
         InputError: one lies outside the range.
     """
+    if isinstance(value, tuple) and not COUNT.holds(len(value)):
+        raise InputError(f"option {name} has {len(value)} numbers", hint=f"give {COUNT.text}")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
         if not range.holds(number):
-            raise InputError(f"option {name} cannot be {value!r}", hint=f"give {range.text}")
+            raise InputError(f"option {name} cannot be {brief(value)}", hint=f"give {range.text}")
 
 
 def _coerce(name: str, value: Any, wanted: Any) -> Any:
@@ -185,7 +194,7 @@ def _coerce(name: str, value: Any, wanted: Any) -> Any:
     options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     for option in options:
         origin = typing.get_origin(option)
-        if origin is typing.Literal and value in typing.get_args(option):
+        if origin is typing.Literal and isinstance(value, str) and value in typing.get_args(option):
             return value
         if origin is tuple and isinstance(value, list | tuple) and value:
             inner = typing.get_args(option)[0]
@@ -197,8 +206,19 @@ def _coerce(name: str, value: Any, wanted: Any) -> Any:
         if option is int and isinstance(value, int) and not isinstance(value, bool):
             return value
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    raise InputError(f"option {name} cannot be {value!r}", hint=f"it takes {_type_name(wanted)}")
+            return (
+                float(value) if abs(value) <= sys.float_info.max else math.copysign(math.inf, value)
+            )
+    raise InputError(
+        f"option {name} cannot be {brief(value)}", hint=f"it takes {_type_name(wanted)}"
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float, and no integer that is too large for a float."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, float)
 
 
 def _type_name(wanted: Any) -> str:

@@ -1,19 +1,25 @@
 """The command line: parses, calls, prints."""
 
 import contextlib
+import errno
 import functools
 import importlib
+import importlib.metadata
 import io
 import os
+import platform
 import re
+import shlex
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from xql import __version__
 from xql.cli.console import print_anything
-from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest, printable
+from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest, printable, reason
 
 Command = Callable[..., Any]
 
@@ -48,13 +54,18 @@ COMMANDS: dict[str, Any] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; the entry point of `xql`.
 
-    Exit status: 0 done, 1 a check found errors or an environment failed, 2 bad input, 130
-    interrupted. One line on standard error says what, where and the hint.
+    Exit status: 0 done, 1 a check found errors or an environment failed, 2 bad input, 70 a fault of
+    xql itself, 130 interrupted, 141 nobody reads the output any more. One line on standard error
+    says what, where and the hint; with XQL_DEBUG=1, a fault of xql's shows its traceback there too.
     """
     warnings.showwarning = _show_warning
     print_anything()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _dispatch(list(sys.argv[1:] if arguments is None else arguments), COMMANDS, ["xql"])
+        _dispatch(words, COMMANDS, ["xql"])
+        if sys.stdout is not None:
+            # Here, where a reader that has gone or a full disk is still caught.
+            sys.stdout.flush()
     except (InputError, MissingExtra) as error:
         _fail(str(error))
     except EnvironmentFault as fault:
@@ -65,8 +76,57 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(141)
+    except Exception as error:
+        sys.exit(_unexpected(error, words))
+
+
+def _discard_output() -> None:
+    """Let what is still to be printed go nowhere: Python would complain at its own end."""
+    with contextlib.suppress(OSError, ValueError):  # a stream in memory has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unexpected(error: Exception, words: list[str]) -> int:
+    """Say in one line what no command foresaw, and where its report lies; the exit status."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        print(f"xql: there is no space left ({reason(error)})", file=sys.stderr)
+        _discard_output()
+        return 1
+    if os.environ.get("XQL_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    about = "not enough memory: " if isinstance(error, MemoryError) else ""
+    try:
+        place = f"the report is {_save_report(error, words)}"
+    except OSError as failed:
+        place = f"no report can be written ({failed.strerror}), XQL_DEBUG=1 shows it"
+    said = printable(f"{about}{reason(error)}; this should not happen: {place}")
+    print(f"xql: {said}", file=sys.stderr)
+    return 70
+
+
+def _save_report(error: Exception, words: list[str]) -> str:
+    """Write what a fault's finder needs to a new file that only its user can read."""
+    packages = ("jax", "jaxlib", "numpy", "gymnasium", "equinox", "optax", "orbax-checkpoint")
+    lines = [
+        f"xql {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        ", ".join(f"{name} {_release(name)}" for name in packages),
+        "arguments: " + " ".join(map(shlex.quote, words)),
+        "",
+        *traceback.format_exception(error),
+    ]
+    handle, name = tempfile.mkstemp(prefix="xql-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write("\n".join(line.rstrip("\n") for line in lines) + "\n")
+    return name
+
+
+def _release(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-import yaml
 
 from xql.errors import InputError
 
@@ -20,6 +19,8 @@ Sweep = Annotated[
 Trust = Annotated[
     tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME...")
 ]
+MOST_LETTERS = 10_000
+"""Of one value on the command line."""
 Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER...")]
 
 
@@ -186,16 +187,31 @@ def parse_settings(words: Iterable[Iterable[str]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for word in (word for group in words for word in group):
         name, value = _assignment("--set", word, "batch_size=1024")
-        try:
-            # YAML reads 3e-4 as a word: its numbers need a point.
-            found[name] = float(value) if _is_number(value) else yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(
-                f"--set {word}: the value cannot be read", hint="write it as in YAML"
-            ) from None
-        if isinstance(found[name], float) and found[name].is_integer() and "." not in value:
-            found[name] = int(found[name])
+        if name in found:
+            raise InputError(f"{name} is given twice", where="--set", hint="give it once")
+        found[name] = _value(word, value)
     return found
+
+
+def _value(word: str, text: str) -> Any:
+    from xql.runs.plain import read_yaml
+
+    if len(text) > MOST_LETTERS:
+        raise InputError(
+            f"--set {word[:60]}…: the value has {len(text):,} letters",
+            hint=f"give at most {MOST_LETTERS:,}",
+        )
+    if _is_number(text):
+        # YAML reads 3e-4 as a word: its numbers need a point.
+        number = float(text)
+        whole = number.is_integer() and "." not in text
+        return int(number) if whole else number
+    try:
+        return read_yaml(text)
+    except ValueError as error:
+        raise InputError(
+            f"--set {word[:60]}: the value cannot be read ({error})", hint="write it as in YAML"
+        ) from None
 
 
 def parse_sweep(words: Iterable[Iterable[str]], beta: Iterable[str] = ()) -> dict[str, list[float]]:
