@@ -25,9 +25,14 @@ def printable(text: str) -> str:
     )
 
 
-def _short(text: str, most: int = 900) -> str:
-    """`text`, its middle left out where it is long: a file may hold names of any length."""
-    return text if len(text) <= most else f"{text[: most - 300]} … {text[-300:]}"
+def _one_line(what: str, where: str, hint: str) -> str:
+    """`where: what; hint`, printable; where that is long, as names in a file may be, each cut."""
+    parts = [printable(" ".join(part.split())) for part in (what, where, hint)]
+    if sum(map(len, parts)) > 650:
+        parts = [part if len(part) <= 215 else f"{part[:130]} … {part[-80:]}" for part in parts]
+    what, where, hint = parts
+    line = f"{where}: {what}" if where else what
+    return f"{line}; {hint}" if hint else line
 
 
 class InputError(ValueError):
@@ -37,10 +42,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
-        what, where, hint = map(_short, (what, where, hint))
         self.what, self.where, self.hint = what, where, hint
-        line = f"{where}: {what}" if where else what
-        super().__init__(printable(" ".join((f"{line}; {hint}" if hint else line).split())))
+        super().__init__(_one_line(what, where, hint))
 
 
 class EnvironmentFault(RuntimeError):
@@ -51,8 +54,7 @@ class EnvironmentFault(RuntimeError):
 
     def __init__(self, what: str, *, where: str, hint: str = "") -> None:
         self.what, self.where, self.hint = what, where, hint
-        line = f"{where}: {what}; {hint}" if hint else f"{where}: {what}"
-        super().__init__(printable(" ".join(line.split())))
+        super().__init__(_one_line(what, where, hint))
 
 
 class MissingExtra(ImportError):

@@ -403,7 +403,10 @@ def test_json_is_shallow_and_names_each_key_once() -> None:
         ('{"metadata": {"ref_min_score": 1' + "0" * 4000 + "}}", "'ref_min_score' in the metadata"),
         ('{"metadata": {"ref_min_score": true}}', "'ref_min_score' in the metadata"),
         ('{"action_low": [NaN, 0]}', "action_low is nan in column 0"),
-        ('{"action_low": [0]}', "'action_low' in 'xql' has 1 numbers; give one for each of the 2 action"),
+        (
+            '{"action_low": [0]}',
+            "'action_low' in 'xql' has 1 numbers; give one for each",
+        ),
         ('{"action_low": [0, [0]]}', "'action_low' in 'xql' is [0, [0]]"),
         ('{"continuity": "\\ud800"}', r"'continuity' in 'xql' is '\ud800'"),
     ],

@@ -403,7 +403,10 @@ def test_images_and_text_of_a_file_can_be_left_out(tmp_path: Path, suffix: str) 
         ({"metadata": {"observation_layout": [1]}}, "'observation_layout' in .*of .path, size."),
         ({"metadata": {"observation_keys": "a"}}, "'observation_keys' in .*; it must be a list"),
         ({"continuity": 1}, "'continuity' in 'xql' is 1; it must be a text"),
-        ({"continuity": "a"}, "'continuity' in 'xql' is 'a'; choose from stated, recorded, assumed"),
+        (
+            {"continuity": "a"},
+            "'continuity' in 'xql' is 'a'; choose from stated, recorded",
+        ),
     ],
 )
 def test_a_description_of_the_wrong_kind(

@@ -11,6 +11,7 @@ from jaxtyping import Float64
 
 from xql import errors as user_errors
 from xql.cli.train import Trust
+from xql.data.reading import require_file
 from xql.errors import InputError
 
 if TYPE_CHECKING:
@@ -285,8 +286,7 @@ def _read_columns(file: Path, columns: list[str]) -> Float64[np.ndarray, "rows c
     Raises:
         InputError: no such file, no such column, a cell that is not a finite number, no rows.
     """
-    if not file.is_file():
-        raise InputError("there is no such file", where=str(file), hint="check the path")
+    require_file(file)
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)

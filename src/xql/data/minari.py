@@ -312,6 +312,8 @@ def _check_steps(columns: tuple[Any, ...], action_size: int, where: str) -> int:
             what = f"its {key} are {array.dtype} of shape {array.shape}"
             hint = f"{length} steps need {length} x {sizes[key]} numbers"
             raise InputError(what, where=where, hint=hint)
+    for key in ("terminations", "truncations"):
+        check_finite(arrays[key], key, where)
     return length
 
 
@@ -373,7 +375,8 @@ def _stored(episode: h5py.Group, path: str, where: str) -> str:
     """Where an observation's part lies in an episode: Minari stores that of a tuple as _index_0."""
     found = "observations"
     for part in path.split("/") if path else ():
-        name = part if part in node_at(episode, found, where) else f"_index_{part}"
+        tuples = part.isdecimal() and f"_index_{part}" in node_at(episode, found, where)
+        name = f"_index_{part}" if tuples else part
         found = f"{found}/{name}"
     return found
 

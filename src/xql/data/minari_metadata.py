@@ -58,9 +58,9 @@ def read_metadata(name: str, folder: Path) -> Metadata:
     """
     where, path = f"minari:{name}", folder / "metadata.json"
     try:
-        if path.stat().st_size > _LARGEST:
+        if require_file(path).stat().st_size > _LARGEST:
             raise ValueError("metadata.json is too large")
-        raw = parse_json(require_file(path).read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(raw, dict):
             raise ValueError("metadata.json is no object")
     except InputError as error:

@@ -271,7 +271,7 @@ def node_at(group: Any, path: str, where: str) -> Any:
             raise InputError(what, where=where, hint="fetch or write it again")
         try:
             link = group.id.links.get_info(part.encode())
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, RuntimeError):  # h5py's releases differ
             what, hint = f"there is no '{place}'", "fetch or write it again"
             raise InputError(what, where=where, hint=hint) from None
         if link.type != h5py.h5l.TYPE_HARD:
