@@ -630,7 +630,7 @@ _MINARI_CASES = [
     ],
     *[_stated("data_format", value) for value in ("os", "", 3, ["hdf5"], "../x")],
     *[_stated("total_steps", value) for value in (-1, "6", 6.0, True, [6], 1e400)],
-    *[_stated("total_episodes", value) for value in (-1, "2", 2.5, False, {})],
+    *[_stated("total_episodes", value) for value in (-1, "2", 2.5, False, [2])],
     _minari("no total_steps", "'total_steps' is missing", METADATA | {"total_steps": "gone"}),
     _minari("no episodes", "'total_episodes' is mis", METADATA | {"total_episodes": "gone"}),
     _minari("null steps", "'total_steps' in its met", METADATA | {"total_steps": None}),

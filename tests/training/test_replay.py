@@ -112,7 +112,7 @@ def test_what_a_run_kept_is_read_back(tmp_path: Path) -> None:
         read_replay(tmp_path / "replay.npz", dataclasses.replace(config, loop=None))
 
 
-DAMAGE = {
+DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
     "no rewards": ({"rewards": None}, "there is no 'rewards'"),
     "a member less": ({"rewards": np.zeros((1, 40), np.float32)}, "rewards is float32 of shape (1"),
     "a row less": ({"masks": np.ones((2, 39), np.float32)}, "masks is float32 of shape (2, 39)"),

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from xql.data.d4rl import d4rl_name
 from xql.data.minari import local_names
 from xql.data.minari_metadata import local_root
+from xql.data.reading import require_file
 from xql.errors import InputError
 from xql.experiments.published import Benchmark
 
@@ -98,7 +99,7 @@ def sources_of(benchmark: Benchmark, here: LocalData) -> list[Data]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with require_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
