@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 from xql.data.dataset import Dataset, Episode, empty
 from xql.data.flatten import flat_layout, leaves, require_vectors, select_keys
-from xql.data.minari_metadata import Metadata, damaged, local_root, read_metadata
+from xql.data.minari_metadata import Metadata, again, damaged, local_root, read_metadata
 from xql.data.reading import require_file, require_files, require_room
 from xql.data.schema import check_finite
 from xql.data.tables import node_at, values_of
@@ -356,7 +356,8 @@ def _episodes(opened: _Opened, paths: list[str]) -> Iterator[_Raw]:
 
 def _from_hdf5(opened: _Opened, paths: list[str]) -> Iterator[_Raw]:
     where, episodes = f"minari:{opened.name}", opened.metadata.total_episodes
-    with h5py.File(require_file(opened.folder / "main_data.hdf5"), "r") as file:
+    main = opened.folder / "main_data.hdf5"
+    with h5py.File(require_file(main, again(opened.name)), "r") as file:
         there = sum(1 for name in file if re.fullmatch(r"episode_[0-9]+", name))
         if there != episodes:
             raise _miscounted("total_episodes", episodes, f"{there:,}", where)

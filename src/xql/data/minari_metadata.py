@@ -58,13 +58,14 @@ def read_metadata(name: str, folder: Path) -> Metadata:
     """
     where, path = f"minari:{name}", folder / "metadata.json"
     try:
-        if require_file(path).stat().st_size > _LARGEST:
+        if require_file(path, again(name)).stat().st_size > _LARGEST:
             raise ValueError("metadata.json is too large")
         raw = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(raw, dict):
             raise ValueError("metadata.json is no object")
     except InputError as error:
-        raise InputError(f"metadata.json: {error.what}", where=where, hint=error.hint) from None
+        what = f"it cannot be read (metadata.json: {error.what})"
+        raise InputError(what, where=where, hint=error.hint) from None
     except (OSError, ValueError) as error:
         raise damaged(name, error) from None
     for key in _REQUIRED:
@@ -155,8 +156,12 @@ def damaged(name: str, error: Exception) -> InputError:
     if barred is not None:
         return barred
     reason = _first_line(error)
-    hint = f"remove {local_root() / name} and fetch it again"
-    return InputError(f"it cannot be read ({reason})", where=f"minari:{name}", hint=hint)
+    return InputError(f"it cannot be read ({reason})", where=f"minari:{name}", hint=again(name))
+
+
+def again(name: str) -> str:
+    """The hint where a dataset is damaged."""
+    return f"remove {local_root() / name} and fetch it again"
 
 
 def _first_line(error: Exception) -> str:
