@@ -101,9 +101,17 @@ def test_what_is_no_file_is_never_opened(
     assert refused(path).startswith(f"{path}: {NO_FILES[make]}")
 
 
-@pytest.mark.parametrize("name", ["a\0.npz", "\ud800.npz", "x" * 300 + ".npz", "\udcff.npz"])
+@pytest.mark.parametrize("name", ["a\0.npz", "x" * 300 + ".npz"])
 def test_names_that_no_file_has(name: str) -> None:
     refused(name)
+
+
+def test_a_name_that_a_configuration_cannot_hold(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.npz"))
+    save_dataset(line_data(episodes=2), tmp_path / "a.npz").rename(path)
+    assert refused(str(path)).endswith(r"\udcff.npz: the name is no text in UTF-8; rename it")
+    with pytest.raises(InputError, match=r"no file has such a name"):
+        require_file(Path("\ud800.npz"))
 
 
 def test_a_file_within_a_file(tmp_path: Path) -> None:
@@ -408,7 +416,9 @@ def test_json_is_shallow_and_names_each_key_once() -> None:
             "'action_low' in 'xql' has 1 numbers; give one for each",
         ),
         ('{"action_low": [0, [0]]}', "'action_low' in 'xql' is [0, [0]]"),
-        ('{"continuity": "\\ud800"}', r"'continuity' in 'xql' is '\ud800'"),
+        ('{"continuity": "a"}', "'continuity' in 'xql' is 'a'"),
+        ('{"name": "\\ud800"}', "'xql' is no JSON (it holds half of a surrogate pair)"),
+        ('{"metadata": {"\\udcff": 1}}', "'xql' is no JSON (it holds half of a surrogate pair)"),
     ],
 )
 def test_descriptions(tmp_path: Path, description: str, line: str) -> None:
@@ -416,7 +426,7 @@ def test_descriptions(tmp_path: Path, description: str, line: str) -> None:
     assert line in refused(tmp_path / "a.npz")
 
 
-@pytest.mark.parametrize("name", ["\x1b]0;owned\x07", "a\nb", "\u202e", "\ud800", "n" * 10_000])
+@pytest.mark.parametrize("name", ["\x1b]0;owned\x07", "a\nb", "\u202e", "n" * 10_000])
 def test_names_are_printable_and_short(tmp_path: Path, name: str) -> None:
     text = json.dumps({"name": name, "environment": name})
     np.savez(tmp_path / "a.npz", **columns(xql=np.asarray(text)))

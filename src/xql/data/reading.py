@@ -116,7 +116,7 @@ def parse_json(text: str) -> Any:
     """The value of a JSON text that a file holds.
 
     Raises:
-        ValueError: it is none, names a key twice, or is nested too deeply.
+        ValueError: it is none, names a key twice, is nested too deeply, or holds what is no text.
     """
     try:
         value = json.loads(text, object_pairs_hook=_once)
@@ -125,9 +125,13 @@ def parse_json(text: str) -> Any:
     level = [value]
     for _ in range(DEEPEST):
         level = [inner for each in level for inner in _inside(each)]
-        if not level:
-            return value
-    raise ValueError("it is nested too deeply")
+    if level:
+        raise ValueError("it is nested too deeply")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # no other file could hold it
+        raise ValueError("it holds half of a surrogate pair") from None
+    return value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
