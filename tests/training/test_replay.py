@@ -114,13 +114,21 @@ def test_what_a_run_kept_is_read_back(tmp_path: Path) -> None:
 
 DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
     "no rewards": ({"rewards": None}, "there is no 'rewards'"),
-    "a member less": ({"rewards": np.zeros((1, 40), np.float32)}, "rewards is float32 of shape (1"),
-    "a row less": ({"masks": np.ones((2, 39), np.float32)}, "masks is float32 of shape (2, 39)"),
-    "wider": ({"actions": np.zeros((2, 40, 2), np.float32)}, "actions is float32 of shape (2, 40"),
-    "an axis less": ({"observations": np.zeros((2, 40), np.float32)}, "observations is float32 of"),
-    "scalar": ({"rewards": np.float32(0)}, "rewards is float32 of shape ()"),
-    "doubles": ({"rewards": np.zeros((2, 40))}, "rewards is float64 of shape (2, 40)"),
-    "texts": ({"rewards": np.full((2, 40), "a")}, "rewards is <U1 of shape (2, 40)"),
+    "a member less": (
+        {"rewards": np.zeros((1, 40), np.float32)},
+        "'rewards' is float32[1, 40], not numbers [2, 40]",
+    ),
+    "a row less": (
+        {"masks": np.ones((2, 39), np.float32)},
+        "'masks' is float32[2, 39], not numbers",
+    ),
+    "wider": ({"actions": np.zeros((2, 40, 2), np.float32)}, "'actions' is float32[2, 40, 2], not"),
+    "an axis less": (
+        {"observations": np.zeros((2, 40), np.float32)},
+        "'observations' is float32[2, 40], not",
+    ),
+    "scalar": ({"rewards": np.float32(0)}, "'rewards' is float32[], not numbers"),
+    "texts": ({"rewards": np.full((2, 40), "a")}, "'rewards' is <U1[2, 40], not numbers"),
     "NaN": ({"rewards": np.full((2, 40), np.nan, np.float32)}, "NaN in rewards, row 0"),
     "infinity": ({"actions": np.full((2, 40, 1), np.inf, np.float32)}, "infinity in actions, row"),
     "mask": ({"masks": np.full((2, 40), 0.5, np.float32)}, "a mask is neither 0 nor 1"),

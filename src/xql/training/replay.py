@@ -91,18 +91,15 @@ def read_replay(path: Path, config: RunConfig) -> Rows:
     for name in Rows._fields:
         shape = (members, capacity, *([sizes[name]] if name in sizes else []))
         found = kept[name]
-        if found.shape != shape or found.dtype != np.float32:
-            raise InputError(
-                f"{name} is {found.dtype} of shape {found.shape}, and {shape} of float32 in "
-                "config.yaml's run",
-                where=where,
-                hint="restore the file as the run wrote it",
-            )
+        if found.shape != shape or found.dtype.kind != "f":
+            what = f"'{name}' is {found.dtype}{list(found.shape)}, not numbers {list(shape)}"
+            hint = "this is no replay buffer of this run: make the run again"
+            raise InputError(what, where=where, hint=hint)
         check_finite(found.reshape(members * capacity, -1), name, where)
     if not np.isin(kept["masks"], (0, 1)).all():
         hint = "restore the file as the run wrote it"
         raise InputError("a mask is neither 0 nor 1", where=where, hint=hint)
-    return Rows(*(kept[name] for name in Rows._fields))
+    return Rows(*(kept[name].astype(np.float32) for name in Rows._fields))
 
 
 def read_episode_lengths(path: Path, steps: int) -> list[int]:
