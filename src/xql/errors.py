@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 from types import ModuleType
 
 
@@ -64,9 +65,11 @@ class MissingExtra(ImportError):
 def brief(value: object) -> str:
     """`repr(value)`, cut to a few dozen letters."""
     if isinstance(value, int) and abs(value) >= 10**40:
-        # Python refuses to write out the longest ones.
         return "a number of more than 40 digits"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # one of more than 4,300 digits within it, or depth
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
@@ -81,10 +84,13 @@ def require_seed(seed: int, name: str = "--seed") -> int:
     """`seed`, where a random key can be made of it without meeting another seed's.
 
     Raises:
-        InputError: it is below 0 or above 2³² − 1.
+        InputError: it is no whole number, below 0 or above 2³² − 1.
     """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"{name} {seed} is no seed", hint="give a number from 0 to 4294967295")
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**32:
+        raise InputError(
+            f"{name} {brief(seed)} is no seed", hint="give a whole number from 0 to 4294967295"
+        )
     return seed
 
 

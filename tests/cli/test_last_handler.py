@@ -94,6 +94,17 @@ def test_a_full_disk_is_no_fault_of_ours(
     assert not list(reports.iterdir())
 
 
+def test_a_file_that_the_system_refuses_is_bad_input(
+    reports: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_where(PermissionError(13, "Permission denied", "a/b"), monkeypatch) == 2
+    assert capsys.readouterr().err == "xql: a/b: Permission denied\n"
+    assert status_where(OSError(36, "File name too long", "x" * 5000), monkeypatch) == 2
+    line = capsys.readouterr().err
+    assert line.endswith("xxx: File name too long\n") and len(line) < 650
+    assert not list(reports.iterdir())
+
+
 def xql_into(out: object, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-c", "from xql.cli import main; main()", *words],

@@ -61,7 +61,8 @@ DISCOUNT = Range(most=1.0)
 SIZE = Range(most=65536, above=True)
 """Of a layer or a batch. What fits into memory is known only with the data: see training/memory."""
 COUNT = Range(most=100, above=True)
-"""Of what the compiled program writes out one by one, such as critics and layers."""
+"""Of what the compiled program writes out one by one, such as critics."""
+LAYERS = Range(most=20, above=True)
 
 
 def swept(*, default: float, doc: str, range: Range = NON_NEGATIVE, required: bool = False) -> Any:
@@ -180,8 +181,8 @@ def check_range(name: str, value: Any, range: Range) -> None:
     Raises:
         InputError: one lies outside the range.
     """
-    if isinstance(value, tuple) and not COUNT.holds(len(value)):
-        raise InputError(f"option {name} has {len(value)} numbers", hint=f"give {COUNT.text}")
+    if isinstance(value, tuple) and not LAYERS.holds(len(value)):
+        raise InputError(f"option {name} has {len(value)} numbers", hint=f"give {LAYERS.text}")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
@@ -205,10 +206,8 @@ def _coerce(name: str, value: Any, wanted: Any) -> Any:
             return value
         if option is int and isinstance(value, int) and not isinstance(value, bool):
             return value
-        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return (
-                float(value) if abs(value) <= sys.float_info.max else math.copysign(math.inf, value)
-            )
+        if option is float and is_number(value):
+            return float(value)
     raise InputError(
         f"option {name} cannot be {brief(value)}", hint=f"it takes {_type_name(wanted)}"
     )

@@ -23,6 +23,9 @@ from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest, prin
 
 Command = Callable[..., Any]
 
+LONGEST = 600
+"""Letters of a line of error: more of them are somebody's value, or a path."""
+
 # Where each command lives: a module of this package, and a function in it. Only the command that
 # was typed is imported, so that every other line of help comes at once.
 COMMANDS: dict[str, Any] = {
@@ -51,6 +54,11 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
+"""What the system says of a file that a user named, and that cannot be used."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; the entry point of `xql`.
 
@@ -63,9 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(words, COMMANDS, ["xql"])
-        if sys.stdout is not None:
-            # Here, where a reader that has gone or a full disk is still caught.
-            sys.stdout.flush()
+        # Here, where a reader that has gone or a full disk is still caught.
+        sys.stdout.flush()
     except (InputError, MissingExtra) as error:
         _fail(str(error))
     except EnvironmentFault as fault:
@@ -90,10 +97,12 @@ def _discard_output() -> None:
 
 def _unexpected(error: Exception, words: list[str]) -> int:
     """Say in one line what no command foresaw, and where its report lies; the exit status."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in _FULL:
         print(f"xql: there is no space left ({reason(error)})", file=sys.stderr)
         _discard_output()
         return 1
+    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None:
+        _fail(f"{error.filename}: {error.strerror}")
     if os.environ.get("XQL_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     about = "not enough memory: " if isinstance(error, MemoryError) else ""
@@ -197,10 +206,12 @@ def _deferred(command: Command) -> Command:
 
 def _one_line(box: str) -> str:
     """tyro's boxed complaint as one line: its frame, rules and pointers to --help taken away."""
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ") for line in box.splitlines()]
+    if len(plain) > 1 and re.fullmatch("-+", plain[1]):
+        del plain[0]  # the title, where the terminal's encoding has no letters for a frame
     lines = []
-    for line in box.splitlines():
-        text = re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ")
-        if re.fullmatch(r"[─ ]*|─.*─", text) or text.startswith(("For full helptext", "in xql")):
+    for text in plain:
+        if re.fullmatch(r"[─ ]*|-+|─.*─", text) or text.startswith(("For full helptext", "in xql")):
             continue
         lines.append(re.sub(r"^(Perhaps you meant|Argument helptext):", r"; \1", text).strip())
     joined = " ".join(line for line in lines if not line.endswith("--help"))
@@ -208,5 +219,8 @@ def _one_line(box: str) -> str:
 
 
 def _fail(text: str) -> NoReturn:
-    print(f"xql: {printable(' '.join(text.split()))}", file=sys.stderr)
+    line = printable(" ".join(text.split()))
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST - 200]} … {line[-200:]}"  # the hint stands at the end
+    print(f"xql: {line}", file=sys.stderr)
     sys.exit(2)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from xql.errors import InputError
+from xql.errors import InputError, require_seed
 
 # NAME=VALUE words; the flag may be given once with several words, or several times.
 Assignments = Annotated[
@@ -78,7 +78,7 @@ def offline(
         agent=agent,
         preset=preset,
         steps=steps,
-        seeds=range(first_seed, first_seed + max(seeds, 0)),
+        seeds=_which_seeds(first_seed, seeds),
         sweep=parse_sweep(sweep, beta),
         env=env,
         out=out,
@@ -151,7 +151,7 @@ def online(
         agent=agent,
         preset=preset,
         steps=steps,
-        seeds=range(first_seed, first_seed + max(seeds, 0)),
+        seeds=_which_seeds(first_seed, seeds),
         sweep=parse_sweep(sweep, beta),
         out=out,
         options=parse_settings(set),
@@ -168,6 +168,15 @@ def online(
         keep_policies=keep_policies,
     )
     finish(run, plot)
+
+
+def _which_seeds(first: int, count: int) -> range:
+    from xql.runs.config import require_at_least
+
+    require_seed(first, "--first-seed")
+    if count > 0:
+        require_at_least("seeds", count, 1)
+    return range(first, first + max(count, 0))
 
 
 def finish(run: Any, plot: bool) -> None:
@@ -221,8 +230,8 @@ def parse_sweep(words: Iterable[Iterable[str]], beta: Iterable[str] = ()) -> dic
         InputError: a word without "=", a name given twice, or what is no number.
     """
     found: dict[str, list[float]] = {}
-    if numbers := ",".join(beta):
-        found["beta"] = _numbers("--beta", numbers)
+    if beta := tuple(beta):
+        found["beta"] = _numbers("--beta", ",".join(beta))
     for word in (word for group in words for word in group):
         name, values = _assignment("--sweep", word, "beta=0.5,2")
         if name in found:

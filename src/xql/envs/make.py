@@ -254,7 +254,14 @@ def _read_spec(text: str) -> EnvSpec:
         return EnvSpec(**fields, additional_wrappers=tuple(wrappers))
     except InputError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, gymnasium.error.Error) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        gymnasium.error.Error,
+        RecursionError,
+    ) as error:
         raise InputError(
             f"this is no specification of an environment ({error})",
             where="environment",

@@ -47,6 +47,10 @@ class Fit(NamedTuple):
     ks_pvalue: float
 
 
+LARGEST = 1e150
+"""Of an error: beyond about 1e154 a square overflows a float64."""
+
+
 class ErrorFits(NamedTuple):
     """The fits of all families, best first (largest likelihood; all have two parameters)."""
 
@@ -69,7 +73,7 @@ def fit_errors(errors: Real[np.ndarray, "..."]) -> ErrorFits:
         errors: at least two distinct finite numbers, any shape.
 
     Raises:
-        ValueError: an error is NaN or infinite (the first is named), or all are equal.
+        ValueError: an error is NaN, infinite or beyond 1e150, or all are equal up to rounding.
     """
     from scipy import stats
 
@@ -78,10 +82,15 @@ def fit_errors(errors: Real[np.ndarray, "..."]) -> ErrorFits:
     if not finite.all():
         first = int(np.argmin(finite))
         raise ValueError(f"error {first} is {errors[first]}; remove what is not finite")
+    largest = float(np.abs(errors).max(initial=0.0))
+    if largest > LARGEST:
+        raise ValueError(f"an error of {largest:.3g} is too large, rescale them below {LARGEST:g}")
     if errors.size < 2 or np.ptp(errors) == 0:
         raise ValueError("errors must hold at least two distinct numbers: no scale can be fitted")
     # Fitted in standard units: scipy's root finders start at the unit scale.
     center, spread = float(errors.mean()), float(errors.std())
+    if not spread > 0:
+        raise ValueError("errors are too close to each other: their standard deviation is 0")
     fits = []
     for name, family in _families().items():
         location, scale = family.fit((errors - center) / spread)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
 import numpy as np
 
@@ -29,6 +29,8 @@ VERSION = 2
 
 LARGEST = 2**31 - 1
 """Of what is counted in JAX's whole numbers: steps, sizes."""
+MOST_MEMBERS = 10_000
+"""Of a population: every one of them has its networks, and its environments to be evaluated in."""
 Count = Annotated[int, Range(1, LARGEST)]
 Episodes = Annotated[int, Range(0, 1_000_000)]
 
@@ -77,7 +79,7 @@ def require_at_least(flag: str, value: int, least: int) -> None:
     Raises:
         InputError: it is.
     """
-    _require(flag, value, Range(least, LARGEST))
+    _require(flag, value, Range(least, MOST_MEMBERS if flag == "seeds" else LARGEST))
 
 
 def require_in_range(counts: Any) -> None:
@@ -88,7 +90,7 @@ def require_in_range(counts: Any) -> None:
     """
     hints = get_type_hints(type(counts), include_extras=True)
     for name, hint in hints.items():
-        if get_origin(hint) is Annotated:
+        if get_args(hint)[:1] == (int,):
             _require(name.replace("_", "-"), getattr(counts, name), get_args(hint)[1])
 
 
@@ -119,8 +121,8 @@ class OnlineLoop:
 class Extent:
     """How much data there is."""
 
-    transitions: Annotated[int, Range(0)]
-    episodes: Annotated[int, Range(0)]
+    transitions: Annotated[int, Range(0, 2**63 - 1)]
+    episodes: Annotated[int, Range(0, 2**63 - 1)]
     mean_return: float
 
 
@@ -300,6 +302,8 @@ class RunConfig:
             data["extent"] = typed(Extent, extent, where, "data")
         plain["data"] = {"source": ""} | data
         kind = typed(Literal["offline", "online"], plain.pop("kind", "offline"), where, "kind")
+        if kind == "offline" and plain.get("loop") is not None:
+            raise damaged("loop: an offline run has none", where)
         plain["loop"] = plain.get("loop", {}) if kind == "online" else None
         if "trust" in plain:
             raise damaged("trust is unknown: a file says nothing of whom to trust", where)
@@ -374,6 +378,8 @@ def _require_consistent(config: "RunConfig", where: str) -> None:
     Raises:
         InputError: names the two.
     """
+    for name in ("reward_scale", "reward_shift"):
+        typed(Finite, getattr(config.scaling, name), where, f"scaling.{name}")
     size = config.data.observation_size
     for name in ("observation_shift", "observation_scale"):
         if len(getattr(config.scaling, name)) != size:

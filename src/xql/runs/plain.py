@@ -59,6 +59,8 @@ def read_yaml(text: str | bytes) -> Any:
         for event in yaml.parse(text, _Loader):
             if isinstance(event, yaml.AliasEvent):
                 raise _refused(event, "aliases are not read")
+            if getattr(event, "tag", None) is not None:
+                raise _refused(event, "tags such as !!int are not read")
             if isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
                 depth += 1
             elif isinstance(event, yaml.SequenceEndEvent | yaml.MappingEndEvent):
