@@ -709,7 +709,7 @@ _MINARI_CASES = [
         _minari(f"data: {name}", says, change=change)
         for name, change, says in (
             ("episode gone", _put("episode_1", None), "'total_episodes' in its metadata.json is 2"),
-            ("an array as episode", _put("episode_1", np.zeros(3)), "'episode_1' is an array"),
+            ("an array as episode", _put("episode_1", np.zeros(3)), "there is no 'episode_1/"),
             ("no rewards", _put("episode_1/rewards", None), "there is no 'episode_1/rewards'"),
             ("short rewards", _put("episode_1/rewards", np.zeros(2)), "its actions are"),
             ("empty rewards", _put("episode_1/rewards", np.zeros(0)), "it has no step"),

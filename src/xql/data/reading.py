@@ -19,6 +19,9 @@ from xql.errors import InputError
 DEEPEST = 64
 """Levels of nested dictionaries and lists: far below those at which Python gives up."""
 
+SPARE = 1 << 30
+"""Bytes that a file may declare for an array and need not have: any machine can give them."""
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -26,7 +29,6 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_SPARE = 1 << 30  # bytes that a file may declare and need not have: any machine can give them
 _RATIO = 1100  # deflate, the common filter of all formats here, makes at most 1032 bytes of one
 
 
@@ -89,7 +91,7 @@ def require_room(sizes: Mapping[str, tuple[int, int]], where: str) -> None:
             this machine has.
     """
     for name, (declared, stored) in sizes.items():
-        if declared > _SPARE + _RATIO * stored:
+        if declared > SPARE + _RATIO * stored:
             raise InputError(
                 f"'{name}' declares {declared:,} bytes, and the file has {stored:,} for them",
                 where=where,

@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from xql.data.reading import require_file, require_room, unreadable
+from xql.data.reading import SPARE, require_file, require_room, unreadable
 from xql.errors import InputError, nearest, require
 
 SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet")  # what a dataset can be saved as
@@ -236,25 +236,27 @@ def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarr
 
 
 def values_of(node: Any, where: str) -> np.ndarray:
-    """The values of a dataset of an HDF5 file, where they lie in that file and fit into memory.
+    """The values of a dataset of an HDF5 file that has passed `here`, where they fit into memory.
 
     Raises:
         InputError: they do not, or it is a group or an empty dataset.
     """
-    name = node.name.strip("/")
-    if not isinstance(node, h5py.Dataset):
-        raise InputError(f"'{name}' is no array", where=where, hint="fetch or write it again")
-    if here(node, where).shape is None:
-        raise InputError(f"'{name}' is empty", where=where, hint="give one row per step")
-    require_room({name: _sizes(node)}, where)
+    if not isinstance(node, h5py.Dataset) or node.shape is None:
+        what = "is empty" if isinstance(node, h5py.Dataset) else "is no array"
+        hint = "fetch or write it again"
+        raise InputError(f"'{node.name.strip('/')}' {what}", where=where, hint=hint)
+    declared, stored = _sizes(node)
+    if declared > SPARE:
+        require_room({node.name.strip("/"): (declared, stored)}, where)
     return np.asarray(node[()])
 
 
 def _sizes(node: Any) -> tuple[int, int]:
     """The bytes of a dataset in memory, or of one chunk where that is more, and in the file."""
-    most = max(math.prod(node.shape or ()), math.prod(node.chunks or ()))
-    stored = min(node.id.get_storage_size(), Path(node.file.filename).stat().st_size)
-    return most * node.dtype.itemsize, stored
+    most = max(math.prod(node.shape or ()), math.prod(node.chunks or ())) * node.dtype.itemsize
+    if most <= SPARE:  # the usual case, and to ask the file takes as long as to read a short array
+        return most, most
+    return most, min(node.id.get_storage_size(), Path(node.file.filename).stat().st_size)
 
 
 def node_at(group: Any, path: str, where: str) -> Any:
@@ -265,16 +267,15 @@ def node_at(group: Any, path: str, where: str) -> Any:
             lie in another file.
     """
     for part in path.split("/"):
-        place = f"{group.name}/{part}".strip("/")
-        if not isinstance(group, h5py.Group):
-            what = f"there is no '{place}', for '{group.name.strip('/')}' is an array"
-            raise InputError(what, where=where, hint="fetch or write it again")
         try:
             link = group.id.links.get_info(part.encode())
-        except (KeyError, ValueError, RuntimeError):  # h5py's releases differ
-            what, hint = f"there is no '{place}'", "fetch or write it again"
-            raise InputError(what, where=where, hint=hint) from None
+        # An array has no links; of a name that is not there, h5py's releases say different things.
+        except (AttributeError, KeyError, ValueError, RuntimeError):
+            place = f"{group.name}/{part}".strip("/")
+            hint = "fetch or write it again"
+            raise InputError(f"there is no '{place}'", where=where, hint=hint) from None
         if link.type != h5py.h5l.TYPE_HARD:
+            place = f"{group.name}/{part}".strip("/")
             raise _elsewhere(place, "is a link, perhaps to", where)
         group = group[part]
     return here(group, where) if isinstance(group, h5py.Dataset) else group
