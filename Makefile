@@ -13,12 +13,13 @@ export PIP_CONSTRAINT := $(CONSTRAINTS)
 export PIP_BUILD_CONSTRAINT := $(CONSTRAINTS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test nightly docs package-check install clean
+.PHONY: help demo test nightly soak docs package-check install clean
 
 help:
 	@echo "make demo     learn a policy from data made here, and compare it (ARGS=... goes to xql demo)"
 	@echo "make test     style, types, the import contract, and every test with coverage"
 	@echo "make nightly  the tests that train for minutes"
+	@echo "make soak     hundreds of bad inputs, and random ones for many minutes"
 	@echo "make docs     build the documentation in site/html; a warning is an error"
 	@echo "make package-check  build the sdist and the wheel, and try each extra in an empty environment"
 	@echo "make install  only make .venv, with everything in it"
@@ -36,6 +37,9 @@ test: $(INSTALLED)
 
 nightly: $(INSTALLED)
 	$(BIN)/pytest -m nightly
+
+soak: $(INSTALLED)
+	$(BIN)/pytest tests/soak -m "soak or not soak"
 
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs site/html

@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 from types import ModuleType
 
 
@@ -25,6 +26,16 @@ def printable(text: str) -> str:
     )
 
 
+def _one_line(what: str, where: str, hint: str) -> str:
+    """`where: what; hint`, printable; where that is long, as names in a file may be, each cut."""
+    parts = [printable(" ".join(part.split())) for part in (what, where, hint)]
+    if sum(map(len, parts)) > 650:
+        parts = [part if len(part) <= 215 else f"{part[:130]} … {part[-80:]}" for part in parts]
+    what, where, hint = parts
+    line = f"{where}: {what}" if where else what
+    return f"{line}; {hint}" if hint else line
+
+
 class InputError(ValueError):
     """Something that the user gave cannot be used: what is wrong, where, and a hint.
 
@@ -34,8 +45,7 @@ class InputError(ValueError):
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.what, self.where, self.hint = what, where, hint
-        line = f"{where}: {what}" if where else what
-        super().__init__(printable(" ".join((f"{line}; {hint}" if hint else line).split())))
+        super().__init__(_one_line(what, where, hint))
 
 
 class EnvironmentFault(RuntimeError):
@@ -46,8 +56,7 @@ class EnvironmentFault(RuntimeError):
 
     def __init__(self, what: str, *, where: str, hint: str = "") -> None:
         self.what, self.where, self.hint = what, where, hint
-        line = f"{where}: {what}; {hint}" if hint else f"{where}: {what}"
-        super().__init__(printable(" ".join(line.split())))
+        super().__init__(_one_line(what, where, hint))
 
 
 class MissingExtra(ImportError):
@@ -63,6 +72,17 @@ def missing_extra(what: str, extra: str) -> MissingExtra:
     return MissingExtra(f"{what}; run: pip install '{DISTRIBUTION}[{extra}]'")
 
 
+def brief(value: object) -> str:
+    """`repr(value)`, cut to a few dozen letters."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # one of more than 4,300 digits within it, or depth
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint for an unknown name: the nearest known one, else all of them."""
     names = sorted(known)
@@ -70,14 +90,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(names)}"
 
 
-def require_seed(seed: int) -> int:
+def require_seed(seed: int, name: str = "seed") -> int:
     """`seed`, where a random key can be made of it without meeting another seed's.
 
     Raises:
-        InputError: it is below 0 or above 2³² − 1.
+        InputError: it is no whole number, below 0 or above 2³² − 1.
     """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"`seed={seed}` is no seed", hint="give a number from 0 to 4294967295")
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**32:
+        raise InputError(
+            f"`{name}={brief(seed)}` is no seed", hint="give a whole number from 0 to 4294967295"
+        )
     return seed
 
 

@@ -203,6 +203,49 @@ def test_stated_next_observations_prove_what_ends() -> None:
     assert finding.where == "end of episode 0"
 
 
+def trajectories() -> dict[str, Any]:
+    """One trajectory each, of observations that change in every way that a robot's do."""
+    rng, time = np.random.default_rng(0), np.arange(2001) / 50.0
+    circle = np.stack([np.sin(time), np.cos(time)], axis=1)
+    still = np.zeros((2001, 2))
+    still[1900:] = rng.normal(size=(101, 2)).cumsum(axis=0) / 10.0
+    burst = rng.normal(size=(2001, 3)).cumsum(axis=0) / 100.0
+    burst[1000:] += np.minimum(np.arange(1001) / 3.0, 3.0)[:, None]
+    return {
+        "slow": circle,
+        "a walk": rng.normal(size=(2001, 3)).cumsum(axis=0),
+        "heavy tails": rng.standard_t(3, size=(2001, 3)).cumsum(axis=0),
+        "contacts": np.stack([np.sin(time), np.arange(2001) % 100 == 0], axis=1),
+        "steps": np.stack([np.sin(time), np.floor(time)], axis=1),
+        "at rest, then moving": still,
+        "an impact": burst,
+        "an angle that wraps": np.stack([np.mod(time, 2 * np.pi), np.sin(time)], axis=1),
+    }
+
+
+SUSPICIOUS = ("an impact", "an angle that wraps")  # where nothing states that they go on
+
+
+@pytest.mark.parametrize("name", trajectories())
+@pytest.mark.parametrize("kept", [np.float32, np.float64])
+def test_a_continuous_trajectory_is_no_suspect(name: str, kept: Any) -> None:
+    observations = trajectories()[name].astype(kept)
+    rng, steps = np.random.default_rng(0), len(observations) - 1
+    plain = {
+        "observations": observations[:-1],
+        "actions": rng.uniform(-1, 1, (steps, 1)).astype(np.float32),
+        "rewards": rng.normal(size=steps).astype(np.float32),
+        "terminated": np.arange(steps) == steps - 1,
+        "truncated": np.zeros(steps, bool),
+    }
+    for after in (None, observations[1:], observations[1:].astype(np.float32)):
+        if after is None and name in SUSPICIOUS:
+            continue
+        data = Dataset.from_arrays(**plain, next_observations=after)
+        assert data.episodes == 1
+        assert only(check_dataset(data)).what == "all 1 episodes terminate"
+
+
 def test_what_the_order_of_the_rows_says_is_no_proof() -> None:
     columns = walk()
     columns["truncated"][149] = False

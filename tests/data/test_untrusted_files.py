@@ -100,7 +100,7 @@ def test_a_yaml_tag_makes_no_object(tmp_path: Path, fired: Path, tag: str) -> No
 def test_settings_on_the_command_line_are_plain_yaml(fired: Path) -> None:
     from xql.cli.train import parse_settings
 
-    with pytest.raises(InputError, match=r"the value cannot be read; write it as in YAML"):
+    with pytest.raises(InputError, match=r"the value cannot be read \(.*\); write it as in YAML"):
         parse_settings([[f"hidden=!!python/object/apply:os.mkdir [{fired}]"]])
     assert not fired.exists()
 
@@ -240,5 +240,8 @@ def test_a_run_s_folder_stays_in_runs_whatever_the_data_is_called(
 def test_all_yaml_of_this_package_is_read_by_the_safe_loader() -> None:
     sources = (Path(__file__).parents[2] / "src").rglob("*.py")
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    # The one loader of our own is built on the safe one.
+    text = text.replace("yaml.load(text, _Loader)", "")
+    assert 'class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader))' in text
     for word in ("yaml.load(", "unsafe_load", "full_load", "allow_pickle=True", "import pickle"):
         assert word not in text

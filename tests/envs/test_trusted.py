@@ -337,6 +337,15 @@ def test_what_is_made_is_what_is_registered() -> None:
             r"'Pendulum-v1' was recorded through the wrapper RescaleAction, which may change",
         ),
         ({"id": "Evil\n\x1b-v0"}, r"registers the environment 'Evil\?\?-v0'"),
+        ({"id": "\ud800-v0"}, r"no environment can be read \(it holds half of a surrogate pair"),
+        ({"id": "x" * 1_000_000}, r"registers the environment 'x{80}'"),
+        ({"id": ["Pendulum-v1"]}, r"no environment can be read \(there is no id\)"),
+        ({"max_episode_steps": -1}, r"'Pendulum-v1' has a time limit of -1\)"),
+        ({"max_episode_steps": "200"}, r"'Pendulum-v1' has a time limit of \"200\"\)"),
+        ({"max_episode_steps": 10**300}, r"'Pendulum-v1' has a time limit of 1000"),
+        ({"kwargs": {"frame_skip": 10**9}}, r"has a frame_skip of 1000000000\)"),
+        ({"kwargs": {"frame_skip": -1}}, r"has a frame_skip of -1\)"),
+        ({"kwargs": json.loads("[" * 100 + "]" * 100)}, r"read \(it is nested too deeply\)"),
     ],
 )
 def test_what_a_file_may_not_say(changes: dict[str, Any], line: str) -> None:
@@ -351,7 +360,8 @@ def test_what_a_file_may_not_say(changes: dict[str, Any], line: str) -> None:
         ("Pendulum-v1", {"colour": 1}),
         ("Pendulum-v1", {"self": 1}),
         ("Pendulum-v1", {"render_fps": 1}),
-        ("PointMaze_UMaze-v3", {"maze_map": 3}),
+        ("Pendulum-v1", {"": 1}),
+        ("FrankaKitchen-v1", {"tasks_to_complete": 3}),
         ("dm_control/hopper-hop", {"domain": "canary"}),
     ],
 )
@@ -426,3 +436,47 @@ def test_our_own_environments_are_made_by_id(name: str) -> None:
     assert dataclasses.asdict(env.spec)["kwargs"] == dataclasses.asdict(again.spec)["kwargs"]
     env.close()
     again.close()
+
+
+@pytest.mark.parametrize(
+    "maze",
+    [3, "abc", [], [[]], [3], [[1, 1], [1]], [[1, 1], [1, 1]], [[0, 1]], [["g", 1]], [["c", 1]]],
+)
+def test_a_maze_without_a_start_or_a_goal_is_never_played(maze: Any) -> None:
+    """Gymnasium-Robotics would draw a start for ever."""
+    text = json.dumps({"id": "PointMaze_UMaze-v3", "kwargs": {"maze_map": maze}})
+    pytest.importorskip("gymnasium_robotics")
+    with pytest.raises(InputError, match="has a maze_map with no way from start to goal"):
+        trusted_environment(text, where="data")
+
+
+@pytest.mark.parametrize("maze", [[[0, 0]], [["g", "r"]], [["g", 0]], [["c", "c"]], [["r", 1, 0]]])
+def test_a_maze_with_both_is(maze: Any) -> None:
+    pytest.importorskip("gymnasium_robotics")
+    text = json.dumps({"id": "PointMaze_UMaze-v3", "kwargs": {"maze_map": maze}})
+    assert json.loads(trusted_environment(text, where="data"))["kwargs"] == {"maze_map": maze}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"entry_point": 3},
+        {"kwargs": [1]},
+        {"kwargs": {"": 1}},
+        {"kwargs": {"self": 1}},
+        {"kwargs": {"render_mode": 3}},
+        {"max_episode_steps": "200"},
+        {"max_episode_steps": 0},
+        {"max_episode_steps": 10**300},
+        {"additional_wrappers": 3},
+        {"additional_wrappers": [3]},
+        {"additional_wrappers": [{"name": "a", "entry_point": "b", "kwargs": 3}]},
+        {"order_enforce": "yes"},
+        {"id": None},
+        {"kwargs": json.loads("[" * 100 + "]" * 100)},
+    ],
+)
+def test_what_a_user_types_is_one_line_too(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as error:
+        make_environment(spec_text(**changes))
+    assert str(error.value).isprintable() and len(str(error.value)) < 700

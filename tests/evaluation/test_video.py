@@ -141,7 +141,7 @@ def test_films_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ("slow", "their speeds are 10 and 5 frames a second"),
         ("tall", "their heights are 64 and 104 pixels"),
         ("text", "this is no film that can be read"),
-        ("none", "this is no film that can be read"),
+        ("none", "there is no such file"),
     ):
         with pytest.raises(InputError, match=line):
             side_by_side(tmp_path / "film.mp4", tmp_path / f"{other}.mp4", tmp_path / "out.mp4")

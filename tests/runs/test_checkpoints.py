@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -230,3 +231,12 @@ def test_what_is_no_fault_of_the_checkpoint_is_not_called_one(
     with pytest.raises(Exception) as error:
         load_checkpoint(tmp_path, 1, {"x": jnp.ones(1)})
     assert not isinstance(error.value, InputError)
+
+
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path: Path) -> None:
+    saved = save_checkpoint(tmp_path, 1, state(7))
+    os.mkfifo(saved / "d" / "extra")
+    with pytest.raises(
+        InputError, match=r"this checkpoint cannot be read \(.*extra: this is a pipe\)"
+    ):
+        load_checkpoint(tmp_path, 1, state(8))

@@ -1,7 +1,10 @@
 """`RunConfig`: what it holds comes back from plain values, and what is damaged is one line."""
 
+import copy
 import dataclasses
+import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +87,8 @@ def test_plain_values_and_back(config: RunConfig, tmp_path: Path) -> None:
 @pytest.mark.parametrize("agent", list(AGENTS))
 def test_every_agent_s_configuration_comes_back(agent: str) -> None:
     kind = AGENTS[agent]
-    config = dataclasses.replace(FULL, agent=agent, hyperparameters=kind.config(**kind.defaults))
+    made = kind.config(**kind.defaults)
+    config = dataclasses.replace(FULL, agent=agent, hyperparameters=made, members=(Member(0),))
     assert RunConfig.from_dict(config.to_dict()).hyperparameters == config.hyperparameters
 
 
@@ -103,23 +107,93 @@ NEEDED = ("agent", "steps", "members", "hyperparameters", "scaling", "data", "en
 def test_a_missing_or_wrong_value_is_named(key: str) -> None:
     plain = FULL.to_dict()
     without = {name: value for name, value in plain.items() if name != key}
-    for values, fault in ((without, "is missing"), (plain | {key: 1.5}, "is 1.5")):
-        with pytest.raises(InputError) as error:
+    for values, fault in ((without, " is missing"), (plain | {key: 1.5}, ": expected .*found 1.5")):
+        with pytest.raises(InputError, match=rf"^run/config.yaml: {key}{fault}; restore the file"):
             RunConfig.from_dict(values, "run/config.yaml")
-        assert str(error.value) == (
-            f"run/config.yaml: '{key}' {fault}; restore the file as the run wrote it"
-        )
+
+
+def put(path: str, value: Any) -> dict[str, Any]:
+    """The plain values of an online run, but one: "members.1.seed"."""
+    plain = copy.deepcopy(ONLINE.to_dict())
+    *above, last = path.split(".")
+    place: Any = plain
+    for name in above:
+        place = place[int(name) if isinstance(place, list) else name]
+    place[int(last) if isinstance(place, list) else last] = value
+    return plain
+
+
+WRONG = [
+    ("members.0.seed", "x", "members[0].seed: expected a whole number, found 'x'"),
+    ("members.0.seed", True, "members[0].seed: expected a whole number, found True"),
+    ("members.0.seed", -1, "members[0].seed: expected a whole number, at least 0 and at most"),
+    ("members.0.seed", 10**5000, "found a number of more than 40 digits"),
+    ("members.0.changes", [1], "members[0].changes: expected keys with values, found a list of 1"),
+    ("members.0.changes", {"polyak": "a"}, "changes.polyak: expected a number, found 'a'"),
+    ("members.0.changes", {"polyak": 2}, "changes.polyak: expected a number above 0 and at most 1"),
+    ("members.0.changes", {"hidden": 2.0}, "changes.hidden is nothing that agent td3 sweeps"),
+    ("members.0", 3, "members[0]: expected keys with values, found 3"),
+    ("members", [], "members is empty"),
+    ("steps", 0, "steps: expected a whole number, at least 1 and at most 2147483647, found 0"),
+    ("hyperparameters.hidden", "big", "hyperparameters: option hidden cannot be 'big'"),
+    ("hyperparameters.batch_size", 10**400, "option batch_size cannot be a number of more than"),
+    ("scaling.reward_scale", None, "scaling.reward_scale: expected a number, found nothing"),
+    ("scaling.observation_shift", ["a", 1], "scaling.observation_shift[0]: expected a number"),
+    ("scaling.observation_shift", [1.0, 1e39], "shift[1]: expected a number that float32 can hold"),
+    ("scaling.observation_shift", [1.0], "observation_shift has 1 numbers, data.observation_size"),
+    ("data.observation_size", 2.0, "data.observation_size: expected a whole number, found 2.0"),
+    ("data.transitions", "many", "data.transitions: expected a whole number, found 'many'"),
+    ("data.reference.minimum", 2.0, "data.reference.minimum is not below data.reference.maximum"),
+    ("data.reference", 7, "data.reference: expected keys with values, found 7"),
+    (
+        "data.actions.kind",
+        "tuple",
+        "data.actions.kind: expected 'box' or 'discrete', found",
+    ),
+    ("data.actions.low", [0.0], "data.actions: its bounds low and high are not finite pairs"),
+    ("data.actions.high", [1.0, float("nan")], "data.actions: its bounds low and high are not"),
+    ("data.observation_keys", "ab", "data.observation_keys: expected a list, found 'ab'"),
+    ("evaluation.episodes", 10**12, "evaluation.episodes: expected a whole number, at least 0"),
+    (
+        "evaluation.stop_at_success",
+        1,
+        "evaluation.stop_at_success: expected true or false",
+    ),
+    ("environment", ["Hopper-v4"], "environment: expected text, found a list of 1"),
+    ("sources", {"beta": 1}, "sources.beta: expected text, found 1"),
+    (
+        "loop.update_to_data",
+        float("inf"),
+        "loop.update_to_data: expected a finite number, found inf",
+    ),
+    ("loop.buffers", 3, "loop.buffers is unknown; did you mean 'buffer'?"),
+    ("kind", "both", "kind: expected 'offline' or 'online', found 'both'"),
+    ("trust", ["os"], "trust is unknown"),
+    ("xql", 1, "xql: expected text, found 1"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "said"), WRONG, ids=[said for *_, said in WRONG])
+def test_a_wrong_value_anywhere_is_one_line(path: str, value: Any, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        RunConfig.from_dict(put(path, value), "run/config.yaml")
+    assert said in str(error.value)
+    assert str(error.value).startswith("run/config.yaml: ") and len(str(error.value)) < 300
 
 
 DAMAGED: list[tuple[dict[str, Any], str]] = [
     ({"agent": "iqm"}, "there is no agent 'iqm'"),
     ({"hyperparameters": {"beta": 0.0}}, "option beta cannot be 0"),
     ({"hyperparameters": {"betta": 1.0}}, "unknown option 'betta'"),
-    ({"members": [{"changes": {}}]}, "a value is missing or wrong ('seed')"),
-    ({"evaluation": {"episode": 3}}, "a value is missing or wrong"),
-    ({"data": FULL.to_dict()["data"] | {"actions": {"kind": "box"}}}, "('low')"),
+    ({"members": [{"changes": {}}]}, "members[0].seed is missing"),
+    ({"members": [{"seed": 1}, {"seed": 2, "changes": {"beta": 1}}]}, "members[1].changes names"),
+    ({"evaluation": {"episode": 3}}, "evaluation.episode is unknown; did you mean 'episodes'?"),
+    (
+        {"data": FULL.to_dict()["data"] | {"actions": {"kind": "box"}}},
+        "data.actions.low is",
+    ),
     ({"version": 3}, "its version is 3, this xql reads up to 2; update xql"),
-    ({"version": "two"}, "its version is two"),
+    ({"version": "two"}, "version: expected a number from 1 to 2, found 'two'"),
 ]
 
 
@@ -131,12 +205,57 @@ def test_a_damaged_configuration_is_one_line(changes: dict[str, Any], said: str)
     assert "run/config.yaml" in str(error.value) and "\n" not in str(error.value)
 
 
+BOMB = "a: &a [1, 1]\n" + "".join(
+    f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in itertools.pairwise("abcdefgh")
+)
+NOT_YAML = [
+    (b"", "expected keys with values, found nothing"),
+    (b"- 1\n", "expected keys with values, found a list of 1"),
+    (b"agent: [1", "this is not YAML: line "),
+    (b"agent: xql\nagent: iql\n", "this is not YAML: line 2: the key 'agent' stands there twice"),
+    (b"agent: \xff\n", "this is not YAML: it is not UTF-8 text, from byte 7"),
+    (b"? [1]\n: 2\n", "this is not YAML: line 1: a key is no word"),
+    (b"a: " + b"[" * 5000 + b"]" * 5000, "line 1: its values are nested too deeply"),
+    (b"a: {" * 200_000, "line 1: its values are nested too deeply"),
+    (BOMB.encode(), "line 2: aliases are not read"),
+    (b"a: !!python/object/apply:os.system [ls]", "line 1: tags such as !!int are not read"),
+    (b"a: 1\nb: !!int", "line 2: tags such as !!int are not read"),
+    (b"a: 2001-13-45", "this is not YAML: month must be in 1..12"),
+    (b"steps: " + b"9" * 5000, "this is not YAML: Exceeds the limit"),
+    (b"a: \x00", "this is not YAML: "),
+    (b"#" * (17 << 20), "this is not YAML: it is longer than 16 MiB"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), NOT_YAML, ids=[said for _, said in NOT_YAML])
+def test_what_is_no_plain_yaml_is_one_line(text: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(text)
+    with pytest.raises(InputError) as error:
+        RunConfig.load(tmp_path)
+    assert said in str(error.value) and len(str(error.value)) < 300 + len(str(tmp_path))
+
+
+def test_what_is_no_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is missing"):
+        RunConfig.load(tmp_path)
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(InputError, match="this is no file"):
+        RunConfig.load(tmp_path)
+    (tmp_path / "folder" / "config.yaml").mkdir(parents=True)
+    with pytest.raises(InputError, match="this is no file"):
+        RunConfig.load(tmp_path / "folder")
+
+
 def test_evaluations_are_evenly_spaced_and_include_the_last_step() -> None:
     assert EvaluationPlan(evaluations=4).steps(10) == [3, 5, 8, 10]
     assert EvaluationPlan(evaluations=3).steps(10, stride=2) == [4, 8, 10]
     assert EvaluationPlan(evaluations=20).steps(3) == [1, 2, 3]
+    assert EvaluationPlan(evaluations=10**15).steps(4) == [1, 2, 3, 4]
     for plan in (EvaluationPlan(0), EvaluationPlan(1, -1), EvaluationPlan(1, 1, -1)):
         with pytest.raises(InputError, match="is too small; give at least"):
+            plan.check()
+    for plan in (EvaluationPlan(10**12), EvaluationPlan(1, 10**12), EvaluationPlan(1, 1, 10**400)):
+        with pytest.raises(InputError, match="is too large; give at least"):
             plan.check()
 
 

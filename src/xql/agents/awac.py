@@ -39,9 +39,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from xql.agents.backups import policy_backup
 from xql.agents.hyperparameters import (
+    COUNT,
     DISCOUNT,
     FRACTION,
     POSITIVE,
+    SIZE,
     Swept,
     agent_config,
     static,
@@ -79,10 +81,10 @@ class AWACConfig:
     policy_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of the policy (Adam).")
 
     hidden: tuple[int, ...] = static(
-        default=(256, 256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
+        default=(256, 256, 256), doc="Hidden layer widths of every network.", range=SIZE
     )
     critics: int = static(
-        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=POSITIVE
+        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=COUNT
     )
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
     weights: Literal["exponential", "softmax"] = static(
@@ -91,7 +93,7 @@ class AWACConfig:
     schedule: Schedule = static(
         default="constant", doc="Learning rate schedule of Q and the policy."
     )
-    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=SIZE)
 
     @property
     def inactive(self) -> frozenset[str]:

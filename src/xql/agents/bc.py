@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from xql.agents.hyperparameters import POSITIVE, Swept, agent_config, static, swept
+from xql.agents.hyperparameters import SIZE, Swept, agent_config, static, swept
 from xql.agents.policies import GaussianPolicy, network_of, project
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, trainable
@@ -28,9 +28,9 @@ class BCConfig:
 
     policy_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of the policy (Adam).")
 
-    hidden: tuple[int, ...] = static(default=(256, 256), doc="Hidden layer widths.", range=POSITIVE)
+    hidden: tuple[int, ...] = static(default=(256, 256), doc="Hidden layer widths.", range=SIZE)
     policy_schedule: Schedule = static(default="cosine", doc="Learning rate schedule.")
-    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=SIZE)
 
 
 class BCState(NamedTuple):

@@ -48,9 +48,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from xql.agents.backups import policy_backup
 from xql.agents.hyperparameters import (
+    COUNT,
     DISCOUNT,
     FRACTION,
     POSITIVE,
+    SIZE,
     Swept,
     agent_config,
     static,
@@ -87,17 +89,17 @@ class CQLConfig:
     )
 
     hidden: tuple[int, ...] = static(
-        default=(256, 256, 256), doc="Hidden layer widths of the policy.", range=POSITIVE
+        default=(256, 256, 256), doc="Hidden layer widths of the policy.", range=SIZE
     )
     critic_hidden: tuple[int, ...] = static(
-        default=(256, 256, 256), doc="Hidden layer widths of Q.", range=POSITIVE
+        default=(256, 256, 256), doc="Hidden layer widths of Q.", range=SIZE
     )
     critics: int = static(
-        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=POSITIVE
+        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=COUNT
     )
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
     samples: int = static(
-        default=10, doc="n: actions of each of the three kinds per state.", range=POSITIVE
+        default=10, doc="n: actions of each of the three kinds per state.", range=SIZE
     )
     lagrange: bool = static(
         default=False, doc="Learn the penalty's weight as a Lagrange multiplier."
@@ -111,7 +113,7 @@ class CQLConfig:
     schedule: Schedule = static(
         default="constant", doc="Learning rate schedule of Q and the policy."
     )
-    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=SIZE)
 
     @property
     def inactive(self) -> frozenset[str]:

@@ -8,6 +8,7 @@ number, and two configurations that differ in swept fields alone share one compi
 
 import dataclasses
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, dataclass
 
 import jax
 
-from xql.errors import InputError, nearest
+from xql.errors import InputError, brief, nearest
 
 if TYPE_CHECKING:
     Swept = float | jax.Array
@@ -38,7 +39,8 @@ class Range(NamedTuple):
 
     def holds(self, number: float | int) -> bool:
         """Whether `number` is finite and in the range."""
-        inside = math.isfinite(number) and self.least <= number <= self.most
+        # Compared, not given to math.isfinite: an integer may be too large for a float.
+        inside = self.least <= number <= self.most and abs(number) != math.inf
         return (
             inside and not (self.above and number == self.least) and not (self.even and number % 2)
         )
@@ -47,9 +49,10 @@ class Range(NamedTuple):
     def text(self) -> str:
         """In words, such as "a number above 0 and at most 1"."""
         if self.even:
-            return f"an even number, at least {self.least:g}"
-        lower = f"{'a number above' if self.above else 'at least'} {self.least:g}"
-        return lower if self.most == math.inf else f"{lower} and at most {self.most:g}"
+            lower = f"an even number, at least {self.least:g}"
+        else:
+            lower = f"{'a number above' if self.above else 'at least'} {self.least:g}"
+        return lower if self.most == math.inf else f"{lower} and at most {self.most:.10g}"
 
 
 NON_NEGATIVE = Range()
@@ -57,6 +60,11 @@ POSITIVE = Range(above=True)
 FRACTION = Range(most=1.0, above=True)
 DISCOUNT = Range(most=1.0)
 DROPOUT = Range(most=0.9)
+SIZE = Range(most=65536, above=True)
+"""Of a layer or a batch. What fits into memory is known only with the data: see training/memory."""
+COUNT = Range(most=100, above=True)
+"""Of what the compiled program writes out one by one, such as critics."""
+LAYERS = Range(most=20, above=True)
 
 
 def swept(*, default: float, doc: str, range: Range = NON_NEGATIVE, required: bool = False) -> Any:
@@ -183,8 +191,8 @@ def from_dict(
     for name, value in values.items():
         if name not in known:
             raise InputError(
-                f"unknown option '{name}' of {whose}",
-                hint=nearest(name, (*known, *others)),
+                f"unknown option {brief(name)} of {whose}",
+                hint=nearest(str(name)[:80], (*known, *others)),
             )
         field = known[name]
         wanted = float if field.metadata["swept"] else field.type
@@ -199,11 +207,13 @@ def check_range(name: str, value: Any, range: Range) -> None:
     Raises:
         InputError: one lies outside the range.
     """
+    if isinstance(value, tuple) and not LAYERS.holds(len(value)):
+        raise InputError(f"option {name} has {len(value)} numbers", hint=f"give {LAYERS.text}")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
         if not range.holds(number):
-            raise InputError(f"option {name} cannot be {value!r}", hint=f"give {range.text}")
+            raise InputError(f"option {name} cannot be {brief(value)}", hint=f"give {range.text}")
 
 
 def _coerce(name: str, value: Any, wanted: Any) -> Any:
@@ -211,7 +221,7 @@ def _coerce(name: str, value: Any, wanted: Any) -> Any:
     options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     for option in options:
         origin = typing.get_origin(option)
-        if origin is typing.Literal and value in typing.get_args(option):
+        if origin is typing.Literal and isinstance(value, str) and value in typing.get_args(option):
             return value
         if origin is tuple and isinstance(value, list | tuple) and value:
             inner = typing.get_args(option)[0]
@@ -222,9 +232,18 @@ def _coerce(name: str, value: Any, wanted: Any) -> Any:
             return value
         if option is int and isinstance(value, int) and not isinstance(value, bool):
             return value
-        if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if option is float and is_number(value):
             return float(value)
-    raise InputError(f"option {name} cannot be {value!r}", hint=f"it takes {_type_name(wanted)}")
+    raise InputError(
+        f"option {name} cannot be {brief(value)}", hint=f"it takes {_type_name(wanted)}"
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float, and no integer that is too large for a float."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, float)
 
 
 def _type_name(wanted: Any) -> str:

@@ -37,10 +37,12 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from xql.agents.backups import value_backup
 from xql.agents.hyperparameters import (
+    COUNT,
     DISCOUNT,
     DROPOUT,
     FRACTION,
     POSITIVE,
+    SIZE,
     Swept,
     agent_config,
     static,
@@ -71,10 +73,10 @@ class IQLConfig:
     policy_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of the policy (Adam).")
 
     hidden: tuple[int, ...] = static(
-        default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
+        default=(256, 256), doc="Hidden layer widths of every network.", range=SIZE
     )
     critics: int = static(
-        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=POSITIVE
+        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=COUNT
     )
     value_layer_norm: bool = static(default=False, doc="LayerNorm in V.")
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
@@ -94,7 +96,7 @@ class IQLConfig:
         default="cosine", doc="Learning rate schedule of the policy."
     )
     value_schedule: Schedule = static(default="constant", doc="Learning rate schedule of V and Q.")
-    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=SIZE)
 
 
 class IQLState(NamedTuple):

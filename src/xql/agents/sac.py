@@ -50,9 +50,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from xql.agents.backups import policy_backup, value_backup
 from xql.agents.hyperparameters import (
+    COUNT,
     DISCOUNT,
     FRACTION,
     POSITIVE,
+    SIZE,
     Range,
     Swept,
     agent_config,
@@ -97,10 +99,10 @@ class SACConfig:
     )
 
     hidden: tuple[int, ...] = static(
-        default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
+        default=(256, 256), doc="Hidden layer widths of every network.", range=SIZE
     )
     critics: int = static(
-        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=POSITIVE
+        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=COUNT
     )
     value: Literal["none", "soft", "gumbel"] = static(
         default="none", doc="What stands for the value of s': the critic, a soft V, or X-SAC's V."
@@ -116,14 +118,14 @@ class SACConfig:
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
     loss: Kind = static(default="linear", doc="Which Gumbel loss X-SAC's V minimises.")
     maclaurin_order: int = static(
-        default=8, doc="Order of `loss=maclaurin`.", range=Range(2, even=True)
+        default=8, doc="Order of `loss=maclaurin`.", range=Range(2, 100, even=True)
     )
     max_gradient_norm: float | None = static(
         default=1.0,
         doc="Largest norm of the gradient of X-SAC's V; None does not clip it.",
         range=POSITIVE,
     )
-    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=SIZE)
 
     @property
     def inactive(self) -> frozenset[str]:

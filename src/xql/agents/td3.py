@@ -44,9 +44,11 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from xql.agents.backups import policy_backup
 from xql.agents.hyperparameters import (
+    COUNT,
     DISCOUNT,
     FRACTION,
     POSITIVE,
+    SIZE,
     Range,
     Swept,
     agent_config,
@@ -86,19 +88,19 @@ class TD3Config:
     policy_learning_rate: Swept = swept(default=1e-3, doc="Learning rate of the policy (Adam).")
 
     hidden: tuple[int, ...] = static(
-        default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
+        default=(256, 256), doc="Hidden layer widths of every network.", range=SIZE
     )
     critics: int = static(
         default=2,
         doc="Ensemble size of Q; the targets take the minimum. 1 removes the double-Q trick.",
-        range=POSITIVE,
+        range=COUNT,
     )
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
     loss: Loss = static(
         default="squared", doc="Error of Q: TD3's square, or a Gumbel loss for X-TD3."
     )
     maclaurin_order: int = static(
-        default=8, doc="Order of `loss=maclaurin`.", range=Range(2, even=True)
+        default=8, doc="Order of `loss=maclaurin`.", range=Range(2, 100, even=True)
     )
     max_gradient_norm: float | None = static(
         default=1.0,
@@ -106,7 +108,7 @@ class TD3Config:
         range=POSITIVE,
     )
     policy_delay: int = static(
-        default=2, doc="Critic updates per update of the policy and the targets.", range=POSITIVE
+        default=2, doc="Critic updates per update of the policy and the targets.", range=SIZE
     )
     exploration_noise: float = static(
         default=0.1, doc="Standard deviation of the exploration noise, in half action ranges."
@@ -118,7 +120,7 @@ class TD3Config:
     target_noise_clip: float = static(
         default=0.5, doc="Where that noise is cut off, on both sides."
     )
-    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=SIZE)
 
     @property
     def inactive(self) -> frozenset[str]:

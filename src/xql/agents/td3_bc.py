@@ -33,9 +33,10 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from xql.agents.backups import policy_backup
 from xql.agents.hyperparameters import (
+    COUNT,
     DISCOUNT,
     FRACTION,
-    POSITIVE,
+    SIZE,
     Swept,
     agent_config,
     static,
@@ -63,14 +64,14 @@ class TD3BCConfig:
     policy_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of the policy (Adam).")
 
     hidden: tuple[int, ...] = static(
-        default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
+        default=(256, 256), doc="Hidden layer widths of every network.", range=SIZE
     )
     critics: int = static(
-        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=POSITIVE
+        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=COUNT
     )
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
     policy_delay: int = static(
-        default=2, doc="Critic updates per update of the policy and the targets.", range=POSITIVE
+        default=2, doc="Critic updates per update of the policy and the targets.", range=SIZE
     )
     target_noise: float = static(
         default=0.2,
@@ -82,7 +83,7 @@ class TD3BCConfig:
     schedule: Schedule = static(
         default="constant", doc="Learning rate schedule of Q and the policy."
     )
-    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=SIZE)
 
 
 class TD3BCState(NamedTuple):

@@ -49,10 +49,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from xql.agents.backups import value_backup
 from xql.agents.hyperparameters import (
+    COUNT,
     DISCOUNT,
     DROPOUT,
     FRACTION,
     POSITIVE,
+    SIZE,
     Range,
     Swept,
     agent_config,
@@ -93,10 +95,10 @@ class XQLConfig:
     policy_learning_rate: Swept = swept(default=3e-4, doc="Learning rate of the policy (Adam).")
 
     hidden: tuple[int, ...] = static(
-        default=(256, 256), doc="Hidden layer widths of every network.", range=POSITIVE
+        default=(256, 256), doc="Hidden layer widths of every network.", range=SIZE
     )
     critics: int = static(
-        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=POSITIVE
+        default=2, doc="Ensemble size of Q; the targets take the minimum.", range=COUNT
     )
     value_layer_norm: bool = static(default=True, doc="LayerNorm in V.")
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
@@ -104,7 +106,7 @@ class XQLConfig:
         default="bounded", doc="Which Gumbel loss V minimises; see `xql.gumbel.losses`."
     )
     maclaurin_order: int = static(
-        default=4, doc="Order of `loss=maclaurin`.", range=Range(2, even=True)
+        default=4, doc="Order of `loss=maclaurin`.", range=Range(2, 100, even=True)
     )
     max_gradient_norm: float | None = static(
         default=None,
@@ -124,9 +126,9 @@ class XQLConfig:
         default="cosine", doc="Learning rate schedule of the policy."
     )
     value_schedule: Schedule = static(default="constant", doc="Learning rate schedule of V and Q.")
-    batch_size: int = static(default=256, doc="Transitions per batch.", range=POSITIVE)
+    batch_size: int = static(default=256, doc="Transitions per batch.", range=SIZE)
     v_updates: int = static(
-        default=1, doc="V steps per update, each on a fresh batch.", range=POSITIVE
+        default=1, doc="V steps per update, each on a fresh batch.", range=COUNT
     )
     value_action_noise: float = static(
         default=0.0,
@@ -135,6 +137,7 @@ class XQLConfig:
     value_random_actions: int = static(
         default=0,
         doc="Uniform random actions beside each of V's data actions (published scripts only).",
+        range=Range(most=65536),
     )
     update_order: Literal["sequential", "simultaneous"] = static(
         default="sequential", doc="Whether policy and Q see V after or before its step."

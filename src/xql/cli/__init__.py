@@ -1,21 +1,30 @@
 """The command line: parses, calls, prints."""
 
 import contextlib
+import errno
 import functools
 import importlib
+import importlib.metadata
 import io
 import os
+import platform
 import re
+import shlex
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from xql import __version__
 from xql.cli.console import print_anything, with_flags
-from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest, printable
+from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest, printable, reason
 
 Command = Callable[..., Any]
+
+LONGEST = 600
+"""Letters of a line of error: more of them are somebody's value, or a path."""
 
 # Where each command lives: a module of this package, and a function in it. Only the command that
 # was typed is imported, so that every other line of help comes at once.
@@ -45,16 +54,25 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
+"""What the system says of a file that a user named, and that cannot be used."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; the entry point of `xql`.
 
-    Exit status: 0 done, 1 a check found errors or an environment failed, 2 bad input, 130
-    interrupted. One line on standard error says what, where and the hint.
+    Exit status: 0 done, 1 a check found errors or an environment failed, 2 bad input, 70 a fault of
+    xql itself, 130 interrupted, 141 nobody reads the output any more. One line on standard error
+    says what, where and the hint; with XQL_DEBUG=1, a fault of xql's shows its traceback there too.
     """
     warnings.showwarning = _show_warning
     print_anything()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _dispatch(list(sys.argv[1:] if arguments is None else arguments), COMMANDS, ["xql"])
+        _dispatch(words, COMMANDS, ["xql"])
+        # Here, where a reader that has gone or a full disk is still caught.
+        sys.stdout.flush()
     except (InputError, MissingExtra) as error:
         _fail(str(error))
     except EnvironmentFault as fault:
@@ -65,8 +83,59 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(141)
+    except Exception as error:
+        sys.exit(_unexpected(error, words))
+
+
+def _discard_output() -> None:
+    """Let what is still to be printed go nowhere: Python would complain at its own end."""
+    with contextlib.suppress(OSError, ValueError):  # a stream in memory has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unexpected(error: Exception, words: list[str]) -> int:
+    """Say in one line what no command foresaw, and where its report lies; the exit status."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        print(f"xql: there is no space left ({reason(error)})", file=sys.stderr)
+        _discard_output()
+        return 1
+    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None:
+        _fail(f"{error.filename}: {error.strerror}")
+    if os.environ.get("XQL_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    about = "not enough memory: " if isinstance(error, MemoryError) else ""
+    try:
+        place = f"the report is {_save_report(error, words)}"
+    except OSError as failed:
+        place = f"no report can be written ({failed.strerror}), XQL_DEBUG=1 shows it"
+    said = printable(f"{about}{reason(error)}; this should not happen: {place}")
+    print(f"xql: {said}", file=sys.stderr)
+    return 70
+
+
+def _save_report(error: Exception, words: list[str]) -> str:
+    """Write what a fault's finder needs to a new file that only its user can read."""
+    packages = ("jax", "jaxlib", "numpy", "gymnasium", "equinox", "optax", "orbax-checkpoint")
+    lines = [
+        f"xql {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        ", ".join(f"{name} {_release(name)}" for name in packages),
+        "arguments: " + " ".join(map(shlex.quote, words)),
+        "",
+        *traceback.format_exception(error),
+    ]
+    handle, name = tempfile.mkstemp(prefix="xql-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write("\n".join(line.rstrip("\n") for line in lines) + "\n")
+    return name
+
+
+def _release(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -137,10 +206,12 @@ def _deferred(command: Command) -> Command:
 
 def _one_line(box: str) -> str:
     """tyro's boxed complaint as one line: its frame, rules and pointers to --help taken away."""
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ") for line in box.splitlines()]
+    if len(plain) > 1 and re.fullmatch("-+", plain[1]):
+        del plain[0]  # the title, where the terminal's encoding has no letters for a frame
     lines = []
-    for line in box.splitlines():
-        text = re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ")
-        if re.fullmatch(r"[─ ]*|─.*─", text) or text.startswith(("For full helptext", "in xql")):
+    for text in plain:
+        if re.fullmatch(r"[─ ]*|-+|─.*─", text) or text.startswith(("For full helptext", "in xql")):
             continue
         lines.append(re.sub(r"^(Perhaps you meant|Argument helptext):", r"; \1", text).strip())
     joined = " ".join(line for line in lines if not line.endswith("--help"))
@@ -148,5 +219,8 @@ def _one_line(box: str) -> str:
 
 
 def _fail(text: str) -> NoReturn:
-    print(f"xql: {printable(' '.join(with_flags(text).split()))}", file=sys.stderr)
+    line = printable(" ".join(with_flags(text).split()))
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST - 200]} … {line[-200:]}"  # the hint stands at the end
+    print(f"xql: {line}", file=sys.stderr)
     sys.exit(2)

@@ -1,5 +1,6 @@
 """Where the commands print tables and bars: names and messages as they are, on any terminal."""
 
+import io
 import re
 import shutil
 import sys
@@ -66,8 +67,12 @@ def print_words(text: str) -> None:
 def print_anything() -> None:
     """Let standard output and error take letters that their encoding lacks, such as β, as "?".
 
-    A legacy code page is no reason to fail when all is done.
+    A legacy code page is no reason to fail when all is done; nor is closed output, which Python
+    makes None.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.StringIO())
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None and getattr(stream, "errors", "") == "strict":

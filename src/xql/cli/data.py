@@ -9,7 +9,9 @@ import tyro
 from xql.data.check import Finding, check_dataset
 from xql.data.dataset import Dataset
 from xql.data.files import check_destination, save_dataset
-from xql.data.minari import local_names, local_root
+from xql.data.minari import local_names
+from xql.data.minari_metadata import local_root
+from xql.data.reading import parse_json
 from xql.data.sources import open_dataset
 from xql.errors import printable
 
@@ -89,12 +91,10 @@ def _spread(values: np.ndarray) -> str:
 
 def _environment_name(specification: str) -> str:
     """The id that a specification states; a plain Gymnasium id is one already."""
-    import json
-
     if not specification.lstrip().startswith("{"):
-        return printable(specification)
+        return printable(specification)[:200]
     try:
-        return printable(str(json.loads(specification)["id"]))
+        return printable(str(parse_json(specification)["id"]))[:200]
     except (ValueError, KeyError, TypeError):
         return "stated, but not readable"
 

@@ -38,10 +38,13 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
     from xql.agents import Unchecked
     from xql.collect.pointmaze import behaviour_rollouts
     from xql.evaluation.statistics import format_interval
+    from xql.runs.config import require_at_least
     from xql.runs.folder import RunFolder, free_folder
     from xql.training.offline import train_offline
     from xql.training.population import use_all_cores
 
+    require_at_least("steps", steps, 1)
+    require_at_least("seeds", seeds, 1)
     use_all_cores()
     home = free_folder("demo") if out is None else out
     RunFolder.require_free(home)

@@ -11,6 +11,7 @@ from jaxtyping import Float64
 
 from xql import errors as user_errors
 from xql.cli.train import Trust
+from xql.data.reading import require_file
 from xql.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from xql.gumbel import ErrorFits
 
+MOST_COLUMNS = 10_000
 _FIGURES = (".png", ".svg", ".pdf")
 
 
@@ -149,7 +151,10 @@ def fit(
         )
     table = _read_columns(file, [*names, target])
     X, y = table[:, :-1], table[:, -1]
-    regressor = GumbelRegressor(beta, model=model, random_state=seed).fit(X, y)
+    try:
+        regressor = GumbelRegressor(beta, model=model, random_state=seed).fit(X, y)
+    except ValueError as error:
+        raise InputError(str(error), where=str(file)) from None
     predictions = regressor.predict(X)
     plain_console().print(_fit_table(regressor, names, y - predictions))
     if out is not None:
@@ -285,13 +290,31 @@ def _read_columns(file: Path, columns: list[str]) -> Float64[np.ndarray, "rows c
     Raises:
         InputError: no such file, no such column, a cell that is not a finite number, no rows.
     """
-    if not file.is_file():
-        raise InputError("there is no such file", where=str(file), hint="check the path")
+    require_file(file)
+    for column in columns:
+        if columns.count(column) > 1:
+            raise InputError(
+                f"the column '{column}' is named twice",
+                where="--features, --target",
+                hint="name each one once",
+            )
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
             header = [name.strip() for name in next(reader, [])]
+            if len(header) > MOST_COLUMNS:
+                raise InputError(
+                    f"it has {len(header):,} columns",
+                    where=str(file),
+                    hint=f"keep those that are needed, at most {MOST_COLUMNS:,}",
+                )
             for column in columns:
+                if header.count(column) > 1:
+                    raise InputError(
+                        f"there are {header.count(column)} columns '{column}'",
+                        where=str(file),
+                        hint="rename the others",
+                    )
                 if column not in header:
                     raise InputError(
                         f"there is no column '{column}'",
@@ -324,7 +347,7 @@ def _number(row: list[str], place: int, where: str, name: str) -> float:
         value = float("nan")
     if not np.isfinite(value):
         raise InputError(
-            f"'{cell}' is not a finite number",
+            f"{user_errors.brief(cell)} is not a finite number",
             where=f"{where}, column {name}",
             hint="remove the row",
         )

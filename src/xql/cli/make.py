@@ -87,6 +87,8 @@ def make(
         MissingExtra: Minari or the simulator is not installed.
     """
     began = time.perf_counter()
+    if out_id == "":
+        raise InputError("it is empty", where="--out-id", hint="write it as NAMESPACE/NAME-v0")
     if name == "ant-policy":
         given = {"policy": policy, "transitions": transitions, "noise": noise, "out-id": out_id}
         _refuse(name, **given, env=env, kind=kind)

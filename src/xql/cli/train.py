@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-import yaml
 
 from xql.cli.console import print_words, sign_of_life
-from xql.errors import InputError
+from xql.errors import InputError, require_seed
 
 # NAME=VALUE words; the flag may be given once with several words, or several times.
 Assignments = Annotated[
@@ -21,6 +20,8 @@ Sweep = Annotated[
 Trust = Annotated[
     tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME...")
 ]
+MOST_LETTERS = 10_000
+"""Of one value on the command line."""
 Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER...")]
 
 
@@ -80,7 +81,7 @@ def offline(
         agent=Unchecked(agent),
         preset=Unchecked(preset),
         steps=steps,
-        seeds=range(first_seed, first_seed + max(seeds, 0)),
+        seeds=_which_seeds(first_seed, seeds),
         sweep=parse_sweep(sweep, beta),
         env=env,
         out=out,
@@ -156,7 +157,7 @@ def online(
         agent=Unchecked(agent),
         preset=Unchecked(preset),
         steps=steps,
-        seeds=range(first_seed, first_seed + max(seeds, 0)),
+        seeds=_which_seeds(first_seed, seeds),
         sweep=parse_sweep(sweep, beta),
         out=out,
         options=parse_settings(set),
@@ -173,6 +174,15 @@ def online(
         keep_policies=keep_policies,
     )
     finish(run, plot)
+
+
+def _which_seeds(first: int, count: int) -> range:
+    from xql.runs.config import require_at_least
+
+    require_seed(first, "first_seed")
+    if count > 0:
+        require_at_least("seeds", count, 1)
+    return range(first, first + max(count, 0))
 
 
 def finish(run: Any, plot: bool) -> None:
@@ -198,16 +208,31 @@ def parse_settings(words: Iterable[Iterable[str]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for word in (word for group in words for word in group):
         name, value = _assignment("--set", word, "batch_size=1024")
-        try:
-            # YAML reads 3e-4 as a word: its numbers need a point.
-            found[name] = float(value) if _is_number(value) else yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(
-                f"--set {word}: the value cannot be read", hint="write it as in YAML"
-            ) from None
-        if isinstance(found[name], float) and found[name].is_integer() and "." not in value:
-            found[name] = int(found[name])
+        if name in found:
+            raise InputError(f"{name} is given twice", where="--set", hint="give it once")
+        found[name] = _value(word, value)
     return found
+
+
+def _value(word: str, text: str) -> Any:
+    from xql.runs.plain import read_yaml
+
+    if len(text) > MOST_LETTERS:
+        raise InputError(
+            f"--set {word[:60]}…: the value has {len(text):,} letters",
+            hint=f"give at most {MOST_LETTERS:,}",
+        )
+    if _is_number(text):
+        # YAML reads 3e-4 as a word: its numbers need a point.
+        number = float(text)
+        whole = number.is_integer() and "." not in text
+        return int(number) if whole else number
+    try:
+        return read_yaml(text)
+    except ValueError as error:
+        raise InputError(
+            f"--set {word[:60]}: the value cannot be read ({error})", hint="write it as in YAML"
+        ) from None
 
 
 def parse_sweep(words: Iterable[Iterable[str]], beta: Iterable[str] = ()) -> dict[str, list[float]]:
@@ -217,8 +242,8 @@ def parse_sweep(words: Iterable[Iterable[str]], beta: Iterable[str] = ()) -> dic
         InputError: a word without "=", a name given twice, or what is no number.
     """
     found: dict[str, list[float]] = {}
-    if numbers := ",".join(beta):
-        found["beta"] = _numbers("--beta", numbers)
+    if beta := tuple(beta):
+        found["beta"] = _numbers("--beta", ",".join(beta))
     for word in (word for group in words for word in group):
         name, values = _assignment("--sweep", word, "beta=0.5,2")
         if name in found:

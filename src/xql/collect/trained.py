@@ -1,5 +1,6 @@
 """The online run that data is made from, trained here or by anyone, and its policies' returns."""
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,8 +11,6 @@ from jaxtyping import Float32
 
 from xql.collect.writing import Log
 from xql.data.actions import action_spec
-from xql.data.schema import require_columns
-from xql.data.tables import read_columns
 from xql.envs.make import make_environment
 from xql.errors import InputError
 from xql.evaluation.rollout import rollout
@@ -21,7 +20,7 @@ from xql.runs.folder import Evaluation, RunFolder
 from xql.runs.summary import member_means
 from xql.training.evaluate import EVALUATION_SEED
 from xql.training.online import train_online
-from xql.training.replay import Rows, ring_capacity
+from xql.training.replay import Rows, read_episode_lengths, read_replay, ring_capacity
 
 REFERENCE_EPISODES = 100
 """Of random actions, for the return that scores 0."""
@@ -216,7 +215,7 @@ def replay_logs(source: Source) -> list[Log]:
     """
     step, where = require_medium(source), str(source.folder.path)
     path, loop = source.folder.path / "replay.npz", source.folder.config.loop
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise InputError(
             "this run kept no replay buffer", where=where, hint="train it with `keep_replay=True`"
         )
@@ -229,11 +228,9 @@ def replay_logs(source: Source) -> list[Log]:
             where=where,
             hint="train it with `environments=1` and a `buffer` of all its steps",
         )
-    names = (*Rows._fields, "episode_lengths_0")
-    kept = read_columns(path, names)
-    require_columns(kept, names, str(path))
-    rows = Rows(*(kept[name][:, :step] for name in Rows._fields))
-    return to_logs(rows, kept["episode_lengths_0"].tolist())
+    kept = read_replay(path, source.folder.config)
+    rows = Rows(*(column[:, :step] for column in kept))
+    return to_logs(rows, read_episode_lengths(path, steps))
 
 
 def to_logs(rows: Rows, lengths: Sequence[int]) -> list[Log]:

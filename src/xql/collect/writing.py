@@ -14,10 +14,14 @@ from gymnasium.envs.registration import EnvSpec
 from jaxtyping import Bool, Float, Shaped
 
 from xql import __version__
-from xql.errors import InputError, require
+from xql.errors import InputError, brief, require
 
 # The bytes of a dataset depend on the releases of these; they are written beside it.
 _SIMULATORS = ("gymnasium_robotics", "mujoco", "numpy")
+
+
+MOST_TRANSITIONS = 1_000_000_000
+"""They are held in memory until they are written."""
 
 
 class Log(NamedTuple):
@@ -81,9 +85,12 @@ def check_numbers(where: str, *, transitions: int, seed: int, noise: float) -> N
     Raises:
         InputError: fewer than one transition, a negative seed, or a noise that is no size.
     """
-    for name, value, least in (("transitions", transitions, 1), ("seed", seed, 0)):
+    limits = (("transitions", transitions, 1, MOST_TRANSITIONS), ("seed", seed, 0, 2**32 - 1))
+    for name, value, least, most in limits:
         if value < least:
             raise InputError(f"{name} is {value}", where=where, hint=f"give {least} or more")
+        if value > most:
+            raise InputError(f"{name} is {brief(value)}", where=where, hint=f"give {most} or less")
     if not 0 <= noise < np.inf:
         raise InputError(f"noise is {noise}", where=where, hint="give 0 or more")
 

@@ -103,15 +103,18 @@ def _moves(dataset: Dataset) -> tuple[Float[np.ndarray, " moves"], Bool[np.ndarr
 def _boundaries(dataset: Dataset) -> list[Finding]:
     """Flags against jumps: resets that no flag marks, and flags where nothing was reset.
 
-    A jump inside an episode counts as a reset if it is five times what 9 of 10 steps do, and a
-    quarter of the median flagged reset; where no reset can be measured, ten times. A source that
-    states each step's next observation has said where episodes go on. One that has the final
-    observations has said so at their ends: the log goes on only where the next one starts there.
+    A jump inside an episode counts as a reset if it is five times what 9 of 10 steps do that move
+    at all, and a quarter of the median flagged reset; where no reset can be measured, ten times. A
+    source that states each step's next observation has said where episodes go on. One that has the
+    final observations has said so at their ends: the log goes on only where the next one starts
+    there.
     """
     found = []
     moved, inside = _moves(dataset)
     # Not a higher quantile: unflagged resets of short episodes would themselves raise it.
-    usual, high = np.quantile(moved[inside], (0.9, 0.99)).tolist()
+    moves = moved[inside & (moved > 0)]
+    usual = float(np.quantile(moves, 0.9)) if len(moves) else 0.0
+    high = float(np.quantile(moved[inside], 0.99))
     finals = (dataset.firsts + dataset.lengths)[:-1]
     between = moved[finals]
     # A column that only resets change, such as a goal, makes every reset infinitely far.

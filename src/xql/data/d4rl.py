@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from xql.data.dataset import Dataset
+from xql.data.dataset import Dataset, same_length
 from xql.data.moves import displacement
-from xql.data.schema import require_columns, steps_from, unit_bounds
+from xql.data.schema import check_numbers, require_columns, steps_from, unit_bounds
 from xql.data.tables import read_columns
 
 _LEVELS = "random|medium|expert|medium_expert|medium_replay|random_expert"
@@ -87,10 +87,14 @@ def open_d4rl(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool =
         keys=keys,
         finite=finite,
     )
+    positions = columns.get("infos/qpos")
+    if positions is not None:
+        check_numbers(positions, "infos/qpos", str(path))
+        same_length({"observations": steps["observations"], "infos/qpos": positions}, str(path))
     terminated = steps["terminals"]
     truncated = steps.get("timeouts", np.zeros(len(terminated), bool)) & ~terminated
     if truncated.any():
-        truncated = episode_ends(terminated, truncated, steps, columns.get("infos/qpos"))
+        truncated = episode_ends(terminated, truncated, steps, positions)
     return Dataset.from_arrays(
         steps["observations"],
         steps["actions"],

@@ -93,7 +93,7 @@ class Dataset:
     continuity: Continuity = "recorded"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", printable(self.name))
+        object.__setattr__(self, "name", printable(self.name)[:200])
         self._check_kinds()
         if len(self.lengths) == 0:
             raise InputError("there is no episode", where=self.name, hint="give at least one")

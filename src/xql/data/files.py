@@ -5,12 +5,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import h5py
 import numpy as np
 
-from xql.data.dataset import Dataset
+from xql.data.dataset import Continuity, Dataset
+from xql.data.reading import is_number, parse_json
 from xql.data.schema import OPTIONAL, REQUIRED, dataset_from
 from xql.data.tables import DESCRIPTION, SUFFIXES, read_columns
 from xql.errors import InputError, require
@@ -32,6 +33,11 @@ def open_file(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool =
     description = _parse_description(columns.pop(DESCRIPTION, None), str(path))
     name = description.pop("name", path.stem)
     dataset = dataset_from(columns, str(path), keys, finite=finite, name=name)
+    for key in ("action_low", "action_high"):
+        if key in description and len(description[key]) != dataset.action_size:
+            what = f"'{key}' in '{DESCRIPTION}' has {len(description[key])} numbers"
+            hint = f"give one for each of the {dataset.action_size} action columns"
+            raise InputError(what, where=str(path), hint=hint)
     metadata = {**description.pop("metadata", {}), **dataset.metadata}
     return dataset.with_metadata(**description, metadata=metadata, source=str(path))
 
@@ -40,8 +46,8 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        description = json.loads(str(text))
-    except json.JSONDecodeError as error:
+        description = parse_json(str(text))
+    except ValueError as error:
         hint = "remove it or write the file again"
         raise InputError(f"'{DESCRIPTION}' is no JSON ({error})", where=where, hint=hint) from None
     if not isinstance(description, dict):
@@ -66,6 +72,9 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
             hint = f"it must be {_KINDS[kind]}"
             raise InputError(what, where=where, hint=hint)
         found[key] = _float32(value) if kind is list else value
+    if found.get("continuity", "stated") not in get_args(Continuity):
+        what = f"'continuity' in '{DESCRIPTION}' is '{found['continuity']}'"
+        raise InputError(what, where=where, hint=f"choose from {', '.join(get_args(Continuity))}")
     _check_metadata(found.get("metadata", {}), where)
     return found
 
@@ -94,8 +103,8 @@ def _check_metadata(metadata: dict[str, Any], where: str) -> None:
         )
 
     read = {
-        "ref_min_score": (_is_number, "a number"),
-        "ref_max_score": (_is_number, "a number"),
+        "ref_min_score": (is_number, "a number"),
+        "ref_max_score": (is_number, "a number"),
         "observation_keys": (texts, "a list of texts"),
         "observation_layout": (layout, "a list of [path, size]"),
     }

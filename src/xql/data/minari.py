@@ -1,14 +1,14 @@
 """Minari's datasets (`minari:ID`): local ones first, by name from the remote where a network is."""
 
-import json
+import math
 import os
 import re
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import h5py
@@ -17,8 +17,10 @@ from gymnasium import spaces
 
 from xql.data.dataset import Dataset, Episode, empty
 from xql.data.flatten import flat_layout, leaves, require_vectors, select_keys
+from xql.data.minari_metadata import Metadata, again, damaged, local_root, read_metadata
+from xql.data.reading import require_file, require_files, require_room
 from xql.data.schema import check_finite
-from xql.data.tables import node_at, unreadable
+from xql.data.tables import node_at, values_of
 from xql.errors import InputError, MissingExtra, nearest, require
 
 GOAL = "desired_goal"
@@ -47,60 +49,51 @@ def open_minari(
     try:
         here = (local_root() / name / "data").is_dir()
     except OSError as error:
-        raise _damaged(name, error) from None
+        raise damaged(name, error) from None
     if not here:
         _fetch(name, download=download)
-    folder = local_root() / name / "data"
-    storage, raw = _open_storage(name, folder)
-    space = storage.action_space
+    folder, where = local_root() / name / "data", f"minari:{name}"
+    metadata = read_metadata(name, folder)
+    try:
+        size = require_files(folder)
+    except InputError as error:
+        raise InputError(f"{error.where}: {error.what}", where=where, hint=error.hint) from None
+    except OSError as error:
+        raise damaged(name, error) from None
+    observed = metadata.observation_space or _recorded(name, folder, "observations")
+    space = metadata.action_space or _recorded(name, folder, "actions")
     if not _is_continuous(space):
         hint = "discrete actions are not supported yet: a Box of floats is needed"
-        raise InputError(f"the actions are {space}", where=f"minari:{name}", hint=hint)
-    observation_space = select_keys(storage.observation_space, keys, where=f"minari:{name}")
-    require_vectors(observation_space, f"minari:{name}")
-    dataset = _read(name, folder, storage, observation_space, finite)
-    _require_goal(name, folder, storage, observation_space)
+        raise InputError(f"the actions are {space}", where=where, hint=hint)
+    kept = select_keys(observed, keys, where=where)
+    require_vectors(kept, where)
+    opened = _Opened(name, folder, metadata, observed, space, size)
+    dataset = _read(opened, kept, finite)
+    _require_goal(opened, kept)
     described: dict[str, Any] = {} if keys is None else {"observation_keys": sorted(keys)}
-    layout = flat_layout(observation_space)
+    layout = flat_layout(kept)
     if layout[0][0]:
         described["observation_layout"] = [[path, size] for path, size in layout]
     return dataset.with_metadata(
         name=name,
         source=f"minari:{name}" + (f"?keys={','.join(keys)}" if keys else ""),
         **_bounds(space),
-        environment=_specification(raw.get("env_spec")),
-        evaluation_environment=_specification(raw.get("eval_env_spec")),
-        metadata={**_reference(raw), **described},
+        environment=metadata.environment,
+        evaluation_environment=metadata.evaluation_environment,
+        metadata={**metadata.others, **described},
     )
 
 
-def _open_storage(name: str, folder: Path) -> tuple[Any, dict[str, Any]]:
-    """Minari's reader of a folder, and the metadata there.
+class _Opened(NamedTuple):
+    """A dataset on this machine."""
 
-    Where the metadata state no spaces, `MinariStorage.read` makes the environment that they name,
-    and so runs what the file says; here the spaces are those of the recorded arrays.
-    """
-    storages = require("minari.dataset._storages", "minari")
-    serialization = require("minari.serialization", "minari")
-    try:
-        raw = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
-        found = {}
-        for key, arrays in (("observation_space", "observations"), ("action_space", "actions")):
-            if key in raw:
-                found[key] = serialization.deserialize_space(raw[key])
-            else:
-                found[key] = _recorded(name, folder, arrays)
-        storage = storages.get_minari_storage(raw["data_format"])(
-            folder, **found, jpeg_encoding=bool(raw.get("jpeg_encoding", True))
-        )
-        for count in (storage.total_steps, storage.total_episodes):
-            if not isinstance(count, int) or count < 0:
-                raise ValueError(f"its metadata count {count!r}")
-    except (InputError, MissingExtra):
-        raise
-    except Exception as error:  # what a wrong value raises depends on who trips over it
-        raise _damaged(name, error) from None
-    return storage, raw
+    name: str
+    folder: Path
+    metadata: Metadata
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    size: int
+    """Bytes of its files."""
 
 
 def _recorded(name: str, folder: Path, key: str) -> spaces.Space[Any]:
@@ -110,33 +103,35 @@ def _recorded(name: str, folder: Path, key: str) -> spaces.Space[Any]:
         InputError: they are in another format than HDF5, or link to another file.
     """
     main, where = folder / "main_data.hdf5", f"minari:{name}"
-    if not main.exists():
+    if not main.is_file():
         raise InputError(
             f"its metadata state no space of the {key}",
             where=where,
             hint="write it again with Minari, its spaces stated",
         )
-    with h5py.File(main, "r") as file:
-        return _space_of(node_at(file, f"episode_0/{key}", where), where)
+    try:
+        with h5py.File(main, "r") as file:
+            return _space_of(node_at(file, f"episode_0/{key}", where), where)
+    except InputError:
+        raise
+    except Exception as error:  # as above
+        raise damaged(name, error) from None
 
 
 def _space_of(node: Any, where: str) -> spaces.Space[Any]:
     if isinstance(node, h5py.Group):
         inner = {key: _space_of(node_at(node, key, where), where) for key in node}
         numbered = [f"_index_{number}" for number in range(len(inner))]
-        if inner and set(inner) == set(numbered):  # how Minari stores a tuple
+        if not inner:
+            raise ValueError(f"{node.name} is empty")
+        if set(inner) == set(numbered):  # how Minari stores a tuple
             return spaces.Tuple([inner[key] for key in numbered])
         return spaces.Dict(inner)
-    if node.dtype.kind not in "fiub" or node.ndim == 0:
-        raise ValueError(f"{node.name} is {node.dtype} with {node.ndim} axes")
+    if node.dtype.kind not in "fiub" or not node.shape:
+        raise ValueError(f"{node.name} is {node.dtype} of shape {node.shape}")
+    require_room({node.name: (4 * math.prod(node.shape[1:]), node.id.get_storage_size())}, where)
     low, high = (-np.inf, np.inf) if node.dtype.kind == "f" else (0, 1)
     return spaces.Box(low, high, node.shape[1:], node.dtype)
-
-
-def local_root() -> Path:
-    """The folder that Minari keeps its datasets in."""
-    root = os.environ.get("MINARI_DATASETS_PATH")
-    return Path(root) if root else Path.home() / ".minari" / "datasets"
 
 
 def local_names() -> list[str]:
@@ -212,45 +207,33 @@ def _bounds(space: Any) -> dict[str, np.ndarray]:
     return {"action_low": low, "action_high": high} if finite else {}
 
 
-def _specification(raw: Any) -> str | None:
-    return raw if raw is None or isinstance(raw, str) else json.dumps(raw)
-
-
-def _reference(raw: Mapping[str, Any]) -> dict[str, Any]:
-    skip = ("env_spec", "eval_env_spec", "observation_space", "action_space")
-    return {key: value for key, value in raw.items() if key not in skip and value is not None}
-
-
-def _damaged(name: str, error: Exception) -> InputError:
-    barred = unreadable(local_root() / name, error)
-    if barred is not None:
-        return barred
-    reason = (str(error) or type(error).__name__).splitlines()[0][:100]
-    hint = f"remove {local_root() / name} and fetch it again"
-    return InputError(f"it cannot be read ({reason})", where=f"minari:{name}", hint=hint)
-
-
-def _read(name: str, folder: Path, storage: Any, space: Any, finite: bool) -> Dataset:
+@np.errstate(over="ignore")  # a float64 too large for float32 becomes an infinity, which is named
+def _read(opened: _Opened, space: Any, finite: bool) -> Dataset:
     """Fill the arrays episode by episode; each piece goes straight to its place."""
-    where = f"minari:{name}"
+    name, where = opened.name, f"minari:{opened.name}"
     layout = flat_layout(space)
-    steps, count = int(storage.total_steps), int(storage.total_episodes)
+    steps, count = opened.metadata.total_steps, opened.metadata.total_episodes
     if count == 0:
         raise InputError("there is no episode", where=where, hint="take another dataset")
-    observations = empty((steps + count, sum(size for _, size in layout)))
-    actions = empty((steps + count, int(np.prod(storage.action_space.shape))))
+    widths = sum(size for _, size in layout), math.prod(opened.action_space.shape or ())
+    for key, width in zip(("observations", "actions"), widths, strict=True):
+        if width == 0:
+            hint = "give at least 1"
+            raise InputError(f"the {key} have no numbers in a row", where=where, hint=hint)
+    require_room({"total_steps": (4 * (steps + count) * (sum(widths) + 1), opened.size)}, where)
+    observations, actions = (empty((steps + count, width)) for width in widths)
     rewards = empty((steps + count,))
     lengths: list[int] = []
     terminated: list[bool] = []
     truncated: list[bool] = []
     inner: list[np.ndarray] = []
     first = 0
-    for episode in _episodes(name, folder, storage, [path for path, _ in layout]):
+    for episode in _episodes(opened, [path for path, _ in layout]):
         parts, action, reward, ends, cuts = episode
         length = _check_steps(episode[1:], actions.shape[1], f"{where}: episode {len(lengths)}")
         last = first + length
         if last >= len(rewards):
-            raise _damaged(name, ValueError("more steps than its metadata states"))
+            raise _miscounted("total_steps", steps, f"more than {steps:,}", where)
         column = 0
         for part, (path, size) in zip(parts, layout, strict=True):
             part = np.asarray(part)
@@ -273,10 +256,12 @@ def _read(name: str, folder: Path, storage: Any, space: Any, finite: bool) -> Da
         terminated.append(bool(ends[-1]))
         truncated.append(bool(cuts[-1]))
         first = last + 1
+    if first != len(rewards):
+        raise _miscounted("total_steps", steps, f"{first - count:,}", where)
     dataset = Dataset(
-        observations=observations[:first],
-        actions=actions[:first],
-        rewards=rewards[:first],
+        observations=observations,
+        actions=actions,
+        rewards=rewards,
         lengths=np.asarray(lengths, np.int64),
         terminated=np.asarray(terminated, bool),
         truncated=np.asarray(truncated, bool),
@@ -289,20 +274,25 @@ def _read(name: str, folder: Path, storage: Any, space: Any, finite: bool) -> Da
     return dataset
 
 
-def _require_goal(name: str, folder: Path, storage: Any, kept: Any) -> None:
+def _miscounted(key: str, stated: int, found: str, where: str) -> InputError:
+    what = f"'{key}' in its metadata.json is {stated:,}, and its data has {found}"
+    return InputError(what, where=where, hint="fetch it again, or correct the number")
+
+
+def _require_goal(opened: _Opened, kept: Any) -> None:
     """Refuse data whose rewards depend on a goal that the observation, as chosen, does not show."""
-    every = [path for path, _ in leaves(storage.observation_space)]
+    every = [path for path, _ in leaves(opened.observation_space)]
     chosen = {path for path, _ in flat_layout(kept)}
     goal = [p for p in every if p.partition("/")[0] == GOAL and p not in chosen]
     first: list[np.ndarray] = []
-    for parts, *_ in _episodes(name, folder, storage, goal) if goal else ():
+    for parts, *_ in _episodes(opened, goal) if goal else ():
         rows = [np.asarray(part).reshape(len(part), -1) for part in parts]
         first = first or [part[0] for part in rows]
         for path, part, same in zip(goal, rows, first, strict=True):
             if not np.array_equal(part, np.broadcast_to(same, part.shape)):
                 hint = f"keep it: ?keys={','.join(sorted({GOAL, *_tops(chosen)}))}"
                 what = f"the keys leave out '{path}', a goal that is not always the same"
-                raise InputError(what, where=f"minari:{name}", hint=hint)
+                raise InputError(what, where=f"minari:{opened.name}", hint=hint)
 
 
 def _tops(paths: Iterable[str]) -> set[str]:
@@ -322,6 +312,8 @@ def _check_steps(columns: tuple[Any, ...], action_size: int, where: str) -> int:
             what = f"its {key} are {array.dtype} of shape {array.shape}"
             hint = f"{length} steps need {length} x {sizes[key]} numbers"
             raise InputError(what, where=where, hint=hint)
+    for key in ("terminations", "truncations"):
+        check_finite(arrays[key], key, where)
     return length
 
 
@@ -348,42 +340,59 @@ _COLUMNS = ("actions", "rewards", "terminations", "truncations")
 _Raw = tuple[list[Any], Any, Any, Any, Any]
 
 
-def _episodes(name: str, folder: Path, storage: Any, paths: list[str]) -> Iterator[_Raw]:
+def _episodes(opened: _Opened, paths: list[str]) -> Iterator[_Raw]:
     """Observation leaves, actions, rewards, terminations, truncations of each episode."""
-    main = folder / "main_data.hdf5"
     try:
         # Straight from the file where it is hdf5: minari's own reader also decodes every info.
-        if main.exists():
-            yield from _from_hdf5(name, main, storage.total_episodes, paths)
+        if opened.metadata.data_format == "hdf5":
+            yield from _from_hdf5(opened, paths)
         else:
-            yield from _from_storage(storage, paths)
-    except (OSError, KeyError, RuntimeError, TypeError) as error:
-        raise _damaged(name, error) from None
+            yield from _from_storage(opened, paths)
+    except (InputError, MissingExtra):
+        raise
+    except Exception as error:  # as above
+        raise damaged(opened.name, error) from None
 
 
-def _from_hdf5(name: str, main: Path, episodes: int, paths: list[str]) -> Iterator[_Raw]:
-    where = f"minari:{name}"
-    with h5py.File(main, "r") as file:
+def _from_hdf5(opened: _Opened, paths: list[str]) -> Iterator[_Raw]:
+    where, episodes = f"minari:{opened.name}", opened.metadata.total_episodes
+    main = opened.folder / "main_data.hdf5"
+    with h5py.File(require_file(main, again(opened.name)), "r") as file:
+        there = sum(1 for name in file if re.fullmatch(r"episode_[0-9]+", name))
+        if there != episodes:
+            raise _miscounted("total_episodes", episodes, f"{there:,}", where)
         first = node_at(file, "episode_0", where)
         stored = [_stored(first, path, where) for path in paths]
         for index in range(episodes):
             group = node_at(file, f"episode_{index}", where)
-            parts = [node_at(group, path, where)[()] for path in stored]
-            rest = (node_at(group, key, where)[()] for key in _COLUMNS)
-            yield (parts, *rest)
+            parts = [values_of(node_at(group, path, where), where) for path in stored]
+            actions, rewards, ends, cuts = (
+                values_of(node_at(group, key, where), where) for key in _COLUMNS
+            )
+            yield parts, actions, rewards, ends, cuts
 
 
 def _stored(episode: h5py.Group, path: str, where: str) -> str:
     """Where an observation's part lies in an episode: Minari stores that of a tuple as _index_0."""
     found = "observations"
     for part in path.split("/") if path else ():
-        name = part if part in node_at(episode, found, where) else f"_index_{part}"
+        tuples = part.isdecimal() and f"_index_{part}" in node_at(episode, found, where)
+        name = f"_index_{part}" if tuples else part
         found = f"{found}/{name}"
     return found
 
 
-def _from_storage(storage: Any, paths: Iterable[str]) -> Iterator[_Raw]:
-    for episode in storage.get_episodes(range(storage.total_episodes)):
+def _from_storage(opened: _Opened, paths: Iterable[str]) -> Iterator[_Raw]:
+    # Minari's own way to open it makes the environment that the metadata name, and so runs what
+    # they say, where they state no spaces; here it is given them.
+    storages = require("minari.dataset._storages", "minari")
+    storage = storages.get_minari_storage(opened.metadata.data_format)(
+        opened.folder,
+        opened.observation_space,
+        opened.action_space,
+        jpeg_encoding=opened.metadata.jpeg_encoding,
+    )
+    for episode in storage.get_episodes(range(opened.metadata.total_episodes)):
         tree = dict(leaves(episode["observations"]))
         rest = (episode[key] for key in _COLUMNS)
         yield ([tree[path] for path in paths], *rest)

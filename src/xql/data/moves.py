@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Shaped
 _SAMPLE = 10_000  # rows: enough for a median step or a grid, however long the log
 
 
+@np.errstate(over="ignore", invalid="ignore")  # numbers of the source, as large as they are
 def displacement(
     state: Shaped[np.ndarray, "steps state"], ordinary: Bool[np.ndarray, " moves"], *, scaled: bool
 ) -> Float[np.ndarray, " moves"]:

@@ -13,6 +13,7 @@ import numpy as np
 from xql.data.dataset import Dataset, same_length
 from xql.data.flatten import flat_layout, flatten_batch, is_image, leaves, select_keys
 from xql.data.moves import follows
+from xql.data.reading import DEEPEST
 from xql.data.tables import DESCRIPTION
 from xql.errors import InputError, nearest
 
@@ -47,7 +48,7 @@ def dataset_from(
         steps.get("next_observations"),
         _labels(columns["episode"], where) if "episode" in columns else None,
         goes_on=steps.get("goes_on"),
-        metadata=observation_metadata(nested(columns, "observations"), keys),
+        metadata=observation_metadata(nested(columns, "observations", where), keys),
         **describe,
     )
 
@@ -85,17 +86,29 @@ def require_columns(columns: Mapping[str, np.ndarray], names: Iterable[str], whe
             raise InputError(f"there is no '{name}' ({listing})", where=where, hint=hint)
 
 
-def nested(columns: Mapping[str, np.ndarray], name: str) -> Any:
-    """The column `name`, or the nested dictionary of all columns under "name/"."""
+def nested(columns: Mapping[str, np.ndarray], name: str, where: str) -> Any:
+    """The column `name`, or the nested dictionary of all columns under "name/".
+
+    Raises:
+        InputError: a name is both an array's and a dictionary's.
+    """
     if name in columns:
         return columns[name]
     tree: dict[str, Any] = {}
     for path, values in columns.items():
         head, *parts = path.split("/")
         if head == name:
+            if len(parts) > DEEPEST:
+                hint = "store it in a flatter dictionary"
+                raise InputError(f"'{name}' is nested too deeply", where=where, hint=hint)
             node = tree
             for part in parts[:-1]:
                 node = node.setdefault(part, {})
+                if not isinstance(node, dict):
+                    break
+            if not isinstance(node, dict) or parts[-1] in node:
+                hint = "name each array once, and no array like a dictionary"
+                raise InputError(f"'{path}' is there twice", where=where, hint=hint)
             node[parts[-1]] = values
     return tree or None
 
@@ -136,12 +149,13 @@ def steps_from(
     steps: dict[str, np.ndarray] = {}
     trees = {}
     for name in ("observations", "next_observations"):
-        tree = nested(columns, name)
+        tree = nested(columns, name, where)
         if tree is not None:
             tree = select_keys(tree, keys, where=where)
-            _check_leaves(tree, name, where)
+            check_numbers(tree, name, where)
             _check_one_length(tree, name, where)
             trees[name], steps[name] = tree, flatten_batch(tree)
+    same_length({name: steps[name] for name in trees}, where)
     following = steps.get("next_observations")
     if following is not None:
         width = steps["observations"].shape[1]
@@ -149,14 +163,12 @@ def steps_from(
             what = f"next_observations has {following.shape[1]} numbers a row"
             hint = "both must be the same kind of observation"
             raise InputError(f"{what} and observations {width}", where=where, hint=hint)
-        same_length({name: steps[name] for name in trees}, where)
-        steps["goes_on"] = _goes_on(**trees, where=where)
     for name in ("actions", "rewards", *flags):
-        if name not in columns and nested(columns, name) is not None:
+        if name not in columns and nested(columns, name, where) is not None:
             hint = "store it as one column: only observations may be a dictionary"
             raise InputError(f"{name} is a group of columns", where=where, hint=hint)
     actions = columns["actions"]
-    _check_leaves(actions, "actions", where)
+    check_numbers(actions, "actions", where)
     if actions.dtype.kind in "iub":
         what = f"actions are whole numbers ({actions.dtype})"
         hint = "discrete actions are not supported yet"
@@ -165,12 +177,17 @@ def steps_from(
     for name in ("rewards", *flags):
         if name in columns:
             values = columns[name]
-            _check_leaves(values, name, where)
+            check_numbers(values, name, where)
             if values.ndim != 1 and values.shape != (len(values), 1):
                 hint = "give one number per step"
                 raise InputError(f"{name} has shape {_shape(values)}", where=where, hint=hint)
             steps[name] = values.ravel().astype(np.float32)
     same_length(steps, where)
+    for name in ("observations", "actions"):
+        if steps[name].shape[1] == 0:
+            raise InputError(f"{name} has no numbers in a row", where=where, hint="give at least 1")
+    if following is not None:
+        steps["goes_on"] = _goes_on(**trees, where=where)
     for name, values in steps.items():
         if finite or name in flags:
             check_finite(values, name, where)
@@ -209,10 +226,11 @@ def _check_one_length(tree: Any, name: str, where: str) -> None:
             raise InputError(f"{path} has {other} rows and {first} {size}", where=where, hint=hint)
 
 
-def _check_leaves(tree: Any, name: str, where: str) -> None:
+def check_numbers(tree: Any, name: str, where: str) -> None:
+    """Raise `InputError` unless a column, or each of a dictionary of them, has numbers by row."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
-            _check_leaves(value, f"{name}/{key}", where)
+            check_numbers(value, f"{name}/{key}", where)
         return
     less = ", or leave it out" if "/" in name else ""
     less += " with ?keys=" if less and where != ARRAYS else ""

@@ -59,6 +59,11 @@ def open_dataset(
         if isinstance(source, list | tuple):
             hint = "open one file at a time, and join them with Dataset.from_episodes([*a, *b])"
         raise InputError(f"a {type(source).__name__} is no source", hint=hint)
+    try:
+        os.fspath(source).encode()
+    except UnicodeEncodeError:  # a run's config.yaml could not name it
+        what = "the name is no text in UTF-8"
+        raise InputError(what, where=os.fspath(source), hint="rename it") from None
     text, _, query = os.fspath(source).partition("?")
     keys = _parse_keys(query, os.fspath(source))
     kind, colon, rest = text.partition(":")

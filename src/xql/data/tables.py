@@ -6,8 +6,10 @@ Nothing is interpreted, but that a table has one number per cell: `observations.
 
 import csv
 import itertools
-import os
+import math
 import re
+import zipfile
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from xql.data.reading import SPARE, require_file, require_room, unreadable
 from xql.errors import InputError, nearest, require
 
 SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet")  # what a dataset can be saved as
@@ -34,16 +37,8 @@ def read_columns(path: Path, wanted: Collection[str] | None = None) -> dict[str,
     Raises:
         InputError: the file is missing, truncated, or not what its name says.
     """
-    try:
-        found = path.exists()
-    except OSError as error:
-        raise unreadable(path, error) or error from None
-    if not found:
-        siblings = [file.name for file in path.parent.glob("*") if file.suffix in READABLE]
-        hint = nearest(path.name, siblings) if siblings else "check the path"
-        raise InputError("there is no such file", where=str(path), hint=hint)
-    if path.is_dir():
-        raise InputError("this is a folder", where=str(path), hint="give a file in it")
+    siblings = [file.name for file in path.parent.glob("*") if file.suffix in READABLE]
+    require_file(path, nearest(path.name, siblings) if siblings else "check the path")
     if path.suffix not in READABLE:
         hint = f"the name must end in one of {', '.join(READABLE)}"
         raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), hint=hint)
@@ -74,14 +69,21 @@ def gather_numbered(
     numbered: dict[str, dict[int, np.ndarray]] = {}
     gathered: dict[str, np.ndarray] = {}
     for name, values in columns.items():
-        match = re.fullmatch(r"(.+)\.(\d+)", name)
+        match = re.fullmatch(r"(.+)\.([0-9]{1,9})", name)
         vector = values is not _UNREAD and values.ndim == 1 and _is_wanted(name, wanted)
         if match and vector and (nested or "/" not in name):
-            numbered.setdefault(match[1], {})[int(match[2])] = values
+            parts, number = numbered.setdefault(match[1], {}), int(match[2])
+            if number in parts:
+                what = f"there are two columns '{match[1]}.{number}'"
+                raise InputError(what, where=where, hint="name each once")
+            parts[number] = values
         else:
             gathered[name] = values
     for name, parts in numbered.items():
         missing = set(range(len(parts))) - set(parts)
+        if name in gathered:
+            what = f"there are both '{name}' and '{name}.{min(parts)}'"
+            raise InputError(what, where=where, hint="give one of them")
         if missing:
             what = f"there is no '{name}.{min(missing)}' though '{name}.{max(parts)}' exists"
             raise InputError(what, where=where, hint="number the columns from 0 without gaps")
@@ -134,15 +136,6 @@ def _is_wanted(name: str, wanted: Collection[str] | None) -> bool:
     return any(name == want or name.startswith((f"{want}/", f"{want}.")) for want in wanted)
 
 
-def unreadable(path: Path, error: Exception) -> InputError | None:
-    """What to say of an error of the operating system's (no permission, a bad disk), else None."""
-    # A part of the data that is not there is damage, and not the operating system's doing.
-    if not isinstance(error, OSError) or not error.errno or isinstance(error, FileNotFoundError):
-        return None
-    what = f"it cannot be read ({os.strerror(error.errno)})"
-    return InputError(what, where=str(path), hint="see to its permissions or its disk")
-
-
 def _broken(path: Path, reader: str, error: Exception) -> InputError:
     barred = unreadable(path, error)
     if barred is not None:
@@ -157,43 +150,69 @@ def _broken(path: Path, reader: str, error: Exception) -> InputError:
 
 def _read_npz(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
     try:
-        # Opened here, because numpy leaves a truncated file open when it gives up on it.
         with path.open("rb") as stream:
-            # A pickle runs code when it is opened.
-            file = np.load(stream, allow_pickle=False)
-            if isinstance(file, np.ndarray):
+            if stream.read(6) == b"\x93NUMPY":
                 raise ValueError("it holds a single array, as .npy files do")
-            with file:
-                return {
-                    name: _member(file, name, path) if _is_wanted(name, wanted) else _UNREAD
-                    for name in file.files
-                }
+        with zipfile.ZipFile(path) as archive:
+            members: dict[str, zipfile.ZipInfo] = {}
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                if name in members:
+                    what = f"there are two arrays '{name}'"
+                    raise InputError(what, where=str(path), hint="name each once")
+                members[name] = member
+            chosen = {name: members[name] for name in members if _is_wanted(name, wanted)}
+            whole = path.stat().st_size
+            sizes = {
+                name: (member.file_size, min(member.compress_size, whole))
+                for name, member in chosen.items()
+            }
+            require_room(sizes, str(path))
+            return {
+                name: _member(archive, chosen[name], str(path)) if name in chosen else _UNREAD
+                for name in members
+            }
     except InputError:
         raise
     except Exception as error:  # a damaged file raises whatever the part that trips over it does
         raise _broken(path, "numpy", error) from None
 
 
-def _member(file: Any, name: str, path: Path) -> np.ndarray:
-    try:
-        return np.asarray(file[name])
-    except ValueError as error:
-        if "Object arrays" not in str(error):
-            raise
-        raise InputError(
-            f"'{name}' holds Python objects (a pickle), which are never opened",
-            where=str(path),
-            hint="store it as an array of numbers",
-        ) from None
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> np.ndarray:
+    name = member.filename.removesuffix(".npy")
+    if member.flag_bits & 1:
+        raise InputError(f"'{name}' is encrypted", where=where, hint="store it without a password")
+    with archive.open(member) as stream:
+        readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+        version = np.lib.format.read_magic(stream)
+        if version[0] not in readers:
+            # The one with names of fields in Unicode, which no array of numbers has.
+            what = f"'{name}' is an array in version {version[0]} of numpy's format"
+            raise InputError(what, where=where, hint="store it as an array of numbers")
+        shape, _, dtype = readers[version[0]](stream)
+        declared, stored = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+    if dtype.hasobject:
+        # A pickle runs code when it is opened.
+        what = f"'{name}' holds Python objects (a pickle), which are never opened"
+        raise InputError(what, where=where, hint="store it as an array of numbers")
+    if declared != stored:
+        what = f"'{name}' declares {declared:,} bytes and has {stored:,}"
+        raise InputError(what, where=where, hint="fetch or write it again")
+    with archive.open(member) as stream:
+        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
 
 def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
+    chosen: dict[str, Any] = {}
 
-    def visit(name: str, node: Any) -> None:
+    def visit(place: str | bytes, node: Any) -> None:
+        # h5py leaves a name that is no UTF-8 as it is.
+        name = place if isinstance(place, str) else place.decode(errors="replace")
         if isinstance(node, h5py.Dataset):
-            wants = _is_wanted(name, wanted)
-            columns[name] = np.asarray(here(node, str(path))[()]) if wants else _UNREAD
+            columns[name] = _UNREAD
+            if _is_wanted(name, wanted):
+                chosen[name] = here(node, str(path))
 
     def external(name: bytes, link: Any) -> bytes | None:
         return name if link.type == h5py.h5l.TYPE_EXTERNAL else None
@@ -204,6 +223,9 @@ def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarr
             if link is not None:
                 raise _elsewhere(link.decode(errors="replace"), "is a link to", str(path))
             file.visititems(visit)
+            require_room({name: _sizes(node) for name, node in chosen.items()}, str(path))
+            for name, node in chosen.items():
+                columns[name] = values_of(node, str(path))
             if DESCRIPTION in file.attrs:
                 columns[DESCRIPTION] = np.asarray(file.attrs[DESCRIPTION])
     except InputError:
@@ -213,17 +235,48 @@ def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarr
     return columns
 
 
+def values_of(node: Any, where: str) -> np.ndarray:
+    """The values of a dataset of an HDF5 file that has passed `here`, where they fit into memory.
+
+    Raises:
+        InputError: they do not, or it is a group or an empty dataset.
+    """
+    if not isinstance(node, h5py.Dataset) or node.shape is None:
+        what = "is empty" if isinstance(node, h5py.Dataset) else "is no array"
+        hint = "fetch or write it again"
+        raise InputError(f"'{node.name.strip('/')}' {what}", where=where, hint=hint)
+    declared, stored = _sizes(node)
+    if declared > SPARE:
+        require_room({node.name.strip("/"): (declared, stored)}, where)
+    return np.asarray(node[()])
+
+
+def _sizes(node: Any) -> tuple[int, int]:
+    """The bytes of a dataset in memory, or of one chunk where that is more, and in the file."""
+    most = max(math.prod(node.shape or ()), math.prod(node.chunks or ())) * node.dtype.itemsize
+    if most <= SPARE:  # the usual case, and to ask the file takes as long as to read a short array
+        return most, most
+    return most, min(node.id.get_storage_size(), Path(node.file.filename).stat().st_size)
+
+
 def node_at(group: Any, path: str, where: str) -> Any:
     """The group or dataset at a path, which no link leads out of the file.
 
     Raises:
-        InputError: a part of the path is a soft or an external link, or its values lie in another
-            file.
-        KeyError: there is no such path.
+        InputError: there is no such path, a part of it is a soft or an external link, or its values
+            lie in another file.
     """
     for part in path.split("/"):
-        if group.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
-            raise _elsewhere(f"{group.name}/{part}".strip("/"), "is a link, perhaps to", where)
+        try:
+            link = group.id.links.get_info(part.encode())
+        # An array has no links; of a name that is not there, h5py's releases say different things.
+        except (AttributeError, KeyError, ValueError, RuntimeError):
+            place = f"{group.name}/{part}".strip("/")
+            hint = "fetch or write it again"
+            raise InputError(f"there is no '{place}'", where=where, hint=hint) from None
+        if link.type != h5py.h5l.TYPE_HARD:
+            place = f"{group.name}/{part}".strip("/")
+            raise _elsewhere(place, "is a link, perhaps to", where)
         group = group[part]
     return here(group, where) if isinstance(group, h5py.Dataset) else group
 
@@ -255,12 +308,25 @@ def _read_parquet(path: Path, wanted: Collection[str] | None) -> dict[str, np.nd
     try:
         schema = parquet.read_schema(path)
         names = [name for name in schema.names if _is_wanted(name, wanted)]
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        if twice:
+            what = f"there are two columns '{twice[0]}'"
+            raise InputError(what, where=str(path), hint="name each once")
+        footer = parquet.read_metadata(path)
+        groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
+        # Equal values take next to nothing in the file, so only the memory is compared.
+        size = 8 * sum(
+            group.column(index).num_values for group in groups for index in range(group.num_columns)
+        )
+        require_room({path.name: (size, size)}, str(path))
         table = parquet.read_table(path, columns=names)
+        columns = dict.fromkeys(schema.names, _UNREAD)
+        for name in names:
+            columns[name] = _from_arrow(table[name].combine_chunks(), name, str(path))
+    except InputError:
+        raise
     except Exception as error:  # as above
         raise _broken(path, "pyarrow", error) from None
-    columns = {name: _UNREAD for name in schema.names if name not in names}
-    for name in names:
-        columns[name] = _from_arrow(table[name].combine_chunks(), name, str(path))
     text = (schema.metadata or {}).get(DESCRIPTION.encode())
     if text is not None:
         columns[DESCRIPTION] = np.asarray(text.decode(errors="replace"))

@@ -8,6 +8,8 @@ steps: a return from 0 to 4.
 
 import json
 
+from xql.data.reading import parse_json
+
 KITCHEN = "FrankaKitchen-v1"
 STEPS = 280
 """D4RL's time limit; the recordings' own is longer."""
@@ -23,8 +25,8 @@ def as_evaluated(spec: str) -> str:
         For the kitchen's JSON, the same kitchen and tasks as D4RL evaluates them; else `spec`.
     """
     try:
-        described = json.loads(spec)
-    except (ValueError, RecursionError):
+        described = parse_json(spec)
+    except ValueError:
         return spec
     if not isinstance(described, dict) or described.get("id") != KITCHEN:
         return spec

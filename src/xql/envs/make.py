@@ -20,6 +20,7 @@ from jaxtyping import Float32
 
 from xql.data.actions import action_spec, require_box
 from xql.data.flatten import flatten_observation, leaves, require_vectors, select_keys
+from xql.data.reading import parse_json
 from xql.envs.antmaze import ANTMAZES, one_goal_spec
 from xql.envs.control import PREFIX, control_spec
 from xql.envs.goal_ant import GOAL_ANT, goal_ant_spec
@@ -102,11 +103,9 @@ def make_environment(
         MissingExtra: the environment needs this package's extra `mujoco`, which is not installed.
     """
     choose_renderer()
-    if spec.lstrip().startswith("{"):
-        described, only_arguments = _read_spec(spec)
-        name = described.id
-    else:
-        described, only_arguments, name = registered(spec), False, spec
+    written = spec.lstrip().startswith("{")
+    described = _read_spec(spec) if written else registered(spec)
+    name = described.id if written else spec
     if max_episode_steps is not None:
         kwargs["max_episode_steps"] = max_episode_steps
     if picture is not None:
@@ -117,8 +116,8 @@ def make_environment(
     except MissingExtra:
         raise
     except Exception as error:
-        # A registered environment that fails does so for its arguments, which a file may hold.
-        if not only_arguments:
+        # One that is written out fails for its arguments, which a file may hold.
+        if not written:
             raise
         fault = error if isinstance(error, InputError) else _cannot_be_made(name, error)
         hint = f"{fault.hint}, or give another environment with `env`"
@@ -237,29 +236,67 @@ def _version(name: str) -> int:
     return int(found.group(1)) if found else -1
 
 
-def _read_spec(text: str) -> tuple[EnvSpec, bool]:
+def _read_spec(text: str) -> EnvSpec:
     """An `EnvSpec` from its JSON, whichever Gymnasium release wrote it.
 
-    Also whether it has no entry point, and so is a registered one with arguments of its own.
+    Without an entry point it is the registered one of its id, with arguments of its own.
     """
     try:
-        parsed = json.loads(text)
+        parsed = parse_json(text)
+        _check_fields(parsed)
         if parsed.get("entry_point") is None and isinstance(parsed.get("id"), str):
-            return _with_arguments(registered(parsed["id"]), parsed), True
+            return _with_arguments(registered(parsed["id"]), parsed)
         # Releases before 1.0 wrote fields that EnvSpec no longer takes, such as autoreset.
         fields = {key: parsed[key] for key in EnvSpec.__dataclass_fields__ if key in parsed}
         for derived in ("namespace", "name", "version"):
             fields.pop(derived, None)
-        wrappers = [WrapperSpec(**each) for each in fields.pop("additional_wrappers", ())]
-        return EnvSpec(**fields, additional_wrappers=tuple(wrappers)), False
+        wrappers = [WrapperSpec(**each) for each in fields.pop("additional_wrappers", None) or ()]
+        return EnvSpec(**fields, additional_wrappers=tuple(wrappers))
     except InputError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, gymnasium.error.Error) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        gymnasium.error.Error,
+        RecursionError,
+    ) as error:
         raise InputError(
             f"this is no specification of an environment ({error})",
             where="environment",
             hint="give an id such as 'PointMaze_Medium-v3', or the JSON of EnvSpec.to_json()",
         ) from None
+
+
+def _check_fields(parsed: dict[str, Any]) -> None:
+    """Raise a `ValueError` for what `EnvSpec` would take, and nobody could use."""
+    kinds = {
+        "id": str,
+        "entry_point": str,
+        "kwargs": dict,
+        "max_episode_steps": int,
+        "reward_threshold": int | float,
+        "nondeterministic": bool,
+        "order_enforce": bool,
+        "disable_env_checker": bool,
+        "additional_wrappers": list,
+        "vector_entry_point": str,
+    }
+    for key, kind in kinds.items():
+        value = parsed.get(key)
+        odd = isinstance(value, bool) and kind is not bool
+        if value is not None and (odd or not isinstance(value, kind)):
+            raise ValueError(f"its {key} is {json.dumps(value)[:40]}")
+    limit = parsed.get("max_episode_steps")
+    if limit is not None and not 1 <= limit < 2**31:
+        raise ValueError(f"its max_episode_steps is {limit!r:.40}")
+    for wrapper in parsed.get("additional_wrappers") or ():
+        texts = [wrapper.get(key) for key in ("name", "entry_point")]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a wrapper has no name")
+        if not isinstance(wrapper.get("kwargs"), dict | None):
+            raise ValueError(f"the arguments of its wrapper {texts[0]:.40} are no object")
 
 
 def _with_arguments(known: EnvSpec, parsed: dict[str, Any]) -> EnvSpec:

@@ -14,6 +14,7 @@ from typing import Any
 
 from gymnasium.envs.registration import EnvSpec
 
+from xql.data.reading import parse_json
 from xql.envs.make import entry_module, registered
 from xql.errors import InputError
 
@@ -95,7 +96,7 @@ def trusted_environment(text: str, trust: Sequence[str] = (), *, where: str) -> 
     limit = described.get("max_episode_steps")
     if limit is None:
         return json.dumps({"id": name, "kwargs": arguments})
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+    if type(limit) is not int or not 1 <= limit < 2**31:
         raise _no_specification(f"'{shown}' has a time limit of {json.dumps(limit)[:40]}", where)
     return json.dumps({"id": name, "kwargs": arguments, "max_episode_steps": limit})
 
@@ -104,8 +105,8 @@ def _read(text: str, where: str) -> dict[str, Any]:
     if not text.lstrip().startswith("{"):
         return {"id": text}
     try:
-        described = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        described = parse_json(text)
+    except ValueError as error:
         raise _no_specification(str(error), where) from None
     if not isinstance(described, dict) or not isinstance(described.get("id"), str):
         raise _no_specification("there is no id", where)
@@ -172,8 +173,30 @@ def _arguments(arguments: Any, shown: str, where: str) -> dict[str, Any]:
                     where=where,
                     hint=_OTHER,
                 )
+    skipped = arguments.get("frame_skip", 1)
+    if type(skipped) is not int or not 1 <= skipped <= 1000:
+        raise _no_specification(f"'{shown}' has a frame_skip of {json.dumps(skipped)[:40]}", where)
+    if not _playable(arguments.get("maze_map", [[0, 0]])):
+        raise _no_specification(f"'{shown}' has a maze_map with no way from start to goal", where)
     # How the recorder watched; a window would open for each copy.
     return {name: value for name, value in arguments.items() if name != "render_mode"}
+
+
+def _playable(maze: Any) -> bool:
+    """Whether a start and a goal can be drawn in Gymnasium-Robotics' mazes, which else never end.
+
+    1 is a wall, "g" a goal, "r" a start, "c" either, and 0 free: either, where no cell is marked.
+    """
+    if not isinstance(maze, list) or not all(isinstance(row, list) for row in maze):
+        return False
+    cells = [cell for row in maze for cell in row]
+    if len({len(row) for row in maze}) != 1 or any(cell not in (0, 1, *"grc") for cell in cells):
+        return False
+    places: dict[Any, set[int]] = {
+        kind: {place for place, cell in enumerate(cells) if cell == kind} for kind in (0, *"grc")
+    }
+    goals, starts = (places[kind] | places["c"] or places[0] for kind in "gr")
+    return bool(goals and starts) and not (len(starts) == 1 and starts <= goals)
 
 
 def _texts(value: Any) -> list[str]:

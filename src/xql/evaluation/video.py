@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import UInt8
 
+from xql.data.reading import require_file
 from xql.envs.render import draw
 from xql.errors import InputError, require
 from xql.evaluation.rollout import Act, EpisodeResult, Evaluator
@@ -149,6 +150,7 @@ def mp4(path: Path, rate: Fraction) -> Iterator[Callable[[Frame], None]]:
 def _opened(path: Path) -> Iterator[tuple[Fraction, Iterator[Frame]]]:
     """A film's frames a second, and its frames."""
     av = require("av", "video")
+    require_file(path)
     try:
         container = av.open(str(path))
     except (OSError, av.error.FFmpegError) as error:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from xql.data.d4rl import d4rl_name
-from xql.data.minari import local_names, local_root
+from xql.data.minari import local_names
+from xql.data.minari_metadata import local_root
+from xql.data.reading import require_file
 from xql.errors import InputError
 from xql.experiments.published import Benchmark
 
@@ -97,7 +99,7 @@ def sources_of(benchmark: Benchmark, here: LocalData) -> list[Data]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with require_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 

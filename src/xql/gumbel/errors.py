@@ -47,6 +47,10 @@ class Fit(NamedTuple):
     ks_pvalue: float
 
 
+LARGEST = 1e150
+"""Of an error: beyond about 1e154 a square overflows a float64."""
+
+
 class ErrorFits(NamedTuple):
     """The fits of all families, best first (largest likelihood; all have two parameters)."""
 
@@ -74,8 +78,8 @@ def fit_errors(
             the clipped errors, and so depend on the window. None fits the errors as they are.
 
     Raises:
-        ValueError: an error is NaN or infinite (the first is named), all are equal (within the
-            window, if there is one), or the window is empty.
+        ValueError: an error is NaN or infinite (the first is named) or beyond 1e150, all are equal
+            up to rounding (within the window, if there is one), or the window is empty.
     """
     from scipy import stats
 
@@ -84,6 +88,9 @@ def fit_errors(
     if not finite.all():
         first = int(np.argmin(finite))
         raise ValueError(f"error {first} is {errors[first]}; remove what is not finite")
+    largest = float(np.abs(errors).max(initial=0.0))
+    if largest > LARGEST:
+        raise ValueError(f"an error of {largest:.3g} is too large, rescale them below {LARGEST:g}")
     if window is not None:
         if not window[0] < window[1]:
             raise ValueError(f"window {window} is empty; its first end must be the lower one")
@@ -92,6 +99,8 @@ def fit_errors(
         raise ValueError("errors must hold at least two distinct numbers: no scale can be fitted")
     # Fitted in standard units: scipy's root finders start at the unit scale.
     center, spread = float(errors.mean()), float(errors.std())
+    if not spread > 0:
+        raise ValueError("errors are too close to each other: their standard deviation is 0")
     fits = []
     for name, family in _families().items():
         # A start at the mean as it comes out, some 1e-17, leaves scipy's logistic location there:

@@ -154,6 +154,29 @@ def _require_temperature(beta: float) -> None:
         raise ValueError(f"beta must be positive and finite, not {beta}")
 
 
+LARGEST = 1e150
+"""Of numbers that are squared: beyond about 1e154 a square overflows a float64."""
+SHARPEST = 1e12
+"""How many β the targets may spread over: beyond about 1e15, y/β has no digits left."""
+
+
+def _require_sizes(X: Float[np.ndarray, "n d"], y: Vector, beta: float) -> None:
+    """Refuse what float64 cannot compute with.
+
+    Raises:
+        ValueError: says which number.
+    """
+    for name, values in (("features", X), ("targets", y), ("beta", np.array([beta]))):
+        if (largest := float(np.abs(values).max())) > LARGEST:
+            raise ValueError(f"{name} of {largest:.3g} are too large, rescale them below 1e150")
+    spread = float(np.ptp(y))
+    if spread > SHARPEST * beta:
+        raise ValueError(
+            f"beta {beta:.3g} is too small for targets that spread over {spread:.3g}: give at "
+            f"least {spread / SHARPEST:.1g}"
+        )
+
+
 def _loss(residuals: Vector, p: Vector, beta: float) -> tuple[float, float]:
     """E[e^z − z − 1] and E[e^z]."""
     z = residuals / beta
@@ -216,7 +239,7 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             ValueError: beta <= 0 or infinite, alpha < 0, an unknown model, or data that cannot be
-                used.
+                used, such as numbers too large or a beta too small for float64.
         """
         _require_temperature(self.beta)
         if not self.alpha >= 0:
@@ -230,6 +253,7 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("sample_weight must have a positive sum")
         kept = weight > 0
         X, y, p = X[kept], y[kept], weight[kept] / weight.sum()
+        _require_sizes(X, y, self.beta)
         if self.model == "linear":
             self._fit_linear(X, y, p)
         else:
@@ -291,7 +315,10 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             self.n_iter_ += int(result.nit)
         if self.alpha == 0:
             # Fewer samples than features leave many minimisers: take the one of least norm.
-            w = np.linalg.pinv(Z) @ (Z @ w)
+            with np.errstate(over="ignore", invalid="ignore"):
+                w = np.linalg.pinv(Z) @ (Z @ w)
+            if not np.isfinite(w).all():
+                raise ValueError("the features are too small for float64, rescale them")
         self.coef_ = w / scale
         if self.fit_intercept:
             self.intercept_ = _profile(target - X @ self.coef_, p, self.beta)[2]

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree, Shaped
 
+from xql.data.reading import require_files
 from xql.errors import InputError
 
 KEEP = 2
@@ -117,6 +118,10 @@ def load_checkpoint(folder: Path, step: int | str, template: PyTree) -> PyTree:
         raise InputError(
             f"there is no checkpoint {step}", where=str(folder), hint=f"there are: {have}"
         )
+    try:
+        require_files(path)
+    except InputError as error:
+        raise _unreadable(path, f"{error.where}: {error.what}") from None
     wanted = _arrays(template)
     arrays = {key: array for key, array in wanted.items() if array.size}
     with _orbax() as checkpointer:

@@ -5,31 +5,40 @@ Whatever continues, evaluates, exports or compares a run starts from here.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
 import numpy as np
-import yaml
 
 from xql.agents import AGENTS, Agent, EnvironmentSpec, configure
+from xql.agents.hyperparameters import Range, hyperparameters
 from xql.agents.hyperparameters import to_dict as hyperparameters_to_dict
-from xql.data.actions import ActionSpec, Box, Discrete, box, require_box
+from xql.data.actions import ActionSpec, Box, Discrete, require_box
 from xql.data.scaling import Scaling
 from xql.envs.trusted import trusted_environment
-from xql.errors import InputError, printable
+from xql.errors import InputError, brief, printable
 from xql.evaluation.scores import Reference
+from xql.runs.plain import MOST_BYTES, Finite, damaged, read_yaml, typed, wrong
 from xql.version import __version__
 
 VERSION = 2
 """Of config.yaml. Version 1, which xql 0.1 wrote without saying so, is still read."""
 
+LARGEST = 2**31 - 1
+"""Of what is counted in JAX's whole numbers: steps, sizes."""
+MOST_MEMBERS = 10_000
+"""Of a population: every one of them has its networks, and its environments to be evaluated in."""
+Count = Annotated[int, Range(1, LARGEST)]
+Episodes = Annotated[int, Range(0, 1_000_000)]
+
 
 class Member(NamedTuple):
     """One run of a population: its seed, and its values of the swept hyperparameters."""
 
-    seed: int
+    seed: Annotated[int, Range(0, 2**32 - 1)]
     changes: Mapping[str, float] = {}
 
 
@@ -37,27 +46,27 @@ class Member(NamedTuple):
 class EvaluationPlan:
     """When a run is evaluated, and with how many episodes of each member."""
 
-    evaluations: int = 20
+    evaluations: Annotated[int, Range(1, 1_000_000)] = 20
     """How many, evenly spaced, the last step included."""
-    episodes: int = 10
+    episodes: Episodes = 10
     """Episodes at each evaluation but the last."""
-    last_episodes: int = 100
+    last_episodes: Episodes = 100
     """Episodes at the last step, whose score is the run's result."""
     stop_at_success: bool = False
     """End an episode at its first success, as D4RL counts AntMaze."""
 
     def check(self) -> None:
-        """Refuse counts with which nothing would be evaluated.
+        """Refuse counts with which nothing would be evaluated, or nothing else done.
 
         Raises:
-            InputError: one is too small.
+            InputError: one is out of range.
         """
-        for name, least in (("evaluations", 1), ("episodes", 0), ("last_episodes", 0)):
-            require_at_least(name, getattr(self, name), least)
+        require_in_range(self)
 
     def steps(self, total: int, stride: int = 1) -> list[int]:
         """The steps to evaluate at: evenly spaced multiples of `stride`, the last step included."""
-        strides, count = total // stride, self.evaluations
+        strides = total // stride
+        count = min(self.evaluations, strides)
         return sorted({-(-strides * i // count) * stride for i in range(1, count + 1)})
 
 
@@ -65,26 +74,46 @@ DEFAULT_EVALUATION = EvaluationPlan()
 
 
 def require_at_least(name: str, value: int, least: int) -> None:
-    """Refuse a count below `least`.
+    """Refuse a count below `least`, or more than can be counted.
 
     Raises:
         InputError: it is.
     """
-    if value < least:
-        raise InputError(f"`{name}={value}` is too small", hint=f"give at least {least}")
+    _require(name, value, Range(least, MOST_MEMBERS if name == "seeds" else LARGEST))
+
+
+def require_in_range(counts: Any) -> None:
+    """Refuse a dataclass whose whole numbers are not in the ranges that their types state.
+
+    Raises:
+        InputError: one is not; named as the argument that gives it.
+    """
+    hints = get_type_hints(type(counts), include_extras=True)
+    for name, hint in hints.items():
+        if get_args(hint)[:1] == (int,):
+            _require(name, getattr(counts, name), get_args(hint)[1])
+
+
+def _require(name: str, value: Any, range: Range) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputError(f"`{name}` cannot be {brief(value)}", hint="give a whole number")
+    if value < range.least:
+        raise InputError(f"`{name}={value}` is too small", hint=f"give at least {range.least}")
+    if value > range.most:
+        raise InputError(f"`{name}={brief(value)}` is too large", hint=f"give {range.text}")
 
 
 @dataclass(frozen=True)
 class OnlineLoop:
     """How acting and learning take turns. Steps are those of one member's environments together."""
 
-    environments: int = 1
+    environments: Annotated[int, Range(1, 10_000)] = 1
     """Copies of the environment for each member, stepped in turn."""
-    warmup: int = 5_000
+    warmup: Count = 5_000
     """Steps of uniformly random actions before the first update."""
-    update_to_data: float = 1.0
+    update_to_data: Finite = 1.0
     """Updates for each step after the warm-up (the UTD ratio)."""
-    buffer: int = 1_000_000
+    buffer: Count = 1_000_000
     """Capacity of each member's replay buffer, in transitions."""
 
 
@@ -92,8 +121,8 @@ class OnlineLoop:
 class Extent:
     """How much data there is."""
 
-    transitions: int
-    episodes: int
+    transitions: Annotated[int, Range(0, 2**63 - 1)]
+    episodes: Annotated[int, Range(0, 2**63 - 1)]
     mean_return: float
 
 
@@ -104,7 +133,7 @@ class DataConfig:
     name: str
     source: str
     """As `open_dataset` takes it; "arrays" for arrays, "online" for an environment."""
-    observation_size: int
+    observation_size: Count
     actions: ActionSpec
     observation_keys: tuple[str, ...] | None = None
     """The keys kept of a dictionary observation."""
@@ -127,7 +156,7 @@ class RunConfig:
 
     agent: str
     preset: str
-    steps: int
+    steps: Count
     """Offline, updates of each member; online, environment steps."""
     members: tuple[Member, ...]
     hyperparameters: Any
@@ -245,43 +274,42 @@ class RunConfig:
         Raises:
             InputError: a value is missing, of the wrong type, or of a version to come.
         """
-        if not isinstance(values, Mapping):
-            raise _damaged("it holds no settings", where)
-        version = values.get("version", 1)
-        if not isinstance(version, int) or version > VERSION:
+        plain = dict(typed(Mapping[str, Any], values, where))
+        version = plain.get("version", 1)
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise wrong(where, "version", f"a number from 1 to {VERSION}", version)
+        if version > VERSION:
             raise InputError(
-                f"its version is {version}, this xql reads up to {VERSION}",
+                f"its version is {brief(version)}, this xql reads up to {VERSION}",
                 where=where,
                 hint="update xql",
             )
-        plain = _Fields(_from_version_1(values) if version == 1 else values, where)
-        data = _Fields(plain.get("data", Mapping), where, "data.")
-        try:
-            agent = plain.get("agent", str)
-            if agent not in AGENTS:
-                raise _damaged(f"there is no agent '{agent}'", where)
-            return cls(
-                agent=agent,
-                preset=str(values.get("preset", "default")),
-                steps=plain.get("steps", int),
-                members=tuple(
-                    Member(int(one["seed"]), dict(one.get("changes", {})))
-                    for one in plain.get("members", list)
-                ),
-                hyperparameters=configure(agent, plain.get("hyperparameters", Mapping)),
-                sources=dict(plain.values.get("sources", {})),
-                scaling=Scaling.from_dict(plain.get("scaling", Mapping)),
-                data=_data_config(data),
-                environment=plain.get("environment", str, None),
-                evaluation=EvaluationPlan(**plain.get("evaluation", Mapping)),
-                loop=_loop(plain.values),
-                keep_policies=bool(values.get("keep_policies", False)),
-                xql=str(values.get("xql", "")),
-            )
-        except (TypeError, KeyError, ValueError) as error:
-            if isinstance(error, InputError) and error.where == where:
-                raise
-            raise _damaged(f"a value is missing or wrong ({error})", where) from None
+        if version == 1:
+            plain = _from_version_1(plain) | {"version": VERSION}
+        for name in ("agent", "hyperparameters", "data", "evaluation"):
+            if name not in plain:
+                raise damaged(f"{name} is missing", where)
+        agent = typed(str, plain["agent"], where, "agent")
+        if agent not in AGENTS:
+            raise damaged(f"there is no agent {brief(agent)}", where)
+        plain["hyperparameters"] = _hyperparameters_of(agent, plain["hyperparameters"], where)
+        data = dict(typed(Mapping[str, Any], plain["data"], where, "data"))
+        if "actions" not in data:
+            raise damaged("data.actions is missing", where)
+        data["actions"] = _actions_of(data["actions"], where)
+        if "transitions" in data:
+            extent = {one.name: data.pop(one.name) for one in fields(Extent) if one.name in data}
+            data["extent"] = typed(Extent, extent, where, "data")
+        plain["data"] = {"source": ""} | data
+        kind = typed(Literal["offline", "online"], plain.pop("kind", "offline"), where, "kind")
+        if kind == "offline" and plain.get("loop") is not None:
+            raise damaged("loop: an offline run has none", where)
+        plain["loop"] = plain.get("loop", {}) if kind == "online" else None
+        if "trust" in plain:
+            raise damaged("trust is unknown: a file says nothing of whom to trust", where)
+        config: RunConfig = typed(cls, {"preset": "default", "xql": ""} | plain, where)
+        _require_consistent(config, where)
+        return config
 
     @classmethod
     def load(cls, folder: Path | str) -> "RunConfig":
@@ -292,41 +320,25 @@ class RunConfig:
         """
         path = Path(folder) / "config.yaml"
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            if path.exists() and not path.is_file():
+                raise damaged("this is no file", str(path))
+            with path.open("rb") as file:
+                text = file.read(MOST_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(
                 "config.yaml is missing",
                 where=str(folder),
                 hint="this is no complete run folder",
             ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise _damaged(f"this is not YAML: {error}", str(path)) from None
+        except OSError as error:
+            raise InputError(
+                f"it cannot be read ({error.strerror})", where=str(path), hint="check the file"
+            ) from None
+        try:
+            values = read_yaml(text)
+        except ValueError as error:
+            raise damaged(f"this is not YAML: {error}", str(path)) from None
         return cls.from_dict(values, str(path))
-
-
-class _Fields:
-    """Plain values by name, read with a type check."""
-
-    def __init__(self, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
-        self.values, self._where, self._prefix = values, where, prefix
-
-    def get(self, name: str, *kinds: Any) -> Any:
-        """The value, where it has one of `kinds` (None stands for no value).
-
-        Raises:
-            InputError: it is missing or of another type.
-        """
-        if name not in self.values:
-            raise _damaged(f"'{self._prefix}{name}' is missing", self._where)
-        value = self.values[name]
-        types = tuple(type(None) if kind is None else kind for kind in kinds)
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            raise _damaged(f"'{self._prefix}{name}' is {value!r:.60}", self._where)
-        return value
-
-
-def _damaged(what: str, where: str) -> InputError:
-    return InputError(what, where=where, hint="restore the file as the run wrote it")
 
 
 def _actions_to_dict(actions: ActionSpec) -> dict[str, Any]:
@@ -335,39 +347,62 @@ def _actions_to_dict(actions: ActionSpec) -> dict[str, Any]:
     return {"kind": "box", "low": list(actions.low), "high": list(actions.high)}
 
 
-def _actions_from_dict(values: Mapping[str, Any]) -> ActionSpec:
-    if values["kind"] == "discrete":
-        return Discrete(int(values["n"]))
-    if values["kind"] != "box":
-        raise ValueError(f"actions of kind '{values['kind']}'")
-    actions: Box = box(values["low"], values["high"])
-    return actions
+def _actions_of(values: Any, where: str) -> ActionSpec:
+    key = "data.actions"
+    plain = dict(typed(Mapping[str, Any], values, where, key))
+    kind = typed(Literal["box", "discrete"], plain.pop("kind", None), where, f"{key}.kind")
+    if kind == "discrete":
+        discrete: Discrete = typed(Discrete, plain, where, key)
+        if not 1 <= discrete.n <= LARGEST:
+            raise wrong(where, f"{key}.n", f"a number from 1 to {LARGEST}", discrete.n)
+        return discrete
+    box: Box = typed(Box, plain, where, key)
+    if not 1 <= len(box.low) == len(box.high) or not all(
+        -math.inf < low <= high < math.inf for low, high in zip(box.low, box.high, strict=True)
+    ):
+        raise damaged(f"{key}: its bounds low and high are not finite pairs in order", where)
+    return box
 
 
-def _data_config(data: _Fields) -> DataConfig:
-    values = data.values
-    reference, keys, whole = (values.get(n) for n in ("reference", "observation_keys", "whole"))
-    return DataConfig(
-        name=data.get("name", str),
-        source=str(values.get("source", "")),
-        observation_size=data.get("observation_size", int),
-        actions=_actions_from_dict(data.get("actions", Mapping)),
-        observation_keys=None if not keys else tuple(keys),
-        reference=None if reference is None else Reference(**reference),
-        extent=_extent(values) if "transitions" in values else None,
-        subset=str(values.get("subset", "all")),
-        whole=None if whole is None else _extent(whole),
-    )
+def _hyperparameters_of(agent: str, values: Any, where: str) -> Any:
+    plain = typed(Mapping[str, Any], values, where, "hyperparameters")
+    try:
+        return configure(agent, plain)
+    except InputError as error:
+        raise InputError(error.what, where=f"{where}: hyperparameters", hint=error.hint) from None
 
 
-def _extent(values: Mapping[str, Any]) -> Extent:
-    return Extent(*(values[one.name] for one in dataclasses.fields(Extent)))
+def _require_consistent(config: "RunConfig", where: str) -> None:
+    """Check what one value of a configuration says of another.
 
-
-def _loop(values: Mapping[str, Any]) -> OnlineLoop | None:
-    if values.get("kind", "offline") != "online":
-        return None
-    return OnlineLoop(**values.get("loop", {}))
+    Raises:
+        InputError: names the two.
+    """
+    for name in ("reward_scale", "reward_shift"):
+        typed(Finite, getattr(config.scaling, name), where, f"scaling.{name}")
+    size = config.data.observation_size
+    for name in ("observation_shift", "observation_scale"):
+        if len(getattr(config.scaling, name)) != size:
+            raise damaged(
+                f"scaling.{name} has {len(getattr(config.scaling, name))} numbers, "
+                f"data.observation_size is {size}",
+                where,
+            )
+    reference = config.data.reference
+    if reference is not None and not reference.minimum < reference.maximum:
+        raise damaged("data.reference.minimum is not below data.reference.maximum", where)
+    if not config.members:
+        raise damaged("members is empty", where)
+    known = hyperparameters(config.hyperparameters)
+    for index, member in enumerate(config.members):
+        key = f"members[{index}].changes"
+        if member.changes.keys() != config.members[0].changes.keys():
+            raise damaged(f"{key} names other hyperparameters than members[0].changes", where)
+        for name, value in member.changes.items():
+            if name not in known or not known[name].swept:
+                raise damaged(f"{key}.{name} is nothing that agent {config.agent} sweeps", where)
+            if not known[name].range.holds(value):
+                raise wrong(where, f"{key}.{name}", known[name].range.text, value)
 
 
 def _from_version_1(values: Mapping[str, Any]) -> dict[str, Any]:

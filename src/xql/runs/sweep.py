@@ -1,14 +1,18 @@
 """The population of a run: every combination of the swept hyperparameters, times seeds."""
 
 import itertools
+import math
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, cast
+
+import numpy as np
 
 from xql.agents import Agent
 from xql.agents.hyperparameters import hyperparameters, inactive
-from xql.errors import InputError, nearest, require_seed
-from xql.runs.config import Member
+from xql.errors import InputError, brief, nearest, require_seed
+from xql.runs.config import MOST_MEMBERS, Member
 
 SWEPT_SOURCE = "given: each member's own, see members"
 """What `RunConfig.sources` says of a swept hyperparameter."""
@@ -27,7 +31,7 @@ def sweep_of(
         return found
     if "beta" in found:
         raise InputError("beta is given twice", where="`sweep`, `beta`", hint="give one of them")
-    betas = [float(beta)] if isinstance(beta, Real) else cast(Sequence[float], beta)
+    betas = cast(Sequence[float], [beta] if isinstance(beta, Real) else beta)
     return {"beta": betas, **found}
 
 
@@ -60,20 +64,44 @@ def choose_members(
         InputError: no seed, one given twice, or a sweep of something that cannot be swept, of no
             values, of one value twice, or of one out of range.
     """
-    which = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not which:
-        raise InputError("there is no seed to train", hint="give `seeds=1` or more")
-    if len(set(which)) < len(which):
-        raise InputError(f"a seed is given twice in {which}", hint="give each one once")
-    for seed in which:
-        require_seed(seed)
+    which = _which_seeds(seeds)
     grid = [
         [(key, value) for value in _swept_values(agent.config, name, key, values)]
         for key, values in sweep.items()
     ]
+    count = math.prod([len(which), *map(len, grid)])
+    if count > MOST_MEMBERS:
+        raise InputError(
+            f"the seeds and the sweep make {count:,} members",
+            where="`seeds`, `sweep`",
+            hint=f"give fewer, at most {MOST_MEMBERS:,}",
+        )
     return tuple(
         Member(seed, dict(changes)) for changes in itertools.product(*grid) for seed in which
     )
+
+
+def _which_seeds(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds that are meant, each once."""
+    if isinstance(seeds, Integral) and not isinstance(seeds, bool):
+        seeds = range(int(seeds))
+    if isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence | np.ndarray):
+        raise InputError(
+            f"seeds cannot be {brief(seeds)}", hint="give how many, or a list of whole numbers"
+        )
+    # The length of a range can be more than Python's own whole numbers for a length.
+    if seeds[MOST_MEMBERS:]:
+        raise InputError(
+            "these are too many seeds",
+            where="`seeds`",
+            hint=f"give fewer, at most {MOST_MEMBERS:,}",
+        )
+    which = list(seeds)
+    if not which:
+        raise InputError("there is no seed to train", hint="give `seeds=1` or more")
+    if len(set(which)) < len(which):
+        raise InputError(f"a seed is given twice in {which}", hint="give each one once")
+    return [require_seed(seed) for seed in which]
 
 
 def _swept_values(config: Any, agent: str, key: str, values: Sequence[float]) -> list[float]:
@@ -94,10 +122,23 @@ def _swept_values(config: Any, agent: str, key: str, values: Sequence[float]) ->
     if key not in can:
         raise InputError(f"agent {agent} has no {key}", where="`sweep`", hint=nearest(key, can))
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InputError(f"{key} is {values!r}", where="`sweep`", hint="give a list of numbers")
+        raise InputError(
+            f"{key} is {brief(values)}", where="`sweep`", hint="give a list of numbers"
+        )
+    values = list(itertools.islice(values, MOST_MEMBERS + 1))
+    if len(values) > MOST_MEMBERS:
+        raise InputError(
+            f"{key} has too many values", where="`sweep`", hint=f"give at most {MOST_MEMBERS:,}"
+        )
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise InputError(f"{key} cannot be {value!r}", where="`sweep`", hint="give numbers")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, Real)
+            or not abs(value) <= sys.float_info.max
+        ):
+            raise InputError(
+                f"{key} cannot be {brief(value)}", where="`sweep`", hint="give finite numbers"
+            )
     numbers = [float(value) for value in values]
     for number in numbers:
         if not known[key].range.holds(number):
@@ -105,6 +146,6 @@ def _swept_values(config: Any, agent: str, key: str, values: Sequence[float]) ->
                 f"{key} cannot be {number:g}", where="`sweep`", hint=f"give {known[key].range.text}"
             )
     if not numbers or len(set(numbers)) < len(numbers):
-        given = ",".join(f"{number:g}" for number in numbers)
-        raise InputError(f"{key}={given}", where="`sweep`", hint="give each value once")
+        given = ",".join(f"{number:g}" for number in numbers[:20])
+        raise InputError(f"{key}={given}", where="`sweep`", hint="give values, each one once")
     return numbers

@@ -42,6 +42,7 @@ from xql.runs.run import Run
 from xql.runs.sweep import SWEPT_SOURCE, choose_members, require_apart, sweep_of
 from xql.training.divergence import RewardRange
 from xql.training.evaluate import PopulationEvaluator
+from xql.training.memory import require_memory
 from xql.training.population import (
     initial_population,
     mesh_for,
@@ -248,6 +249,7 @@ def execute_offline(
         InputError: the environment or the folder cannot be used. Nothing is written then.
     """
     config, dataset = plan.config, plan.dataset
+    require_memory(config)
     agent = config.make_agent()
     with contextlib.ExitStack() as stack:
         evaluator = None

@@ -9,7 +9,6 @@ the one that learns by one step's updates.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,17 +31,22 @@ from xql.runs.config import (
     OnlineLoop,
     RunConfig,
     require_at_least,
+    require_in_range,
 )
 from xql.runs.folder import RunFolder, free_folder
 from xql.runs.run import Run
 from xql.runs.sweep import SWEPT_SOURCE, choose_members, require_apart, sweep_of
 from xql.training.actors import Actors, environment_spec
 from xql.training.evaluate import PopulationEvaluator
+from xql.training.memory import require_memory
 from xql.training.online_state import OnlineState, add, explore, initial_online_state, learn
 from xql.training.population import initial_population
 from xql.training.progress import ProgressBar
 from xql.training.replay import Replay, ring_capacity
 from xql.training.run_logger import RunLogger
+
+MOST_UPDATES = 100_000
+"""Between two steps of the environments."""
 
 LOG_EVERY = 1000
 """Environment steps of each member between two lines of metrics.jsonl."""
@@ -208,6 +212,7 @@ def execute_online(
         InputError: the environment or the folder cannot be used. Nothing is written then.
     """
     assert config.loop is not None and config.environment is not None, "an online run has both"
+    require_memory(config)
     env, loop, agent = config.environment, config.loop, config.make_agent()
     makes = config.require_environment(env)
     with contextlib.ExitStack() as stack:
@@ -310,12 +315,12 @@ def _check_loop(loop: OnlineLoop, steps: int) -> None:
         InputError: says which number, and what it can be.
     """
     each, updates = loop.environments, loop.update_to_data * loop.environments
-    require_at_least("environments", each, 1)
-    if not (math.isfinite(updates) and updates > 0.5 and abs(updates - round(updates)) < 1e-6):
+    require_in_range(loop)
+    if not 0.5 < updates <= MOST_UPDATES or abs(updates - round(updates)) >= 1e-6:
         raise InputError(
             f"`update_to_data={loop.update_to_data:g}` with {each} environments is {updates:g} "
             "updates at a time",
-            hint="their product must be a whole number, at least 1",
+            hint=f"their product must be a whole number, at least 1 and at most {MOST_UPDATES:,}",
         )
     if steps % each:
         raise InputError(

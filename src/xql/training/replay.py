@@ -4,6 +4,7 @@ All members act in lockstep, so one position serves them all: writing is a plain
 in place where the caller donates the buffer, and a batch is one gather for each member.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float32, Int, PRNGKeyArray
 
 from xql.agents import Batch, EnvironmentSpec
+from xql.data.schema import check_finite, require_columns
+from xql.data.tables import read_columns
 from xql.errors import InputError
+from xql.runs.config import RunConfig
 
 
 class Replay(NamedTuple):
@@ -68,6 +72,54 @@ def empty_replay(members: int, capacity: int, spec: EnvironmentSpec) -> Replay:
         masks=jnp.zeros(rows, jnp.float32),
         next_observations=jnp.zeros((*rows, spec.observation_size), jnp.float32),
     )
+
+
+def read_replay(path: Path, config: RunConfig) -> Rows:
+    """The buffers that an online run kept in replay.npz, oldest transition first.
+
+    Raises:
+        InputError: the file is damaged, or not of this run.
+    """
+    loop, members, where = config.loop, len(config.members), str(path)
+    if loop is None:
+        raise InputError("an offline run keeps no replay buffer", where=where, hint="remove it")
+    kept = read_columns(path, Rows._fields)
+    require_columns(kept, Rows._fields, where)
+    capacity = ring_capacity(loop.buffer, config.steps, loop.environments)
+    sizes = {"observations": config.spec.observation_size, "actions": config.spec.actions.size}
+    sizes["next_observations"] = sizes["observations"]
+    for name in Rows._fields:
+        shape = (members, capacity, *([sizes[name]] if name in sizes else []))
+        found = kept[name]
+        if found.shape != shape or found.dtype.kind != "f":
+            what = f"'{name}' is {found.dtype}{list(found.shape)}, not numbers {list(shape)}"
+            hint = "this is no replay buffer of this run: make the run again"
+            raise InputError(what, where=where, hint=hint)
+        check_finite(found.reshape(members * capacity, -1), name, where)
+    if not np.isin(kept["masks"], (0, 1)).all():
+        hint = "restore the file as the run wrote it"
+        raise InputError("a mask is neither 0 nor 1", where=where, hint=hint)
+    return Rows(*(kept[name].astype(np.float32) for name in Rows._fields))
+
+
+def read_episode_lengths(path: Path, steps: int) -> list[int]:
+    """The steps of each episode that the first member finished, as its run's replay.npz says.
+
+    Raises:
+        InputError: they are missing, or more than `steps` in all.
+    """
+    name, where = "episode_lengths_0", str(path)
+    kept = read_columns(path, [name])
+    require_columns(kept, [name], where)
+    lengths = kept[name]
+    whole = lengths.ndim == 1 and (lengths.dtype.kind == "i" or lengths.size == 0)
+    if not whole or (lengths < 1).any() or sum(lengths.tolist()) > steps:
+        raise InputError(
+            f"{name} is not the lengths of episodes of {steps:,} steps in all",
+            where=where,
+            hint="restore the file as the run wrote it",
+        )
+    return [int(length) for length in lengths]
 
 
 def row_size(spec: EnvironmentSpec) -> int:

@@ -1,5 +1,6 @@
 """The Bellman errors of a finished run, on transitions like those that it learned from."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +13,8 @@ from jaxtyping import Float, PRNGKeyArray
 from xql.agents import Batch, member
 from xql.data.dataset import Dataset
 from xql.data.scaling import apply_scaling
-from xql.data.schema import require_columns
 from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
-from xql.data.tables import read_columns
 from xql.envs.make import make_environment
 from xql.errors import InputError, require_seed
 from xql.evaluation.bellman import bellman_errors
@@ -23,7 +22,7 @@ from xql.jax_config import standard_jax
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_population
 from xql.training.actors import Actors
-from xql.training.replay import Replay
+from xql.training.replay import Rows, read_replay
 
 
 class RunErrors(NamedTuple):
@@ -79,8 +78,9 @@ def run_errors(
         )
     random = np.random.default_rng(seed)
     play_key, error_key = jax.random.split(jax.random.key(seed))
-    if (folder.path / "replay.npz").is_file():
-        batch, origin = _replayed(folder.path / "replay.npz", index, transitions, random)
+    if config.online and os.path.lexists(folder.path / "replay.npz"):
+        rows = read_replay(folder.path / "replay.npz", config)
+        batch, origin = _replayed(rows, index, transitions, random)
     elif config.online:
         policy = Policy(agent.actor(state), config.scaling)
         environment = config.require_environment(str(run), trust=trust)
@@ -95,14 +95,11 @@ def run_errors(
     return RunErrors(errors, f"r + γ · mask · {agent.backup.formula} − Q₁(s, a)", origin)
 
 
-def _replayed(path: Path, index: int, count: int, random: np.random.Generator) -> tuple[Batch, str]:
+def _replayed(kept: Rows, index: int, count: int, random: np.random.Generator) -> tuple[Batch, str]:
     """Transitions of a member's replay buffer, none twice."""
-    kept = read_columns(path, Replay._fields)
-    require_columns(kept, Replay._fields, str(path))
-    columns = {name: kept[name][index] for name in Replay._fields}
-    filled = len(columns["rewards"])
+    filled = kept.rewards.shape[1]
     rows = random.choice(filled, min(count, filled), replace=False)
-    batch = Batch(**{name: column[rows] for name, column in columns.items()})
+    batch = Batch(*(column[index][rows] for column in kept))
     return batch, f"{len(rows):,} of {filled:,} transitions in its replay.npz"
 
 

@@ -1,0 +1,59 @@
+"""Whether a run can fit into memory at all, asked before anything is made or written."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from xql.agents import Agent, EnvironmentSpec
+from xql.errors import InputError
+from xql.runs.config import RunConfig
+
+NUMBER = 4
+"""Bytes of a float32."""
+
+
+def require_memory(config: RunConfig) -> None:
+    """Refuse a run whose networks, batches and replay buffers alone are more than the memory.
+
+    What a run needs on top, such as the layers' outputs and the gradients, is not counted: a run
+    that passes may still be too large.
+
+    Raises:
+        InputError: it cannot fit; names what is largest.
+    """
+    agent, spec, members = config.make_agent(), config.spec, len(config.members)
+    row = 2 * (spec.observation_size + spec.actions.size) + 4
+    stored = 0 if config.loop is None else min(config.loop.buffer, config.steps)
+    parts = {
+        "networks": members * _state_bytes(agent, spec),
+        "batches": members * agent.transitions * row * NUMBER,
+        "replay buffers": members * stored * row * NUMBER,
+    }
+    needed, there = sum(parts.values()), memory_bytes()
+    if needed > there:
+        largest = max(parts, key=lambda name: parts[name])
+        raise InputError(
+            f"{members} members need at least {needed / 2**30:,.0f} GiB of memory, most of it for "
+            f"{largest}; there are {there / 2**30:,.0f}",
+            hint="give fewer seeds or swept values, smaller layers, batches or buffers",
+        )
+
+
+def _state_bytes(agent: Agent, spec: EnvironmentSpec) -> int:
+    """Of one member; nothing is computed for it."""
+
+    def made(key: Any) -> Any:
+        return agent.init(key, spec, jax.tree.map(jnp.float32, agent.config))
+
+    shapes = jax.eval_shape(made, jax.random.key(0))
+    return sum(one.size * one.dtype.itemsize for one in jax.tree.leaves(shapes))
+
+
+def memory_bytes() -> int:
+    """Of all the devices that JAX uses, where they have their own; else the machine's."""
+    limits = [(one.memory_stats() or {}).get("bytes_limit", 0) for one in jax.local_devices()]
+    if all(limits):
+        return sum(limits)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
