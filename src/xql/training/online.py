@@ -23,6 +23,7 @@ from xql.data.scaling import Scaling
 from xql.envs.make import make_environment
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
+from xql.files import whole_file
 from xql.jax_config import standard_jax
 from xql.presets import resolve, suite
 from xql.runs.config import (
@@ -33,7 +34,7 @@ from xql.runs.config import (
     RunConfig,
     require_at_least,
 )
-from xql.runs.folder import RunFolder, free_folder
+from xql.runs.folder import RunFolder
 from xql.runs.run import Run
 from xql.runs.sweep import SWEPT_SOURCE, choose_members, require_apart, sweep_of
 from xql.training.actors import Actors, environment_spec
@@ -210,8 +211,7 @@ def execute_online(
         stack.callback(actors.close)
         evaluator = PopulationEvaluator(config, agent.actor)
         stack.callback(evaluator.close)
-        path = free_folder(f"{env}-{config.agent}") if out is None else Path(out)
-        folder = RunFolder.create(path, config)
+        folder = RunFolder.start(out, f"{env}-{config.agent}", config)
         stack.callback(folder.close)
         bar = stack.enter_context(
             ProgressBar(
@@ -230,7 +230,7 @@ def execute_online(
         logger = RunLogger(folder, bar, evaluator, agent, population)
         population, replay = _loop(population, actors, agent, logger, config, loop, observe)
         if keep_replay:
-            _save_replay(path / "replay.npz", replay, config.steps, actors)
+            _save_replay(folder.path / "replay.npz", replay, config.steps, actors)
         if actors.breakdowns.any():
             each = ", ".join(map(str, actors.breakdowns))
             bar.warn_once(f"steps at which a simulator gave no finite number, by member: {each}")
@@ -341,4 +341,5 @@ def _save_replay(path: Path, replay: Replay, steps: int, actors: Actors) -> None
         for name, column in replay._asdict().items()
     }
     arrays: dict[str, Any] = {**columns, **lengths}
-    np.savez(path, **arrays)
+    with whole_file(path, "replay buffer") as draft:
+        np.savez(draft, **arrays)
