@@ -5,8 +5,9 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from xql.errors import InputError
 
@@ -130,6 +131,56 @@ def write_text(path: Path, text: str, what: str = "file", *, replace: bool = Tru
     """
     with whole_file(path, what, replace=replace) as draft:
         draft.write_text(text, encoding="utf-8", newline="")
+
+
+def write_texts(folder: Path, texts: Mapping[str, str], what: str = "table") -> None:
+    """Write several text files to a folder, made where need be: all of them, or none.
+
+    Raises:
+        InputError: as `whole_file` says.
+    """
+    with made_folder(folder, what), contextlib.ExitStack() as stack:
+        for name, text in texts.items():
+            draft = stack.enter_context(whole_file(folder / name, what, replace=True))
+            draft.write_text(text, encoding="utf-8", newline="")
+
+
+def save_figure(figure: Any, path: Path, **options: Any) -> Path:
+    """Write a figure of matplotlib's whole, in the place of one that may be there.
+
+    Args:
+        figure: the figure.
+        path: its suffix chooses the format; its folder is made.
+        **options: of `savefig`.
+
+    Raises:
+        InputError: as `whole_file` says.
+    """
+    path = Path(path)
+    with (
+        made_folder(path.parent, "figure"),
+        whole_file(path, "figure", replace=True) as draft,
+    ):
+        figure.savefig(draft, **options)
+    return path
+
+
+def require_writable(folder: Path, what: str = "file") -> None:
+    """Check, before any work, that `folder` can be written to, or can be made.
+
+    Raises:
+        InputError: a file is in the way, or permissions are.
+    """
+    with writing(folder, what):
+        above = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    reason = ""
+    if not above.is_dir():
+        reason = f"{above} is a file"
+    elif not os.access(above, os.W_OK | os.X_OK):
+        reason = f"{above} is not writable"
+    if reason:
+        what = f"no {what} can be written here ({reason})"
+        raise InputError(what, where=str(folder), hint="choose another --out")
 
 
 def beside(path: Path) -> Path:

@@ -127,6 +127,7 @@ def _write_table(rows: list[Row], home: Path) -> None:
 
     from xql.cli.console import plain_console
     from xql.errors import decoration
+    from xql.files import write_text
 
     heads = ("", "success [95 %]", "of", "updates", "seconds")
     table = Table(*heads, title=TITLE)
@@ -141,4 +142,4 @@ def _write_table(rows: list[Row], home: Path) -> None:
     plain_console(width=100).print(table)
     print(note)
     with decoration("table.md"):
-        (home / "table.md").write_text("\n".join([*lines, "", note, ""]), encoding="utf-8")
+        write_text(home / "table.md", "\n".join([*lines, "", note, ""]))

@@ -7,6 +7,7 @@ last good state, and counts.
 """
 
 import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from xql.experiments.cells import Cell, kept, online_cell, train_cells
 from xql.experiments.compact import reduce_colours
 from xql.experiments.executors import local
 from xql.experiments.published import Published, curves
+from xql.files import save_figure, write_texts
 from xql.reports.plots import COLOURS, Curve, curves_from_run
 from xql.runs.config import EvaluationPlan
 from xql.runs.folder import RunFolder
@@ -184,9 +186,8 @@ def figure3(
         reasons = "; ".join(one.problem for one in outcomes.values() if one.problem)
         why = f"there is no cell to draw ({reasons})" if reasons else "there is no cell to draw"
         raise InputError(why, where=str(home), hint="see to that" if reasons else "let it train")
-    _write_csv(shown, out / "figure3.csv")
     text = _table(shown) + "".join(f"\n{problem}\n" for problem in problems)
-    (out / "figure3.md").write_text(text, encoding="utf-8")
+    write_texts(out, {"figure3.csv": _csv(shown), "figure3.md": text})
     with decoration("figure", say):
         draw(shown, out / "figure3.png")
         reduce_colours(out / "figure3.png")
@@ -234,7 +235,7 @@ def draw(trained: Sequence[Trained], path: Path) -> None:
     figure.legend(
         handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9
     )
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw_method(axes: Any, one: Trained, colour: str) -> None:
@@ -264,18 +265,19 @@ def _at(published: Published, step: int) -> tuple[float, float]:
     return float(np.interp(step, steps, returns)), float(np.interp(step, steps, widths))
 
 
-def _write_csv(trained: Sequence[Trained], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for one in trained:
-            ours = (one.last.estimate, one.last.low, one.last.high)
-            theirs = () if one.published is None else _at(one.published, one.steps)
-            row = [one.task, one.method, one.steps, one.last.seeds, one.episodes]
-            row += [f"{number:.1f}" for number in ours]
-            row += [len(one.folder.read_frozen())]
-            row += [f"{number:.1f}" for number in theirs] or ["", ""]
-            writer.writerow([*row, one.folder.path.name])
+def _csv(trained: Sequence[Trained]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for one in trained:
+        ours = (one.last.estimate, one.last.low, one.last.high)
+        theirs = () if one.published is None else _at(one.published, one.steps)
+        row = [one.task, one.method, one.steps, one.last.seeds, one.episodes]
+        row += [f"{number:.1f}" for number in ours]
+        row += [len(one.folder.read_frozen())]
+        row += [f"{number:.1f}" for number in theirs] or ["", ""]
+        writer.writerow([*row, one.folder.path.name])
+    return text.getvalue()
 
 
 def _table(trained: Sequence[Trained]) -> str:

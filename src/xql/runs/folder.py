@@ -33,7 +33,7 @@ from jaxtyping import ArrayLike
 from xql.errors import InputError, decoration, require
 from xql.evaluation.rollout import EpisodeResult
 from xql.evaluation.scores import Reference, normalised_score
-from xql.files import made_folder, unwritable, write_text, writing
+from xql.files import made_folder, require_writable, unwritable, write_text, writing
 from xql.runs.config import RunConfig
 
 COLUMNS = ("step", "member", "seed", "episode", "return", "length", "score", "success")
@@ -184,13 +184,9 @@ class RunFolder:
         """
         with writing(path, "run"):
             free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-            above = next(one for one in (path, *path.absolute().parents) if one.exists())
         if not free:
             raise _taken(path)
-        if not above.is_dir():
-            raise _unwritable(path, f"{above} is a file")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise _unwritable(path, f"{above} is not writable")
+        require_writable(path, "run")
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -448,12 +444,6 @@ class _Events:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _unwritable(path: Path, reason: str) -> InputError:
-    return InputError(
-        f"no run can be written here ({reason})", where=str(path), hint="choose another --out"
-    )
 
 
 def _taken(path: Path) -> InputError:
