@@ -38,9 +38,10 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
     from xql.training.population import use_all_cores
 
     use_all_cores()
-    home = free_folder("demo") if out is None else out
-    RunFolder.require_free(home)
+    if out is not None:
+        RunFolder.require_free(out)
     _make_data()
+    home = free_folder("demo") if out is None else out
 
     began = time.perf_counter()
     reached = behaviour_rollouts("medium", EPISODES, seed=10_000)

@@ -7,10 +7,12 @@ mismatch can be named.
 """
 
 import contextlib
+import functools
 import logging
 import shutil
+import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +63,15 @@ def save_checkpoint(
     # Orbax refuses arrays of no elements; there is nothing in them to save.
     arrays = {key: array for key, array in _arrays(state).items() if array.size}
     about = {"seeds": [int(seed) for seed in seeds]} if seeds else None
-    draft = beside(path)
+    draft, hook = beside(path), sys.unraisablehook
+    sys.unraisablehook = functools.partial(_unless_late, hook)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_drafts(folder)
         with _orbax() as checkpointer:
             checkpointer.save(draft, arrays, custom_metadata=about)
         put_folder(draft, path)
+        sys.unraisablehook = hook
     except Exception as error:
         # TensorStore says of a full disk that a value is wrong, and Orbax may wrap that.
         cause = error.__cause__ if type(error) is Exception else error
@@ -83,6 +87,15 @@ def save_checkpoint(
         for old in _steps(folder)[: -max(keep, 1)]:
             shutil.rmtree(folder / str(old), ignore_errors=True)
     return path
+
+
+def _unless_late(hook: Callable[[Any], object], unraisable: Any) -> None:
+    """Print nothing of the writes that fail after the first, also when the save is over by then.
+
+    TensorStore reports each to an event loop that is closed, for which Python prints a traceback.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
 
 
 def _remove_drafts(folder: Path) -> None:

@@ -20,6 +20,7 @@ from xql.envs.make import make_environment
 from xql.errors import InputError, require_seed
 from xql.evaluation.bellman import bellman_errors
 from xql.jax_config import standard_jax
+from xql.runs.config import RunConfig
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_population
 from xql.training.actors import Actors
@@ -80,7 +81,7 @@ def run_errors(
     random = np.random.default_rng(seed)
     play_key, error_key = jax.random.split(jax.random.key(seed))
     if (folder.path / "replay.npz").is_file():
-        batch, origin = _replayed(folder.path / "replay.npz", index, transitions, random)
+        batch, origin = _replayed(folder.path / "replay.npz", index, config, transitions, random)
     elif config.online:
         policy = Policy(agent.actor(state), config.scaling)
         environment = config.require_environment(str(run), trust=trust)
@@ -95,10 +96,24 @@ def run_errors(
     return RunErrors(errors, f"r + γ · mask · {agent.backup.formula} − Q₁(s, a)", origin)
 
 
-def _replayed(path: Path, index: int, count: int, random: np.random.Generator) -> tuple[Batch, str]:
+def _replayed(
+    path: Path, index: int, config: RunConfig, count: int, random: np.random.Generator
+) -> tuple[Batch, str]:
     """Transitions of a member's replay buffer, none twice."""
     kept = read_columns(path, Replay._fields)
     require_columns(kept, Replay._fields, str(path))
+    data, members = config.data, len(config.members)
+    each = {"rewards": (), "masks": (), "actions": (data.actions.size,)}
+    rows = np.shape(kept["rewards"])[1:2]
+    for name in Replay._fields:
+        shape = (members, *rows, *each.get(name, (data.observation_size,)))
+        if kept[name].shape != shape or kept[name].dtype.kind not in "fiub" or not rows:
+            raise InputError(
+                f"'{name}' is {kept[name].dtype}{list(kept[name].shape)}, not numbers "
+                f"[{', '.join(map(str, (members, 'rows', *shape[2:])))}]",
+                where=str(path),
+                hint="this is no replay buffer of this run: make the run again",
+            )
     columns = {name: kept[name][index] for name in Replay._fields}
     filled = len(columns["rewards"])
     rows = random.choice(filled, min(count, filled), replace=False)
