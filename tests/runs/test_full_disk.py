@@ -127,7 +127,7 @@ def test_rows_that_cannot_be_logged_do_not_end_the_training(
     last: bool,
 ) -> None:
     append: Callable[..., None] = xql.runs.folder._append
-    refused = []
+    refused: list[str] = []
 
     def full(path: Path, *rows: str) -> None:
         if len(refused) < 4 or last:
@@ -180,9 +180,9 @@ def test_a_run_that_cannot_begin_leaves_nothing(
             learn(out)
     assert names(tmp_path) == ["mine", "runs"]  # other jobs may be about to make theirs in runs/
     assert names(tmp_path / "mine") == names(tmp_path / "runs") == []
-    for out in ("a\0b", "a\ud800b", "x" * 300):
+    for name in ("a\0b", "a\ud800b", "x" * 300):
         with pytest.raises(InputError) as error:
-            learn(tmp_path / out)
+            learn(tmp_path / name)
         assert str(error.value).isprintable()
 
 

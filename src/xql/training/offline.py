@@ -27,7 +27,7 @@ from xql.data.sources import open_dataset
 from xql.envs.kitchen import as_evaluated
 from xql.errors import InputError, MissingExtra, nearest
 from xql.evaluation.scores import reference_score
-from xql.jax_config import standard_jax
+from xql.jax_config import forget_programs, standard_jax
 from xql.presets import resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
@@ -244,6 +244,7 @@ def execute_offline(
     """
     config, dataset = plan.config, plan.dataset
     agent = config.make_agent()
+    forget_programs()
     with contextlib.ExitStack() as stack:
         evaluator = None
         if config.environment is not None:

@@ -24,7 +24,7 @@ from xql.envs.make import make_environment
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
 from xql.files import whole_file
-from xql.jax_config import standard_jax
+from xql.jax_config import forget_programs, standard_jax
 from xql.presets import resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
@@ -204,6 +204,7 @@ def execute_online(
     assert config.loop is not None and config.environment is not None, "an online run has both"
     env, loop, agent = config.environment, config.loop, config.make_agent()
     makes = config.require_environment(env)
+    forget_programs()
     with contextlib.ExitStack() as stack:
         actors = Actors(
             lambda: make_environment(makes), [one.seed for one in config.members], loop.environments
