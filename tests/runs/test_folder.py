@@ -7,6 +7,7 @@ import queue
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -279,9 +280,13 @@ def test_files_of_another_run_are_refused(tmp_path: Path) -> None:
 
     def refusal(text: str, name: str = "evaluations.csv") -> str:
         (run.path / name).write_text(HEADERS[name] + text)
-        read = {"evaluations.csv": run.read_evaluations, "frozen.csv": run.read_frozen}
+        read: dict[str, Callable[[], object]] = {
+            "metrics.jsonl": run.read_metrics,
+            "evaluations.csv": run.read_evaluations,
+            "frozen.csv": run.read_frozen,
+        }
         with pytest.raises(InputError) as error:
-            read.get(name, run.read_metrics)()
+            read[name]()
         line = str(error.value)
         assert line.endswith("files of two runs lie in this folder: make the run again")
         return line.removeprefix(f"{run.path / name}: ")
@@ -316,7 +321,7 @@ def test_a_finished_run_that_lacks_episodes_says_how_many(
     path.write_bytes(content[: len(content) - cut])
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        assert len(run.read_evaluations()) == 3 + there
+        assert len(run.read_evaluations(whole=True)) == 3 + there
     why = "its last row is cut short and left out: {} are there" if cut % 23 else "it has {}"
     assert [str(one.message) for one in said] == (
         [f"{path}: {why.format(f'{there} of 6 episodes of step 10')}"] if cut else []

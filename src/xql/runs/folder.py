@@ -281,11 +281,11 @@ class RunFolder:
             writer.writerow(_cell(value) for value in row._replace(step=int(step)))
         self._add("evaluations.csv", text.getvalue())
 
-    def read_evaluations(self) -> list[Evaluation]:
-        """Every row of evaluations.csv, in order.
+    def read_evaluations(self, *, whole: bool = False) -> list[Evaluation]:
+        """Every row of evaluations.csv, in order; a last one cut short is left out with a warning.
 
-        A last row that is cut short is left out. Where the last evaluation has fewer episodes than
-        the run was to play, a warning says so.
+        Args:
+            whole: warn also of a last evaluation that has fewer episodes than the run was to play.
 
         Raises:
             InputError: a row is damaged, or of a member or a seed that config.yaml does not have.
@@ -322,7 +322,8 @@ class RunFolder:
         if twice is not None:
             found = "episode {2} of member {1} at step {0} is there twice".format(*twice)
             raise self._mixed(path, found)
-        self._warn_of_missing_episodes(path, rows, cut)
+        if cut or whole:
+            self._warn_of_missing_episodes(path, rows, cut)
         return rows
 
     def _mixed(self, path: Path, found: str) -> InputError:
@@ -330,16 +331,15 @@ class RunFolder:
         return InputError(found, where=str(path), hint=hint)
 
     def _warn_of_missing_episodes(self, path: Path, rows: list[Evaluation], cut: bool) -> None:
-        """Say of a finished run that its last evaluation lacks episodes, and of a row cut short."""
+        """Say which episodes of the last evaluation are missing, and of a row cut short."""
         why = "its last row is cut short and left out" if cut else ""
-        last = max((row.step for row in rows), default=0)
-        if rows and (cut or last == self.config.steps):
-            plan = self.config.evaluation
+        if rows:
+            plan, last = self.config.evaluation, max(row.step for row in rows)
             each = plan.last_episodes if last == self.config.steps else plan.episodes
-            there = sum(row.step == last for row in rows)
-            if there < each * len(self.config.members):
-                count = f"{there} of {each * len(self.config.members)} episodes of step {last}"
-                why = f"{why}: {count} are there" if why else f"it has {count}"
+            there, asked = sum(row.step == last for row in rows), each * len(self.config.members)
+            if there < asked:
+                count = f"{there} of {asked} episodes of step {last}"
+                why = f"{why}: {count} are there" if cut else f"it has {count}"
         if why:
             _warn(path, why)
 

@@ -104,10 +104,10 @@ def _replayed(
     require_columns(kept, Replay._fields, str(path))
     data, members = config.data, len(config.members)
     each = {"rewards": (), "masks": (), "actions": (data.actions.size,)}
-    filled = np.shape(kept["rewards"])[1:2]
+    each_member = np.shape(kept["rewards"])[1:2]
     for name in Replay._fields:
-        shape = (members, *filled, *each.get(name, (data.observation_size,)))
-        if kept[name].shape != shape or kept[name].dtype.kind not in "fiub" or not filled:
+        shape = (members, *each_member, *each.get(name, (data.observation_size,)))
+        if kept[name].shape != shape or kept[name].dtype.kind not in "fiub" or not each_member:
             raise InputError(
                 f"'{name}' is {kept[name].dtype}{list(kept[name].shape)}, not numbers "
                 f"[{', '.join(map(str, (members, 'rows', *shape[2:])))}]",
