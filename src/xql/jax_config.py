@@ -7,6 +7,7 @@ sake, and training compiles only under JAX's standard rules of promotion.
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 
@@ -47,6 +48,21 @@ def standard_jax() -> Iterator[None]:
         ):
             stack.enter_context(setting)
         yield
+
+
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 10_000
+"""Linux allows a process 65,530 memory maps and a compiled program holds several: a run with
+settings of its own leaves some 640 of them, and 70 MB."""
+
+
+def forget_programs() -> None:
+    """Let JAX forget what it has compiled, where that has become much: it never does by itself.
+
+    A process that trains under ever new settings would end in a crash of the compiler.
+    """
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()  # type: ignore[no-untyped-call]
 
 
 def require_device() -> None:

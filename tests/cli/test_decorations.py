@@ -185,7 +185,10 @@ def test_an_interval_is_printed_as_it_is(
     # A folder in place of the table.
     (tmp_path / "full" / "table.md").mkdir(parents=True)
     demo._write_table([row], tmp_path / "full")
-    assert capsys.readouterr().err.startswith("no table.md: [Errno 21]")
+    assert capsys.readouterr().err == (
+        f"no table.md: {tmp_path / 'full' / 'table.md'}: no file can be written here "
+        "(Is a directory); choose another place\n"
+    )
 
 
 def test_output_of_any_kind_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

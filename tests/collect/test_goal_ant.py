@@ -72,9 +72,9 @@ def test_a_run_is_trained_where_there_is_none(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_refused(made: tuple[Path, Path], tmp_path: Path) -> None:
     out, run = made
     for name, message in (
-        (out, "it exists"),
+        (out, "the file exists"),
         (tmp_path / "ant.txt", "ends in .npz"),
-        (tmp_path / "no" / "ant.npz", "no such folder"),
+        (tmp_path / "no" / "ant.npz", "there is no folder"),
     ):
         with pytest.raises(InputError, match=message):
             write_ant_policy(run, name)

@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, Never
 
@@ -200,18 +202,30 @@ def test_nothing_is_overwritten(datasets: Path) -> None:
     make_pointmaze("umaze", transitions=30, dataset_id="pointmaze/umaze-play-v1")
 
 
+@pytest.mark.parametrize("when", ["before", "while"])
 def test_a_write_that_fails_leaves_nothing_behind(
-    datasets: Path, monkeypatch: pytest.MonkeyPatch
+    datasets: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     def full(*_: Any) -> Never:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     from minari.dataset._storages.hdf5_storage import HDF5Storage
 
-    monkeypatch.setattr(HDF5Storage, "update_episodes", full)
-    with pytest.raises(OSError, match="no space left"):
+    if when == "before":
+        # HDF5 crashes the process at its end where it has run out of room.
+        monkeypatch.setattr(HDF5Storage, "update_episodes", lambda *_: pytest.fail("too late"))
+        monkeypatch.setattr(os, "posix_fallocate", full)
+    else:
+        monkeypatch.setattr(HDF5Storage, "update_episodes", full)
+    with pytest.raises(InputError) as error:
         make_pointmaze("umaze", transitions=20)
-    assert [path.name for path in (datasets / "pointmaze").iterdir() if path.is_dir()] == []
+    assert str(error.value) == (
+        f"{datasets / 'pointmaze' / 'umaze-play-v0'}: no dataset can be written here "
+        "(No space left on device); make room there"
+    )
+    # Minari has a file of its own there by then.
+    assert when == "while" or not (datasets / "pointmaze").exists()
+    assert [path.name for path in (datasets / "pointmaze").glob("*/")] == []
 
 
 @pytest.mark.parametrize("when", ["while collecting", "while writing"])

@@ -261,7 +261,7 @@ def test_nothing_is_written_over(tmp_path: Path, suffix: Any) -> None:
     data = open_dataset({**columns, "terminated": ends, "truncated": ends & False})
     path = tmp_path / f"kept{suffix}"
     path.write_bytes(b"precious")
-    with pytest.raises(InputError, match=r"the file exists; give another name or remove it$"):
+    with pytest.raises(InputError, match=r"the file exists; give another name$"):
         save_dataset(data, path)
     assert path.read_bytes() == b"precious"
     with pytest.raises(InputError, match=r"cannot tell what '\.csv' is; the name must end in one"):

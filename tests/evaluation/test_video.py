@@ -125,7 +125,7 @@ def test_side_by_side_the_shorter_one_waits(tmp_path: Path) -> None:
     assert rate == 10 and frames[0].shape == (STRIP + 40, 128, 3)
     assert steps_of([frame[:, :64] for frame in frames]) == [0, 1, 2, *[3] * 18]
     assert steps_of([frame[:, 64:] for frame in frames]) == [*range(11), *[10] * 10]
-    with pytest.raises(InputError, match=r"both.mp4: the file exists; name another"):
+    with pytest.raises(InputError, match=r"both.mp4: the file exists; give another name"):
         side_by_side(short, long, both)
 
 
@@ -150,9 +150,9 @@ def test_films_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_is_written_over_and_nothing_half_is_left(tmp_path: Path) -> None:
     (tmp_path / "mine.mp4").write_text("mine")
-    with pytest.raises(InputError, match=r"mine.mp4: the file exists; name another"):
+    with pytest.raises(InputError, match=r"mine.mp4: the file exists; give another name"):
         record(Drawn, towards_zero, tmp_path / "mine.mp4")
-    with pytest.raises(InputError, match=r"no film can be written here \(No such file"):
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere; make it first"):
         record(Drawn, towards_zero, tmp_path / "nowhere" / "film.mp4")
 
     def interrupted(observations: Any) -> Any:

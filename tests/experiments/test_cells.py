@@ -1,7 +1,9 @@
 """Cells: trained once, kept whole or not at all, found by their configuration."""
 
 import dataclasses
+import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,42 @@ def test_a_cell_that_cannot_be_trained_says_why_and_stops_no_other(tmp_path: Pat
     assert outcomes["a"].folder is None
     assert outcomes["a"].problem == "a: no such data; make it"
     assert outcomes["b"].folder is not None and outcomes["b"].problem == ""
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_trained_cell_that_cannot_be_kept_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        if listed:
+            raise shutil.Error([(source, target, "[Errno 28] No space left on device")])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("tmp", "cells"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(shutil, "copytree", full)
+    problem = train_cells([cell("a")], tmp_path / "cells")["a"].problem
+    (work,) = (tmp_path / "tmp").iterdir()
+    assert problem == (
+        f"{tmp_path / 'cells' / folder_name(cell('a'), {})}: no cell can be written here "
+        f"(No space left on device); make room there; what was trained is kept in {work / 'run'}"
+    )
+    assert (work / "run" / "checkpoints" / "60").is_dir()
+    assert list((tmp_path / "cells").iterdir()) == []
+    monkeypatch.undo()
+    train_cells([cell("a")], tmp_path / "cells")
+    with pytest.raises(InputError, match=r"no cell can be written here \(.* is a file\)"):
+        train_and_keep(tmp_path / "cells" / folder_name(cell("a"), {}) / "cell.json", cell("b"))
+    assert trained == ["a", "a"]
+
+
+def test_a_damaged_cell_is_named(tmp_path: Path) -> None:
+    folder = train_and_keep(tmp_path, cell("a"))
+    for damage in (b"", b"3", b"\xff", b"[" * 100_000):
+        (folder / "cell.json").write_bytes(damage)
+        with pytest.raises(InputError, match=r"cell\.json: this file is damaged; remove that cell"):
+            kept(tmp_path, cell("a"))
 
 
 def test_a_cell_that_another_process_kept_meanwhile_stands(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_no_table_is_written_over(tmp_path: Path, name: str) -> None:
 def test_a_folder_and_a_seed_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "new"):
-        with pytest.raises(InputError, match=r"this is no folder and cannot be made one \(.+\)"):
+        with pytest.raises(InputError, match=r"no figure can be written here \(.*file is a file\)"):
             figure2(out)
     with pytest.raises(InputError, match="`seed=-1` is no seed; give a number from 0 to"):
         figure2(tmp_path / "new", seed=-1)

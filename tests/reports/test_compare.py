@@ -276,7 +276,30 @@ def test_an_unfinished_run_and_one_without_evaluations_are_refused(tmp_path: Pat
     damaged = write(tmp_path / "damaged", last=[1, 2])
     file = damaged / "evaluations.csv"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
-    assert "at step 200 its members played different numbers" in refusal(damaged)
+    with pytest.warns(UserWarning, match="it has 3 of 4 episodes of step 200"):
+        assert "at step 200 its members played different numbers" in refusal(damaged)
+
+
+def test_a_last_row_that_is_cut_short_is_said_and_the_rest_compared(tmp_path: Path) -> None:
+    run = write(tmp_path / "cut", last=[10])
+    file = run / "evaluations.csv"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.warns(UserWarning) as said:
+        (row,) = compare([run]).rows
+    assert [str(one.message) for one in said] == [
+        f"{file}: its last row is cut short and left out: 1 of 2 episodes of step 200 are there"
+    ]
+    assert row.last.episodes == 1 and row.last.values.tolist() == [9.0]
+
+
+def test_the_rows_of_another_run_are_refused(tmp_path: Path) -> None:
+    run, other = write(tmp_path / "a", last=[10]), write(tmp_path / "b", last=[20], seeds=[1])
+    (run / "evaluations.csv").write_bytes((other / "evaluations.csv").read_bytes())
+    line = refusal(run)
+    assert line == (
+        f"{run / 'evaluations.csv'}: line 2 is of seed 1, config.yaml of seed 0; files of two runs "
+        "lie in this folder: make the run again"
+    )
 
 
 def test_tasks_are_averaged_only_where_that_means_something(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_evaluate_films_on_demand(
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 2
-    assert capsys.readouterr().err == f"xql: {out}: the file exists; name another\n"
+    assert capsys.readouterr().err == f"xql: {out}: the file exists; give another name\n"
 
 
 def test_two_runs_beside_each_other(
@@ -113,6 +113,6 @@ def test_what_cannot_be_filmed_is_one_line(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"played XQLTestDrawn-v0, the right one None; take two"):
         videos(run.path, blind.path, tmp_path / "film.mp4")
     (tmp_path / "film.mp4").write_text("mine")
-    with pytest.raises(InputError, match=r"film.mp4: the file exists; name another"):
+    with pytest.raises(InputError, match=r"film.mp4: the file exists; give another name"):
         videos(run.path, run.path, tmp_path / "film.mp4")
     assert (tmp_path / "film.mp4").read_text() == "mine"

@@ -16,7 +16,7 @@ from xql.reports.plots import (
     plot_against,
     plot_learning_curves,
 )
-from xql.runs.config import DataConfig, Member, RunConfig
+from xql.runs.config import DataConfig, EvaluationPlan, Member, RunConfig
 from xql.runs.folder import Evaluation, RunFolder
 from xql.runs.summary import quantity_of
 
@@ -34,6 +34,7 @@ def configured(*members: Member) -> RunConfig:
         scaling=Scaling("raw", "raw", 1.0, 0.0, np.zeros(1, np.float32), np.ones(1, np.float32)),
         data=DataConfig("maze", "arrays", 1, Box((-1.0,), (1.0,))),
         environment=None,
+        evaluation=EvaluationPlan(evaluations=2, episodes=2, last_episodes=2),
     )
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import gc
 import gzip
 import json
@@ -5,6 +6,8 @@ import math
 import queue
 import sys
 import threading
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,21 @@ from xql.data.scaling import Scaling
 from xql.errors import InputError
 from xql.evaluation.rollout import EpisodeResult
 from xql.evaluation.scores import Reference
-from xql.runs.config import DataConfig, Member, RunConfig
-from xql.runs.folder import Evaluation, Metrics, RunFolder, evaluation_rows, free_folder
+from xql.runs.config import DataConfig, EvaluationPlan, Member, RunConfig
+from xql.runs.folder import (
+    HEADERS,
+    Evaluation,
+    Metrics,
+    RunFolder,
+    evaluation_rows,
+    free_folder,
+)
 
 CONFIG = RunConfig(
     agent="xql",
     preset="default",
     steps=10,
-    members=(Member(0, {"beta": 2.0}),),
+    members=tuple(Member(3, {"beta": beta}) for beta in (0.5, 1.0, 2.0)),
     hyperparameters=XQLConfig(hidden=(4,)),
     scaling=Scaling("raw", "raw", 1.0, 0.0, np.zeros(2, np.float32), np.ones(2, np.float32)),
     data=DataConfig("γ", "x/y", 2, Box((-1.0,), (1.0,))),
@@ -43,7 +53,7 @@ def test_create_then_open_gives_the_same_configuration(tmp_path: Path) -> None:
     assert opened.config.to_dict() == made.config.to_dict() == CONFIG.to_dict()
     text = (made.path / "config.yaml").read_text(encoding="utf-8")
     assert text.startswith("version: 2\n")
-    assert "agent: xql\npreset: default\nsteps: 10\nmembers:\n- seed: 0\n" in text
+    assert "agent: xql\npreset: default\nsteps: 10\nmembers:\n- seed: 3\n" in text
     assert "name: γ" in text
     assert made.checkpoints == made.path / "checkpoints"
 
@@ -197,27 +207,125 @@ def test_a_line_cut_short_is_dropped_and_never_runs_into_the_next(tmp_path: Path
         with (run.path / name).open("a") as file:
             file.write(torn)
     run = RunFolder.open(run.path)
-    assert run.read_metrics() == [Metrics(1, {"loss": [1.0]})]
-    assert run.read_evaluations() == [row(1)]
+    with pytest.warns(
+        UserWarning, match=r"metrics\.jsonl: its last line is cut short and left out"
+    ):
+        assert run.read_metrics() == [Metrics(1, {"loss": [1.0]})]
+    with pytest.warns(UserWarning, match=r"evaluations\.csv: its last row is cut short") as said:
+        assert run.read_evaluations() == [row(1)]
+    assert len(said) == 1
     run.log_metrics(3, {"loss": [3.0]})
     run.log_evaluations(3, [row(3)])
     assert [one.step for one in run.read_metrics()] == [1, 3]
     assert run.read_evaluations() == [row(1), row(3)]
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nonsense",
+        b"\xff\xfe",
+        b"3",
+        b"[" * 100_000,
+        b'{"loss": [1.0]}',
+        b'{"step": "1"}',
+        b'{"step": 1, "loss": 2.0}',
+        b'{"step": 1, "loss": ["x"]}',
+        b'{"step": 1, "loss": [null], "nonfinite": {"loss": {"4": "nan"}}}',
+    ],
+    ids=str,
+)
+def test_a_damaged_line_of_the_metrics_is_named(tmp_path: Path, line: bytes) -> None:
     run = RunFolder.create(tmp_path / "run", CONFIG)
-    (run.path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n')
+    (run.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b"\n")
     with pytest.raises(InputError, match=r"metrics.jsonl: line 2 is damaged; remove that line$"):
         run.read_metrics()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"1,2,3", b"", b"1,0,3,0,one,10,25.0,1", b"\xff", b"1,0,3,0,1.5,10,25.0,2", b'1,0,3,0,"1'],
+    ids=str,
+)
+def test_a_damaged_row_of_the_evaluations_is_named(tmp_path: Path, line: bytes) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
     run.log_evaluations(1, [row(1)])
-    with (run.path / "evaluations.csv").open("a") as file:
-        file.write("1,2,3\n")
+    with (run.path / "evaluations.csv").open("ab") as file:
+        file.write(line + b"\n")
     with pytest.raises(InputError, match=r"evaluations.csv: line 3 is damaged; remove that line$"):
         run.read_evaluations()
+
+
+def test_damage_to_whole_files_is_one_line(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
     (run.path / "evaluations.csv").write_text("step,member\n1,2\n")
     with pytest.raises(InputError, match="the first line is not the header"):
         run.read_evaluations()
+    (run.path / "frozen.csv").write_text("member,step,noticed\n0,4,x\n")
+    with pytest.raises(InputError, match=r"frozen.csv: line 2 is damaged"):
+        run.read_frozen()
+    (run.path / "metrics.jsonl").unlink()
+    whole = gzip.compress(b'{"step": 1}\n' * 100)
+    for damaged in (whole[:-12], whole[:20] + b"\0" + whole[21:], b"no gzip"):
+        (run.path / "metrics.jsonl.gz").write_bytes(damaged)
+        with pytest.raises(
+            InputError, match=r"metrics.jsonl.gz: this file cannot be read"
+        ) as error:
+            run.read_metrics()
+        assert "\n" not in str(error.value)
+
+
+def test_files_of_another_run_are_refused(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+
+    def refusal(text: str, name: str = "evaluations.csv") -> str:
+        (run.path / name).write_text(HEADERS[name] + text)
+        read: dict[str, Callable[[], object]] = {
+            "metrics.jsonl": run.read_metrics,
+            "evaluations.csv": run.read_evaluations,
+            "frozen.csv": run.read_frozen,
+        }
+        with pytest.raises(InputError) as error:
+            read[name]()
+        line = str(error.value)
+        assert line.endswith("files of two runs lie in this folder: make the run again")
+        return line.removeprefix(f"{run.path / name}: ")
+
+    sound = "1,0,3,0,1.5,10,25.0,1\n"
+    assert refusal("1,0,4,0,1.5,10,25.0,1\n").startswith(
+        "line 2 is of seed 4, config.yaml of seed 3"
+    )
+    for member in (3, -1):
+        assert refusal(f"{sound}1,{member},3,0,1.5,10,25.0,1\n").startswith(
+            f"line 3 is of member {member}, config.yaml has 3"
+        )
+    assert refusal(2 * sound).startswith("episode 0 of member 0 at step 1 is there twice")
+    assert refusal("3,1,2\n", "frozen.csv").startswith("line 2 is of member 3, config.yaml has 3")
+    assert refusal('{"step": 1, "loss": [1.0, 2.0]}\n', "metrics.jsonl").startswith(
+        "line 1 has numbers of 2 members, config.yaml 3"
+    )
+
+
+@pytest.mark.parametrize(("cut", "there"), [(0, 6), (1, 5), (23, 5), (47, 3)])
+def test_a_finished_run_that_lacks_episodes_says_how_many(
+    tmp_path: Path, cut: int, there: int
+) -> None:
+    plan = EvaluationPlan(evaluations=2, episodes=1, last_episodes=2)
+    run = RunFolder.create(tmp_path / "run", dataclasses.replace(CONFIG, evaluation=plan))
+    run.log_evaluations(5, [row(5, member) for member in range(3)])
+    run.log_evaluations(
+        10, [row(10, member, episode=episode) for member in range(3) for episode in range(2)]
+    )
+    path = run.path / "evaluations.csv"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - cut])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert len(run.read_evaluations(whole=True)) == 3 + there
+    why = "its last row is cut short and left out: {} are there" if cut % 23 else "it has {}"
+    assert [str(one.message) for one in said] == (
+        [f"{path}: {why.format(f'{there} of 6 episodes of step 10')}"] if cut else []
+    )
 
 
 def test_tensorboard_events_are_written(tmp_path: Path) -> None:

@@ -72,6 +72,35 @@ def test_the_replay_buffer_is_used_where_it_was_kept(online: Run) -> None:
     np.testing.assert_allclose(np.sort(found.errors), np.sort(expected), 1e-4, 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda kept: {"rewards": kept["rewards"][:1]}, "'rewards' is float32[1, 40], not numbers"),
+        (
+            lambda kept: {name: one[:1] for name, one in kept.items()},
+            "[1, 40, 2], not numbers [2, ",
+        ),
+        (
+            lambda kept: {"actions": kept["actions"][..., 0]},
+            "'actions' is float32[2, 40], not numb",
+        ),
+        (lambda kept: {"masks": kept["masks"].astype(str)}, "'masks' is <U32[2, 40], not numbers"),
+        (lambda kept: {"rewards": np.float32(1)}, "'observations' is float32[2, 40, 2], not numb"),
+    ],
+)
+def test_a_replay_buffer_of_another_run_is_one_line(
+    online: Run, tmp_path: Path, change: Any, said: str
+) -> None:
+    for path in online.path.iterdir():
+        if path.name != "replay.npz":
+            (tmp_path / path.name).symlink_to(path)
+    kept = dict(np.load(online.path / "replay.npz"))
+    np.savez(tmp_path / "replay.npz", **(kept | change(kept)))
+    with pytest.raises(InputError) as error:
+        run_errors(tmp_path)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
 def test_without_it_an_online_run_plays(
     online: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

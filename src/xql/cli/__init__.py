@@ -98,9 +98,8 @@ def _discard_output() -> None:
 def _unexpected(error: Exception, words: list[str]) -> int:
     """Say in one line what no command foresaw, and where its report lies; the exit status."""
     if isinstance(error, OSError) and error.errno in _FULL:
-        print(f"xql: there is no space left ({reason(error)})", file=sys.stderr)
         _discard_output()
-        return 1
+        _fail(f"there is no space left ({reason(error)})")
     if isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None:
         _fail(f"{error.filename}: {error.strerror}")
     if os.environ.get("XQL_DEBUG", "0") not in ("", "0"):

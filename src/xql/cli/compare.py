@@ -27,6 +27,7 @@ def compare(
         seed: of the bootstrap.
     """
     from xql.errors import decoration, require_seed
+    from xql.files import write_texts
     from xql.reports.compare import compare as compare_runs
     from xql.reports.plots import plot_comparison
     from xql.runs.folder import RunFolder
@@ -46,9 +47,7 @@ def compare(
         "improvement.csv": found.pairs_csv(),
         "profiles.csv": found.profiles_csv(),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
+    write_texts(out, files)
     written = "tables"
     with decoration("figure"):
         plot_comparison(found, out / "comparison.png")

@@ -46,9 +46,10 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
     require_at_least("steps", steps, 1)
     require_at_least("seeds", seeds, 1)
     use_all_cores()
-    home = free_folder("demo") if out is None else out
-    RunFolder.require_free(home)
+    if out is not None:
+        RunFolder.require_free(out)
     _make_data()
+    home = free_folder("demo") if out is None else out
 
     began = time.perf_counter()
     reached = behaviour_rollouts("medium", EPISODES, seed=10_000)
@@ -134,6 +135,7 @@ def _write_table(rows: list[Row], home: Path) -> None:
     from rich.table import Table
 
     from xql.errors import decoration
+    from xql.files import write_text
 
     heads = ("", "success [95 %]", "of", "updates", "seconds")
     table = Table(title=TITLE)
@@ -150,4 +152,4 @@ def _write_table(rows: list[Row], home: Path) -> None:
     plain_console(width=None if is_terminal(sys.stdout) else 100).print(table)
     print_words(note)
     with decoration("table.md"):
-        (home / "table.md").write_text("\n".join([*lines, "", note, ""]), encoding="utf-8")
+        write_text(home / "table.md", "\n".join([*lines, "", note, ""]))

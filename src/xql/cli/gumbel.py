@@ -13,6 +13,7 @@ from xql import errors as user_errors
 from xql.cli.train import Trust
 from xql.data.reading import require_file
 from xql.errors import InputError
+from xql.files import whole_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -158,7 +159,10 @@ def fit(
     predictions = regressor.predict(X)
     plain_console().print(_fit_table(regressor, names, y - predictions))
     if out is not None:
-        with out.open("x", newline="", encoding="utf-8") as stream:
+        with (
+            whole_file(out, "table") as draft,
+            draft.open("w", newline="", encoding="utf-8") as stream,
+        ):
             writer = csv.writer(stream)
             writer.writerow([*names, target, "prediction"])
             writer.writerows(np.column_stack([table, predictions]).tolist())

@@ -122,17 +122,10 @@ def _write(
     out: Path,
 ) -> None:
     """Write the table anew from what there is; only its cells are never written over."""
-    from xql.errors import InputError
     from xql.experiments.table_text import csv_lines, markdown
+    from xql.files import write_texts
 
     text = markdown(table, rows, places, training)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / f"{table}.md").write_text(text, encoding="utf-8")
-        (out / f"{table}.csv").write_text(csv_lines(table, rows, places), encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"no table can be written here ({error.strerror})", where=str(out), hint="name --out"
-        ) from None
+    write_texts(out, {f"{table}.md": text, f"{table}.csv": csv_lines(table, rows, places)})
     print(text, end="")
     print(f"{out / table}.md, {table}.csv", file=sys.stderr)

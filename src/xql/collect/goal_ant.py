@@ -15,6 +15,7 @@ import xql
 from xql.agents.policies import SquashedGaussianPolicy
 from xql.envs.goal_ant import GOAL_ANT
 from xql.errors import InputError
+from xql.files import require_new, whole_file
 from xql.runs.checkpoints import latest_step
 from xql.runs.config import OnlineLoop
 from xql.runs.folder import RunFolder
@@ -125,14 +126,11 @@ def write_ant_policy(run: Path, out: Path, step: int | None = None) -> None:
         "loop": None if config.loop is None else dataclasses.asdict(config.loop),
         "xql": xql.__version__,
     }
-    with out.open("xb") as file:
+    with whole_file(out, "policy") as draft, draft.open("wb") as file:
         np.savez_compressed(file, made_by=np.array(json.dumps(made)), **arrays)
 
 
 def _check_out(out: Path) -> None:
     if out.suffix != ".npz":
         raise InputError("a policy file ends in .npz", where=str(out), hint="name it so")
-    if out.exists():
-        raise InputError("it exists", where=str(out), hint="give another name with `out`")
-    if not out.absolute().parent.is_dir():
-        raise InputError("there is no such folder", where=str(out.parent), hint="make it first")
+    require_new(out)

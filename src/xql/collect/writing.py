@@ -1,6 +1,7 @@
 """Write collected logs as a Minari dataset: whole or not at all; equal logs give equal bytes."""
 
 import json
+import os
 import shutil
 import uuid
 import warnings
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import gymnasium
+import jax
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from jaxtyping import Bool, Float, Shaped
 
 from xql import __version__
 from xql.errors import InputError, brief, require
+from xql.files import beside, made_folder, writing
 
 # The bytes of a dataset depend on the releases of these; they are written beside it.
 _SIMULATORS = ("gymnasium_robotics", "mujoco", "numpy")
@@ -148,32 +151,53 @@ def write_dataset(
     stem, _, version = dataset_id.rpartition("-v")
     draft = f"{stem}-draft-{uuid.uuid4().hex}-v{version}"
     low, high = description.reference or (None, None)
-    try:
-        with warnings.catch_warnings():
-            # Minari warns of each piece of metadata left out, such as a web address of the code.
-            warnings.simplefilter("ignore")
-            minari.create_dataset_from_buffers(
-                draft,
-                [_buffer(log) for log in logs],
-                env=env,
-                eval_env=evaluation,
-                observation_space=observations,
-                algorithm_name=description.algorithm,
-                author="xql",
-                ref_min_score=low,
-                ref_max_score=high,
-                description=description.about,
-                requirements=list(description.requirements),
-            )
-        _add_provenance(draft, dataset_id, description.made)
+    folder = dataset_folder(dataset_id)
+    with made_folder(folder.parent, "dataset"), writing(folder, "dataset"):
+        _require_room(folder.parent, logs)
         try:
-            dataset_folder(draft).rename(dataset_folder(dataset_id))
-        except OSError:
-            refuse_existing(dataset_id)
-            raise
-    except BaseException:
-        shutil.rmtree(dataset_folder(draft), ignore_errors=True)
-        raise
+            with warnings.catch_warnings():
+                # Minari warns of each piece of metadata left out, such as a web address of the
+                # code.
+                warnings.simplefilter("ignore")
+                minari.create_dataset_from_buffers(
+                    draft,
+                    [_buffer(log) for log in logs],
+                    env=env,
+                    eval_env=evaluation,
+                    observation_space=observations,
+                    algorithm_name=description.algorithm,
+                    author="xql",
+                    ref_min_score=low,
+                    ref_max_score=high,
+                    description=description.about,
+                    requirements=list(description.requirements),
+                )
+            _add_provenance(draft, dataset_id, description.made)
+            try:
+                dataset_folder(draft).rename(folder)
+            except OSError:
+                refuse_existing(dataset_id)
+                raise
+        finally:
+            shutil.rmtree(dataset_folder(draft), ignore_errors=True)
+
+
+def _require_room(folder: Path, logs: Sequence[Log]) -> None:
+    """Check that a folder can hold the logs: HDF5, out of room, crashes the process.
+
+    Raises:
+        OSError: it cannot.
+    """
+    arrays = [array for log in logs for array in jax.tree.leaves(log)]
+    # HDF5 writes some pages for each episode, beside its arrays.
+    size = sum(array.nbytes for array in arrays) + (1 << 14) * (len(logs) + 16)
+    room = beside(folder / "room")
+    try:
+        with room.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+    finally:
+        room.unlink(missing_ok=True)
 
 
 def _add_provenance(draft: str, dataset_id: str, made: dict[str, Any]) -> None:

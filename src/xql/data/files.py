@@ -1,8 +1,7 @@
 """Users' own data files, opened and saved in one schema (`docs/data.md`)."""
 
-import contextlib
+import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +14,7 @@ from xql.data.reading import is_number, parse_json
 from xql.data.schema import OPTIONAL, REQUIRED, dataset_from
 from xql.data.tables import DESCRIPTION, SUFFIXES, read_columns
 from xql.errors import InputError, require
+from xql.files import require_new, whole_file
 
 
 def open_file(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool = True) -> Dataset:
@@ -125,14 +125,8 @@ def save_dataset(dataset: Dataset, path: Path | str) -> Path:
     """
     path = check_destination(Path(path))
     write = {".npz": _write_npz, ".parquet": _write_parquet}.get(path.suffix, _write_hdf5)
-    # Written beside and then renamed, so that an interrupted write leaves no half file behind.
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        write(beside, _columns_of(dataset), _describe(dataset))
-        beside.rename(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
+    with whole_file(path, "dataset") as draft:
+        write(draft, _columns_of(dataset), _describe(dataset))
     return path
 
 
@@ -141,14 +135,7 @@ def check_destination(path: Path) -> Path:
     if path.suffix not in SUFFIXES:
         hint = f"the name must end in one of {', '.join(SUFFIXES)}"
         raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), hint=hint)
-    if path.exists():
-        raise InputError("the file exists", where=str(path), hint="give another name or remove it")
-    if not path.parent.is_dir():
-        hint = "make it first"
-        raise InputError(f"there is no folder {path.parent}", where=str(path), hint=hint)
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        hint = "give another folder, or see to its permissions"
-        raise InputError(f"the folder {path.parent} is not writable", where=str(path), hint=hint)
+    require_new(path)
     return path
 
 
@@ -196,10 +183,13 @@ def _write_npz(path: Path, columns: Mapping[str, np.ndarray], description: str) 
 
 
 def _write_hdf5(path: Path, columns: Mapping[str, np.ndarray], description: str) -> None:
-    with h5py.File(path, "w") as file:
+    # HDF5 cannot close a file that its disk has no room for, and then crashes the process.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
         for name, values in columns.items():
             file.create_dataset(name, data=values, compression="gzip", compression_opts=1)
         file.attrs[DESCRIPTION] = description
+    path.write_bytes(content.getbuffer())
 
 
 def _write_parquet(path: Path, columns: Mapping[str, np.ndarray], description: str) -> None:

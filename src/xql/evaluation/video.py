@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from xql.data.reading import require_file
 from xql.envs.render import draw
 from xql.errors import InputError, require
 from xql.evaluation.rollout import Act, EpisodeResult, Evaluator
+from xql.files import require_new, whole_file
 
 FRAMES_PER_SECOND = 25
 """At most so many frames are drawn for a second of simulated time: without a GPU, drawing one takes
@@ -116,34 +118,25 @@ def mp4(path: Path, rate: Fraction) -> Iterator[Callable[[Frame], None]]:
         MissingExtra: the extra `video` is not installed.
     """
     av = require("av", "video")
-    if path.exists():
-        raise InputError("the file exists", where=str(path), hint="name another")
-    draft = path.with_name(path.name + ".part")
-    try:
-        file = draft.open("wb")
-    except OSError as error:
-        raise InputError(
-            f"no film can be written here ({error.strerror})", where=str(path), hint="name another"
-        ) from None
-    try:
-        with file, av.open(file, "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=rate, options={"crf": "20"})
-            stream.pix_fmt = "yuv420p"
+    require_new(path)
+    # FFmpeg says nothing of what stopped the writing to a file.
+    content = io.BytesIO()
+    with av.open(content, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "20"})
+        stream.pix_fmt = "yuv420p"
 
-            def write(frame: Frame) -> None:
-                # H.264 halves the resolution of colours, so both sides must be even.
-                height, width = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2
-                if not stream.codec_context.is_open:
-                    stream.height, stream.width = height, width
-                even = np.ascontiguousarray(frame[:height, :width])
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        def write(frame: Frame) -> None:
+            # H.264 halves the resolution of colours, so both sides must be even.
+            height, width = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = height, width
+            even = np.ascontiguousarray(frame[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
 
-            yield write
-            container.mux(stream.encode())
-        draft.rename(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+        yield write
+        container.mux(stream.encode())
+    with whole_file(path, "film") as draft:
+        draft.write_bytes(content.getbuffer())
 
 
 @contextlib.contextmanager

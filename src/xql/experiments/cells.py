@@ -26,9 +26,10 @@ import numpy as np
 from xql.agents import AGENTS
 from xql.data.actions import Box
 from xql.data.scaling import Scaling
-from xql.errors import InputError, MissingExtra
+from xql.errors import EnvironmentFault, InputError, MissingExtra
 from xql.experiments.compact import compact
 from xql.experiments.executors import Executor, in_process
+from xql.files import beside, made_folder, require_writable, unwritable, write_text, writing
 from xql.presets import resolve
 from xql.runs.config import (
     DEFAULT_EVALUATION,
@@ -278,7 +279,13 @@ def _answers(folder: Path, cell: Cell) -> bool:
     """Whether a kept cell is the one that is asked for."""
     if not (folder / "cell.json").is_file():
         return False  # as xql 0.1 kept them
-    identity, own = json.loads((folder / "cell.json").read_text(encoding="utf-8")), cell.identity
+    own = cell.identity
+    try:
+        identity = dict(json.loads((folder / "cell.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise InputError(
+            "this file is damaged", where=str(folder / "cell.json"), hint="remove that cell"
+        ) from None
     shared = own.keys() & identity.keys()
     if "train" not in shared or any(own[name] != identity[name] for name in shared):
         return False
@@ -346,26 +353,49 @@ def train_and_keep(home: Path, cell: Cell) -> Path:
     Returns:
         Its folder.
     """
+    require_writable(home, "cell")
     _require_agreement(cell)
-    with tempfile.TemporaryDirectory() as work:
-        run = Path(work) / "run"
+    work = Path(tempfile.mkdtemp(prefix="xql-cell-"))
+    run = work / "run"
+    try:
         cell.train(**cell.settings, out=run)
-        written = (run / "config.yaml").exists()
-        values = configuration(RunConfig.load(run)) if written else {}
-        folder = home / folder_name(cell, values)
-        home.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.part-", dir=home))
+        folder = _keep(run, home, cell)
+    except BaseException as error:
+        # Of what failed to be evaluated or written, the policies are still worth having.
+        if isinstance(error, InputError | EnvironmentFault) and (run / "checkpoints").is_dir():
+            hint = f"{error.hint}; what was trained is kept in {run}"
+            raise type(error)(error.what, where=error.where, hint=hint) from error
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _keep(run: Path, home: Path, cell: Cell) -> Path:
+    """Write what is kept of a run to the cell's folder: all of it, or nothing.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    written = (run / "config.yaml").exists()
+    folder = home / folder_name(cell, configuration(RunConfig.load(run)) if written else {})
+    draft = beside(folder)
+    with made_folder(home, "cell"), writing(folder, "cell"):
         try:
+            draft.mkdir()
             compact(run, draft)
-            (draft / "cell.json").write_text(json.dumps(cell.identity) + "\n", encoding="utf-8")
+            write_text(draft / "cell.json", json.dumps(cell.identity) + "\n")
             if (run / "checkpoints").is_dir():
                 shutil.copytree(run / "checkpoints", draft / "checkpoints")
-            draft.chmod(0o755)  # mkdtemp makes folders that only their owner can read
-            draft.rename(folder)
-        except OSError:
-            # Where another process has kept the same cell meanwhile, that one stands.
-            if not folder.is_dir():
-                raise
+            try:
+                draft.rename(folder)
+            except OSError:
+                # Where another process has kept the same cell meanwhile, that one stands.
+                if not folder.is_dir():
+                    raise
+        except shutil.Error as error:
+            # One line for each file that could not be copied.
+            raise unwritable(folder, OSError(error.args[0][0][2]), "cell") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return folder

@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from xql.files import whole_file, write_text
 from xql.runs.config import RunConfig
 from xql.runs.folder import RunFolder
 
@@ -44,12 +45,13 @@ def compact(run: Path, out: Path) -> None:
         text = yaml.safe_dump(
             _portable(folder.config).to_dict(), sort_keys=False, allow_unicode=True
         )
-        (out / "config.yaml").write_text(text, encoding="utf-8")
+        write_text(out / "config.yaml", text)
         compress(_episodes(folder), out / "evaluations.csv.gz")
         compress(_thinned(run / "metrics.jsonl", _noticed(run)), out / "metrics.jsonl.gz")
     for name in COPIED:
         if (run / name).exists():
-            shutil.copy(run / name, out / name)
+            with whole_file(out / name) as draft:
+                shutil.copy(run / name, draft)
 
 
 def compress(text: str, path: Path) -> None:
@@ -57,7 +59,8 @@ def compress(text: str, path: Path) -> None:
     # 16 + 15 asks for gzip's header, without a time. Digits repeat by chance alone, and "filtered"
     # does not encode their short repetitions: a tenth less.
     packer = zlib.compressobj(9, zlib.DEFLATED, 16 + 15, 9, zlib.Z_FILTERED)
-    path.write_bytes(packer.compress(text.encode()) + packer.flush())
+    with whole_file(path, replace=True) as draft:
+        draft.write_bytes(packer.compress(text.encode()) + packer.flush())
 
 
 def reduce_colours(path: Path) -> None:
@@ -67,7 +70,8 @@ def reduce_colours(path: Path) -> None:
 
     with Image.open(path) as picture:
         reduced = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    reduced.save(path, optimize=True)
+    with whole_file(path, "figure", replace=True) as draft:
+        reduced.save(draft, optimize=True)
 
 
 def _episodes(run: RunFolder) -> str:
@@ -98,7 +102,7 @@ def _portable(config: RunConfig) -> RunConfig:
 
 def _thinned(path: Path, steps: set[int]) -> str:
     """Every `EVERY` steps' line of metrics.jsonl, the last, and those of `steps`."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     chosen = [
         line
         for number, line in enumerate(lines, start=1)

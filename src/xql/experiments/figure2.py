@@ -7,6 +7,7 @@ learns from them: noise N(0, σ²) lifts it by σ²/(2β).
 """
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from xql.errors import InputError, require, require_matplotlib, require_seed
+from xql.files import made_folder, require_writable, whole_file, write_texts
 
 DENSITY_BETAS = (0.75, 1.0, 1.5, 2.0)
 LOSS_BETAS = (0.5, 1.0, 2.0)
@@ -97,14 +99,7 @@ def figure2(out: Path, seed: int = 0) -> Path:
     from matplotlib.figure import Figure
 
     require_seed(seed)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"this is no folder and cannot be made one ({error.strerror})",
-            where=str(out),
-            hint="name another",
-        ) from None
+    require_writable(out, "figure")
     path = out / "figure2.png"
     for name in (path.name, *(_table(name) for name in _TABLES)):
         if (out / name).exists():
@@ -122,13 +117,16 @@ def figure2(out: Path, seed: int = 0) -> Path:
         axes.set_axisbelow(True)
         axes.title.set_fontsize(11)
         axes.legend(frameon=False, fontsize=9)
-    with path.open("xb") as picture:
-        figure.savefig(picture, dpi=160, format="png")
+    tables = {}
     for name, columns in zip(_TABLES, (density, loss, samples, curves), strict=True):
-        with (out / _table(name)).open("x", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(columns)
-            writer.writerows(np.column_stack(list(columns.values())).round(6).tolist())
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(columns)
+        writer.writerows(np.column_stack(list(columns.values())).round(6).tolist())
+        tables[_table(name)] = text.getvalue()
+    with made_folder(out, "figure"), whole_file(path, "figure") as draft:
+        figure.savefig(draft, dpi=160, format="png")
+        write_texts(out, tables)
     return path
 
 

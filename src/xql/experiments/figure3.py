@@ -10,6 +10,7 @@ the cells of results/figure3 are of these, and figure3.md says beside them what 
 """
 
 import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from xql.experiments.cells import Cell, kept, online_cell, train_cells
 from xql.experiments.compact import reduce_colours
 from xql.experiments.executors import local
 from xql.experiments.published import Published, curves
+from xql.files import save_figure, write_texts
 from xql.presets import WARMUP, preset_warmup, resolve
 from xql.reports.plots import COLOURS, Curve, curves_from_run
 from xql.runs.config import EvaluationPlan
@@ -230,9 +232,8 @@ def figure3(
         reasons = "; ".join(one.problem for one in outcomes.values() if one.problem)
         why = f"there is no cell to draw ({reasons})" if reasons else "there is no cell to draw"
         raise InputError(why, where=str(home), hint="see to that" if reasons else "let it train")
-    _write_csv(shown, out / "figure3.csv")
     text = _table(shown) + _changes(shown) + "".join(f"\n{problem}\n" for problem in problems)
-    (out / "figure3.md").write_text(text, encoding="utf-8")
+    write_texts(out, {"figure3.csv": _csv(shown), "figure3.md": text})
     with decoration("figure", say):
         draw(shown, out / "figure3.png")
         reduce_colours(out / "figure3.png")
@@ -280,7 +281,7 @@ def draw(trained: Sequence[Trained], path: Path) -> None:
     figure.legend(
         handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9
     )
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw_method(axes: Any, one: Trained, colour: str) -> None:
@@ -312,18 +313,19 @@ def _at(published: Published, step: int) -> tuple[float, float]:
     return float(np.interp(step, steps, returns)), float(np.interp(step, steps, widths))
 
 
-def _write_csv(trained: Sequence[Trained], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for one in trained:
-            ours = (one.last.estimate, one.last.low, one.last.high)
-            theirs = () if one.published is None else _at(one.published, one.steps)
-            row = [one.task, one.method, one.steps, one.last.seeds, one.episodes]
-            row += [f"{number:.1f}" for number in ours]
-            row += [len(one.folder.read_frozen())]
-            row += [f"{number:.1f}" for number in theirs] or ["", ""]
-            writer.writerow([*row, one.folder.path.name])
+def _csv(trained: Sequence[Trained]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for one in trained:
+        ours = (one.last.estimate, one.last.low, one.last.high)
+        theirs = () if one.published is None else _at(one.published, one.steps)
+        row = [one.task, one.method, one.steps, one.last.seeds, one.episodes]
+        row += [f"{number:.1f}" for number in ours]
+        row += [len(one.folder.read_frozen())]
+        row += [f"{number:.1f}" for number in theirs] or ["", ""]
+        writer.writerow([*row, one.folder.path.name])
+    return text.getvalue()
 
 
 def _table(trained: Sequence[Trained]) -> str:

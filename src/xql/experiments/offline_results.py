@@ -19,6 +19,7 @@ the data nor the simulator.
 """
 
 import csv
+import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from xql.evaluation.statistics import format_interval
 from xql.experiments.cells import Cell, kept, offline_cell, train_cells
 from xql.experiments.compact import reduce_colours
 from xql.experiments.sources import minari_fingerprint
+from xql.files import write_texts
 from xql.reports.plots import curves_from_run, plot_against, plot_learning_curves
 from xql.runs.config import RunConfig
 from xql.runs.folder import Evaluation, RunFolder
@@ -333,12 +335,13 @@ def tabulate(table: str, home: Path) -> list[Entry]:
     names = list(dict.fromkeys((*TABLES[table].shown, *named)))
     rows = [row for one in entries for row in rows_of(one, names)]
     if rows:
-        with (home / "table.csv").open("w", newline="", encoding="utf-8") as file:
-            columns = [name for name in rows[0] if name != "shown"]
-            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        (home / "table.md").write_text(markdown(table, rows, names), encoding="utf-8")
+        text = io.StringIO()
+        columns = [name for name in rows[0] if name != "shown"]
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        tables = {"table.csv": text.getvalue(), "table.md": markdown(table, rows, names)}
+        write_texts(home, tables)
     return entries
 
 

@@ -20,6 +20,7 @@ import tyro
 from xql.errors import decoration, require_matplotlib
 from xql.experiments.cells import Cell, kept, online_cell, train_cells
 from xql.experiments.compact import reduce_colours
+from xql.files import save_figure, write_texts
 from xql.reports.plots import COLOURS
 from xql.runs.config import EvaluationPlan, OnlineLoop
 from xql.runs.folder import RunFolder
@@ -166,8 +167,7 @@ def tabulate(home: Path) -> None:
                 last = [one.returns[-1] for one in of]
                 each = ", ".join(f"{value:.0f}" for value in last)
                 lines.append(f"| {agent} | {library} | {len(of)} | {np.mean(last):.0f} | {each} |")
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "table.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    write_texts(home, {"table.md": "\n".join([*lines, ""])})
     with decoration("figure"):
         draw(found, home / "curves.png")
 
@@ -193,7 +193,7 @@ def draw(found: list[Curve], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.axes[0].set_ylabel("return, a curve for each seed")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
     reduce_colours(path)
 
 

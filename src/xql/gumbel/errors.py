@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Real
 
 from xql.errors import require_matplotlib
+from xql.files import save_figure
 
 
 def _families() -> dict[str, Any]:
@@ -195,5 +196,4 @@ def plot_fits(errors: Real[np.ndarray, "..."], fits: ErrorFits, path: Path) -> P
     draw_fits(axes, errors, fits)
     axes.set_title(f"{np.size(errors)} errors, their middle {SHOWN:.0%}; best: {fits.best.name}")
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    return path
+    return save_figure(figure, path, dpi=150)

@@ -35,7 +35,7 @@ def whole_evaluations(folder: RunFolder) -> list[Evaluation]:
         InputError: it was not evaluated, is unfinished, or its members played different numbers of
             episodes.
     """
-    rows = _as_frozen(folder, folder.read_evaluations())
+    rows = _as_frozen(folder, folder.read_evaluations(whole=True))
     where = str(folder.path)
     if not rows:
         raise InputError(

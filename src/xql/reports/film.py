@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xql.envs.make import check_fits, make_environment
-from xql.errors import InputError, require_seed
+from xql.errors import require_seed
 from xql.evaluation.rollout import EpisodeResult
 from xql.evaluation.video import record
+from xql.files import require_new
 from xql.runs.checkpoints import latest_step
 from xql.runs.folder import RunFolder
 from xql.runs.policy import load_policy
@@ -54,8 +55,8 @@ def film_run(
     require_seed(seed)
     config = folder.config
     environment = config.require_environment(str(run), env, trust)
-    if path is not None and path.exists():
-        raise InputError("the file exists", where=str(path), hint="name another")
+    if path is not None:
+        require_new(path)
     policy = load_policy(run, index, step)
     data = config.data
     keys = data.observation_keys

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 
 from xql.errors import InputError, require_matplotlib
 from xql.evaluation.statistics import Interval, episode_means, step_intervals
+from xql.files import save_figure
 from xql.reports.comparison import Comparison, Row
 from xql.runs.folder import RunFolder
 from xql.runs.summary import (
@@ -154,10 +155,7 @@ def plot_learning_curves(
     legend.set_title(_caption(curves))
     legend.get_title().set_fontsize(8)
     legend.set_alignment("left")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)
 
 
 @_as_written
@@ -214,10 +212,7 @@ def plot_against(
             axes.set_ylim(-3, 103)
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         _plain(axes, "y")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)
 
 
 def _last_against(
@@ -270,10 +265,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> Path:
                 _draw_profiles(axes, comparison)
             else:
                 _draw_pairs(axes, pairs)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)
 
 
 def _colour(comparison: Comparison, method: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from xql.errors import InputError
 from xql.evaluation.rollout import EpisodeResult
 from xql.evaluation.video import side_by_side
+from xql.files import require_new
 from xql.reports.film import film_run
 from xql.runs.folder import RunFolder
 
@@ -39,8 +40,7 @@ def videos(
         InputError: as `film_run` says; or the runs have different environments.
         MissingExtra: the extra `video` is not installed.
     """
-    if out.exists():
-        raise InputError("the file exists", where=str(out), hint="name another")
+    require_new(out)
     configs = [RunFolder.open(run).config for run in (left, right)]
     environments = [config.environment for config in configs]
     if environments[0] != environments[1]:

@@ -7,10 +7,12 @@ mismatch can be named.
 """
 
 import contextlib
+import functools
 import logging
 import shutil
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from jaxtyping import PyTree, Shaped
 
 from xql.data.reading import require_files
 from xql.errors import InputError
+from xql.files import beside, put_folder, unwritable
 
 KEEP = 2
 """The latest checkpoints that stay: one to resume from, and one more should that be damaged."""
@@ -30,7 +33,13 @@ _OLD_CONFIG = ".hyper."
 
 
 def save_checkpoint(
-    folder: Path, step: int, state: PyTree, *, keep: int = KEEP, name: str | None = None
+    folder: Path,
+    step: int,
+    state: PyTree,
+    *,
+    seeds: Sequence[int] = (),
+    keep: int = KEEP,
+    name: str | None = None,
 ) -> Path:
     """Write `state` to `folder`, then forget all but the latest `keep` checkpoints.
 
@@ -40,42 +49,77 @@ def save_checkpoint(
         folder: where checkpoints lie; made where absent.
         step: gradient updates done. A checkpoint of the same step is replaced.
         state: any pytree whose leaves are arrays, numbers or typed random keys.
+        seeds: of the population's members, stored beside the state.
         keep: how many unnamed checkpoints stay, at least 1.
         name: keep this one for good, under `name` instead of its step.
 
     Returns:
         The new checkpoint's folder.
+
+    Raises:
+        InputError: it cannot be written, as on a full disk; those before it stay as they are.
     """
     folder = Path(folder).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(leftover)
     path = folder / (str(step) if name is None else name)
     # Orbax refuses arrays of no elements; there is nothing in them to save.
     arrays = {key: array for key, array in _arrays(state).items() if array.size}
-    with _orbax() as checkpointer:
-        checkpointer.save(path, arrays, force=True)
+    about = {"seeds": [int(seed) for seed in seeds]} if seeds else None
+    draft, hook = beside(path), sys.unraisablehook
+    sys.unraisablehook = functools.partial(_unless_late, hook)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_drafts(folder)
+        with _orbax() as checkpointer:
+            checkpointer.save(draft, arrays, custom_metadata=about)
+        put_folder(draft, path)
+        sys.unraisablehook = hook
+    except Exception as error:
+        # TensorStore says of a full disk that a value is wrong, and Orbax may wrap that.
+        cause = error.__cause__ if type(error) is Exception else error
+        if not isinstance(cause, ValueError | OSError):
+            raise
+        refused = unwritable(folder, cause, f"checkpoint of step {step:,}")
+        whole = _steps(folder)
+        last = f"that of step {whole[-1]:,} is whole" if whole else "there is none before it"
+        raise InputError(refused.what, where=str(folder), hint=f"{refused.hint}; {last}") from error
+    finally:
+        _remove_drafts(folder)
     if name is None:
         for old in _steps(folder)[: -max(keep, 1)]:
-            shutil.rmtree(folder / str(old))
+            shutil.rmtree(folder / str(old), ignore_errors=True)
     return path
+
+
+def _unless_late(hook: Callable[[Any], object], unraisable: Any) -> None:
+    """Print nothing of the writes that fail after the first, also when the save is over by then.
+
+    TensorStore reports each to an event loop that is closed, for which Python prints a traceback.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
+
+
+def _remove_drafts(folder: Path) -> None:
+    """What an interrupted save left behind."""
+    for draft in (*folder.glob(".*.part*"), *folder.glob("*.orbax-checkpoint-tmp*")):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 class Damaged(InputError):
     """A checkpoint that is there and cannot be read."""
 
 
-def load_latest(folder: Path, template: PyTree) -> tuple[int, PyTree]:
+def load_latest(folder: Path, template: PyTree, seeds: Sequence[int] = ()) -> tuple[int, PyTree]:
     """The latest checkpoint that can be read, and its step.
 
     One that is damaged is passed over with a warning.
 
     Args:
         folder: where checkpoints lie.
-        template: as `load_checkpoint` takes it.
+        template, seeds: as `load_checkpoint` takes them.
 
     Raises:
-        InputError: there is none, all are damaged, or the leaves are not those of `template`.
+        InputError: there is none, all are damaged, or one is of another run.
     """
     steps = _steps(Path(folder))
     if not steps:
@@ -85,7 +129,7 @@ def load_latest(folder: Path, template: PyTree) -> tuple[int, PyTree]:
     first: Damaged | None = None
     for step in reversed(steps):
         try:
-            state = load_checkpoint(folder, step, template)
+            state = load_checkpoint(folder, step, template, seeds)
         except Damaged as damaged:
             first = first or damaged
             continue
@@ -100,16 +144,19 @@ def load_latest(folder: Path, template: PyTree) -> tuple[int, PyTree]:
     raise first
 
 
-def load_checkpoint(folder: Path, step: int | str, template: PyTree) -> PyTree:
+def load_checkpoint(
+    folder: Path, step: int | str, template: PyTree, seeds: Sequence[int] = ()
+) -> PyTree:
     """Read a checkpoint back, with the structure, dtypes, key kinds and devices of `template`.
 
     Args:
         folder: where checkpoints lie.
         step: which one, by step or by name.
         template: a state of the same structure and shapes; its values do not matter.
+        seeds: of the members that it must hold, where it says any: xql 0.1 wrote none.
 
     Raises:
-        InputError: there is none, it is damaged, or its leaves are not those of `template`.
+        InputError: there is none, it is damaged, or its leaves or seeds are not these.
     """
     folder = Path(folder).absolute()
     path = folder / str(step)
@@ -125,19 +172,19 @@ def load_checkpoint(folder: Path, step: int | str, template: PyTree) -> PyTree:
     wanted = _arrays(template)
     arrays = {key: array for key, array in wanted.items() if array.size}
     with _orbax() as checkpointer:
-        # Orbax says None of a description that it cannot read.
-        saved = checkpointer.metadata(path).item_metadata
-        if saved is None:
-            raise _unreadable(path, "its description is missing or damaged")
-        if any(key.startswith(_OLD_CONFIG) for key in saved.tree):
+        leaves_there, seeds_there = _described(checkpointer, path)
+        if seeds and seeds_there and seeds_there != [int(seed) for seed in seeds]:
+            here, asked = (", ".join(map(str, each)) for each in (seeds_there, seeds))
+            raise InputError(
+                f"this checkpoint is of seed {here}, config.yaml of seed {asked}",
+                where=str(path),
+                hint="files of two runs lie in this folder: make the run again",
+            )
+        if any(key.startswith(_OLD_CONFIG) for key in leaves_there):
             names = {key: key.replace(".config.", _OLD_CONFIG, 1) for key in arrays}
             arrays = {names[key]: array for key, array in arrays.items()}
             wanted = {names.get(key, key): array for key, array in wanted.items()}
-        _check_leaves(
-            {key: (tuple(one.shape), np.dtype(one.dtype)) for key, one in saved.tree.items()},
-            arrays,
-            path,
-        )
+        _check_leaves(leaves_there, arrays, path)
         try:
             arrays = checkpointer.restore(path, arrays)
         except Exception as error:
@@ -150,6 +197,28 @@ def load_checkpoint(folder: Path, step: int | str, template: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(template)
     restored = [arrays.get(key, array) for key, array in wanted.items()]
     return jax.tree.unflatten(structure, map(_like, leaves, restored))
+
+
+_Leaves = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+def _described(checkpointer: Any, path: Path) -> tuple[_Leaves, list[int]]:
+    """What a checkpoint says that it holds: shape and dtype of each leaf, and the members' seeds.
+
+    Raises:
+        Damaged: it does not say so.
+    """
+    try:
+        metadata = checkpointer.metadata(path)
+        leaves = {
+            key: (tuple(one.shape), np.dtype(one.dtype))
+            for key, one in metadata.item_metadata.tree.items()
+        }
+        seeds = [int(seed) for seed in (metadata.custom_metadata or {}).get("seeds", [])]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError):
+        # Orbax says None of a description that it cannot read, or raises whatever it meets.
+        raise _unreadable(path, "its description is missing or damaged") from None
+    return leaves, seeds
 
 
 def latest_step(folder: Path) -> int | None:
@@ -173,6 +242,10 @@ def _unreadable(path: Path, reason: str) -> Damaged:
         where=str(path),
         hint="load an earlier one with `step`",
     )
+
+
+def _listed(seeds: Any) -> str:
+    return ", ".join(map(str, seeds)) if isinstance(seeds, list | tuple) else str(seeds)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -201,7 +274,7 @@ def _like(leaf: Any, array: Shaped[np.ndarray, "..."]) -> Any:
 
 
 def _check_leaves(
-    saved: dict[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    saved: _Leaves,
     wanted: dict[str, Shaped[np.ndarray, "..."]],
     path: Path,
 ) -> None:

@@ -18,8 +18,10 @@ import json
 import math
 import os
 import re
-import tempfile
 import time
+import warnings
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,14 +30,23 @@ import numpy as np
 import yaml
 from jaxtyping import ArrayLike
 
+from xql.data.reading import require_file
 from xql.errors import InputError, decoration, require
 from xql.evaluation.rollout import EpisodeResult
 from xql.evaluation.scores import Reference, normalised_score
+from xql.files import made_folder, require_writable, unwritable, write_text, writing
 from xql.runs.config import RunConfig
 
 COLUMNS = ("step", "member", "seed", "episode", "return", "length", "score", "success")
 """The columns of evaluations.csv; xql 0.1 wrote a beta too, which config.yaml says as well. A file
 that is kept in results/ may lack the score, which follows from the return and config.yaml."""
+
+HEADERS = {
+    "metrics.jsonl": "",
+    "evaluations.csv": ",".join(COLUMNS) + "\n",
+    "frozen.csv": "member,step,noticed\n",
+}
+"""The files to which a run adds rows, and the first line of each."""
 
 
 class Evaluation(NamedTuple):
@@ -80,7 +91,7 @@ def free_folder(name: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise _unwritable(path, str(error)) from None
+            raise unwritable(path, error, "run") from None
         return path
     raise AssertionError("there is always a next number")
 
@@ -114,6 +125,7 @@ class RunFolder:
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, config
+        self._waiting: dict[str, str] = {}
         self._events: _Events | None = None
         self._events_missing = False
 
@@ -130,16 +142,39 @@ class RunFolder:
         path = Path(path)
         cls.require_free(path)
         text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            _write_new(path / "config.yaml", text)
-            _write(path / "evaluations.csv", ",".join(COLUMNS) + "\n")
-            _write(path / "metrics.jsonl", "")
-        except FileExistsError:
-            raise _taken(path) from None
-        except OSError as error:
-            raise _unwritable(path, str(error)) from None
+        with made_folder(path, "run"):
+            try:
+                # This file claims the folder.
+                write_text(path / "config.yaml", text, "run", replace=False)
+            except InputError:
+                if (path / "config.yaml").exists():
+                    raise _taken(path) from None
+                raise
+            try:
+                for name in ("metrics.jsonl", "evaluations.csv"):
+                    write_text(path / name, HEADERS[name], "run")
+            except BaseException:
+                for name in ("config.yaml", "metrics.jsonl", "evaluations.csv"):
+                    (path / name).unlink(missing_ok=True)
+                raise
         return cls(path, config)
+
+    @classmethod
+    def start(cls, out: Path | str | None, name: str, config: RunConfig) -> "RunFolder":
+        """`create` a run at `out`, or where that is None, at the next free runs/NAME-N.
+
+        Raises:
+            InputError: as `create` says.
+        """
+        if out is not None:
+            return cls.create(Path(out), config)
+        path = free_folder(name)
+        try:
+            return cls.create(path, config)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+            raise
 
     @staticmethod
     def require_free(path: Path) -> None:
@@ -148,17 +183,11 @@ class RunFolder:
         Raises:
             InputError: something lies there, or nothing can be written there.
         """
-        try:
+        with writing(path, "run"):
             free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-            above = next(one for one in (path, *path.absolute().parents) if one.exists())
-        except OSError as error:
-            raise _unwritable(path, str(error)) from None
         if not free:
             raise _taken(path)
-        if not above.is_dir():
-            raise _unwritable(path, f"{above} is a file")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise _unwritable(path, f"{above} is not writable")
+        require_writable(path, "run")
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -214,24 +243,35 @@ class RunFolder:
                 nonfinite[name] = wrong
         if nonfinite:
             line["nonfinite"] = nonfinite
-        _append(self.path / "metrics.jsonl", json.dumps(line, allow_nan=False) + "\n")
+        self._add("metrics.jsonl", json.dumps(line, allow_nan=False) + "\n")
 
     def read_metrics(self) -> list[Metrics]:
-        """Every logged line, in order; a last line cut short by an interruption is left out."""
+        """Every logged line, in order; a last one that is cut short is left out with a warning.
+
+        Raises:
+            InputError: a line is damaged, or has numbers of more or fewer members.
+        """
         path = _stored(self.path / "metrics.jsonl")
+        lines, cut = _lines_of(path)
         metrics = []
-        for number, text in enumerate(_complete_lines(path), start=1):
+        for number, text in enumerate(lines, start=1):
             try:
                 line = json.loads(text)
                 step, nonfinite = line.pop("step"), line.pop("nonfinite", {})
                 for name, wrong in nonfinite.items():
                     for member, value in wrong.items():
                         line[name][int(member)] = float(value)
-            except (ValueError, KeyError, AttributeError, TypeError):
-                raise InputError(
-                    f"line {number} is damaged", where=str(path), hint="remove that line"
-                ) from None
+                if type(step) is not int or not all(map(_are_numbers, line.values())):
+                    raise ValueError
+            except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+                raise _damaged_line(path, number) from None
+            counts = {len(values) for values in line.values()} - {1}
+            if counts - {len(self.config.members)}:
+                found = f"line {number} has numbers of {max(counts)} members"
+                raise self._mixed(path, f"{found}, config.yaml {len(self.config.members)}")
             metrics.append(Metrics(step, line))
+        if cut:
+            _warn(path, "its last line is cut short and left out")
         return metrics
 
     def log_evaluations(self, step: int, rows: Iterable[Evaluation]) -> None:
@@ -240,12 +280,19 @@ class RunFolder:
         writer = csv.writer(text, lineterminator="\n")
         for row in rows:
             writer.writerow(_cell(value) for value in row._replace(step=int(step)))
-        _append(self.path / "evaluations.csv", text.getvalue())
+        self._add("evaluations.csv", text.getvalue())
 
-    def read_evaluations(self) -> list[Evaluation]:
-        """Every row of evaluations.csv, in order; a last row cut short is left out."""
+    def read_evaluations(self, *, whole: bool = False) -> list[Evaluation]:
+        """Every row of evaluations.csv, in order; a last one cut short is left out with a warning.
+
+        Args:
+            whole: warn also of a last evaluation that has fewer episodes than the run was to play.
+
+        Raises:
+            InputError: a row is damaged, or of a member or a seed that config.yaml does not have.
+        """
         path = _stored(self.path / "evaluations.csv")
-        lines = _complete_lines(path)
+        lines, cut = _lines_of(path)
         header = lines[0].split(",") if lines else []
         derived = "score" not in header
         if not set(COLUMNS) - {"score"} <= set(header):
@@ -255,18 +302,47 @@ class RunFolder:
                 hint=f"it must be: {','.join(COLUMNS)}",
             )
         places = [header.index(name) if name in header else None for name in COLUMNS]
-        rows = []
-        for number, cells in enumerate(csv.reader(lines[1:]), start=2):
+        members, rows = self.config.members, []
+        for number, text in enumerate(lines[1:], start=2):
             try:
+                (cells,) = csv.reader([text])
                 if len(cells) != len(header):
                     raise ValueError
                 row = _row(["" if place is None else cells[place] for place in places])
-                rows.append(row._replace(score=self.score_of(row)) if derived else row)
-            except ValueError:
-                raise InputError(
-                    f"line {number} is damaged", where=str(path), hint="remove that line"
-                ) from None
+            except (ValueError, KeyError, csv.Error):
+                raise _damaged_line(path, number) from None
+            if not 0 <= row.member < len(members):
+                found = f"line {number} is of member {row.member}"
+                raise self._mixed(path, f"{found}, config.yaml has {len(members)}")
+            if row.seed != members[row.member].seed:
+                found = f"line {number} is of seed {row.seed}"
+                raise self._mixed(path, f"{found}, config.yaml of seed {members[row.member].seed}")
+            rows.append(row._replace(score=self.score_of(row)) if derived else row)
+        played = Counter((row.step, row.member, row.episode) for row in rows)
+        twice = next((one for one, count in played.items() if count > 1), None)
+        if twice is not None:
+            found = "episode {2} of member {1} at step {0} is there twice".format(*twice)
+            raise self._mixed(path, found)
+        if cut or whole:
+            self._warn_of_missing_episodes(path, rows, cut)
         return rows
+
+    def _mixed(self, path: Path, found: str) -> InputError:
+        hint = "files of two runs lie in this folder: make the run again"
+        return InputError(found, where=str(path), hint=hint)
+
+    def _warn_of_missing_episodes(self, path: Path, rows: list[Evaluation], cut: bool) -> None:
+        """Say which episodes of the last evaluation are missing, and of a row cut short."""
+        why = "its last row is cut short and left out" if cut else ""
+        if rows:
+            plan, last = self.config.evaluation, max(row.step for row in rows)
+            each = plan.last_episodes if last == self.config.steps else plan.episodes
+            there, asked = sum(row.step == last for row in rows), each * len(self.config.members)
+            if there < asked:
+                count = f"{there} of {asked} episodes of step {last}"
+                why = f"{why}: {count} are there" if cut else f"it has {count}"
+        if why:
+            _warn(path, why)
 
     def score_of(self, row: Evaluation) -> float | None:
         """The normalised score of an episode; None where the run has no reference."""
@@ -275,16 +351,50 @@ class RunFolder:
 
     def log_frozen(self, member: int, step: int, noticed: int) -> None:
         """Write to frozen.csv that a member diverged and stands as it was at `step`."""
-        path = self.path / "frozen.csv"
-        if not path.exists():
-            _write(path, "member,step,noticed\n")
-        _append(path, f"{member},{step},{noticed}\n")
+        self._add("frozen.csv", f"{member},{step},{noticed}\n")
 
     def read_frozen(self) -> dict[int, int]:
-        """The members that diverged, and the step at which each is frozen; mostly none."""
+        """The members that diverged, and the step at which each is frozen; mostly none.
+
+        Raises:
+            InputError: a row is damaged, or of a member that config.yaml does not have.
+        """
         path = self.path / "frozen.csv"
-        lines = _complete_lines(path)[1:] if path.exists() else []
-        return {int(cells[0]): int(cells[1]) for cells in csv.reader(lines)}
+        if not path.exists():
+            return {}
+        frozen = {}
+        for number, text in enumerate(_lines_of(path)[0][1:], start=2):
+            try:
+                member, step, _ = map(int, text.split(","))
+            except ValueError:
+                raise _damaged_line(path, number) from None
+            if not 0 <= member < len(self.config.members):
+                found = f"line {number} is of member {member}"
+                raise self._mixed(path, f"{found}, config.yaml has {len(self.config.members)}")
+            frozen[member] = step
+        return frozen
+
+    def _add(self, name: str, rows: str) -> None:
+        """Append rows to a file of `HEADERS`, and before them those that it could not take before.
+
+        Raises:
+            InputError: the file cannot be written to; it stays as it is, and the rows wait.
+        """
+        rows = self._waiting.pop(name, "") + rows
+        try:
+            _append(self.path / name, rows, HEADERS[name])
+        except OSError as error:
+            self._waiting[name] = rows
+            raise unwritable(self.path / name, error, "row") from error
+
+    def flush(self) -> None:
+        """Write the rows that wait.
+
+        Raises:
+            InputError: they cannot be written.
+        """
+        for name in list(self._waiting):
+            self._add(name, "")
 
     def tensorboard(self, step: int, scalars: Mapping[str, float]) -> str | None:
         """Write TensorBoard events, where tensorboardX is installed and they can be written.
@@ -337,12 +447,6 @@ class _Events:
         self._writer.close()
 
 
-def _unwritable(path: Path, reason: str) -> InputError:
-    return InputError(
-        f"no run can be written here ({reason})", where=str(path), hint="choose another `out`"
-    )
-
-
 def _taken(path: Path) -> InputError:
     return InputError(
         "there is already something here",
@@ -351,39 +455,27 @@ def _taken(path: Path) -> InputError:
     )
 
 
-def _write_new(path: Path, text: str) -> None:
-    """Write a whole file that must not exist yet.
+def _append(path: Path, text: str, header: str) -> None:
+    """Add whole lines; drop a last line that an interruption cut short, so that all stay whole.
 
     Raises:
-        FileExistsError: it exists; another process may have been faster.
+        OSError: they cannot all be written; none of them is, then.
     """
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as draft:
-        draft.write(text)
-    try:
-        # A link fails where the name is taken, which a rename does not.
-        os.link(draft.name, path)
-        path.chmod(0o644)  # temporary files are made for their owner alone
-    finally:
-        Path(draft.name).unlink()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a whole file at once: an interruption leaves the old one."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
-
-
-def _append(path: Path, text: str) -> None:
-    """Add whole lines; drop a last line that an interruption cut short, so that all stay whole."""
-    with path.open("r+b") as file:
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         if end > 0:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
-                file.truncate(path.read_bytes().rfind(b"\n") + 1)
-        file.seek(0, os.SEEK_END)
-        file.write(text.encode())
+                end = path.read_bytes().rfind(b"\n") + 1
+                file.truncate(end)
+        file.seek(end)
+        rest = memoryview((("" if end else header) + text).encode())
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def _stored(path: Path) -> Path:
@@ -392,11 +484,41 @@ def _stored(path: Path) -> Path:
     return compressed if compressed.is_file() and not path.is_file() else path
 
 
-def _complete_lines(path: Path) -> list[str]:
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return file.read().split("\n")[:-1]
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
+def _lines_of(path: Path) -> tuple[list[str], bool]:
+    """The whole lines of a file, and whether it ends in one that is cut short.
+
+    Raises:
+        InputError: it cannot be read, or is no text.
+    """
+    try:
+        content = require_file(path, "restore it").read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(
+            f"this file cannot be read ({error})", where=str(path), hint="restore it"
+        ) from None
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise _damaged_line(path, content.count(b"\n", 0, error.start) + 1) from None
+    *lines, rest = text.replace("\r\n", "\n").split("\n")
+    return lines, bool(rest)
+
+
+def _damaged_line(path: Path, number: int) -> InputError:
+    return InputError(f"line {number} is damaged", where=str(path), hint="remove that line")
+
+
+def _warn(path: Path, what: str) -> None:
+    warnings.warn(f"{path}: {what}", UserWarning, stacklevel=4)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        for value in values
+    )
 
 
 def _cell(value: Any) -> str:
@@ -415,5 +537,5 @@ def _row(cells: list[str]) -> Evaluation:
         episode_return=float(returned),
         length=int(length),
         score=float(score) if score else None,
-        success=bool(int(success)) if success else None,
+        success={"": None, "0": False, "1": True}[success],
     )

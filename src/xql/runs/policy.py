@@ -134,12 +134,33 @@ class Loaded(NamedTuple):
 @standard_jax()
 def load_population(folder: RunFolder, step: int | None = None) -> Loaded:
     """A run's whole training state, at `step` or else the latest checkpoint that can be read."""
-    empty = template_of(folder.config)
+    empty, seeds = template_of(folder.config), [one.seed for one in folder.config.members]
     if step is None:
-        step, state = load_latest(folder.checkpoints, empty)
+        step, state = load_latest(folder.checkpoints, empty, seeds)
     else:
-        state = load_checkpoint(folder.checkpoints, step, empty)
+        state = load_checkpoint(folder.checkpoints, step, empty, seeds)
+    _require_own_settings(folder, step, state)
     return Loaded(folder.config.make_agent(), state, step)
+
+
+def _require_own_settings(folder: RunFolder, step: int, state: TrainState) -> None:
+    """Check that each member was trained with the hyperparameters that config.yaml gives it.
+
+    Raises:
+        InputError: one was not: the checkpoint is of another run, or the file was edited.
+    """
+    for index in range(len(folder.config.members)):
+        asked = jax.tree_util.tree_leaves_with_path(folder.config.member_config(index))
+        for (path, value), saved in zip(asked, jax.tree.leaves(state.config), strict=True):
+            trained = np.asarray(saved)[index]
+            if trained != np.float32(value):
+                name = jax.tree_util.keystr(path).lstrip(".")
+                raise InputError(
+                    f"member {index} was trained with {name} {trained:g}, config.yaml says "
+                    f"{value:g}",
+                    where=str(folder.checkpoints / str(step)),
+                    hint="restore config.yaml as the run wrote it, or make the run again",
+                )
 
 
 @standard_jax()
@@ -159,7 +180,8 @@ def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Pol
     folder.config.require_member(index, str(run))
     if step is not None and (folder.policies / str(step)).is_dir():
         agent, empty = folder.config.make_agent(), template_of(folder.config)
-        actors = load_checkpoint(folder.policies, step, jax.vmap(agent.actor)(empty))
+        seeds = [one.seed for one in folder.config.members]
+        actors = load_checkpoint(folder.policies, step, jax.vmap(agent.actor)(empty), seeds)
     else:
         agent, population, _ = load_population(folder, step)
         actors = jax.vmap(agent.actor)(population)

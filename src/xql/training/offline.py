@@ -27,7 +27,7 @@ from xql.data.sources import open_dataset
 from xql.envs.kitchen import as_evaluated
 from xql.errors import InputError, MissingExtra, nearest
 from xql.evaluation.scores import reference_score
-from xql.jax_config import standard_jax
+from xql.jax_config import forget_programs, standard_jax
 from xql.presets import PresetName, resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
@@ -37,7 +37,7 @@ from xql.runs.config import (
     RunConfig,
     require_at_least,
 )
-from xql.runs.folder import RunFolder, free_folder
+from xql.runs.folder import RunFolder
 from xql.runs.run import Run
 from xql.runs.sweep import SWEPT_SOURCE, choose_members, require_apart, sweep_of
 from xql.training.divergence import RewardRange
@@ -251,6 +251,7 @@ def execute_offline(
     config, dataset = plan.config, plan.dataset
     require_memory(config)
     agent = config.make_agent()
+    forget_programs()
     with contextlib.ExitStack() as stack:
         evaluator = None
         if config.environment is not None:
@@ -258,8 +259,7 @@ def execute_offline(
             with _or_none() if by_data else contextlib.nullcontext():
                 evaluator = PopulationEvaluator(config, agent.actor)
             stack.callback(evaluator.close)
-        path = free_folder(f"{dataset.name}-{config.agent}") if out is None else Path(out)
-        folder = RunFolder.create(path, config)
+        folder = RunFolder.start(out, f"{dataset.name}-{config.agent}", config)
         stack.callback(folder.close)
         bar = stack.enter_context(ProgressBar(config.steps, len(config.members), enabled=progress))
         for note in [*plan.notes, *(evaluator.notes if evaluator else [])]:

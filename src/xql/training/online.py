@@ -22,7 +22,8 @@ from xql.data.scaling import Scaling
 from xql.envs.make import make_environment
 from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
-from xql.jax_config import standard_jax
+from xql.files import whole_file
+from xql.jax_config import forget_programs, standard_jax
 from xql.presets import PresetName, preset_warmup, resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
@@ -33,7 +34,7 @@ from xql.runs.config import (
     require_at_least,
     require_in_range,
 )
-from xql.runs.folder import RunFolder, free_folder
+from xql.runs.folder import RunFolder
 from xql.runs.run import Run
 from xql.runs.sweep import SWEPT_SOURCE, choose_members, require_apart, sweep_of
 from xql.training.actors import Actors, environment_spec
@@ -215,6 +216,7 @@ def execute_online(
     require_memory(config)
     env, loop, agent = config.environment, config.loop, config.make_agent()
     makes = config.require_environment(env)
+    forget_programs()
     with contextlib.ExitStack() as stack:
         actors = Actors(
             lambda: make_environment(makes), [one.seed for one in config.members], loop.environments
@@ -222,8 +224,7 @@ def execute_online(
         stack.callback(actors.close)
         evaluator = PopulationEvaluator(config, agent.actor)
         stack.callback(evaluator.close)
-        path = free_folder(f"{env}-{config.agent}") if out is None else Path(out)
-        folder = RunFolder.create(path, config)
+        folder = RunFolder.start(out, f"{env}-{config.agent}", config)
         stack.callback(folder.close)
         bar = stack.enter_context(
             ProgressBar(
@@ -243,7 +244,7 @@ def execute_online(
         logger = RunLogger(folder, bar, evaluator, agent, population)
         population, replay = _loop(population, actors, agent, logger, config, loop, observe)
         if keep_replay:
-            _save_replay(path / "replay.npz", replay, config.steps, actors)
+            _save_replay(folder.path / "replay.npz", replay, config.steps, actors)
         if actors.breakdowns.any():
             each = ", ".join(map(str, actors.breakdowns))
             bar.warn_once(f"steps at which a simulator gave no finite number, by member: {each}")
@@ -358,4 +359,5 @@ def _save_replay(path: Path, replay: Replay, steps: int, actors: Actors) -> None
         for name, column in replay._asdict().items()
     }
     arrays: dict[str, Any] = {**columns, **lengths}
-    np.savez(path, **arrays)
+    with whole_file(path, "replay buffer") as draft:
+        np.savez(draft, **arrays)

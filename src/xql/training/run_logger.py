@@ -1,14 +1,14 @@
 """What every training loop does between its compiled chunks: log, evaluate, checkpoint, report."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from xql.agents import Agent, TrainState
-from xql.errors import EnvironmentFault
+from xql.errors import EnvironmentFault, InputError
 from xql.runs.checkpoints import save_checkpoint
 from xql.runs.folder import RunFolder
 from xql.runs.summary import in_brief, member_means, quantity_of
@@ -81,7 +81,7 @@ class RunLogger:
         """
         folder, progress = self._folder, self._progress
         everything = {**metrics, **more, "seconds": self.seconds}
-        folder.log_metrics(step, everything)
+        self._log(folder.log_metrics, step, everything)
         scalars = {
             f"{name}/{index}": float(value)
             for name, values in {**metrics, **more}.items()
@@ -93,7 +93,7 @@ class RunLogger:
         population, newly = self._guard.check(population, metrics, step)
         for index in newly:
             good = self._guard.frozen[index]
-            folder.log_frozen(index, good, step)
+            self._log(folder.log_frozen, index, good, step)
             progress.warn_once(
                 f"member {index} has diverged by step {step:,} and is frozen as it was at step "
                 f"{good:,}; metrics.jsonl says which number is not finite"
@@ -149,28 +149,46 @@ class RunLogger:
         if self.stopped:
             self.milestone(self._folder.config.steps, population)
 
+    def _log(self, write: Callable[..., None], *rows: Any) -> None:
+        """Write rows; where they cannot be, training goes on and the folder keeps them for later.
+
+        A full disk is no reason to lose what is learned: the next checkpoint says whether it is.
+        """
+        try:
+            write(*rows)
+        except InputError as error:
+            self._progress.warn_once(f"{error}; training goes on, and tries again")
+
     def milestone(self, step: int, population: TrainState) -> None:
         """Save the whole state, then evaluate as the run's configuration says.
 
         Raises:
+            InputError: the state cannot be saved, or by the last step the log is not whole.
             EnvironmentFault: the environment failed in the evaluation; the state is saved by then.
         """
         folder, config = self._folder, self._folder.config
-        save_checkpoint(folder.checkpoints, step, population)
-        if config.keep_policies:
-            actors = jax.vmap(self._agent.actor)(population)
-            save_checkpoint(folder.policies, step, actors, name=str(step))
+        seeds = [one.seed for one in config.members]
+        save_checkpoint(folder.checkpoints, step, population, seeds=seeds)
+        saved = f"the policy of step {step:,} is kept in {folder.path}"
+        try:
+            if config.keep_policies:
+                actors = jax.vmap(self._agent.actor)(population)
+                save_checkpoint(folder.policies, step, actors, seeds=seeds, name=str(step))
+            self._evaluate(step, population)
+            if step == config.steps:
+                folder.flush()
+        except (EnvironmentFault, InputError) as fault:
+            hint = f"{fault.hint}; {saved}" if fault.hint else saved
+            raise type(fault)(fault.what, where=fault.where, hint=hint) from fault
+
+    def _evaluate(self, step: int, population: TrainState) -> None:
+        folder, config = self._folder, self._folder.config
         plan = config.evaluation
         episodes = plan.last_episodes if step == config.steps else plan.episodes
         if self._evaluator is None or episodes == 0:
             return
-        try:
-            rows = self._evaluator.evaluate(population, step, episodes)
-        except EnvironmentFault as fault:
-            saved = f"the policy of step {step:,} is kept in {folder.path}"
-            hint = f"{fault.hint}; {saved}" if fault.hint else saved
-            raise EnvironmentFault(fault.what, where=fault.where, hint=hint) from fault
-        folder.log_evaluations(step, rows)
+        rows = self._evaluator.evaluate(population, step, episodes)
+        self._log(folder.log_evaluations, step, rows)
         self._progress.scored(step, in_brief(rows, config.members))
         quantity = quantity_of(rows)
         means = member_means(rows, quantity)

@@ -1,0 +1,251 @@
+"""Files written whole or not at all, and the one line for a place that cannot be written to."""
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from xql.errors import InputError
+
+_REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+
+
+def unwritable(path: Path | str, error: Exception, what: str = "file") -> InputError:
+    """The line for a place where nothing can be written: which, what the system says, a remedy.
+
+    Args:
+        path: where it should lie.
+        error: an `OSError`, or what a library made of one.
+        what: it is.
+    """
+    number = _number_of(error)
+    # Libraries put lines of detail around the system's few words.
+    reason = os.strerror(number) if number is not None else " ".join(str(error).split())[:200]
+    hint = _REMEDIES.get(number or 0, "choose another place")
+    return InputError(f"no {what} can be written here ({reason})", where=str(path), hint=hint)
+
+
+def _number_of(error: BaseException | None) -> int | None:
+    """The system's error number in an exception, in what caused it, or in its words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in errno.errorcode:
+            return error.errno
+        known = (*_REMEDIES, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+        for number in known:
+            if os.strerror(number) in str(error):
+                return number
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextlib.contextmanager
+def writing(path: Path | str, what: str = "file") -> Iterator[None]:
+    """Turn an `OSError` of the block into one line about `path`.
+
+    Raises:
+        InputError: it happened, or no file can have this name.
+    """
+    try:
+        os.fsencode(path)
+        if "\0" in str(path):
+            raise InputError(f"no {what} can have this name", where=str(path), hint="give another")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"no {what} can have this name", where=str(path), hint="give another"
+        ) from None
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error, what) from error
+
+
+def require_new(path: Path, what: str = "file") -> None:
+    """Check, before any work, that a file can be made at `path`.
+
+    Raises:
+        InputError: something is there, or its folder is missing or cannot be written to.
+    """
+    with writing(path, what):
+        if os.path.lexists(path):
+            raise InputError(f"the {what} exists", where=str(path), hint="give another name")
+        folder = path.parent
+        # Looked at by `stat`, which says why where one may not look, or the name is too long.
+        with contextlib.suppress(FileNotFoundError):
+            path.stat()
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}", where=str(path), hint="make it first")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(
+                f"the folder {folder} is not writable",
+                where=str(path),
+                hint="give another folder, or see to its permissions",
+            )
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, what: str = "file", *, replace: bool = False) -> Iterator[Path]:
+    """Where to write a file that will lie at `path` when the block has ended.
+
+    It is written beside, and then renamed: a block that is interrupted or fails leaves what was at
+    `path`, and nothing beside it.
+
+    Args:
+        path: the file.
+        what: it is, for messages.
+        replace: whether it may take the place of one that is there.
+
+    Raises:
+        InputError: it cannot be written, or something is there.
+    """
+    draft = beside(path)
+    with writing(path, what):
+        try:
+            yield draft
+            if replace:
+                draft.replace(path)
+            else:
+                _take_name(draft, path)
+        except FileExistsError:
+            raise InputError(
+                f"the {what} exists", where=str(path), hint="give another name"
+            ) from None
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+
+
+def write_text(path: Path, text: str, what: str = "file", *, replace: bool = True) -> None:
+    """Write a whole text file, as `whole_file` does.
+
+    Raises:
+        InputError: as `whole_file` says.
+    """
+    with whole_file(path, what, replace=replace) as draft:
+        draft.write_text(text, encoding="utf-8", newline="")
+
+
+def write_texts(folder: Path, texts: Mapping[str, str], what: str = "table") -> None:
+    """Write several text files to a folder, made where need be: all of them, or none.
+
+    Raises:
+        InputError: as `whole_file` says.
+    """
+    with made_folder(folder, what), contextlib.ExitStack() as stack:
+        for name, text in texts.items():
+            draft = stack.enter_context(whole_file(folder / name, what, replace=True))
+            draft.write_text(text, encoding="utf-8", newline="")
+
+
+def save_figure(figure: Any, path: Path, **options: Any) -> Path:
+    """Write a figure of matplotlib's whole, in the place of one that may be there.
+
+    Args:
+        figure: the figure.
+        path: its suffix chooses the format; its folder is made.
+        **options: of `savefig`.
+
+    Raises:
+        InputError: as `whole_file` says.
+    """
+    path = Path(path)
+    with (
+        made_folder(path.parent, "figure"),
+        whole_file(path, "figure", replace=True) as draft,
+    ):
+        figure.savefig(draft, **options)
+    return path
+
+
+def require_writable(folder: Path, what: str = "file") -> None:
+    """Check, before any work, that `folder` can be written to, or can be made.
+
+    Raises:
+        InputError: a file is in the way, or permissions are.
+    """
+    with writing(folder, what):
+        above = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    reason = ""
+    if not above.is_dir():
+        reason = f"{above} is a file"
+    elif not os.access(above, os.W_OK | os.X_OK):
+        reason = f"{above} is not writable"
+    if reason:
+        what = f"no {what} can be written here ({reason})"
+        raise InputError(what, where=str(folder), hint="choose another --out")
+
+
+def beside(path: Path) -> Path:
+    """A name of its own in the same folder, of the same kind, for what is not whole yet."""
+    return path.with_name(f".{uuid.uuid4().hex[:12]}.part{path.suffix}")
+
+
+def put_folder(draft: Path, path: Path) -> None:
+    """Rename a whole folder, in the place of one that may be there.
+
+    Raises:
+        OSError: it cannot be done; the one that was there stays.
+    """
+    if not path.exists():
+        draft.rename(path)
+        return
+    old = beside(path)
+    path.rename(old)
+    try:
+        draft.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def made_folder(path: Path, what: str = "folder") -> Iterator[None]:
+    """Make a folder for the block to fill, with those above it.
+
+    A block that fails leaves none of the folders that were made for it: it must have removed what
+    it wrote, as `whole_file` does.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    missing = []
+    with writing(path, what):
+        for one in (path, *path.parents):
+            if one.exists():
+                break
+            missing.append(one)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            yield
+        except BaseException:
+            for one in missing:
+                with contextlib.suppress(OSError):
+                    one.rmdir()
+            raise
+
+
+def _take_name(draft: Path, path: Path) -> None:
+    """Give `draft` the name `path`, which nothing may have.
+
+    Raises:
+        FileExistsError: something has it; another process may have been faster.
+    """
+    try:
+        # A link fails where the name is taken, which a rename does not.
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Not every file system has links.
+        if os.path.lexists(path):
+            raise FileExistsError(path) from None
+        draft.rename(path)
