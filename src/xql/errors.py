@@ -99,7 +99,7 @@ def require_seed(seed: int, name: str = "seed") -> int:
     whole = isinstance(seed, Integral) and not isinstance(seed, bool)
     if not whole or not 0 <= seed < 2**32:
         raise InputError(
-            f"`{name}={brief(seed)}` is no seed", hint="give a whole number from 0 to 4294967295"
+            f"`{name}={brief(seed)}` is no seed", hint="give a number from 0 to 4294967295"
         )
     return seed
 

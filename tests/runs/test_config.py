@@ -284,6 +284,19 @@ def test_what_cannot_be_swept_says_what_can() -> None:
         choose_members(agent, "td3", 1, {"beta": [1.0]})
 
 
+def test_giant_populations_are_refused_before_they_are_made() -> None:
+    agent = make_xql(XQLConfig(), 10)
+    hundred = [float(i) for i in range(1, 101)]
+    with pytest.raises(InputError, match="these are too many seeds"):
+        choose_members(agent, "xql", 10**9, {})
+    with pytest.raises(InputError, match="these are too many seeds"):
+        choose_members(agent, "xql", range(2**31), {})
+    with pytest.raises(InputError, match="the seeds and the sweep make 30,000 members"):
+        choose_members(agent, "xql", 3, {"beta": hundred, "clip": hundred})
+    with pytest.raises(InputError, match="beta cannot be nan"):
+        choose_members(agent, "xql", 1, {"beta": [float("nan")]})
+
+
 def test_beta_is_short_for_a_sweep() -> None:
     assert sweep_of(None, 2.0) == {"beta": [2.0]}
     assert sweep_of({"clip": [3.0]}, [1.0, 2.0]) == {"beta": [1.0, 2.0], "clip": [3.0]}

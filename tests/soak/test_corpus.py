@@ -16,10 +16,13 @@ CASES: list[Case] = [
 
 
 def _all() -> list[Any]:
-    return [
-        pytest.param(case, id=f"{case.kind}-{case.name}", marks=[pytest.mark.soak] * (i % 10 > 0))
-        for i, case in enumerate(CASES)
-    ]
+    found = []
+    for i, case in enumerate(CASES):
+        # Those of a whole run compile its networks, which takes seconds.
+        later = i % 10 > 0 or case.kind == "run"
+        marks = [pytest.mark.soak] * later
+        found.append(pytest.param(case, id=f"{case.kind}-{case.name}", marks=marks))
+    return found
 
 
 @pytest.mark.parametrize("case", _all())

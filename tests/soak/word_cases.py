@@ -268,7 +268,22 @@ def word_cases() -> list[Case]:
                 )
             )
     cases += [_spoil_out(name, spoil) for name, spoil in OUTS.items()]
+    cases += [
+        Case("info", "markup", _named("data", "info"), exits=(0,), says="[red]line[bold].npz"),
+        Case("check", "markup", _named("data", "check"), exits=(0,)),
+        Case("fit", "markup", _coefficient, exits=(0,), says="coefficient of [red]x[bold]"),
+    ]
     return cases
+
+
+def _named(*words: str) -> Callable[[Place], Subject]:
+    return lambda place: [*words, str(data_file(place, "[red]line[bold].npz"))]
+
+
+def _coefficient(place: Place) -> Subject:
+    path = place.inputs / "[red].csv"
+    path.write_text("[red]x[bold],y\n" + "".join(f"{i},{i * i % 7}\n" for i in range(20)))
+    return ["gumbel", "fit", str(path), "--target", "y", "--features", "[red]x[bold]"]
 
 
 def _many(count: int) -> str:
