@@ -180,7 +180,7 @@ def require_writable(folder: Path, what: str = "file") -> None:
         reason = f"{above} is not writable"
     if reason:
         what = f"no {what} can be written here ({reason})"
-        raise InputError(what, where=str(folder), hint="choose another --out")
+        raise InputError(what, where=str(folder), hint="choose another `out`")
 
 
 def beside(path: Path) -> Path:

@@ -126,7 +126,7 @@ def test_an_existing_output_is_left_alone(file: Path, tmp_path: Path) -> None:
             {"beta": float("nan")},
             "--beta: nan is not a valid temperature; give a finite number above 0",
         ),
-        ("a,y\n1,2\n", {"seed": -1}, "--seed -1 is no seed; give a whole number from 0"),
+        ("a,y\n1,2\n", {"seed": -1}, "`seed=-1` is no seed; give a number from 0"),
         (
             "a,y\n1,2\n",
             {"features": ","},

@@ -87,7 +87,7 @@ def test_the_traceback_is_shown_to_who_asks(
 def test_a_full_disk_is_no_fault_of_ours(
     reports: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert status_where(OSError(28, "No space left on device", "run/x"), monkeypatch) == 1
+    assert status_where(OSError(28, "No space left on device", "run/x"), monkeypatch) == 2
     assert capsys.readouterr().err == (
         "xql: there is no space left ([Errno 28] No space left on device: 'run/x')\n"
     )
@@ -127,7 +127,7 @@ def test_a_reader_that_has_gone_is_quiet() -> None:
 def test_output_that_cannot_be_written_is_one_line() -> None:
     with Path("/dev/full").open("w") as full:
         done = xql_into(full, "paper", "list")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == "xql: there is no space left ([Errno 28] No space left on device)\n"
 
 

@@ -186,7 +186,7 @@ def test_the_extra_is_named_only_where_it_is_what_is_missing(
         make_environment(text)
     assert str(error.value) == (
         "Toy-v0: it needs the module no_such_simulator, which is not installed; install it, or "
-        "give another environment with --env"
+        "give another environment with `env`"
     )
     monkeypatch.setitem(sys.modules, "Box2D", None)
     monkeypatch.delitem(sys.modules, "gymnasium.envs.box2d", raising=False)

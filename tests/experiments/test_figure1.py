@@ -121,7 +121,7 @@ def test_a_task_that_cannot_be_run_says_why(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 1050, "every": 100}, "no multiple of --every 100; give --steps 1000"),
+        ({"steps": 1050, "every": 100}, "no multiple of `every=100`; give `steps=1000`"),
         ({"every": 99}, "`every=99` is too small"),
         ({"seeds": 0}, "`seeds=0` is too small"),
         ({"tasks": ("a", "a")}, "named twice"),

@@ -88,7 +88,10 @@ def test_a_missing_folder_and_a_broken_configuration_are_one_line(tmp_path: Path
     with pytest.raises(InputError, match=r"there is no such run folder; check the path$"):
         RunFolder.open(tmp_path / "run")
     RunFolder.create(tmp_path / "run", CONFIG)
-    for broken, said in (("a: [1, 2", "this is not YAML"), ("", "it holds no settings")):
+    for broken, said in (
+        ("a: [1, 2", "this is not YAML"),
+        ("", "expected keys with values, found nothing"),
+    ):
         (tmp_path / "run" / "config.yaml").write_text(broken)
         with pytest.raises(InputError, match=said) as error:
             RunFolder.open(tmp_path / "run")

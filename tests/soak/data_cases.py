@@ -502,7 +502,7 @@ _NO_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 _NO_FILE_CASES = (
     [
-        _file(f"{name} as {suffix}", "no file", suffix, make, says, reader, prefix)
+        _file(f"{name} as {prefix}{suffix}", "no file", suffix, make, says, reader, prefix)
         for name, (make, says) in _NO_FILES.items()
         for suffix, reader, prefix in (
             (".npz", "train", ""),
@@ -795,7 +795,7 @@ def _environment(name: str, spec: Any, says: str) -> Case:
         np.savez(path, **columns(xql=np.asarray(json.dumps({"environment": text}))))
         return ["train", "offline", "--data", str(path), "--out", str(place.out)]
 
-    return Case(name, "environment", make, says=says)
+    return Case(name, "stored environment", make, says=says)
 
 
 _ENVIRONMENT_CASES = [

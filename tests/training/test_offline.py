@@ -284,9 +284,9 @@ def broken() -> Dataset:
 REFUSED = [
     ({"beta": 0.0}, "beta cannot be 0; give a number above 0"),
     ({"beta": [1.0, -2.0]}, "beta cannot be -2; give a number above 0"),
-    ({"beta": float("nan")}, "beta cannot be nan; give a number above 0"),
-    ({"beta": [1.0, 1.0]}, "beta=1,1; give each value once"),
-    ({"beta": []}, "beta=; give each value once"),
+    ({"beta": float("nan")}, "beta cannot be nan; give finite numbers"),
+    ({"beta": [1.0, 1.0]}, "beta=1,1; give values, each one once"),
+    ({"beta": []}, "beta=; give values, each one once"),
     ({"options": {"beta": 0.0}}, "option beta cannot be 0"),
     ({"options": {"lr": 1.0}}, "unknown option 'lr'"),
     ({"seeds": [1, 1]}, "a seed is given twice in [1, 1]"),

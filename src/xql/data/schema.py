@@ -46,18 +46,23 @@ def dataset_from(
         steps["terminated"],
         steps["truncated"],
         steps.get("next_observations"),
-        _labels(columns["episode"], where) if "episode" in columns else None,
+        _labels(columns["episode"], where, len(steps["rewards"])) if "episode" in columns else None,
         goes_on=steps.get("goes_on"),
         metadata=observation_metadata(nested(columns, "observations", where), keys),
         **describe,
     )
 
 
-def _labels(values: np.ndarray, where: str) -> np.ndarray:
+def _labels(values: np.ndarray, where: str, steps: int) -> np.ndarray:
     """The `episode` column: one label per step, of any kind that can be compared."""
     if values.ndim != 1 and values.shape != (len(values) if values.ndim else 0, 1):
         hint = "give one label per step"
         raise InputError(f"episode has shape {_shape(values)}", where=where, hint=hint)
+    if len(values) != steps:
+        hint = "give one label per step"
+        raise InputError(
+            f"episode has {len(values)} rows, rewards has {steps}", where=where, hint=hint
+        )
     if values.dtype.kind == "f":
         # A NaN differs from itself, so each one would silently start an episode.
         check_finite(values, "episode", where)

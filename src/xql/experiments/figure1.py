@@ -18,6 +18,7 @@ the *left*-skewed distribution. It finds the soft maximum whatever they follow.
 
 import csv
 import functools
+import io
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ from xql.evaluation.bellman import bellman_errors
 from xql.experiments.cells import Cell, asked, train_cells
 from xql.experiments.compact import reduce_colours
 from xql.experiments.executors import local
+from xql.files import require_writable, save_figure, whole_file, write_texts
 from xql.gumbel.errors import DISTRIBUTIONS, SHOWN, ErrorFits, draw_fits, fit_errors
 from xql.presets import resolve
 from xql.runs.config import EvaluationPlan, require_at_least
@@ -160,12 +162,13 @@ def train_keeping_errors(
         observe=observe,
         progress=progress,
     )
-    np.savez_compressed(
-        out / "errors.npz",
-        steps=np.array(seen),
-        errors=np.stack(drawn, axis=1),
-        mean_action_errors=np.stack(by_mean, axis=1),
-    )
+    with whole_file(out / "errors.npz") as draft:
+        np.savez_compressed(
+            draft,
+            steps=np.array(seen),
+            errors=np.stack(drawn, axis=1),
+            mean_action_errors=np.stack(by_mean, axis=1),
+        )
 
 
 def _evaluation(steps: int, every: int) -> EvaluationPlan:
@@ -211,8 +214,8 @@ def cells(
     require_at_least("every", every, LEAST_EVERY)
     if steps % every:
         raise InputError(
-            f"--steps {steps} is no multiple of --every {every}",
-            hint=f"give --steps {steps // every * every or every}",
+            f"`steps={steps}` is no multiple of `every={every}`",
+            hint=f"give `steps={steps // every * every or every}`",
         )
     if len(set(tasks)) < len(tasks):
         raise InputError(f"a task is named twice in {' '.join(tasks)}", hint="name each one once")
@@ -345,12 +348,7 @@ def figure1(
     require_matplotlib()
     executor = local(jobs)
     wanted = cells(tasks, steps=steps, every=every, seeds=seeds, quiet=jobs > 1)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"no figure can be written here ({error.strerror})", where=str(out), hint="name --out"
-        ) from None
+    require_writable(out, "figure")
     outcomes = train_cells(wanted, out / "cells", executor, say=say)
     studies, problems = [], []
     for task, cell in zip(tasks, wanted, strict=True):
@@ -363,34 +361,34 @@ def figure1(
         if problem:
             problems.append(f"{task} is not shown: {problem}")
     if not studies:
-        raise InputError("; ".join(problems) or "there is no task", hint="name others with --tasks")
+        raise InputError("; ".join(problems) or "there is no task", hint="name others with `tasks`")
     command = f"xql paper figure1 --tasks {' '.join(tasks)} --steps {steps} --every {every}"
     text = report(studies, f"{command} --seeds {seeds}", problems)
-    (out / "figure1.md").write_text(text, encoding="utf-8")
-    write_csv(studies, out / "figure1.csv")
+    write_texts(out, {"figure1.md": text, "figure1.csv": _csv(studies)})
     with decoration("figure", say):
         draw(studies, out / "figure1.png")
         reduce_colours(out / "figure1.png")
     return text
 
 
-def write_csv(studies: Sequence[Study], path: Path) -> None:
+def _csv(studies: Sequence[Study]) -> str:
     """One row for each fit: of every checkpoint, of the last ones together, and of all."""
     header = "task,action,window,low,high,seed,step,errors,distribution,location,scale"
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([*header.split(","), "mean_log_likelihood", "aic", "ks_statistic", "ks_p"])
-        for one in studies:
-            for protocol in one.protocols:
-                bounds = [f"{end:.6g}" for end in protocol.window.bounds or ()] or ["", ""]
-                which = [one.task, protocol.action, protocol.window.name, *bounds]
-                for at in (*protocol.checkpoints, protocol.last, protocol.pooled):
-                    place = ["all" if value is None else value for value in (at.seed, at.step)]
-                    for fit in at.fits.fits:
-                        mean = fit.log_likelihood / at.errors.size
-                        numbers = (fit.location, fit.scale, mean, fit.aic, fit.ks_statistic)
-                        shown = [f"{number:.6g}" for number in (*numbers, fit.ks_pvalue)]
-                        writer.writerow([*which, *place, at.errors.size, fit.name, *shown])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*header.split(","), "mean_log_likelihood", "aic", "ks_statistic", "ks_p"])
+    for one in studies:
+        for protocol in one.protocols:
+            bounds = [f"{end:.6g}" for end in protocol.window.bounds or ()] or ["", ""]
+            which = [one.task, protocol.action, protocol.window.name, *bounds]
+            for at in (*protocol.checkpoints, protocol.last, protocol.pooled):
+                place = ["all" if value is None else value for value in (at.seed, at.step)]
+                for fit in at.fits.fits:
+                    mean = fit.log_likelihood / at.errors.size
+                    numbers = (fit.location, fit.scale, mean, fit.aic, fit.ks_statistic)
+                    shown = [f"{number:.6g}" for number in (*numbers, fit.ks_pvalue)]
+                    writer.writerow([*which, *place, at.errors.size, fit.name, *shown])
+    return text.getvalue()
 
 
 def report(studies: Sequence[Study], command: str, problems: Sequence[str] = ()) -> str:
@@ -623,4 +621,4 @@ def draw(studies: Sequence[Study], path: Path) -> None:
     figure.supxlabel(f"Bellman error, in units of the return; a' {a_next}{note}", fontsize=8)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)

@@ -64,15 +64,13 @@ def save_checkpoint(
     # Orbax refuses arrays of no elements; there is nothing in them to save.
     arrays = {key: array for key, array in _arrays(state).items() if array.size}
     about = {"seeds": [int(seed) for seed in seeds]} if seeds else None
-    draft, hook = beside(path), sys.unraisablehook
-    sys.unraisablehook = functools.partial(_unless_late, hook)
+    draft = beside(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_drafts(folder)
         with _orbax() as checkpointer:
             checkpointer.save(draft, arrays, custom_metadata=about)
         put_folder(draft, path)
-        sys.unraisablehook = hook
     except Exception as error:
         # TensorStore says of a full disk that a value is wrong, and Orbax may wrap that.
         cause = error.__cause__ if type(error) is Exception else error
@@ -88,15 +86,6 @@ def save_checkpoint(
         for old in _steps(folder)[: -max(keep, 1)]:
             shutil.rmtree(folder / str(old), ignore_errors=True)
     return path
-
-
-def _unless_late(hook: Callable[[Any], object], unraisable: Any) -> None:
-    """Print nothing of the writes that fail after the first, also when the save is over by then.
-
-    TensorStore reports each to an event loop that is closed, for which Python prints a traceback.
-    """
-    if str(unraisable.exc_value) != "Event loop is closed":
-        hook(unraisable)
 
 
 def _remove_drafts(folder: Path) -> None:
@@ -302,9 +291,10 @@ def _check_leaves(
 @contextlib.contextmanager
 def _orbax() -> Iterator[Any]:
     """A checkpointer that writes before it returns and says nothing unless it fails."""
-    logger = logging.getLogger("absl")
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = functools.partial(_unless_late, hook)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -313,5 +303,15 @@ def _orbax() -> Iterator[Any]:
 
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
                 yield checkpointer
+        sys.unraisablehook = hook
     finally:
         logger.setLevel(level)
+
+
+def _unless_late(hook: Callable[[Any], object], unraisable: Any) -> None:
+    """Print nothing of the arrays that fail after the first, also when Orbax has given up by then.
+
+    TensorStore reports each to an event loop that is closed, for which Python prints a traceback.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)

@@ -101,7 +101,8 @@ def _bounds(env: gymnasium.Env[Any, Any], config: RunConfig) -> str:
             return (
                 f"{wide}[{least:g}, {most:g}]: what lies beyond is clipped; are they in its units?"
             )
-        if np.isfinite([least, most]).all() and (low > least + slack or high < most - slack):
+        # Bounds that were read off the data are a little narrower: nothing to say of that.
+        if np.isfinite([least, most]).all() and 2 * (high - low) < most - least:
             return f"{wide}[{least:g}, {most:g}]: the rest of it is never used"
     return ""
 
