@@ -167,8 +167,8 @@ def test_any_swept_hyperparameter_names_its_methods(tmp_path: Path) -> None:
     run = write(tmp_path / "a", last=[1, 2, 3, 4])
     text = (run / "config.yaml").read_text(encoding="utf-8")
     # Members 2 and 3 had another learning rate of Q.
-    for seed in (2, 3):
-        own = f"- seed: {seed - 2}\n  changes:\n    critic_learning_rate: 0.001\n"
+    for seed, rate in enumerate((0.0003, 0.0003, 0.001, 0.001)):
+        own = f"- seed: {seed % 2}\n  changes:\n    critic_learning_rate: {rate}\n"
         text = text.replace(f"- seed: {seed}\n  changes: {{}}\n", own)
     (run / "config.yaml").write_text(text, encoding="utf-8")
     rows = (run / "evaluations.csv").read_text(encoding="utf-8")
@@ -269,7 +269,7 @@ def test_two_specifications_of_one_id_name_the_part_that_differs(tmp_path: Path)
 def test_an_unfinished_run_and_one_without_evaluations_are_refused(tmp_path: Path) -> None:
     half = write(tmp_path / "half", last=[1, 2], at=(100,))
     assert "its last evaluation is at step 100 of 200" in refusal(half)
-    empty = write(tmp_path / "empty", last=[], at=())
+    empty = write(tmp_path / "empty", last=[1], at=())
     assert "no evaluations" in refusal(empty)
     assert "no run to compare" in refusal()
     assert "no such run folder" in refusal(tmp_path / "nowhere")

@@ -85,7 +85,7 @@ def test_the_replay_buffer_is_used_where_it_was_kept(online: Run) -> None:
             "'actions' is float32[2, 40], not numb",
         ),
         (lambda kept: {"masks": kept["masks"].astype(str)}, "'masks' is <U32[2, 40], not numbers"),
-        (lambda kept: {"rewards": np.float32(1)}, "'observations' is float32[2, 40, 2], not numb"),
+        (lambda kept: {"rewards": np.float32(1)}, "'rewards' is float32[], not numbers [2, 40]"),
     ],
 )
 def test_a_replay_buffer_of_another_run_is_one_line(
