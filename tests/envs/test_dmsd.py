@@ -17,7 +17,9 @@ SHARED = Path(os.environ.get("XQL_SHARED_DATA", Path(__file__).parents[3] / "sha
 LOG = SHARED / "neorl2" / "DMSD-high-100000-train.npz"
 
 
-@pytest.mark.skipif(not LOG.exists(), reason="neorl2/DMSD-high-100000-train.npz is not shared")
+@pytest.mark.skipif(
+    not LOG.exists(), reason="neorl2/DMSD-high-100000-train.npz is not in XQL_SHARED_DATA"
+)
 def test_a_thousand_logged_steps_played_again() -> None:
     with np.load(LOG) as file:
         columns = {name: file[name].reshape(1000, 100, -1) for name in file.files}

@@ -27,7 +27,7 @@ def env() -> Iterator[SafetyHalfCheetah]:
     made.close()
 
 
-@pytest.mark.skipif(not LOG.exists(), reason=f"neorl2/{LOG.name} is not shared")
+@pytest.mark.skipif(not LOG.exists(), reason=f"neorl2/{LOG.name} is not in XQL_SHARED_DATA")
 def test_three_hundred_logged_transitions_played_again(env: SafetyHalfCheetah) -> None:
     with np.load(LOG) as file:
         columns = {name: file[name][::60] for name in file.files}
