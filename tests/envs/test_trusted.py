@@ -423,7 +423,16 @@ def test_the_environments_of_real_data_are_made(name: str) -> None:
     env.close()
 
 
-@pytest.mark.parametrize("name", ["xql/AntMaze_UMaze-v0", "xql/GoalAnt-v0", "dm_control/lqr-2-1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "xql/AntMaze_UMaze-v0",
+        "xql/GoalAnt-v0",
+        "xql/DMSD-v0",
+        "xql/SafetyHalfCheetah-v0",
+        "dm_control/lqr-2-1",
+    ],
+)
 def test_our_own_environments_are_made_by_id(name: str) -> None:
     pytest.importorskip("gymnasium_robotics")
     if name.startswith("dm"):

@@ -14,6 +14,7 @@ from xql.data.minari_metadata import local_root
 from xql.data.reading import parse_json
 from xql.data.sources import open_dataset
 from xql.errors import printable
+from xql.evaluation.scores import normalised_score, reference_score
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -22,7 +23,8 @@ def info(source: tyro.conf.Positional[str]) -> None:
     """Describe a source: sizes, returns, how episodes end, action bounds, environment.
 
     Args:
-        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5, .parquet or .csv file.
+        source: minari:ID, d4rl:FILE, ogbench:FILE, neorl2:FILE, or a .npz, .hdf5, .h5, .parquet or
+            .csv file.
     """
     from rich.table import Table
 
@@ -59,11 +61,15 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
             f"by a time limit, {neither:,} where the log stops",
         ),
     ]
-    reference = [dataset.metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
-    if None not in reference:
-        lines.append(("score", f"0 at a return of {reference[0]:g}, 100 at {reference[1]:g}"))
+    reference = reference_score(dataset.name, dataset.metadata)
+    if reference is not None:
+        mean = normalised_score(returns.mean(), reference)
+        ends = f"0 at a return of {reference.minimum:g}, 100 at {reference.maximum:g}"
+        lines.append(("score", f"{ends}; the mean return scores {mean:.1f}"))
     if dataset.environment is not None:
         lines.append(("environment", _environment_name(dataset.environment)))
+    if "validation_source" in dataset.metadata:
+        lines.append(("validation", printable(str(dataset.metadata["validation_source"]))))
     return lines
 
 
@@ -103,7 +109,8 @@ def check(source: tyro.conf.Positional[str]) -> None:
     """Check a source and report rows and reasons of what is wrong. Exit status 1 on errors.
 
     Args:
-        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5, .parquet or .csv file.
+        source: minari:ID, d4rl:FILE, ogbench:FILE, neorl2:FILE, or a .npz, .hdf5, .h5, .parquet or
+            .csv file.
     """
     from rich.text import Text
 
@@ -135,7 +142,8 @@ def convert(source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path]) 
     """Write a source as one file in the schema of docs/data.md; never over an existing file.
 
     Args:
-        source: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5, .parquet or .csv file.
+        source: minari:ID, d4rl:FILE, ogbench:FILE, neorl2:FILE, or a .npz, .hdf5, .h5, .parquet or
+            .csv file.
         out: the file to write, ending in .npz, .hdf5, .h5 or .parquet.
     """
     check_destination(out)

@@ -47,7 +47,8 @@ def offline(
     """Learn a policy from logged data alone.
 
     Args:
-        data: minari:ID, d4rl:FILE, ogbench:FILE, or a .npz, .hdf5, .h5, .parquet or .csv file.
+        data: minari:ID, d4rl:FILE, ogbench:FILE, neorl2:FILE, or a .npz, .hdf5, .h5, .parquet or
+            .csv file.
         agent: xql, iql, cql, td3-bc, awac, rebrac or bc (docs/agents.md).
         preset: named settings, default for any data; xql has consistent, tuned and official too,
             rebrac tuned (docs/presets.md).

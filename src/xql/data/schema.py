@@ -35,6 +35,9 @@ def dataset_from(
     if "terminals" in columns and "timeouts" in columns:
         hint = f"this is D4RL's layout: open it as d4rl:{where}"
         raise InputError("there is no 'terminated' and no 'truncated'", where=where, hint=hint)
+    if "obs" in columns and "next_obs" in columns and "observations" not in columns:
+        hint = f"if this is NeoRL-2's layout, open it as neorl2:{where}"
+        raise InputError("there is no 'observations'", where=where, hint=hint)
     require_columns(columns, REQUIRED, where)
     steps = steps_from(
         columns, flags=("terminated", "truncated"), where=where, keys=keys, finite=finite

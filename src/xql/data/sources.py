@@ -9,12 +9,13 @@ from xql.data.d4rl import open_d4rl
 from xql.data.dataset import Dataset
 from xql.data.files import open_file
 from xql.data.minari import open_minari
+from xql.data.neorl2 import open_neorl2
 from xql.data.ogbench import open_ogbench
 from xql.data.schema import ARRAYS, OPTIONAL, REQUIRED, dataset_from
 from xql.data.tables import array_of, gather_numbered
 from xql.errors import InputError, nearest
 
-_KINDS = ("minari", "d4rl", "ogbench")
+_KINDS = ("minari", "d4rl", "ogbench", "neorl2")
 
 
 def open_dataset(
@@ -30,6 +31,7 @@ def open_dataset(
             "minari:ID"         a Minari dataset by name, from this machine or its remote;
             "d4rl:FILE"         one of D4RL's own hdf5 files;
             "ogbench:FILE"      one of OGBench's npz files;
+            "neorl2:FILE"       one of NeoRL-2's npz files;
             FILE                .npz, .hdf5, .h5, .parquet or .csv in the schema of docs/data.md;
             a mapping of arrays or a data frame in the same schema; or a `Dataset`, which comes
             back as it is.
@@ -77,8 +79,8 @@ def open_dataset(
     if kind == "minari":
         return open_minari(rest, keys, download=download, finite=finite)
     path = Path(rest).expanduser()
-    open_kind = open_d4rl if kind == "d4rl" else open_ogbench
-    return open_kind(path, keys, finite=finite)
+    readers = {"d4rl": open_d4rl, "ogbench": open_ogbench, "neorl2": open_neorl2}
+    return readers[kind](path, keys, finite=finite)
 
 
 def _from_columns(columns: Iterable[tuple[str, object]], *, nested: bool, finite: bool) -> Dataset:
@@ -91,6 +93,7 @@ _EXAMPLES = {
     "minari": "give a name, such as minari:D4RL/door/human-v2",
     "d4rl": "give a file, such as d4rl:door-v0_demos_clipped.hdf5",
     "ogbench": "give a file, such as ogbench:cube-single-play-v0.npz",
+    "neorl2": "give a file, such as neorl2:DMSD-train.npz",
 }
 
 

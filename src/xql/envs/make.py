@@ -23,8 +23,10 @@ from xql.data.flatten import flatten_observation, leaves, require_vectors, selec
 from xql.data.reading import parse_json
 from xql.envs.antmaze import ANTMAZES, one_goal_spec
 from xql.envs.control import PREFIX, control_spec
+from xql.envs.dmsd import DMSD_ID, dmsd_spec
 from xql.envs.goal_ant import GOAL_ANT, goal_ant_spec
 from xql.envs.render import aim_camera, choose_renderer, drawing
+from xql.envs.safety_half_cheetah import SAFETY_HALF_CHEETAH, safety_half_cheetah_spec
 from xql.errors import InputError, MissingExtra, missing_extra, nearest, require
 
 # D4RL's names for its tasks, which people type from habit, and the simulator of each today.
@@ -187,8 +189,13 @@ def registered(name: str) -> EnvSpec:
     if name.startswith(PREFIX):
         with _quiet():
             return control_spec(name)
-    if name == GOAL_ANT:
-        return goal_ant_spec()
+    own = {
+        GOAL_ANT: goal_ant_spec,
+        DMSD_ID: dmsd_spec,
+        SAFETY_HALF_CHEETAH: safety_half_cheetah_spec,
+    }
+    if name in own:
+        return own[name]()
     if name in ANTMAZES:
         with _quiet():
             return one_goal_spec(name)

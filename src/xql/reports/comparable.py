@@ -105,7 +105,7 @@ def conditions_of(
         schedule[row.step] += 1
     conditions: dict[str, Any] = {
         "environment": _environment(config.environment),
-        "data.source": kind if kind in ("minari", "d4rl", "ogbench") else "a file",
+        "data.source": kind if kind in ("minari", "d4rl", "ogbench", "neorl2") else "a file",
         "data.transitions": None if whole is None else whole.transitions,
         "data.episodes": None if whole is None else whole.episodes,
         # Sums of the same numbers may differ in their last bits from one machine to the next.
