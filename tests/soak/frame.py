@@ -299,3 +299,13 @@ def fuzz(check: Callable[[Any], None], inputs: Any, *, seconds: float = 0.0, eac
         if time.monotonic() - began >= seconds:
             break
     return count
+
+
+def refused_in_a_line(call: Callable[[], object]) -> object:
+    """What the call returns; None where it refuses its input as it should."""
+    try:
+        return call()
+    except InputError as error:
+        line = str(error)
+        assert "\n" not in line and line.isprintable() and len(line) <= LONGEST_LINE, line
+        return None

@@ -3,7 +3,6 @@
 import copy
 import shutil
 import string
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from soak.frame import LONGEST_LINE, fuzz
+from soak.frame import fuzz, refused_in_a_line
 from soak.inputs import OLD_RUN, original
 from xql.agents import AGENTS, XQLConfig
 from xql.agents.hyperparameters import hyperparameters
 from xql.cli.train import parse_settings, parse_sweep
-from xql.errors import InputError
 from xql.presets import resolve
 from xql.runs.config import RunConfig
 
@@ -41,16 +39,6 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )
-
-
-def refused_in_a_line(call: Callable[[], object]) -> object:
-    """What the call returns; None where it refuses its input as it should."""
-    try:
-        return call()
-    except InputError as error:
-        line = str(error)
-        assert "\n" not in line and line.isprintable() and len(line) <= LONGEST_LINE, line
-        return None
 
 
 @st.composite
