@@ -172,5 +172,9 @@ def test_the_command_takes_a_run(online: Run, capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert "Q₁(s', a') − Q₁(s, a), member 1, 40 of 40 transitions in its replay.npz" in printed
     assert "40 errors, best fit first" in printed
-    for law in ("gumbel, right-skewed", "gumbel, left-skewed", "normal", "logistic"):
-        assert law in printed
+    for name in ("gumbel, right-skewed", "gumbel, left-skewed", "normal", "logistic"):
+        assert name in printed
+    gumbel.errors(online.path, member=1, step=40)
+    assert capsys.readouterr().out == printed
+    with pytest.raises(InputError, match="there is no checkpoint 20; there are: 40"):
+        gumbel.errors(online.path, step=20)

@@ -31,10 +31,10 @@ Deviations from the papers, each with its switch in `SACConfig` where it has one
  7. Log-probabilities are those of actions rescaled to [-1, 1], so that H does not depend on units.
  8. The policy's log standard deviation goes through a tanh into [−5, 2]; its papers clip it.
  9. Networks start orthogonal with gain √2, last layers too, as everywhere in this library.
-10. Targets move at every update; X-SAC's code moves them at every second (`target_delay`).
-11. V takes its step before Q, and with draws of its own; X-SAC's code has Q first, and one draw for
-    V and the policy.
-12. The policy and α move at every update, as the paper says of X-SAC; its code has every second.
+ 10. Targets move at every update; X-SAC's code moves them at every second (`target_delay`).
+ 11. V takes its step before Q, and with draws of its own; X-SAC's code has Q first, and one draw
+     for V and the policy.
+ 12. The policy and α move at every update, as the paper says of X-SAC; its code has every second.
 
 The SAC that X-SAC's paper compares with is `soft`, which differs from its X-SAC in V's loss alone;
 the settings of both are the preset `paper`.

@@ -34,8 +34,8 @@ Deviations from the paper, each with its switch in `XQLConfig` where it has one:
     datasets; both evaluate Q at actions outside the data, and only `preset="official"` uses them.
  9. The policy's log standard deviation is kept within [−5, 2] by projection after each step, where
     the published code clips it inside the network, which leaves it no gradient outside.
-10. No dropout in the policy, which the published code has at 0.1 for Kitchen and Adroit
-    (`policy_dropout`; the presets consistent, tuned and official have it).
+ 10. No dropout in the policy, which the published code has at 0.1 for Kitchen and Adroit
+     (`policy_dropout`; the presets consistent, tuned and official have it).
 
 What it scores is in results/, with the commands.
 """

@@ -201,6 +201,7 @@ def errors(
     column: str = "error",
     plot: Path | None = None,
     member: int = 0,
+    step: int | None = None,
     transitions: int = 5_000,
     seed: int = 0,
     trust_environment: Trust = (),
@@ -209,10 +210,11 @@ def errors(
 
     Args:
         source: a CSV file whose first line names the columns; or a run folder, for the Bellman
-            errors of its latest checkpoint.
+            errors of a checkpoint.
         column: CSV only: the column of errors.
         plot: draw histogram and densities to this new file (.png, .svg or .pdf).
         member: run only: index of the member.
+        step: run only: step of the checkpoint; the latest without it.
         transitions: run only: number of transitions, sampled from its replay.npz if it has one,
             else collected anew (online) or sampled from its data (offline).
         seed: run only: random seed of that sample.
@@ -237,6 +239,7 @@ def errors(
         found = run_errors(
             source,
             index=member,
+            step=step,
             transitions=transitions,
             seed=seed,
             trust=sum(trust_environment, ()),

@@ -41,11 +41,12 @@ def run_errors(
     run: Path | str,
     *,
     index: int = 0,
+    step: int | None = None,
     transitions: int = 5_000,
     seed: int = 0,
     trust: Sequence[str] = (),
 ) -> RunErrors:
-    """The errors of one member of a run, at its latest checkpoint.
+    """The errors of one member of a run, at its latest checkpoint or that of `step`.
 
     The transitions are drawn from the run's replay.npz where it has kept one. Else an online run
     plays as many steps with its exploring policy, and an offline run opens its data again.
@@ -53,6 +54,7 @@ def run_errors(
     Args:
         run: the run's folder.
         index: which member, in the order of config.yaml.
+        step: of the checkpoint; the latest where None.
         transitions: how many; all where there are fewer.
         seed: of the draw, of the play and of the policy's actions.
         trust: packages and ids of environments that an online run may name besides those of
@@ -68,7 +70,7 @@ def run_errors(
     folder = RunFolder.open(Path(run))
     config = folder.config
     config.require_member(index, str(run))
-    agent, population, _ = load_population(folder)
+    agent, population, _ = load_population(folder, step)
     state = member(population, index)
     if agent.backup is None:
         raise InputError(
