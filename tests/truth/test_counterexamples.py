@@ -116,7 +116,7 @@ def test_wrong_that_the_noise_is_right_skewed() -> None:
     assert loss(0.3, left) + 1.0 == pytest.approx(likelihood, rel=1e-9)
     assert gumbel_l.fit(left)[0] == pytest.approx(float(log_mean_exp(left, 1.0)), abs=2e-2)
     assert skew(left) < -1 < 1 < skew(right)
-    # Yet it finds β log E e^{x/β} for any law, here a normal: the shape of the noise is no premise.
+    # Yet it finds β log E e^{x/β} of any distribution, here a normal: the noise may have any shape.
     normal = norm.ppf((np.arange(100_000) + 0.5) / 100_000)
     best = minimize_scalar(lambda h: loss(h, normal), bounds=(-2, 3), method="bounded").x
     assert best == pytest.approx(0.5, abs=1e-3)

@@ -276,14 +276,14 @@ def test_13_the_dual_temperature_spends_the_budget_in_both_forms(seed: int, epsi
 @pytest.mark.parametrize("beta", [0.3, 2.0])
 def test_14_quantiles_of_negative_gumbel_values(beta: float) -> None:
     h = 1.5
-    law = gumbel_l(h, beta)  # h - Gumbel(0, β)
-    assert law.cdf(h) == pytest.approx(1 - np.exp(-1), abs=1e-12)
-    assert law.mean() == pytest.approx(h - EULER * beta)
-    assert law.cdf(h - EULER * beta) == pytest.approx(0.4296, abs=5e-5)
-    assert law.cdf(h + EULER * beta) == pytest.approx(0.83154, abs=5e-6)
+    noise = gumbel_l(h, beta)  # h - Gumbel(0, β)
+    assert noise.cdf(h) == pytest.approx(1 - np.exp(-1), abs=1e-12)
+    assert noise.mean() == pytest.approx(h - EULER * beta)
+    assert noise.cdf(h - EULER * beta) == pytest.approx(0.4296, abs=5e-5)
+    assert noise.cdf(h + EULER * beta) == pytest.approx(0.83154, abs=5e-6)
     # Its soft maximum is its location: E e^{-G/β} = Γ(2) = 1.
     inside = {"lb": h - 40 * beta, "ub": h + 6 * beta}  # outside lies less than 1e-17 of E
-    assert law.expect(lambda x: np.exp((x - h) / beta), **inside) == pytest.approx(1.0, abs=1e-6)
+    assert noise.expect(lambda x: np.exp((x - h) / beta), **inside) == pytest.approx(1.0, abs=1e-6)
 
 
 @lemma

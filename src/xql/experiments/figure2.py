@@ -1,4 +1,4 @@
-"""Figure 2 of Garg et al. 2023 (arXiv 2301.02328): the Gumbel law, its loss, and its regression.
+"""Figure 2 of Garg et al. 2023 (arXiv 2301.02328): the Gumbel density, its loss, its regression.
 
 Left: densities of Gumbel(0, β). Middle: the loss e^z − z − 1 against the residual, and the linear
 tail of this library's default loss, drawn for c = 2 (at the default c = 5 it lies far above).
