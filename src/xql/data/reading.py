@@ -97,7 +97,7 @@ def require_room(sizes: Mapping[str, tuple[int, int]], where: str) -> None:
                 where=where,
                 hint="fetch or write it again",
             )
-    needed, memory = sum(declared for declared, _ in sizes.values()), _memory()
+    needed, memory = sum(declared for declared, _ in sizes.values()), machine_memory()
     if needed > memory:
         raise InputError(
             f"its arrays need {needed / 2**30:,.1f} GiB, and this machine has "
@@ -107,10 +107,11 @@ def require_room(sizes: Mapping[str, tuple[int, int]], where: str) -> None:
         )
 
 
-def _memory() -> int:
+def machine_memory() -> int:
+    """Bytes; more than any machine has where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system says
+    except (AttributeError, ValueError, OSError):
         return sys.maxsize
 
 
