@@ -318,8 +318,8 @@ def _check_loop(loop: OnlineLoop, steps: int) -> None:
     Raises:
         InputError: says which number, and what it can be.
     """
-    each, updates = loop.environments, loop.update_to_data * loop.environments
     require_in_range(loop)
+    each, updates = loop.environments, loop.update_to_data * loop.environments
     if not 0.5 < updates <= MOST_UPDATES or abs(updates - round(updates)) >= 1e-6:
         raise InputError(
             f"`update_to_data={loop.update_to_data:g}` with {each} environments is {updates:g} "
