@@ -211,9 +211,7 @@ def test_where_every_member_diverges_the_run_ends_and_keeps_no_half_empty_buffer
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wild = {"loss": "plain", "max_gradient_norm": None}
-    run = learn(
-        tmp_path / "run", agent="x-td3", beta=1e-7, options=SMALL | wild, keep_replay=True
-    )
+    run = learn(tmp_path / "run", agent="x-td3", beta=1e-7, options=SMALL | wild, keep_replay=True)
     assert run.folder.read_frozen() == {0: 20}
     assert [line.step for line in run.folder.read_metrics()] == [20, 40]
     assert [row.step for row in run.evaluations] == [20, 60, 60]
