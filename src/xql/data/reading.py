@@ -152,7 +152,7 @@ def _inside(value: Any) -> list[Any]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value from JSON is a number that a float can hold."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) < 1 << 1000
+    """Whether a value is an int or a float, and no integer that is too large for a float."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return isinstance(value, float)
