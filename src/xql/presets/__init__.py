@@ -162,7 +162,9 @@ def resolve(
 
 
 def preset_warmup(agent: str, preset: str, environment: str) -> int | None:
-    """The warm-up that a preset asks for; None where it leaves that to the loop."""
+    """The warm-up that a preset asks for; None where it leaves that to the loop, or is unknown."""
+    if agent not in AGENTS:  # which is refused elsewhere, and need not be the name of a file
+        return None
     sections = _presets(agent).get(preset, {})
     entries = _entries(sections, suite(environment), _row(environment, sections))
     warmup: int | None = entries[WARMUP]["value"] if WARMUP in entries else None
