@@ -86,8 +86,9 @@ def test_a_folder_made_for_a_block_that_fails_is_removed(tmp_path: Path) -> None
     assert (tmp_path / "new" / "folder").is_dir()
 
 
+@pytest.mark.parametrize("stop", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
 def test_a_folder_takes_the_place_of_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
 ) -> None:
     for name in ("draft", "path"):
         (tmp_path / name).mkdir()
@@ -96,12 +97,12 @@ def test_a_folder_takes_the_place_of_another(
 
     def fails_for_drafts(self: Path, target: Path) -> Path:
         if self.name == "draft":
-            raise OSError(errno.EIO, "Input/output error")
+            raise stop
         return rename(self, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", fails_for_drafts)
-        with pytest.raises(OSError, match="Input/output"):
+        with pytest.raises(type(stop)):
             put_folder(tmp_path / "draft", tmp_path / "path")
     assert names(tmp_path) == ["draft", "path"] and names(tmp_path / "path") == ["path"]
     put_folder(tmp_path / "draft", tmp_path / "path")

@@ -54,7 +54,7 @@ class EnvironmentFault(RuntimeError):
     `str(fault)` is one line: `where: what; hint`.
     """
 
-    def __init__(self, what: str, *, where: str, hint: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.what, self.where, self.hint = what, where, hint
         super().__init__(_one_line(what, where, hint))
 

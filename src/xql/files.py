@@ -192,17 +192,18 @@ def put_folder(draft: Path, path: Path) -> None:
     """Rename a whole folder, in the place of one that may be there.
 
     Raises:
-        OSError: it cannot be done; the one that was there stays.
+        OSError: it cannot be done; the one that was there stays, also on an interruption.
     """
     if not path.exists():
         draft.rename(path)
         return
     old = beside(path)
-    path.rename(old)
     try:
+        path.rename(old)
         draft.rename(path)
-    except OSError:
-        old.rename(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

@@ -68,6 +68,7 @@ def test_a_file_gets_one_line_of_bad_input(
         ("give `options={'beta': …}`", "give --set beta=…"),
         ("`sweep`, `options`: beta is swept and given", "--sweep, --set: beta is swept and given"),
         ("`gymnasium.pprint_registry()` lists them", "`gymnasium.pprint_registry()` lists them"),
+        ("a`steps`.npz, `e`.csv, b/`x=1`/c: `out`.", "a`steps`.npz, `e`.csv, b/`x=1`/c: --out."),
     ],
 )
 def test_the_command_line_shows_flags_for_arguments(said: str, shown: str) -> None:

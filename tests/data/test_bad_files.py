@@ -416,6 +416,8 @@ def test_json_is_shallow_and_names_each_key_once() -> None:
             "'action_low' in 'xql' has 1 numbers; give one for each",
         ),
         ('{"action_low": [0, [0]]}', "'action_low' in 'xql' is [0, [0]]"),
+        ('{"action_low": [1' + "0" * 400 + "]}", "'action_low' in 'xql' is [1000"),
+        ('{"action_low": [-1e300, 0]}', "action_low is -inf in column 0"),
         ('{"continuity": "a"}', "'continuity' in 'xql' is 'a'"),
         ('{"name": "\\ud800"}', "'xql' is no JSON (it holds half of a surrogate pair)"),
         ('{"metadata": {"\\udcff": 1}}', "'xql' is no JSON (it holds half of a surrogate pair)"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from worlds import register_line
-from xql.errors import InputError
+from xql.errors import EnvironmentFault, InputError
 from xql.experiments.cells import (
     Cell,
     asked,
@@ -38,6 +38,8 @@ def train(out: Path, name: str = "a", fail: str = "") -> None:
     out.mkdir(parents=True)
     if fail == "input":
         raise InputError("no such data", where=name, hint="make it")
+    if fail == "environment":
+        raise EnvironmentFault("step raised ConnectionError", where=name)
     if fail:
         raise KeyboardInterrupt
     for file in ("returns.csv", "notes.txt"):
@@ -124,10 +126,18 @@ def test_an_interrupted_cell_leaves_nothing_and_is_trained_again(tmp_path: Path)
     assert outcomes["b"].folder == tmp_path / folder_name(cell("b"), {})
 
 
-def test_a_cell_that_cannot_be_trained_says_why_and_stops_no_other(tmp_path: Path) -> None:
-    outcomes = train_cells([cell("a", fail="input"), cell("b")], tmp_path)
-    assert outcomes["a"].folder is None
-    assert outcomes["a"].problem == "a: no such data; make it"
+@pytest.mark.parametrize(
+    ("fail", "problem"),
+    [
+        ("input", "a: no such data; make it"),
+        ("environment", "a: step raised ConnectionError"),
+    ],
+)
+def test_a_cell_that_cannot_be_trained_says_why_and_stops_no_other(
+    tmp_path: Path, fail: str, problem: str
+) -> None:
+    outcomes = train_cells([cell("a", fail=fail), cell("b")], tmp_path)
+    assert outcomes["a"].folder is None and outcomes["a"].problem == problem
     assert outcomes["b"].folder is not None and outcomes["b"].problem == ""
 
 

@@ -25,6 +25,7 @@ from xql.experiments.figure1 import (
     figure1,
     fit_protocol,
     report,
+    train_keeping_errors,
     verdict,
     window_verdict,
     windows,
@@ -63,6 +64,16 @@ def test_errors_are_kept_at_every_checkpoint_after_the_warm_up(out: Path) -> Non
     # Of the same transitions, so that they differ by γ (Q₁(s', a') − Q₁(s', π's mean)) alone.
     assert (drawn != by_mean).mean() > 0.9
     assert np.corrcoef(drawn[0, 1], by_mean[0, 1])[0, 1] > 0.8
+
+
+def test_a_run_that_ends_before_the_first_checkpoint_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where every member diverges at once.
+    monkeypatch.setattr("xql.experiments.figure1.train_online", lambda *_, **__: None)
+    with pytest.raises(InputError, match="every seed diverged before any errors were kept"):
+        train_keeping_errors("Line-v0", 200, 100, [0], tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_table_the_verdict_and_the_picture(out: Path) -> None:

@@ -120,6 +120,7 @@ def test_a_preset_s_warm_up_is_the_loop_s_where_none_is_given() -> None:
     assert warmup("default", 60_000) == 3_000
     assert preset_warmup("td3", "default", LINE) is None
     assert preset_warmup("td3", "no such preset", LINE) is None
+    assert preset_warmup("a" * 300, "default", LINE) is None
     environment = "dm_control/hopper-hop"
     for steps, expected in ((300_000, 25_000), (40_000, 20_000), (1, 1)):
         loop = loop_for(steps, preset_warmup("x-td3", "paper", environment))

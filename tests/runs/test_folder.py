@@ -447,3 +447,16 @@ def test_a_folder_is_named_without_control_characters(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert free_folder("a/b\\c\x1b[31m\x00 d\u202e").as_posix() == "runs/a-b-c-31m-d-1"
+
+
+@pytest.mark.parametrize("dangling", [True, False])
+def test_no_folder_can_be_made_where_runs_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dangling: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if dangling:
+        Path("runs").symlink_to("gone")
+    else:
+        Path("runs").touch()
+    with pytest.raises(InputError, match=r"^runs: no run can be written here \(File exists\)"):
+        free_folder("a")

@@ -1,6 +1,7 @@
 """What cannot fit into memory is refused before anything is made."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from xql.agents.hyperparameters import from_dict
 from xql.errors import InputError
 from xql.runs.config import Member, OnlineLoop, RunConfig
 from xql.training.memory import memory_bytes, require_memory
+from xql.training.replay import empty_replay
 
 RUN = Path(__file__).parent.parent / "fixtures" / "run-0.1"
 
@@ -27,3 +29,23 @@ def test_a_run_that_fits_passes_and_what_is_too_large_is_named() -> None:
     ):
         with pytest.raises(InputError, match=f"GiB of memory, most of it for {largest}"):
             require_memory(dataclasses.replace(config, **changes))
+
+
+def test_where_the_system_does_not_say_its_memory_every_run_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "sysconf")
+    require_memory(RunConfig.load(RUN))
+
+
+def test_a_replay_buffer_is_not_counted_for_more_than_it_has() -> None:
+    config = dataclasses.replace(RunConfig.load(RUN), loop=OnlineLoop(buffer=10**9), steps=10**9)
+    replay = empty_replay(1, 10, config.spec)
+    row = sum(column.nbytes for column in replay) // 10
+    stored = len(config.members) * row * 10**9
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xql.training.memory.memory_bytes", lambda: stored + (1 << 30))
+        require_memory(config)
+        patch.setattr("xql.training.memory.memory_bytes", lambda: stored)
+        with pytest.raises(InputError, match="most of it for replay buffers"):
+            require_memory(config)

@@ -207,6 +207,19 @@ def test_a_diverging_member_is_frozen_and_the_other_goes_on(
     assert "member 0 diverged: it is evaluated as it was at step 20" in run.describe()
 
 
+def test_where_every_member_diverges_the_run_ends_and_keeps_no_half_empty_buffer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = {"loss": "plain", "max_gradient_norm": None}
+    run = learn(tmp_path / "run", agent="x-td3", beta=1e-7, options=SMALL | wild, keep_replay=True)
+    assert run.folder.read_frozen() == {0: 20}
+    assert [line.step for line in run.folder.read_metrics()] == [20, 40]
+    assert [row.step for row in run.evaluations] == [20, 60, 60]
+    # Of 60 rows, which whoever reads it expects, 20 would be zeros.
+    assert not (tmp_path / "run" / "replay.npz").exists()
+    assert "no replay buffer is kept" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_simulator_that_breaks_down_ends_its_episode_and_not_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,6 @@ number, and two configurations that differ in swept fields alone share one compi
 
 import dataclasses
 import math
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, dataclass
 
 import jax
 
+from xql.data.reading import is_number
 from xql.errors import InputError, brief, nearest
 
 if TYPE_CHECKING:
@@ -237,13 +237,6 @@ def _coerce(name: str, value: Any, wanted: Any) -> Any:
     raise InputError(
         f"option {name} cannot be {brief(value)}", hint=f"it takes {_type_name(wanted)}"
     )
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is an int or a float, and no integer that is too large for a float."""
-    if isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    return isinstance(value, float)
 
 
 def _type_name(wanted: Any) -> str:

@@ -21,7 +21,7 @@ Deviations from the papers, each with its switch in `SACConfig` where it has one
  1. X-SAC's V is fitted to a target critic, as in `xql.py`; V itself has no target network. The
     paper has it as the first SAC does, V fitted to Q and Q to a target of V
     (`target_network="value"`, the last row above).
- 2. X-SAC's Gumbel loss goes on linearly beyond z = clip, as in `xql.py`; `loss` names the others.
+ 2. X-SAC's Gumbel loss goes on linearly beyond z = clip (`loss="linear"`); `loss` names the others.
  3. The gradient of X-SAC's V is scaled down to norm 1 where larger (`max_gradient_norm=None`
     turns it off), which makes V too low where β is small (xql.gumbel.losses).
  4. X-SAC's policy and temperature are SAC's own: entropy shapes the policy, not the values.

@@ -23,7 +23,7 @@ deterministic dynamics, and makes Q optimistic in stochastic ones.
 
 Deviations from the papers, each with its switch in `TD3Config` where it has one:
 
- 1. The Gumbel loss goes on linearly beyond z = clip, as in `xql.py`; `loss` names the others.
+ 1. The Gumbel loss goes on linearly beyond z = clip (`loss="linear"`); `loss` names the others.
  2. Under the Gumbel loss the critic's gradient is scaled down to norm 1 where larger
     (`max_gradient_norm=None` turns it off), which makes Q too low where β is small
     (xql.gumbel.losses).

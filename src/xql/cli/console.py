@@ -26,7 +26,10 @@ FLAGS = {"dataset_id": "out-id", "options": "set", "trust": "trust-environment"}
 
 
 def with_flags(text: str) -> str:
-    """A message about arguments of Python, `name` or `name=value`, with their flags instead."""
+    """A message about arguments of Python, `name` or `name=value`, with their flags instead.
+
+    Backticks within a word, as of a file's name, are the user's own and stay.
+    """
 
     def flag(found: re.Match[str]) -> str:
         name, value = found.groups()
@@ -37,7 +40,7 @@ def with_flags(text: str) -> str:
         plain = f"{option[1]}={option[2]}" if option else value.strip("[]'")
         return f"{shown} {plain}"
 
-    return re.sub(r"`(\w+)(?:=([^`]+))?`", flag, text)
+    return re.sub(r"(?<![\w./\\-])`(\w+)(?:=([^`]+))?`(?![\w/\\-]|\.\w)", flag, text)
 
 
 def is_terminal(stream: Any) -> bool:

@@ -141,7 +141,8 @@ def online(
         evaluations: how many times to evaluate, evenly spaced, the last step included.
         episodes: evaluation episodes per member at each of these but the last.
         last_episodes: evaluation episodes per member at the last step.
-        keep_replay: write the replay buffers to replay.npz at the end.
+        keep_replay: write the replay buffers to replay.npz at the end; not where every member
+            diverged.
         keep_policies: keep the policies of every evaluation, as `xql data make mujoco` wants them.
         plot: draw learning-curves.png into the run's folder.
     """

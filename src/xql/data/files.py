@@ -67,7 +67,7 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
         value = description.get(key)
         if value is None:
             continue
-        if not isinstance(value, kind) or (kind is list and not all(map(_is_number, value))):
+        if not isinstance(value, kind) or (kind is list and not all(map(is_number, value))):
             what = f"'{key}' in '{DESCRIPTION}' is {json.dumps(value)[:40]}"
             hint = f"it must be {_KINDS[kind]}"
             raise InputError(what, where=where, hint=hint)
@@ -82,13 +82,9 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
 _KINDS = {str: "a text", list: "a list of numbers", dict: "an object"}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 @np.errstate(over="ignore")  # a bound too large becomes an infinity, which `Dataset` refuses
 def _float32(numbers: list[int | float]) -> np.ndarray:
-    return np.asarray([min(max(number, -1e300), 1e300) for number in numbers], np.float32)
+    return np.asarray([float(number) for number in numbers], np.float32)
 
 
 def _check_metadata(metadata: dict[str, Any], where: str) -> None:

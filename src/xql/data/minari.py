@@ -114,7 +114,7 @@ def _recorded(name: str, folder: Path, key: str) -> spaces.Space[Any]:
             return _space_of(node_at(file, f"episode_0/{key}", where), where)
     except InputError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # a damaged file raises whatever trips over it
         raise damaged(name, error) from None
 
 

@@ -97,7 +97,7 @@ def require_room(sizes: Mapping[str, tuple[int, int]], where: str) -> None:
                 where=where,
                 hint="fetch or write it again",
             )
-    needed, memory = sum(declared for declared, _ in sizes.values()), _memory()
+    needed, memory = sum(declared for declared, _ in sizes.values()), machine_memory()
     if needed > memory:
         raise InputError(
             f"its arrays need {needed / 2**30:,.1f} GiB, and this machine has "
@@ -107,10 +107,11 @@ def require_room(sizes: Mapping[str, tuple[int, int]], where: str) -> None:
         )
 
 
-def _memory() -> int:
+def machine_memory() -> int:
+    """Bytes; more than any machine has where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system says
+    except (AttributeError, ValueError, OSError):
         return sys.maxsize
 
 
@@ -151,7 +152,7 @@ def _inside(value: Any) -> list[Any]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value from JSON is a number that a float can hold."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) < 1 << 1000
+    """Whether a value is an int or a float, and no integer that is too large for a float."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return isinstance(value, float)

@@ -37,7 +37,7 @@ _HARMLESS = {
     "RenderCollection",
     "TimeLimit",
 }
-"""Wrappers of `PACKAGES` and Minari that can be left out: they watch, limit or flatten."""
+"""Wrappers of `PACKAGES` and Minari that can be left out: they record, limit or flatten."""
 
 _OTHER = "give another with `env`"
 
@@ -178,7 +178,7 @@ def _arguments(arguments: Any, shown: str, where: str) -> dict[str, Any]:
         raise _no_specification(f"'{shown}' has a frame_skip of {json.dumps(skipped)[:40]}", where)
     if not _playable(arguments.get("maze_map", [[0, 0]])):
         raise _no_specification(f"'{shown}' has a maze_map with no way from start to goal", where)
-    # How the recorder watched; a window would open for each copy.
+    # How the recorder drew it; a window would open for each copy.
     return {name: value for name, value in arguments.items() if name != "render_mode"}
 
 

@@ -328,8 +328,8 @@ def train_cells(
         say: called with each step of progress, in words.
 
     Returns:
-        By name, what became of each. A cell that cannot be trained (its simulator is not installed,
-        its preset does not know the data) says why and does not stop the others.
+        By name, what became of each. A cell that cannot be trained (its simulator is not installed
+        or fails, its preset does not know the data) says why and does not stop the others.
     """
     outcomes: dict[str, Outcome] = {}
     missing = []
@@ -431,5 +431,5 @@ def _require_agreement(cell: Cell) -> None:
 def _train(home: Path, cell: Cell) -> Outcome:
     try:
         return Outcome(train_and_keep(home, cell))
-    except (InputError, MissingExtra) as error:
+    except (EnvironmentFault, InputError, MissingExtra) as error:
         return Outcome(None, str(error))

@@ -162,6 +162,12 @@ def train_keeping_errors(
         observe=observe,
         progress=progress,
     )
+    if not seen:
+        raise InputError(
+            "every seed diverged before any errors were kept",
+            where=task,
+            hint="give a smaller `every`, or other seeds",
+        )
     with whole_file(out / "errors.npz") as draft:
         np.savez_compressed(
             draft,

@@ -1,7 +1,7 @@
-"""Figure 2 of Garg et al. 2023 (arXiv 2301.02328): the Gumbel density, its loss, its regression.
+"""Figure 2 of Garg et al. 2023 (arXiv 2301.02328): Gumbel densities, the loss, its regression.
 
 Left: densities of Gumbel(0, β). Middle: the loss e^z − z − 1 against the residual, and the linear
-tail of this library's default loss, drawn for c = 2 (at the default c = 5 it lies far above).
+tail of the kind `linear`, drawn for c = 2 (at c = 5 it lies far above).
 Right: noisy samples of y = 1 − x² and the soft maximum β log E[e^{y/β} | x] that Gumbel regression
 learns from them: noise N(0, σ²) lifts it by σ²/(2β).
 """

@@ -124,8 +124,8 @@ def _polish(value: Objective, curvature: Curvature, w: Vector) -> tuple[Vector, 
 def gumbel_deviance(y_true: Any, y_pred: Any, *, beta: float, sample_weight: Any = None) -> float:
     """2 E[e^z − z − 1], z = (y − prediction)/β: 0 where every prediction is right, else positive.
 
-    Twice the gap in log-likelihood to a perfect fit under the left-skewed Gumbel distribution of
-    scale β, as the mean squared error is for a normal one. To tune settings at one β:
+    Twice the gap in log-likelihood to a perfect fit under the left-skewed Gumbel of scale β,
+    as the mean squared error is for a normal one. To tune settings at one β:
     `make_scorer(gumbel_deviance, greater_is_better=False, beta=0.5)`. Between different β it does
     not decide, for it falls as β grows; `GumbelRegressor.log_likelihood` does.
 
@@ -267,7 +267,7 @@ class GumbelRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return self._raw_predict(validate_data(self, X, dtype=np.float64, reset=False))
 
     def log_likelihood(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The mean log-likelihood of the targets under a left-skewed Gumbel of scale β.
+        """The mean log-likelihood of the targets under the left-skewed Gumbel of scale β.
 
         It is −log β − 1 − `gumbel_deviance`/2, and larger is better. Over a grid of β it is largest
         where β is the scale of the noise, while R² (`score`) measures a fit of the mean:

@@ -131,7 +131,7 @@ def resolve(
     if preset != "default" and row is None and (of_suite is None or of_suite not in sections):
         raise InputError(
             f"preset '{preset}' has no settings for '{dataset}'",
-            hint=f"use `preset='default'`; '{preset}' knows {', '.join(_known(sections))}",
+            hint=f"use `preset='default'`; '{preset}' knows {', '.join(_covered(sections))}",
         )
     for key, entry in _entries(sections, of_suite, row).items():
         if key != WARMUP:
@@ -153,7 +153,7 @@ def resolve(
         if one.required and one.name not in unused and one.name not in sources
     ]
     for name in set(missing) - set(swept):
-        other = f", or use `preset='default'`; it knows {', '.join(_known(sections))}"
+        other = f", or use `preset='default'`; '{preset}' has {', '.join(_rows(sections))}"
         raise InputError(
             f"preset '{preset}' has no {name} for '{dataset}'",
             hint=f"give `options={{'{name}': …}}`{'' if preset == 'default' else other}",
@@ -162,7 +162,9 @@ def resolve(
 
 
 def preset_warmup(agent: str, preset: str, environment: str) -> int | None:
-    """The warm-up that a preset asks for; None where it leaves that to the loop."""
+    """The warm-up that a preset asks for; None where it leaves that to the loop, or is unknown."""
+    if agent not in AGENTS:  # which is refused elsewhere, and need not be the name of a file
+        return None
     sections = _presets(agent).get(preset, {})
     entries = _entries(sections, suite(environment), _row(environment, sections))
     warmup: int | None = entries[WARMUP]["value"] if WARMUP in entries else None
@@ -208,7 +210,12 @@ def _plain_name(name: str) -> str:
     return re.sub(r"-v\d+$", "", name).lower().replace("_", "-")
 
 
-def _known(sections: Mapping[str, Any]) -> list[str]:
-    named = [name for name in sections if name != "any"]
-    rows = [name for name in named if name not in SUITES]
-    return rows if rows else named
+def _rows(sections: Mapping[str, Any]) -> list[str]:
+    """The datasets that have a section of their own."""
+    return [name for name in sections if name != "any" and name not in SUITES]
+
+
+def _covered(sections: Mapping[str, Any]) -> list[str]:
+    """The suites that have settings, and the datasets of others."""
+    rows = [name for name in _rows(sections) if suite(name) not in sections]
+    return [*(name for name in sections if name in SUITES), *rows]

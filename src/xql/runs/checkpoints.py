@@ -233,10 +233,6 @@ def _unreadable(path: Path, reason: str) -> Damaged:
     )
 
 
-def _listed(seeds: Any) -> str:
-    return ", ".join(map(str, seeds)) if isinstance(seeds, list | tuple) else str(seeds)
-
-
 def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 

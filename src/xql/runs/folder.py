@@ -84,15 +84,14 @@ def free_folder(name: str) -> Path:
         InputError: nothing can be written there.
     """
     stem = "-".join(re.sub(r"[^\w.+=@()-]", " ", name).split())[:100].lstrip(".-") or "run"
-    for number in itertools.count(1):
-        path = Path("runs") / f"{stem}-{number}"
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise unwritable(path, error, "run") from None
-        return path
+    home = Path("runs")
+    with writing(home, "run"):
+        home.mkdir(exist_ok=True)
+        for number in itertools.count(1):
+            path = home / f"{stem}-{number}"
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return path
     raise AssertionError("there is always a next number")
 
 

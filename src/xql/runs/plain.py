@@ -14,7 +14,8 @@ import jaxtyping
 import numpy as np
 import yaml
 
-from xql.agents.hyperparameters import Range, is_number
+from xql.agents.hyperparameters import Range
+from xql.data.reading import is_number
 from xql.errors import InputError, brief, nearest
 
 MOST_BYTES = 16 << 20

@@ -1,14 +1,15 @@
 """Whether a run can fit into memory at all, asked before anything is made or written."""
 
-import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from xql.agents import Agent, EnvironmentSpec
+from xql.data.reading import machine_memory
 from xql.errors import InputError
 from xql.runs.config import RunConfig
+from xql.training.replay import row_size
 
 NUMBER = 4
 """Bytes of a float32."""
@@ -24,12 +25,12 @@ def require_memory(config: RunConfig) -> None:
         InputError: it cannot fit; names what is largest.
     """
     agent, spec, members = config.make_agent(), config.spec, len(config.members)
-    row = 2 * (spec.observation_size + spec.actions.size) + 4
+    drawn = 2 * (spec.observation_size + spec.actions.size) + 3
     stored = 0 if config.loop is None else min(config.loop.buffer, config.steps)
     parts = {
         "networks": members * _state_bytes(agent, spec),
-        "batches": members * agent.transitions * row * NUMBER,
-        "replay buffers": members * stored * row * NUMBER,
+        "batches": members * agent.transitions * drawn * NUMBER,
+        "replay buffers": members * stored * row_size(spec) * NUMBER,
     }
     needed, there = sum(parts.values()), memory_bytes()
     if needed > there:
@@ -56,4 +57,4 @@ def memory_bytes() -> int:
     limits = [(one.memory_stats() or {}).get("bytes_limit", 0) for one in jax.local_devices()]
     if all(limits):
         return sum(limits)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return machine_memory()

@@ -107,7 +107,8 @@ def train_online(
         evaluations: how many times to evaluate, evenly spaced, the last step included.
         episodes: evaluation episodes per member at each of these but the last.
         last_episodes: evaluation episodes per member at the last step, whose score is the result.
-        keep_replay: write the replay buffers to replay.npz at the end.
+        keep_replay: write the replay buffers to replay.npz at the end; not where every member
+            diverged.
         keep_policies: keep the policies of every evaluation; `load_policy(run, step=…)`.
         observe: called whenever metrics are logged, every 1000 steps and at each evaluation, with
             the step, the population, its replay buffers and how many rows of them are filled. The
@@ -243,7 +244,9 @@ def execute_online(
         population = initial_population(agent, config.spec, config.members)
         logger = RunLogger(folder, bar, evaluator, agent, population)
         population, replay = _loop(population, actors, agent, logger, config, loop, observe)
-        if keep_replay:
+        if keep_replay and logger.stopped:
+            bar.warn_once("no replay buffer is kept, since every member diverged")
+        elif keep_replay:
             _save_replay(folder.path / "replay.npz", replay, config.steps, actors)
         if actors.breakdowns.any():
             each = ", ".join(map(str, actors.breakdowns))
@@ -315,8 +318,8 @@ def _check_loop(loop: OnlineLoop, steps: int) -> None:
     Raises:
         InputError: says which number, and what it can be.
     """
-    each, updates = loop.environments, loop.update_to_data * loop.environments
     require_in_range(loop)
+    each, updates = loop.environments, loop.update_to_data * loop.environments
     if not 0.5 < updates <= MOST_UPDATES or abs(updates - round(updates)) >= 1e-6:
         raise InputError(
             f"`update_to_data={loop.update_to_data:g}` with {each} environments is {updates:g} "
