@@ -25,6 +25,7 @@ from xql.experiments.figure1 import (
     figure1,
     fit_protocol,
     report,
+    study,
     train_keeping_errors,
     verdict,
     window_verdict,
@@ -116,6 +117,19 @@ def test_a_finished_cell_is_not_trained_again(
     assert "XQLTestLine-v0-sac: there already" in capsys.readouterr().err
     assert (cell / "errors.npz").stat().st_mtime_ns == before
     assert (out / "figure1.csv").read_bytes() == written
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", None])
+def test_damaged_errors_are_one_line(out: Path, tmp_path: Path, content: bytes | None) -> None:
+    (cell,) = (out / "cells").iterdir()
+    shutil.copytree(cell, tmp_path / "cell")
+    kept = tmp_path / "cell" / "errors.npz"
+    if content is None:
+        np.savez(kept, steps=[1])
+    else:
+        kept.write_bytes(content)
+    with pytest.raises(InputError, match=r"errors\.npz: "):
+        study(tmp_path / "cell", "XQLTestLine-v0")
 
 
 def test_a_task_that_cannot_be_run_says_why(

@@ -233,6 +233,14 @@ def test_what_is_no_fault_of_the_checkpoint_is_not_called_one(
     assert not isinstance(error.value, InputError)
 
 
+def test_only_folders_that_are_named_like_a_step_are_checkpoints(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 3, state(3))
+    (tmp_path / "9").write_text("notes")
+    (tmp_path / "٤").mkdir()
+    (tmp_path / "04").mkdir()
+    assert load_latest(tmp_path, state(0))[0] == 3
+
+
 def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path: Path) -> None:
     saved = save_checkpoint(tmp_path, 1, state(7))
     os.mkfifo(saved / "d" / "extra")

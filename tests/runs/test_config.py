@@ -166,6 +166,7 @@ WRONG = [
         float("inf"),
         "loop.update_to_data: expected a finite number, found inf",
     ),
+    ("loop", None, "loop: an online run has one"),
     ("loop.buffers", 3, "loop.buffers is unknown; did you mean 'buffer'?"),
     ("kind", "both", "kind: expected 'offline' or 'online', found 'both'"),
     ("trust", ["os"], "trust is unknown"),

@@ -31,6 +31,8 @@ from jaxtyping import Array, Float, Float32, Int, Key
 
 from xql.agents import ONLINE, Batch, TrainState
 from xql.agents.types import Backup
+from xql.data.schema import require_columns
+from xql.data.tables import read_columns
 from xql.errors import InputError, decoration, require_matplotlib
 from xql.evaluation.bellman import bellman_errors
 from xql.experiments.cells import Cell, asked, train_cells
@@ -251,12 +253,13 @@ def study(folder: Path, task: str) -> Study:
     """Fit every distribution to every checkpoint of a finished cell, by every protocol.
 
     Raises:
-        InputError: the errors cannot be fitted.
+        InputError: errors.npz cannot be read, or its errors cannot be fitted.
     """
     run = RunFolder.open(folder)
-    with np.load(folder / "errors.npz") as kept:
-        steps = kept["steps"].tolist()
-        errors = {action: kept[name] for action, name in KEPT.items() if name in kept}
+    kept = read_columns(folder / "errors.npz")
+    require_columns(kept, ("steps", KEPT["drawn"]), str(folder / "errors.npz"))
+    steps = kept["steps"].tolist()
+    errors = {action: kept[name] for action, name in KEPT.items() if name in kept}
     seeds = [one.seed for one in run.config.members]
     last_step = run.config.steps
     returns = [row.episode_return for row in run.read_evaluations() if row.step == last_step]

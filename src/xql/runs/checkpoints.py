@@ -220,7 +220,9 @@ def _steps(folder: Path) -> list[int]:
     """The steps of the unnamed checkpoints, in order."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    names = (path.name for path in folder.iterdir() if path.is_dir())
+    # Not every decimal digit is one of 0 to 9, and a step is written in one way only.
+    return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
 
 def _unreadable(path: Path, reason: str) -> Damaged:

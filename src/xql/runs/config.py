@@ -304,7 +304,10 @@ class RunConfig:
         kind = typed(Literal["offline", "online"], plain.pop("kind", "offline"), where, "kind")
         if kind == "offline" and plain.get("loop") is not None:
             raise damaged("loop: an offline run has none", where)
-        plain["loop"] = plain.get("loop", {}) if kind == "online" else None
+        if kind == "online":
+            plain.setdefault("loop", {})
+            if plain["loop"] is None:
+                raise damaged("loop: an online run has one", where)
         if "trust" in plain:
             raise damaged("trust is unknown: a file says nothing of whom to trust", where)
         config: RunConfig = typed(cls, {"preset": "default", "xql": ""} | plain, where)
