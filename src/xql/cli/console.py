@@ -12,13 +12,19 @@ from rich.console import Console
 from xql.errors import printable
 
 
+class _Plain(Console):
+    def on_broken_pipe(self) -> None:
+        # rich's own would end the program with status 1.
+        raise BrokenPipeError
+
+
 def plain_console(**settings: Any) -> Console:
     """A console that takes no text for markup: "[x]" in a name, an interval or an extra stays.
 
     Args:
         **settings: of rich's console.
     """
-    return Console(markup=False, emoji=False, highlight=False, **settings)
+    return _Plain(markup=False, emoji=False, highlight=False, **settings)
 
 
 FLAGS = {"dataset_id": "out-id", "options": "set", "trust": "trust-environment"}
