@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from xql import cli
 from xql.cli import console, main
-from xql.cli.console import print_words, with_flags
+from xql.cli.console import plain_console, print_words, with_flags
 
 FIRST = {
     "train offline --data log.npz": "opening log.npz",
@@ -85,3 +86,17 @@ def test_no_word_is_cut_on_a_terminal(
     print_words(text)
     rows = ["12.5 [10.25, 14.75]", "of", "/a/very-long/path-of-a-run/that-no-row-holds", "[x] of 2"]
     assert capsys.readouterr().out.splitlines() == rows
+
+
+def test_a_warning_shows_flags_for_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._show_warning("it is damaged; load an earlier one with `step`", UserWarning)
+    assert capsys.readouterr().err == "warning: it is damaged; load an earlier one with --step\n"
+
+
+def test_a_table_for_a_reader_that_has_gone_is_left_to_the_exit_status() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        plain_console(file=Gone()).print("a table")

@@ -139,7 +139,8 @@ def _release(package: str) -> str:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """One line without the place in the code, which says nothing to a user."""
-    print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
+    text = " ".join(with_flags(str(message)).split())
+    print(f"warning: {printable(text)}", file=sys.stderr)
 
 
 def _load(place: str) -> Command:
@@ -214,6 +215,7 @@ def _one_line(box: str) -> str:
             continue
         lines.append(re.sub(r"^(Perhaps you meant|Argument helptext):", r"; \1", text).strip())
     joined = " ".join(line for line in lines if not line.endswith("--help"))
+    joined = re.sub(r"invalid literal for int\(\) with base 10: ", "no whole number: ", joined)
     return re.sub(r"\s+;", ";", " ".join(joined.split()))
 
 
