@@ -88,6 +88,21 @@ def test_no_word_is_cut_on_a_terminal(
     assert capsys.readouterr().out.splitlines() == rows
 
 
+@pytest.mark.parametrize(("command", "indent"), [("--help", 13), ("paper list", 19)])
+def test_lists_go_on_below_their_second_column(
+    command: str,
+    indent: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(console, "is_terminal", lambda stream: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    main(command.split())
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) <= 60
+    assert [row for row in printed if row.startswith(" " * indent)]
+
+
 def test_a_warning_shows_flags_for_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     cli._show_warning("it is damaged; load an earlier one with `step`", UserWarning)
     assert capsys.readouterr().err == "warning: it is damaged; load an earlier one with --step\n"

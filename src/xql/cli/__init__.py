@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from xql import __version__
-from xql.cli.console import print_anything, with_flags
+from xql.cli.console import print_anything, print_words, with_flags
 from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest, printable, reason
 
 Command = Callable[..., Any]
@@ -176,7 +176,7 @@ def _help(commands: dict[str, Any], path: list[str]) -> None:
             about = "{" + ", ".join(chosen) + "}"
         else:
             about = (_load(chosen).__doc__ or "").strip().splitlines()[0]
-        print(f"  {name:10} {about}")
+        print_words(f"  {name:10} {about}", indent=13)
     print(f"\n{' '.join(path)} COMMAND --help shows the options.")
 
 

@@ -60,14 +60,26 @@ def sign_of_life(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
 
 
-def print_words(text: str) -> None:
-    """Print each line of a text; on a terminal no word or number is cut at the edge."""
+def print_words(text: str, indent: int = 0) -> None:
+    """Print each line of a text; on a terminal no word or number is cut at the edge.
+
+    Args:
+        text: any number of lines.
+        indent: of the rows that a line goes on in.
+    """
     if not is_terminal(sys.stdout):
         print(text)
         return
     width = max(20, shutil.get_terminal_size().columns)
     for line in text.splitlines():
-        print(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False))
+        rows = textwrap.fill(
+            line,
+            width,
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        print(rows)
 
 
 def print_anything() -> None:
