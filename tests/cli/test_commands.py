@@ -117,6 +117,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
+        (["--verison"], ["'xql --verison'", "did you mean '--version'?"]),
+        (["gumbel", "errors", "x.csv", "--seed", "a"], ["--seed", "no whole number: 'a'"]),
+        (["train", "online", "--env", "x", "--update-to-data", "a"], ["no number: 'a'"]),
         (["trian"], ["'xql trian'", "did you mean 'train'?"]),
         (["train", "ofline"], ["'xql train ofline'", "'offline'"]),
         (["train", "offline"], ["--data"]),

@@ -54,6 +54,7 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+_OPTIONS = ("--help", "--version")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
 """What the system says of a file that a user named, and that cannot be used."""
@@ -160,6 +161,8 @@ def _dispatch(arguments: list[str], commands: dict[str, Any], path: list[str]) -
         return
     if word not in commands:
         name = " ".join([*path, word])
+        if word.startswith("-"):
+            raise InputError(f"unknown option '{name}'", hint=nearest(word, _OPTIONS))
         raise InputError(f"unknown command '{name}'", hint=nearest(word, commands))
     chosen = commands[word]
     if isinstance(chosen, dict):
@@ -215,7 +218,8 @@ def _one_line(box: str) -> str:
             continue
         lines.append(re.sub(r"^(Perhaps you meant|Argument helptext):", r"; \1", text).strip())
     joined = " ".join(line for line in lines if not line.endswith("--help"))
-    joined = re.sub(r"invalid literal for int\(\) with base 10: ", "no whole number: ", joined)
+    joined = joined.replace("invalid literal for int() with base 10:", "no whole number:")
+    joined = joined.replace("could not convert string to float:", "no number:")
     return re.sub(r"\s+;", ";", " ".join(joined.split()))
 
 
