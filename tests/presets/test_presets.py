@@ -270,6 +270,7 @@ REFUSED = [
     ("xql", "default", {"loss": "gumble"}, "option loss cannot be 'gumble'; it takes 'plain' or"),
     ("xql", "default", {"max_gradient_norm": "x"}, "it takes float or None"),
     ("xql", "tuned", {}, "preset 'tuned' has no settings for 'my-data'; use `preset='default'`"),
+    ("iql", "matched", {}, "knows mujoco, antmaze, kitchen, adroit, pointmaze, pointmaze/large"),
     # Of the right type, but no number that the algorithm can run with.
     ("xql", "default", {"beta": 0.0}, "option beta cannot be 0"),
     ("xql", "default", {"beta": -1.0}, "option beta cannot be -1"),

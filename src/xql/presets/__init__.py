@@ -129,9 +129,10 @@ def resolve(
     row = _row(dataset, sections)
     of_suite = suite(dataset, task)
     if preset != "default" and row is None and (of_suite is None or of_suite not in sections):
+        known = ", ".join(name for name in sections if name != "any")
         raise InputError(
             f"preset '{preset}' has no settings for '{dataset}'",
-            hint=f"use `preset='default'`; '{preset}' knows {', '.join(_known(sections))}",
+            hint=f"use `preset='default'`; '{preset}' knows {known}",
         )
     for key, entry in _entries(sections, of_suite, row).items():
         if key != WARMUP:
