@@ -117,11 +117,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
+        (["--verison"], ["'xql --verison'", "did you mean '--version'?"]),
+        (["gumbel", "errors", "x.csv", "--seed", "a"], ["--seed", "no whole number: 'a'"]),
+        (["train", "online", "--env", "x", "--update-to-data", "a"], ["no number: 'a'"]),
         (["trian"], ["'xql trian'", "did you mean 'train'?"]),
         (["train", "ofline"], ["'xql train ofline'", "'offline'"]),
         (["train", "offline"], ["--data"]),
         (["train", "offline", "--data", "x.npz", "--stps", "3"], ["--stps", "--steps"]),
-        (["train", "offline", "--data", "x.npz", "--steps", "many"], ["--steps", "many"]),
+        (
+            ["train", "offline", "--data", "x.npz", "--steps", "1e5"],
+            ["--steps", "no whole number: '1e5'"],
+        ),
         (["train", "offline", "--data", "x.npz"], ["x.npz", "no such file"]),
         (["train", "offline", "--data", "x.npz", "--set", "beta"], ["NAME=VALUE"]),
         (["evaluate", "nowhere"], ["nowhere", "no such run"]),

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from xql import cli
 from xql.cli import console, main
-from xql.cli.console import print_words, with_flags
+from xql.cli.console import plain_console, print_words, with_flags
 
 FIRST = {
     "train offline --data log.npz": "opening log.npz",
@@ -86,3 +87,32 @@ def test_no_word_is_cut_on_a_terminal(
     print_words(text)
     rows = ["12.5 [10.25, 14.75]", "of", "/a/very-long/path-of-a-run/that-no-row-holds", "[x] of 2"]
     assert capsys.readouterr().out.splitlines() == rows
+
+
+@pytest.mark.parametrize(("command", "indent"), [("--help", 13), ("paper list", 19)])
+def test_lists_go_on_below_their_second_column(
+    command: str,
+    indent: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(console, "is_terminal", lambda stream: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    main(command.split())
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) <= 60
+    assert [row for row in printed if row.startswith(" " * indent)]
+
+
+def test_a_warning_shows_flags_for_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._show_warning("it is damaged; load an earlier one with `step`", UserWarning)
+    assert capsys.readouterr().err == "warning: it is damaged; load an earlier one with --step\n"
+
+
+def test_a_table_for_a_reader_that_has_gone_is_left_to_the_exit_status() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        plain_console(file=Gone()).print("a table")

@@ -294,7 +294,7 @@ def test_nothing_is_overwritten(datasets: Path, wild: Path, short_logs: None) ->
         ({"noise": float("inf")}, "antmaze-umaze: noise is inf; give 0 or more"),
         (
             {"dataset_id": "no version"},
-            "out id: 'no version' is no dataset id; write it as 'folder/name-v0'",
+            "`dataset_id`: 'no version' is no dataset id; write it as 'folder/name-v0'",
         ),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("gymnasium_robotics")
 minari = pytest.importorskip("minari")
 
+from xql.cli import main  # noqa: E402
 from xql.cli.make import make  # noqa: E402
 from xql.collect.planner import Planner, evaluation_map  # noqa: E402
 from xql.collect.pointmaze import (  # noqa: E402
@@ -286,7 +287,7 @@ def test_a_dataset_is_reused_only_if_the_same_arguments_made_it(datasets: Path) 
         ({"noise": float("nan")}, "pointmaze-umaze: noise is nan; give 0 or more"),
         (
             {"dataset_id": "no version"},
-            "out id: 'no version' is no dataset id; write it as 'folder/name-v0'",
+            "`dataset_id`: 'no version' is no dataset id; write it as 'folder/name-v0'",
         ),
     ],
 )
@@ -310,6 +311,20 @@ def test_command_line_makes_and_says_what_comes_next(
         make("pointmaze-medum")
     line = "nothing called 'pointmaze-medum' can be made; did you mean 'pointmaze-medium'?"
     assert str(error.value) == line
+
+
+def test_bad_input_of_the_command_line_is_one_line_in_flags(
+    datasets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, line in (
+        (["--transitions", "0"], "pointmaze-umaze: transitions is 0; give 1 or more"),
+        (["--out-id", "a b"], "--out-id: 'a b' is no dataset id; write it as 'folder/name-v0'"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["data", "make", "pointmaze-umaze", *words])
+        assert end.value.code == 2
+        assert capsys.readouterr() == ("", f"xql: {line}\n")
+    assert not any(datasets.iterdir())
 
 
 def test_named_environments_stay_as_they_are() -> None:

@@ -149,7 +149,7 @@ def test_check_fits_names_both_sizes() -> None:
             "antmaze-medium-play-v2",
             "the simulator of D4RL's antmaze-medium is 'AntMaze_Medium-v4'",
         ),
-        ("qqqqqqqqqq", "`gymnasium.pprint_registry()` lists them"),
+        ("qqqqqqqqqq", "give the id of a registered one, such as HalfCheetah-v5"),
     ],
 )
 def test_unknown_id_names_what_to_type(name: str, hint: str) -> None:

@@ -76,7 +76,12 @@ def test_evaluate_films_on_demand(
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 2
-    assert capsys.readouterr().err == f"xql: {out}: the file exists; give another name\n"
+    # Before the evaluation, which may take hours.
+    assert capsys.readouterr() == ("", f"xql: {out}: the file exists; give another name\n")
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", str(run.path), "--video", "--member", "5", *TRUST])
+    assert end.value.code == 2
+    assert capsys.readouterr() == ("", f"xql: {run.path}: there is no member 5; choose 0 to 1\n")
 
 
 def test_two_runs_beside_each_other(

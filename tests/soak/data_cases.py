@@ -433,7 +433,7 @@ _TABLES: dict[str, tuple[bytes, str]] = {
     "named twice": (b"rewards," + _HEADER, "two columns 'rewards'"),
     "both": (b"observations," + _HEADER, "both 'observations' and 'observations.0'"),
     "many columns": (b",".join(b"c%d" % i for i in range(20_000)), "there is no 'observations'"),
-    "semicolons": (_HEADER.replace(b",", b";"), "there is no 'observations'"),
+    "semicolons": (_HEADER.replace(b",", b";"), "by commas, not by ';'"),
     "lists": (b"observations," + _HEADER[15:] + b'"[1, 2]",1.5,0,0,0\n', "write one column per"),
 }
 _TABLE_CASES = [

@@ -35,7 +35,8 @@ Deviations from the paper, each with its switch in `XQLConfig` where it has one:
  9. The policy's log standard deviation is kept within [−5, 2] by projection after each step, where
     the published code clips it inside the network, which leaves it no gradient outside.
  10. No dropout in the policy, which the published code has at 0.1 for Kitchen and Adroit
-     (`policy_dropout`; the presets consistent, tuned and official have it).
+     (`policy_dropout`; the preset consistent has it for both, tuned and official for Kitchen,
+     without values for Adroit).
 
 What it scores is in results/, with the commands.
 """

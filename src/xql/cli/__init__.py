@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from xql import __version__
-from xql.cli.console import print_anything, with_flags
+from xql.cli.console import print_anything, print_words, with_flags
 from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest, printable, reason
 
 Command = Callable[..., Any]
@@ -54,6 +54,7 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+_OPTIONS = ("--help", "--version")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
 """What the system says of a file that a user named, and that cannot be used."""
@@ -139,7 +140,8 @@ def _release(package: str) -> str:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """One line without the place in the code, which says nothing to a user."""
-    print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
+    text = " ".join(with_flags(str(message)).split())
+    print(f"warning: {printable(text)}", file=sys.stderr)
 
 
 def _load(place: str) -> Command:
@@ -159,6 +161,8 @@ def _dispatch(arguments: list[str], commands: dict[str, Any], path: list[str]) -
         return
     if word not in commands:
         name = " ".join([*path, word])
+        if word.startswith("-"):
+            raise InputError(f"unknown option '{name}'", hint=nearest(word, _OPTIONS))
         raise InputError(f"unknown command '{name}'", hint=nearest(word, commands))
     chosen = commands[word]
     if isinstance(chosen, dict):
@@ -175,7 +179,7 @@ def _help(commands: dict[str, Any], path: list[str]) -> None:
             about = "{" + ", ".join(chosen) + "}"
         else:
             about = (_load(chosen).__doc__ or "").strip().splitlines()[0]
-        print(f"  {name:10} {about}")
+        print_words(f"  {name:10} {about}", indent=13)
     print(f"\n{' '.join(path)} COMMAND --help shows the options.")
 
 
@@ -214,6 +218,8 @@ def _one_line(box: str) -> str:
             continue
         lines.append(re.sub(r"^(Perhaps you meant|Argument helptext):", r"; \1", text).strip())
     joined = " ".join(line for line in lines if not line.endswith("--help"))
+    joined = joined.replace("invalid literal for int() with base 10:", "no whole number:")
+    joined = joined.replace("could not convert string to float:", "no number:")
     return re.sub(r"\s+;", ";", " ".join(joined.split()))
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from xql.cli.console import print_words
+
 
 def compare(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")],
@@ -36,7 +38,10 @@ def compare(
     if out is not None:
         RunFolder.require_free(out)
     found = compare_runs(runs, quantity=quantity, seed=seed)
-    print({"markdown": found.markdown, "csv": found.csv, "latex": found.latex}[format](), end="")
+    shown = {"markdown": found.markdown, "csv": found.csv, "latex": found.latex}[format]()
+    for line in shown.splitlines():
+        is_prose = format == "markdown" and not line.startswith("|")
+        (print_words if is_prose else print)(line)
     if out is None:
         print("--out DIR keeps the tables and draws the figure", file=sys.stderr)
         return

@@ -12,13 +12,19 @@ from rich.console import Console
 from xql.errors import printable
 
 
+class _Plain(Console):
+    def on_broken_pipe(self) -> None:
+        # rich's own would end the program with status 1.
+        raise BrokenPipeError
+
+
 def plain_console(**settings: Any) -> Console:
     """A console that takes no text for markup: "[x]" in a name, an interval or an extra stays.
 
     Args:
         **settings: of rich's console.
     """
-    return Console(markup=False, emoji=False, highlight=False, **settings)
+    return _Plain(markup=False, emoji=False, highlight=False, **settings)
 
 
 FLAGS = {"dataset_id": "out-id", "options": "set", "trust": "trust-environment"}
@@ -57,14 +63,26 @@ def sign_of_life(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
 
 
-def print_words(text: str) -> None:
-    """Print each line of a text; on a terminal no word or number is cut at the edge."""
+def print_words(text: str, indent: int = 0) -> None:
+    """Print each line of a text; on a terminal no word or number is cut at the edge.
+
+    Args:
+        text: any number of lines.
+        indent: of the rows that a line goes on in.
+    """
     if not is_terminal(sys.stdout):
         print(text)
         return
     width = max(20, shutil.get_terminal_size().columns)
     for line in text.splitlines():
-        print(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False))
+        rows = textwrap.fill(
+            line,
+            width,
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        print(rows)
 
 
 def print_anything() -> None:

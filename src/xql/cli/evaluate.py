@@ -44,6 +44,11 @@ def evaluate(
     from xql.runs.summary import SYMBOLS, UNITS, quantity_of, results, value_of
     from xql.training.evaluate import evaluate_run
 
+    filmed = video or video_out is not None
+    if filmed:
+        from xql.reports.film import film_run, require_film
+
+        require_film(run, video_out, index=member)
     film, trust = member, sum(trust_environment, ())
     rows = evaluate_run(run, episodes=episodes, seed=seed, env=env, step=step, trust=trust)
     quantity = quantity_of(rows)
@@ -68,9 +73,7 @@ def evaluate(
             f"{head}{format_interval(result.last.interval)} {UNITS[quantity]} at step "
             f"{rows[0].step}, {result.last.interval.seeds} seeds × {episodes} episodes"
         )
-    if video or video_out is not None:
-        from xql.reports.film import film_run
-
+    if filmed:
         path, played = film_run(
             run,
             video_out,

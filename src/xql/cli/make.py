@@ -209,7 +209,7 @@ def _refuse(name: str, **given: Any) -> None:
 def _bar() -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from xql.cli.console import plain_console
+    from xql.cli.console import is_terminal, plain_console
 
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -218,6 +218,7 @@ def _bar() -> Any:
         TimeRemainingColumn(),
         console=plain_console(file=sys.stderr),
         transient=True,
+        disable=not is_terminal(sys.stderr),
     )
 
 

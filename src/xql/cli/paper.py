@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from xql.cli.console import print_words
 from xql.cli.train import Trust
 
 FIGURES = {
@@ -22,7 +23,7 @@ FIGURES = {
 def list_() -> None:
     """Say which figures and tables can be made."""
     for name, about in FIGURES.items():
-        print(f"xql paper {name:8} {about}")
+        print_words(f"xql paper {name:8} {about}", indent=19)
 
 
 def figure1(

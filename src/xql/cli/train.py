@@ -51,7 +51,7 @@ def offline(
             .csv file.
         agent: xql, iql, cql, td3-bc, awac, rebrac or bc (docs/agents.md).
         preset: named settings, default for any data; xql has consistent, tuned and official too,
-            rebrac tuned (docs/presets.md).
+            iql published and matched, rebrac tuned (docs/presets.md).
         steps: gradient updates of each member of the population.
         seeds: how many seeds.
         first_seed: the first of them.

@@ -70,7 +70,7 @@ def refuse_existing(dataset_id: str) -> None:
     if version is None:
         raise InputError(
             f"'{dataset_id}' is no dataset id",
-            where="out id",
+            where="`dataset_id`",
             hint="write it as 'folder/name-v0'",
         )
     if dataset_folder(dataset_id).exists():

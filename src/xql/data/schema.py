@@ -89,7 +89,8 @@ def require_columns(columns: Mapping[str, np.ndarray], names: Iterable[str], whe
     there = sorted({name.split("/")[0] for name in columns if name != DESCRIPTION})
     for name in names:
         if name not in there:
-            hint = nearest(name, there) if there else "is it the right file?"
+            close = nearest(name, there)
+            hint = close if close.startswith("did") else "is it the right file?"
             listing = f"the file has {', '.join(there) or 'no column at all'}"
             raise InputError(f"there is no '{name}' ({listing})", where=where, hint=hint)
 

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from xql.data.reading import SPARE, require_file, require_room, unreadable
-from xql.errors import InputError, nearest, require
+from xql.errors import InputError, brief, nearest, require
 
 SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet")  # what a dataset can be saved as
 READABLE = (*SUFFIXES, ".csv")
@@ -370,6 +370,11 @@ def _from_lines(
     if not any(header):
         hint = "the first line must name the columns"
         raise InputError("there is no header", where=where, hint=hint)
+    between = re.search(r"[;\t|]", header[0])
+    if len(header) == 1 and between:
+        what = f"the header is one column, {brief(header[0])}"
+        hint = f"separate the columns by commas, not by {between[0]!r}"
+        raise InputError(what, where=where, hint=hint)
     places: dict[str, int] = {}
     for place, name in enumerate(header):
         if name in places:

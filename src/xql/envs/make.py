@@ -230,8 +230,10 @@ def _instead(name: str) -> str:
         if _stem(name) == prefix or _stem(name).startswith(prefix + "-"):
             return f"the simulator of D4RL's {prefix} is '{_D4RL[prefix]}'"
     close = nearest(name, newest.values())
+    if close.startswith("did"):
+        return close
     # The full list of ids would fill a screen.
-    return close if close.startswith("did") else "`gymnasium.pprint_registry()` lists them"
+    return "give the id of a registered one, such as HalfCheetah-v5"
 
 
 def _stem(name: str) -> str:

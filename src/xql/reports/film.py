@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xql.envs.make import check_fits, make_environment
-from xql.errors import require_seed
+from xql.errors import require, require_seed
 from xql.evaluation.rollout import EpisodeResult
 from xql.evaluation.video import record
 from xql.files import require_new
@@ -14,6 +14,19 @@ from xql.runs.policy import load_policy
 
 SIZE = (400, 300)
 """Width and height in pixels, where the environment lets us choose."""
+
+
+def require_film(run: Path | str, path: Path | None, *, index: int) -> None:
+    """Check, before any work, the member and the place of a film.
+
+    Raises:
+        InputError: no run, no such member, or nothing can be made at `path`.
+        MissingExtra: the extra `video` is not installed.
+    """
+    RunFolder.open(Path(run)).config.require_member(index, str(run))
+    if path is not None:
+        require_new(path)
+    require("av", "video")
 
 
 def film_run(
@@ -51,12 +64,11 @@ def film_run(
             trusted and can be drawn here; or `path` exists.
         MissingExtra: the extra `video` is not installed.
     """
+    require_film(run, path, index=index)
     folder = RunFolder.open(Path(run))
     require_seed(seed)
     config = folder.config
     environment = config.require_environment(str(run), env, trust)
-    if path is not None:
-        require_new(path)
     policy = load_policy(run, index, step)
     data = config.data
     keys = data.observation_keys

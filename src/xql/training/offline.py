@@ -219,9 +219,9 @@ def plan_offline(
     if chosen.subset != "all":
         notes.append(f"subset {chosen.subset}: {len(dataset):,} of {len(whole):,} episodes kept")
     if env == NO_ENVIRONMENT:
-        notes.append("nothing is evaluated: env is none")
+        notes.append("nothing is evaluated, as was asked for")
     elif config.environment is None:
-        notes.append("no environment: nothing is evaluated (name one as env)")
+        notes.append("no environment is named: nothing is evaluated")
     warnings = [one for one in findings if one.severity == "warning"]
     return OfflinePlan(config, dataset, notes, warnings)
 
