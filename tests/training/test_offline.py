@@ -427,6 +427,29 @@ def test_execution_goes_on_from_a_state_bit_for_bit(tmp_path: Path) -> None:
     assert same_bits(rest.population, whole.population)
 
 
+def test_an_interrupted_run_says_what_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_offline(line_data(), steps=60, options=SMALL, evaluation=EvaluationPlan(2, 0, 0))
+
+    def stop_when(saved: bool) -> str:
+        def milestone(self: RunLogger, step: int, population: Any) -> None:
+            if saved:
+                whole(self, step, population)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(RunLogger, "milestone", milestone)
+            execute_offline(plan, tmp_path / str(saved))
+        return capsys.readouterr().err
+
+    whole = RunLogger.milestone
+    said = f"interrupted: {tmp_path / 'False'} keeps the log and no policy yet"
+    assert said in " ".join(stop_when(saved=False).split())
+    said = f"interrupted: {tmp_path / 'True'} keeps the log and the policy of step 30"
+    assert said in " ".join(stop_when(saved=True).split())
+
+
 def test_an_environment_of_other_action_bounds_is_said(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

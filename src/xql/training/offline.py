@@ -52,7 +52,7 @@ from xql.training.population import (
     zero_totals,
 )
 from xql.training.progress import ProgressBar
-from xql.training.run_logger import RunLogger
+from xql.training.run_logger import RunLogger, saying_what_is_kept
 
 NO_ENVIRONMENT = "none"
 """What `env` is called where nothing is to be evaluated."""
@@ -262,6 +262,7 @@ def execute_offline(
         folder = RunFolder.start(out, f"{dataset.name}-{config.agent}", config)
         stack.callback(folder.close)
         bar = stack.enter_context(ProgressBar(config.steps, len(config.members), enabled=progress))
+        stack.enter_context(saying_what_is_kept(folder, bar))
         for note in [*plan.notes, *(evaluator.notes if evaluator else [])]:
             bar.say(note)
         for finding in plan.warnings:

@@ -44,7 +44,7 @@ from xql.training.online_state import OnlineState, add, explore, initial_online_
 from xql.training.population import initial_population
 from xql.training.progress import ProgressBar
 from xql.training.replay import Replay, ring_capacity
-from xql.training.run_logger import RunLogger
+from xql.training.run_logger import RunLogger, saying_what_is_kept
 
 MOST_UPDATES = 100_000
 """Between two steps of the environments."""
@@ -236,6 +236,7 @@ def execute_online(
                 enabled=progress,
             )
         )
+        stack.enter_context(saying_what_is_kept(folder, bar))
         of_suite = suite(env)
         bar.say(f"settings: preset {config.preset}" + (f", suite {of_suite}" if of_suite else ""))
         for note in evaluator.notes:

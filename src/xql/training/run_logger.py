@@ -1,7 +1,8 @@
 """What every training loop does between its compiled chunks: log, evaluate, checkpoint, report."""
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,13 +10,25 @@ import numpy as np
 
 from xql.agents import Agent, TrainState
 from xql.errors import EnvironmentFault, InputError
-from xql.runs.checkpoints import save_checkpoint
+from xql.runs.checkpoints import latest_step, save_checkpoint
 from xql.runs.folder import RunFolder
 from xql.runs.summary import in_brief, member_means, quantity_of
 from xql.training.divergence import DivergenceGuard, RewardRange
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.health import HealthMonitor
 from xql.training.progress import ProgressBar
+
+
+@contextlib.contextmanager
+def saying_what_is_kept(folder: RunFolder, progress: ProgressBar) -> Iterator[None]:
+    """Where the block is interrupted, say what the run's folder holds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        step = latest_step(folder.checkpoints)
+        policy = "no policy yet" if step is None else f"the policy of step {step:,}"
+        progress.say(f"interrupted: {folder.path} keeps the log and {policy}")
+        raise
 
 
 class RunLogger:
