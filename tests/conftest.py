@@ -16,19 +16,19 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 
+from xql import jax_config
+
 # As the command line does on 2 cores, and before any test can fix the number by using JAX:
 # populations are then spread over two devices, whichever test comes first.
 jax.config.update("jax_num_cpu_devices", 2)  # type: ignore[no-untyped-call]
 
-MAPS = Path("/proc/self/maps")
+# One process that ran every test passed Linux's number of memory maps, and crashed inside the
+# compiler. Twice what a user's process is given: tests compile the same programs again and again.
+jax_config.MOST_MAPS = 20_000
 
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_are_let_go() -> Iterator[None]:
-    """A compiled program holds several memory maps, and Linux allows a process 65,530 of them.
-
-    One process that ran every test passed that and crashed inside the compiler.
-    """
+    """Tests that train nothing compile programs too."""
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
-        jax.clear_caches()  # type: ignore[no-untyped-call]
+    jax_config.forget_programs()

@@ -130,7 +130,15 @@ def test_the_program_s_backend_stays(tmp_path: Path) -> None:
     require_matplotlib()
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "ascii",
+        "cp1252",
+        pytest.param("cp437", marks=pytest.mark.nightly),
+        pytest.param("utf-8", marks=pytest.mark.nightly),
+    ],
+)
 def test_letters_that_an_encoding_lacks_do_not_fail_a_command(
     encoding: str, tmp_path: Path
 ) -> None:

@@ -57,7 +57,7 @@ positive = st.lists(st.integers(0, 9), min_size=8, max_size=8)
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint8])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(values=whole, beta=st.integers(1, 20), weights=positive)
 def test_whole_numbers_are_floats(
     name: str, dtype: Any, values: list[int], beta: int, weights: list[int]

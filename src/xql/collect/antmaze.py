@@ -39,7 +39,7 @@ from xql.collect.writing import Description, check_numbers, refuse_existing, wri
 from xql.envs.antmaze import ANTMAZES, one_goal_spec
 from xql.envs.goal_ant import GOAL_LENGTH
 from xql.envs.make import register_robotics
-from xql.errors import InputError, nearest
+from xql.errors import DISTRIBUTION, InputError, nearest
 
 Task = Literal[
     "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse"
@@ -334,7 +334,7 @@ def make_antmaze(
             f"{reached} of {len(logs)} logs reach the evaluation goal",
         },
         reference=(0.0, 1.0),
-        requirements=("gymnasium-robotics>=1.4", "xql"),
+        requirements=("gymnasium-robotics>=1.4", DISTRIBUTION),
     )
     env = _collecting_environment(task)
     try:
