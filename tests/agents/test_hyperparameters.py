@@ -78,10 +78,10 @@ def test_hyperparameters_lists_what_each_field_says_of_itself_in_order() -> None
     assert listed == hyperparameters(Small())
     assert list(listed) == ["rate", "width", "shape"]
     assert listed["rate"] == Hyperparameter(
-        "rate", "number", 0.5, True, FRACTION, required=False, doc="A rate."
+        "rate", "number", 0.5, True, FRACTION, required=False, auto=False, doc="A rate."
     )
     assert listed["width"] == Hyperparameter(
-        "width", "int", 8, False, POSITIVE, required=False, doc="A width."
+        "width", "int", 8, False, POSITIVE, required=False, auto=False, doc="A width."
     )
     assert listed["shape"].type == "tuple[int, ...]"
     types = {name: one.type for name, one in hyperparameters(XQLConfig).items()}
@@ -191,7 +191,7 @@ def test_beta_is_inactive_exactly_where_no_loss_has_it() -> None:
         assert "beta" in inactive(config)
         assert "beta" not in to_dict(config)
     for config in with_beta:
-        assert inactive(config) == frozenset()
+        assert "beta" not in inactive(config)
         assert to_dict(config)["beta"] == 1.0
     assert to_dict(Small()) == {"rate": 0.5, "width": 8, "shape": (4, 4)}
 

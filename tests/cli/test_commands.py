@@ -158,7 +158,10 @@ def test_bad_input_is_one_line(
         (["--seeds", "0"], ["no seed", "--seeds 1"]),
         (["--first-seed", "4294967296"], ["4294967296 is no seed"]),
         (["--agent", "bc", "--beta", "1"], ["agent bc has no beta"]),
-        (["--beta", "1", "--sweep", "beta=2"], ["beta is swept twice", "give it once"]),
+        (["--beta", "1", "--sweep", "beta=2"], ["beta is given twice", "give one of them"]),
+        (["--beta", "auto,2"], ["--beta auto,2 mixes auto and numbers", "a run of their own"]),
+        (["--beta", "automatic"], ["'automatic' is no number"]),
+        (["--sweep", "beta=auto"], ["'auto' is no number"]),
         (["--sweep", "hidden=2"], ["hidden cannot be swept", "--set"]),
         (["--sweep", "discount=0.9,1.5"], ["discount cannot be 1.5"]),
         (["--sweep", "discount=a"], ["--sweep discount a", "'a' is no number"]),
@@ -200,16 +203,17 @@ def test_a_settings_word_is_read_as_yaml() -> None:
 
 
 def test_sweeps_are_read_as_numbers_by_name() -> None:
-    from xql.cli.train import parse_sweep
+    from xql.cli.train import parse_beta, parse_sweep
 
     words = (("discount=0.9,0.99", "polyak=0.01"), ("weight_cap=5",))
-    assert parse_sweep(words, ("0.5,2",)) == {
-        "beta": [0.5, 2.0],
+    assert parse_sweep(words) == {
         "discount": [0.9, 0.99],
         "polyak": [0.01],
         "weight_cap": [5.0],
     }
-    assert parse_sweep((), ("0.5", "2")) == {"beta": [0.5, 2.0]}
+    assert parse_beta(("0.5", "2")) == parse_beta(("0.5,2",)) == [0.5, 2.0]
+    assert parse_beta(("auto",)) == "auto"
+    assert parse_beta(()) is None
 
 
 def test_a_missing_extra_is_named(

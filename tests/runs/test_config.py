@@ -27,7 +27,7 @@ from xql.runs.config import (
     OnlineLoop,
     RunConfig,
 )
-from xql.runs.sweep import choose_members, sweep_of
+from xql.runs.sweep import choose_members, with_beta
 
 FULL = RunConfig(
     agent="xql",
@@ -298,12 +298,16 @@ def test_giant_populations_are_refused_before_they_are_made() -> None:
         choose_members(agent, "xql", 1, {"beta": [float("nan")]})
 
 
-def test_beta_is_short_for_a_sweep() -> None:
-    assert sweep_of(None, 2.0) == {"beta": [2.0]}
-    assert sweep_of({"clip": [3.0]}, [1.0, 2.0]) == {"beta": [1.0, 2.0], "clip": [3.0]}
-    assert sweep_of(None, None) == {}
+def test_beta_is_short_for_a_sweep_or_an_option() -> None:
+    assert with_beta(None, None, 2.0) == ({"beta": [2.0]}, {})
+    swept = with_beta({"clip": [3.0]}, None, [1.0, 2.0])
+    assert swept == ({"beta": [1.0, 2.0], "clip": [3.0]}, {})
+    assert with_beta(None, {"clip": 3.0}, "auto") == ({}, {"clip": 3.0, "beta": "auto"})
+    assert with_beta(None, None, None) == ({}, {})
     with pytest.raises(InputError, match="beta is given twice"):
-        sweep_of({"beta": [1.0]}, 2.0)
+        with_beta({"beta": [1.0]}, None, 2.0)
+    with pytest.raises(InputError, match="beta is given twice"):
+        with_beta(None, {"beta": 1.0}, "auto")
 
 
 def test_a_member_s_own_values_come_on_top() -> None:
@@ -326,7 +330,9 @@ INACTIVE = [
     ("cql", {}, {"target_gap"}),
     ("cql", {"lagrange": True}, set()),
     ("awac", {"weights": "softmax"}, {"weight_cap"}),
-    ("xql", {}, set()),
+    ("xql", {}, {"beta_kl", "policy_kl"}),
+    ("xql", {"beta": "auto"}, {"policy_kl"}),
+    ("xql", {"beta": "auto", "inverse_temperature": "auto"}, set()),
 ]
 
 

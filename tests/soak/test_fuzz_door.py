@@ -133,7 +133,7 @@ def test_settings(seconds: int) -> None:
         if settings is not None:
             assert isinstance(settings, dict)
             refused_in_a_line(lambda: resolve(agent, "default", "line", settings))
-        refused_in_a_line(lambda: parse_sweep([words], ["1"]))
+        refused_in_a_line(lambda: parse_sweep([words]))
 
     drawn = st.tuples(st.sampled_from(list(AGENTS)), ASSIGNMENTS)
     assert fuzz(check, drawn, seconds=seconds, each=80) >= 80

@@ -18,14 +18,28 @@ import jax
 from xql.data.reading import is_number
 from xql.errors import InputError, brief, nearest
 
-if TYPE_CHECKING:
-    Swept = float | jax.Array
-else:
-    # JAX rebuilds a pytree with whatever stands for its leaves, so nothing can be checked here.
-    Swept = Any
-
 Config = TypeVar("Config")
 Given = ParamSpec("Given")
+
+
+@jax.tree_util.register_static
+class Auto(str):
+    """The value "auto" of a swept hyperparameter: training finds the number (agents/temperature).
+
+    It is structure and no leaf: a whole population has it, and the compiled program depends on it.
+    """
+
+    __slots__ = ()
+
+
+AUTO = Auto("auto")
+
+if TYPE_CHECKING:
+    Swept = float | jax.Array
+    SweptOrAuto = float | jax.Array | Auto
+else:
+    # JAX rebuilds a pytree with whatever stands for its leaves, so nothing can be checked here.
+    Swept = SweptOrAuto = Any
 
 
 class Range(NamedTuple):
@@ -67,7 +81,14 @@ COUNT = Range(most=100, above=True)
 LAYERS = Range(most=20, above=True)
 
 
-def swept(*, default: float, doc: str, range: Range = NON_NEGATIVE, required: bool = False) -> Any:
+def swept(
+    *,
+    default: float,
+    doc: str,
+    range: Range = NON_NEGATIVE,
+    required: bool = False,
+    auto: bool = False,
+) -> Any:
     """A number that may differ along a population.
 
     Args:
@@ -76,10 +97,11 @@ def swept(*, default: float, doc: str, range: Range = NON_NEGATIVE, required: bo
         range: what it may be.
         required: whether a preset or the user must give it, because the default is in the unit of
             somebody's rewards.
+        auto: whether it can also be "auto".
     """
     return dataclasses.field(
         default=default,
-        metadata={"swept": True, "doc": doc, "range": range, "required": required},
+        metadata={"swept": True, "doc": doc, "range": range, "required": required, "auto": auto},
     )
 
 
@@ -87,7 +109,7 @@ def static(*, default: Any, doc: str, range: Range = NON_NEGATIVE) -> Any:
     """A choice that a whole population shares: the compiled program depends on it."""
     return dataclasses.field(
         default=default,
-        metadata={"swept": False, "doc": doc, "range": range, "required": False},
+        metadata={"swept": False, "doc": doc, "range": range, "required": False, "auto": False},
     )
 
 
@@ -113,6 +135,7 @@ class Hyperparameter(NamedTuple):
     swept: bool
     range: Range
     required: bool
+    auto: bool
     doc: str
 
 
@@ -121,7 +144,7 @@ def hyperparameters(config: Any) -> dict[str, Hyperparameter]:
     return {
         field.name: Hyperparameter(
             name=field.name,
-            type="number" if field.metadata["swept"] else _type_name(field.type),
+            type=_swept_type(field) if field.metadata["swept"] else _type_name(field.type),
             default=field.default,
             **field.metadata,
         )
@@ -162,7 +185,11 @@ def options(
 def to_dict(config: Any) -> dict[str, Any]:
     """The hyperparameters that have an effect, as plain values."""
     unused = inactive(config)
-    return {name: one for name, one in dataclasses.asdict(config).items() if name not in unused}
+    return {
+        name: str(one) if isinstance(one, Auto) else one
+        for name, one in dataclasses.asdict(config).items()
+        if name not in unused
+    }
 
 
 def from_dict(
@@ -195,7 +222,13 @@ def from_dict(
                 hint=nearest(str(name)[:80], (*known, *others)),
             )
         field = known[name]
+        if field.metadata["auto"] and value == AUTO:
+            checked[name] = AUTO
+            continue
         wanted = float if field.metadata["swept"] else field.type
+        if field.metadata["auto"] and not is_number(value):
+            hint = f"it takes a {_swept_type(field)}"
+            raise InputError(f"option {name} cannot be {brief(value)}", hint=hint)
         checked[name] = _coerce(name, value, wanted)
         check_range(name, checked[name], field.metadata["range"])
     return kind(**checked)
@@ -237,6 +270,10 @@ def _coerce(name: str, value: Any, wanted: Any) -> Any:
     raise InputError(
         f"option {name} cannot be {brief(value)}", hint=f"it takes {_type_name(wanted)}"
     )
+
+
+def _swept_type(field: dataclasses.Field[Any]) -> str:
+    return "number or 'auto'" if field.metadata["auto"] else "number"
 
 
 def _type_name(wanted: Any) -> str:

@@ -56,8 +56,10 @@ from xql.agents.hyperparameters import (
     FRACTION,
     POSITIVE,
     SIZE,
+    Auto,
     Range,
     Swept,
+    SweptOrAuto,
     agent_config,
     static,
     swept,
@@ -65,6 +67,7 @@ from xql.agents.hyperparameters import (
 from xql.agents.losses import CriticLoss, advantage_weights, critic_loss, gumbel_metrics
 from xql.agents.networks import Critic, Value
 from xql.agents.policies import GaussianPolicy, network_of, project
+from xql.agents.temperature import Temperatures, initial_temperatures, tune
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
 from xql.gumbel.losses import Kind, gumbel_loss
@@ -74,13 +77,28 @@ from xql.gumbel.losses import Kind, gumbel_loss
 class XQLConfig:
     """Every choice of the algorithm."""
 
-    beta: Swept = swept(
+    beta: SweptOrAuto = swept(
         default=1.0,
         doc="β, the Gumbel loss temperature, in units of return: ∞ gives the mean, 0 the maximum.",
         range=POSITIVE,
         required=True,
+        auto=True,
     )
-    inverse_temperature: Swept = swept(default=3.0, doc="κ of the advantage weights, in 1/return.")
+    beta_kl: Swept = swept(
+        default=0.15,
+        doc="ε of `beta=auto`, in nats: how far the soft maximum's weights are from the data's.",
+        range=POSITIVE,
+    )
+    inverse_temperature: SweptOrAuto = swept(
+        default=3.0, doc="κ of the advantage weights, in 1/return.", auto=True
+    )
+    policy_kl: Swept = swept(
+        default=1.0,
+        doc="ε of `inverse_temperature=auto`, in nats: how far the policy's weights are from 1.",
+        range=POSITIVE,
+    )
+    floor_noise: Swept = swept(default=0.0, doc="An experiment.")
+    floor_spread: Swept = swept(default=0.0, doc="An experiment.")
     clip: Swept = swept(
         default=5.0,
         doc="Where the Gumbel loss stops being exponential, in units of z.",
@@ -144,6 +162,12 @@ class XQLConfig:
         default="sequential", doc="Whether policy and Q see V after or before its step."
     )
 
+    @property
+    def inactive(self) -> frozenset[str]:
+        """A KL bound is for the temperature that it tunes."""
+        bounds = {"beta_kl": self.beta, "policy_kl": self.inverse_temperature}
+        return frozenset(name for name, tuned in bounds.items() if not isinstance(tuned, Auto))
+
 
 class XQLState(NamedTuple):
     """Everything that the next update depends on."""
@@ -152,6 +176,8 @@ class XQLState(NamedTuple):
     value: Trainable
     critic: Trainable
     target_critic: Critic
+    temperatures: Temperatures
+    """Those that tune themselves, as they are by now."""
     key: PRNGKeyArray
     step: Int[Array, ""]
     config: XQLConfig
@@ -191,6 +217,7 @@ def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: XQLConfig) -> XQLStat
         value=trainable(value),
         critic=trainable(critic),
         target_critic=jax.tree.map(jnp.copy, critic),
+        temperatures=initial_temperatures(config),
         key=key,
         step=jnp.zeros((), jnp.int32),
         config=config,
@@ -207,35 +234,59 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
 
     # V minimises E[e^z − z − 1], z = (Q̄(s, a) − V(s)) / β: one step for each block of the batch.
     # The last block also serves the policy and Q.
-    value = state.value
+    value, temperatures = state.value, dict(state.temperatures)
     for block, value_key in enumerate(value_keys):
         rows = slice(block * config.batch_size, (block + 1) * config.batch_size)
         data: Batch = jax.tree.map(operator.itemgetter(rows), batch)
-        target_q = state.target_critic(data.observations, data.actions).min(0)
+        target_qs = state.target_critic(data.observations, data.actions)
+        target_q = target_qs.min(0)
+        floor = jnp.maximum(
+            config.floor_noise * jnp.abs(target_qs[0] - target_qs[-1]).mean(),
+            config.floor_spread * target_q.std(),
+        )
         observations, targets = value_targets(state, data, target_q, value_key)
 
         def value_loss(
             network: Value,
             observations: Float[Array, "rows observation"] = observations,
             targets: Float[Array, " rows"] = targets,
+            floor: Scalar = floor,
         ) -> tuple[Scalar, Metrics]:
             v = network(observations)
+            beta, found = config.beta, {}
+            if isinstance(beta, Auto):
+                tuned = tune(
+                    state.temperatures["value"], targets - v, config.beta_kl, floor, state.step
+                )
+                beta, found = tuned.temperature, {"beta": tuned.temperature, "kl": tuned.kl}
             loss, diagnostics = gumbel_loss(
-                (targets - v) / config.beta,
+                (targets - v) / beta,
                 kind=config.loss,
                 clip=config.clip,
                 order=config.maclaurin_order,
             )
-            return loss, {"value_loss": loss, "v": v.mean(), **gumbel_metrics(diagnostics)}
+            metrics = {"value_loss": loss, "v": v.mean(), **gumbel_metrics(diagnostics)}
+            return loss, metrics | found
 
         value, metrics = descend(
             value, value_loss, config.value_learning_rate * value_decay, config.max_gradient_norm
         )
+    if isinstance(config.beta, Auto):
+        temperatures["value"] = metrics["beta"]
     v = (value if config.update_order == "sequential" else state.value).network
 
     # The policy maximises E[w log π(a|s)], w = min(e^{κ (Q̄ − V)}, cap).
     advantages = target_q - v(data.observations)
-    weights = advantage_weights(advantages, config.inverse_temperature, config.weight_cap)
+    inverse_temperature, found = config.inverse_temperature, {}
+    if isinstance(inverse_temperature, Auto):
+        tuned = tune(state.temperatures["policy"], advantages, config.policy_kl, floor, state.step)
+        temperatures["policy"], inverse_temperature = tuned.temperature, 1 / tuned.temperature
+        found = {
+            "inverse_temperature": inverse_temperature,
+            "policy_kl": tuned.kl,
+            "policy_effective_sample_size": tuned.effective_sample_size,
+        }
+    weights = advantage_weights(advantages, inverse_temperature, config.weight_cap)
 
     def policy_loss(network: GaussianPolicy) -> tuple[Scalar, Metrics]:
         log_prob = network.log_prob(
@@ -258,13 +309,14 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
     critic, critic_metrics = descend(
         state.critic, q_loss, config.critic_learning_rate * value_decay
     )
-    metrics |= policy_metrics | critic_metrics
+    metrics |= policy_metrics | critic_metrics | found
     metrics |= {"advantage": advantages.mean(), "weight": weights.mean()}
     return state._replace(
         policy=project(policy),
         value=value,
         critic=critic,
         target_critic=polyak(state.target_critic, critic.network, config.polyak),
+        temperatures=temperatures,
         key=key,
         step=state.step + 1,
     ), metrics

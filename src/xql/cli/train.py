@@ -1,6 +1,6 @@
 """`xql train …`: learn a policy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ Trust = Annotated[
 ]
 MOST_LETTERS = 10_000
 """Of one value on the command line."""
-Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER...")]
+Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="auto or NUMBER...")]
 
 
 def offline(
@@ -55,8 +55,8 @@ def offline(
         steps: gradient updates of each member of the population.
         seeds: how many seeds.
         first_seed: the first of them.
-        beta: temperatures of the Gumbel loss, such as 0.5,2: short for --sweep beta=0.5,2. The
-            preset's without it.
+        beta: auto, for a temperature of the Gumbel loss that tunes itself; or temperatures, such as
+            0.5,2: short for --sweep beta=0.5,2. The preset's without it.
         sweep: values of hyperparameters, such as beta=0.5,2 discount=0.99,0.995; every combination
             is trained with every seed, side by side in one program.
         env: the environment to evaluate in; the one that the data names without it, where it is of
@@ -83,7 +83,8 @@ def offline(
         preset=Unchecked(preset),
         steps=steps,
         seeds=_which_seeds(first_seed, seeds),
-        sweep=parse_sweep(sweep, beta),
+        sweep=parse_sweep(sweep),
+        beta=parse_beta(beta),
         env=env,
         out=out,
         options=parse_settings(set),
@@ -127,8 +128,8 @@ def online(
         steps: environment steps of each member of the population, the warm-up included.
         seeds: how many seeds.
         first_seed: the first of them.
-        beta: temperatures of the Gumbel loss, such as 0.5,2: short for --sweep beta=0.5,2. The
-            preset's without it.
+        beta: auto, for a temperature of the Gumbel loss that tunes itself; or temperatures, such as
+            0.5,2: short for --sweep beta=0.5,2. The preset's without it.
         sweep: values of hyperparameters, such as beta=0.5,2 discount=0.99,0.995; every combination
             is trained with every seed, side by side in one program.
         out: the run's folder, which must not exist; runs/ENV-AGENT-N without it.
@@ -160,7 +161,8 @@ def online(
         preset=Unchecked(preset),
         steps=steps,
         seeds=_which_seeds(first_seed, seeds),
-        sweep=parse_sweep(sweep, beta),
+        sweep=parse_sweep(sweep),
+        beta=parse_beta(beta),
         out=out,
         options=parse_settings(set),
         loop=OnlineLoop(
@@ -237,15 +239,30 @@ def _value(word: str, text: str) -> Any:
         ) from None
 
 
-def parse_sweep(words: Iterable[Iterable[str]], beta: Iterable[str] = ()) -> dict[str, list[float]]:
-    """NAME=A,B words, and --beta's numbers, as values by hyperparameter.
+def parse_beta(words: Sequence[str]) -> Any:
+    """The words of --beta: "auto", numbers, or None for the preset's.
+
+    Raises:
+        InputError: they are neither.
+    """
+    if not words:
+        return None
+    text = ",".join(words)
+    if text == "auto":
+        return text
+    if "auto" in text.split(","):
+        hint = "give auto alone, and the numbers in a run of their own"
+        raise InputError(f"--beta {text} mixes auto and numbers", hint=hint)
+    return _numbers("--beta", text)
+
+
+def parse_sweep(words: Iterable[Iterable[str]]) -> dict[str, list[float]]:
+    """NAME=A,B words as values by hyperparameter.
 
     Raises:
         InputError: a word without "=", a name given twice, or what is no number.
     """
     found: dict[str, list[float]] = {}
-    if beta := tuple(beta):
-        found["beta"] = _numbers("--beta", ",".join(beta))
     for word in (word for group in words for word in group):
         name, values = _assignment("--sweep", word, "beta=0.5,2")
         if name in found:

@@ -28,6 +28,7 @@ from xql.files import beside, put_folder, unwritable
 KEEP = 2
 """The latest checkpoints that stay: one to resume from, and one more should that be damaged."""
 
+_CONFIG = ".config."
 _OLD_CONFIG = ".hyper."
 """Where xql 0.1 kept the swept hyperparameters, which are in the state's `config` now."""
 
@@ -170,9 +171,15 @@ def load_checkpoint(
                 hint="files of two runs lie in this folder: make the run again",
             )
         if any(key.startswith(_OLD_CONFIG) for key in leaves_there):
-            names = {key: key.replace(".config.", _OLD_CONFIG, 1) for key in arrays}
+            names = {key: key.replace(_CONFIG, _OLD_CONFIG, 1) for key in arrays}
             arrays = {names[key]: array for key, array in arrays.items()}
             wanted = {names.get(key, key): array for key, array in wanted.items()}
+        # A hyperparameter that was added since has its default, which changes nothing.
+        arrays = {
+            key: array
+            for key, array in arrays.items()
+            if key in leaves_there or not key.startswith((_CONFIG, _OLD_CONFIG))
+        }
         _check_leaves(leaves_there, arrays, path)
         try:
             arrays = checkpointer.restore(path, arrays)

@@ -1,16 +1,17 @@
 """The population of a run: every combination of the swept hyperparameters, times seeds."""
 
+import dataclasses
 import itertools
 import math
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from xql.agents import Agent
-from xql.agents.hyperparameters import hyperparameters, inactive
+from xql.agents.hyperparameters import Auto, hyperparameters, inactive
 from xql.errors import InputError, brief, nearest, require_seed
 from xql.runs.config import MOST_MEMBERS, Member
 
@@ -18,21 +19,32 @@ SWEPT_SOURCE = "given: each member's own, see members"
 """What `RunConfig.sources` says of a swept hyperparameter."""
 
 
-def sweep_of(
-    sweep: Mapping[str, Sequence[float]] | None, beta: float | Sequence[float] | None
-) -> dict[str, Sequence[float]]:
-    """A sweep with `beta`, its short form, taken in.
+Beta = Literal["auto"] | float | Sequence[float]
+"""One temperature, several, or one that tunes itself in each member."""
+
+
+def with_beta(
+    sweep: Mapping[str, Sequence[float]] | None,
+    options: Mapping[str, Any] | None,
+    beta: Beta | None,
+) -> tuple[dict[str, Sequence[float]], dict[str, Any]]:
+    """A sweep and options with `beta`, the short form of either, taken in.
 
     Raises:
-        InputError: both say what β is.
+        InputError: two of them say what β is.
     """
-    found = dict(sweep or {})
+    swept, given = dict(sweep or {}), dict(options or {})
     if beta is None:
-        return found
-    if "beta" in found:
-        raise InputError("beta is given twice", where="`sweep`, `beta`", hint="give one of them")
+        return swept, given
+    for name, other in (("sweep", swept), ("options", given)):
+        if "beta" in other:
+            raise InputError(
+                "beta is given twice", where=f"`{name}`, `beta`", hint="give one of them"
+            )
+    if isinstance(beta, str):
+        return swept, {**given, "beta": beta}
     betas = cast(Sequence[float], [beta] if isinstance(beta, Real) else beta)
-    return {"beta": betas, **found}
+    return {"beta": betas, **swept}, given
 
 
 def require_apart(sweep: Collection[str], options: Collection[str] | None) -> None:
@@ -105,6 +117,9 @@ def _which_seeds(seeds: int | Sequence[int]) -> list[int]:
 
 
 def _swept_values(config: Any, agent: str, key: str, values: Sequence[float]) -> list[float]:
+    if isinstance(getattr(config, key, None), Auto):
+        # With numbers of its own, it no longer tunes itself.
+        config = dataclasses.replace(config, **{key: 1.0})
     known = hyperparameters(config)
     can = [one.name for one in known.values() if one.swept and one.name not in inactive(config)]
     if key in known and not known[key].swept:

@@ -39,7 +39,7 @@ from xql.runs.config import (
 )
 from xql.runs.folder import RunFolder
 from xql.runs.run import Run
-from xql.runs.sweep import SWEPT_SOURCE, choose_members, require_apart, sweep_of
+from xql.runs.sweep import SWEPT_SOURCE, Beta, choose_members, require_apart, with_beta
 from xql.training.divergence import RewardRange
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.memory import require_memory
@@ -85,7 +85,7 @@ def train_offline(
     steps: int = 100_000,
     seeds: int | Sequence[int] = 1,
     sweep: Mapping[str, Sequence[float]] | None = None,
-    beta: float | Sequence[float] | None = None,
+    beta: Beta | None = None,
     env: str | None = None,
     out: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
@@ -106,7 +106,8 @@ def train_offline(
         seeds: how many seeds (0, 1, ...), or which.
         sweep: values by hyperparameter, such as {"beta": [0.5, 2], "discount": [0.99, 0.995]}; the
             population is every combination × seeds, trained as one compiled program.
-        beta: one temperature or several; short for sweep={"beta": ...}.
+        beta: one temperature or several, short for sweep={"beta": ...}; or "auto", one that tunes
+            itself, short for options={"beta": "auto"}.
         env: the environment to evaluate in, a Gymnasium id; where None, the one that the data
             names, and without one nothing is evaluated; "none" trains without evaluation.
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
@@ -133,13 +134,14 @@ def train_offline(
     """
     if out is not None:
         RunFolder.require_free(Path(out))
+    sweep, options = with_beta(sweep, options, beta)
     plan = plan_offline(
         data,
         agent=agent,
         preset=preset,
         steps=steps,
         seeds=seeds,
-        sweep=sweep_of(sweep, beta),
+        sweep=sweep,
         env=env,
         options=options,
         evaluation=EvaluationPlan(evaluations, episodes, last_episodes),

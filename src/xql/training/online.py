@@ -36,7 +36,7 @@ from xql.runs.config import (
 )
 from xql.runs.folder import RunFolder
 from xql.runs.run import Run
-from xql.runs.sweep import SWEPT_SOURCE, choose_members, require_apart, sweep_of
+from xql.runs.sweep import SWEPT_SOURCE, Beta, choose_members, require_apart, with_beta
 from xql.training.actors import Actors, environment_spec
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.memory import require_memory
@@ -77,7 +77,7 @@ def train_online(
     steps: int = 1_000_000,
     seeds: int | Sequence[int] = 1,
     sweep: Mapping[str, Sequence[float]] | None = None,
-    beta: float | Sequence[float] | None = None,
+    beta: Beta | None = None,
     out: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     loop: OnlineLoop | None = None,
@@ -99,7 +99,8 @@ def train_online(
         seeds: how many seeds (0, 1, ...), or which.
         sweep: values by hyperparameter, such as {"beta": [2, 5]}; the population is every
             combination × seeds.
-        beta: one temperature or several; short for sweep={"beta": ...}.
+        beta: one temperature or several, short for sweep={"beta": ...}; or "auto", one that tunes
+            itself, short for options={"beta": "auto"}.
         out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N.
         options: settings by name that override the preset's; `xql.options` has them checked.
         loop: how acting and learning take turns; `loop_for(steps)` with the preset's warm-up where
@@ -120,13 +121,14 @@ def train_online(
     """
     if out is not None:
         RunFolder.require_free(Path(out))
+    sweep, options = with_beta(sweep, options, beta)
     config = plan_online(
         env,
         agent=agent,
         preset=preset,
         steps=steps,
         seeds=seeds,
-        sweep=sweep_of(sweep, beta),
+        sweep=sweep,
         options=options,
         loop=loop,
         evaluation=EvaluationPlan(evaluations, episodes, last_episodes),

@@ -1,0 +1,127 @@
+"""Temperatures that tune themselves: what `beta="auto"` and `inverse_temperature="auto"` do.
+
+The soft maximum over weights of temperature β is the answer of a constrained problem: maximise the
+mean of the differences d = Q − V over distributions within ε nats (KL) of the data. Its multiplier
+is the β at which KL(softmax(d/β) ‖ uniform) = ε, so ε has no unit and β has that of the return.
+(REPS, Peters et al. 2010; MPO, Abdolmaleki et al. 2018.) MPO descends on the dual; here each batch
+is solved, and β is the moving average of its solutions: no learning rate, no initial value, nothing
+to wait for.
+
+The solution from N samples depends on N where the tail of d is heavy, so it is taken from the same
+number of samples whatever the batch size is.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from xql.agents.hyperparameters import Auto
+from xql.agents.types import Number, Scalar
+
+SAMPLES = 256
+"""Differences that β is solved from: log 256 = 5.5 nats is the largest KL among them."""
+
+AVERAGE_RATE = 0.01
+"""Of the moving average of log β: some 100 updates."""
+
+Temperatures = dict[str, Scalar]
+"""Those that tune themselves, in units of return: of V's soft maximum ("value") and of the policy's
+weights ("policy"). Empty where none does."""
+
+_SMALLEST = 1e-30  # a temperature of 0 divides
+_REACH = 4.0  # β is sought within std(d)·e^{±4}; for normal d that is ε from 2e-4 to log N
+_POINTS = 17
+_ROUNDS = 3  # each 16 times finer: log β to within 8/16³ = 0.002 before the last interpolation
+
+
+def initial_temperatures(config: Any) -> Temperatures:
+    """A number for each temperature of a configuration that tunes itself; the first batch sets it.
+
+    Args:
+        config: of an agent, with its temperatures as `beta` and perhaps `inverse_temperature`.
+    """
+    numbers = {
+        "value": config.beta,
+        "policy": getattr(config, "inverse_temperature", None),
+    }
+    return {name: jnp.ones(()) for name, one in numbers.items() if isinstance(one, Auto)}
+
+
+def divergence(
+    differences: Float[Array, " samples"], beta: Float[Array, "*betas"]
+) -> Float[Array, "*betas"]:
+    """KL(softmax(d/β) ‖ uniform) in nats, for each β."""
+    u = (differences - differences.max()) / jnp.asarray(beta)[..., None]
+    weights = jnp.exp(u)
+    total = weights.sum(-1)
+    return (weights * u).sum(-1) / total - jnp.log(total / len(differences))
+
+
+def solve_temperature(differences: Float[Array, " samples"], kl: Number) -> Scalar:
+    """The β at which the weights softmax(d/β) are `kl` nats from uniform.
+
+    As `gumbel.dual_temperature`, with a fixed amount of work in few steps that do not wait for one
+    another: it stands in every update.
+
+    Args:
+        differences: d, in any unit.
+        kl: ε in nats.
+
+    Returns:
+        β in the unit of d: exactly 2^k times as much for 2^k d; 0 where all d are equal. Where even
+        the largest β or the smallest in reach, std(d)·e^{±4}, is not that far, that one.
+    """
+    deviation = differences.std()
+    d = jnp.where(deviation > 0, (differences - differences.mean()) / deviation, 0.0)
+    low, high = jnp.float32(-_REACH), jnp.float32(_REACH)
+    for _ in range(_ROUNDS):
+        log_beta = low + (high - low) * jnp.linspace(0.0, 1.0, _POINTS)
+        kls = divergence(d, jnp.exp(log_beta))
+        # The KL falls with β: the last point that is too far has the solution on its right.
+        at = jnp.clip((kls > kl).sum() - 1, 0, _POINTS - 2)
+        low, high = log_beta[at], log_beta[at + 1]
+    far, near = kls[at], kls[at + 1]
+    part = jnp.where(far > near, (far - kl) / (far - near), 0.0)
+    return deviation * jnp.exp(low + jnp.clip(part, 0.0, 1.0) * (high - low))
+
+
+class Tuned(NamedTuple):
+    """A temperature after one more batch, and what the batch's weights are under it."""
+
+    temperature: Scalar
+    """In the unit of the differences."""
+    kl: Scalar
+    """Of softmax(d/temperature) from uniform, in nats."""
+    effective_sample_size: Scalar
+    """Of these weights: (Σw)²/(N Σw²) in (0, 1]."""
+
+
+def tune(
+    temperature: Scalar,
+    differences: Float[Array, " batch"],
+    kl: Number,
+    floor: Number,
+    step: Int[Array, ""],
+) -> Tuned:
+    """The moving average of the log of a temperature, one batch on.
+
+    Args:
+        temperature: as it was before.
+        differences: Q − V of the batch; constants to the gradient.
+        kl: ε in nats.
+        floor: the least temperature of a batch, in the unit of d: the noise of Q itself.
+        step: batches before this one. The first sets the temperature, and until the average has
+            its length each weighs as in a mean.
+    """
+    d = jax.lax.stop_gradient(differences[:SAMPLES])
+    solved = jnp.maximum(solve_temperature(d, kl), jax.lax.stop_gradient(floor))
+    rate = AVERAGE_RATE / (1.0 - (1.0 - AVERAGE_RATE) ** (step + 1.0))
+    # A batch of equal differences has no temperature, and one of 0 would never grow again.
+    ratio = jnp.where(solved > 0, solved, temperature) / temperature
+    after = jnp.where(step == 0, solved, temperature * ratio**rate)
+    after = jnp.maximum(after, _SMALLEST)
+    weights = jax.nn.softmax(d / after)
+    size = 1.0 / (len(d) * jnp.square(weights).sum())
+    return Tuned(after, divergence(d, after), size)
