@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xql.data.dataset import Dataset
-from xql.data.scaling import Scaling, apply_scaling, fit_scaling
+from xql.data.dataset import Dataset, Episode
+from xql.data.scaling import Scaling, apply_scaling, fit_scaling, returns_to_go
 from xql.errors import InputError
 
 
@@ -121,3 +121,155 @@ def test_bad_input_is_told_in_one_line(data: Any) -> None:
     del values["reward_scale"]
     with pytest.raises(InputError, match=r"^scaling: there is no 'reward_scale'; add it$"):
         Scaling.from_dict(values)
+
+
+def logged(rewards: Any, lengths: list[int], **describe: Any) -> Dataset:
+    """Episodes of these lengths, with nothing to see or do."""
+    ends = np.zeros(len(rewards), bool)
+    ends[np.cumsum(lengths) - 1] = True
+    nothing = np.zeros((len(rewards), 1), np.float32)
+    return Dataset.from_arrays(nothing, nothing, np.asarray(rewards), ends, **describe)
+
+
+def seen(columns: Any, **describe: Any) -> Dataset:
+    """One episode with these observations, the last of them after its last step."""
+    table = np.asarray(columns, np.float32)
+    nothing = np.zeros((len(table) - 1, 1), np.float32)
+    episode = Episode(table, nothing, nothing[:, 0], terminated=False, truncated=True)
+    return Dataset.from_episodes([episode], **describe)
+
+
+def test_returns_to_go_of_a_table_made_by_hand() -> None:
+    data = logged([1.0, 2.0, 4.0, 8.0, 3.0, 5.0, 6.0], [4, 1, 2])
+    # 8, 4 + 8/2, 2 + 8/2, 1 + 6/2; a stored row without a step stands behind each episode.
+    expected = [4.0, 6.0, 8.0, 8.0, 0.0, 3.0, 0.0, 8.0, 6.0, 0.0]
+    np.testing.assert_array_equal(returns_to_go(data, 0.5), expected)
+
+
+def test_returns_to_go_are_those_of_a_sum_backwards() -> None:
+    rng = np.random.default_rng(0)
+    # The longest covers several blocks and is no power of two.
+    lengths = [1, 2, 3, 4, 5, 64, 1, 150_001]
+    data = logged(rng.normal(size=sum(lengths)), lengths)
+    expected, later = np.zeros(len(data.rewards)), 0.0
+    last = set((data.firsts + data.lengths).tolist())
+    for row in reversed(range(len(expected))):
+        later = 0.0 if row in last else float(data.rewards[row]) + 0.999 * later
+        expected[row] = later
+    np.testing.assert_allclose(returns_to_go(data, 0.999), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_auto_divides_by_the_deviation_of_returns_as_a_power_of_two() -> None:
+    # Returns-to-go at a discount of 1: 10, 6, 3 and -6: deviation 6.
+    data = logged([4.0, 3.0, 3.0, -6.0], [3, 1])
+    scaling = fit_scaling(data, "auto", discount=1.0)
+    assert scaling.reward_scale == 0.125  # 6 is nearer to 8 than to 4, as a factor
+    assert scaling.describe() == "rewards auto: r' = 0.125 · r; observations raw"
+    # At 0.5 they are 6.25, 4.5, 3 and -6.
+    deviation = np.std([6.25, 4.5, 3.0, -6.0])
+    assert fit_scaling(data, "auto", discount=0.5).reward_scale == 0.25
+    assert 4 / np.sqrt(2) < deviation < 4 * np.sqrt(2)
+
+
+@pytest.mark.parametrize("exponent", [-130, -7, 7, 100])
+def test_rewards_times_a_power_of_two_scale_to_the_same_bits(exponent: int) -> None:
+    rng = np.random.default_rng(1)
+    rewards = np.round(rng.normal(size=3000) * 1024) / 1024  # whole even where float32 is coarse
+    data, other = (logged(rewards * 2.0**e, [1000] * 3) for e in (0, exponent))
+    if exponent == -130:
+        with pytest.raises(InputError, match=r"cannot scale returns that deviate by .*e-39; give"):
+            fit_scaling(logged(rewards * 2.0**-132, [1000] * 3), "auto")
+    one, two = (apply_scaling(each, fit_scaling(each, "auto")) for each in (data, other))
+    assert one.rewards.std() > 0
+    np.testing.assert_array_equal(one.rewards, two.rewards)
+
+
+@pytest.mark.parametrize(
+    "rewards", [[0.1] * 4, [0.0] * 4, [1e38] * 4, [0.1, np.nextafter(np.float32(0.1), 1)] * 2]
+)
+def test_returns_that_do_not_differ_stay_as_they_are(rewards: Any) -> None:
+    data = logged(rewards, [1, 1, 1, 1])
+    scaling = fit_scaling(data, "auto")
+    assert apply_scaling(data, scaling) is data
+    assert scaling.describe().startswith("rewards auto: r' = r (the returns deviate by about 1, or")
+
+
+def test_auto_observations_of_about_one_scale_stay_raw() -> None:
+    rng = np.random.default_rng(2)
+    data = seen(rng.normal(size=(1000, 3)) * [0.1, 1.0, 8.0] + [0.0, 5.0, -50.0])
+    scaling = fit_scaling(data, observations="auto")
+    assert apply_scaling(data, scaling) is data
+    assert scaling.describe() == ("rewards raw; observations auto (all 3 columns left as they are)")
+
+
+def test_auto_standardises_columns_of_different_scales_but_not_rare_or_binary_ones() -> None:
+    rng = np.random.default_rng(3)
+    count = 20_000
+    rare = np.zeros(count)
+    rare[:20] = 0.01  # one row of a thousand
+    spikes = np.where(np.arange(count) % 1000 == 0, 500.0, rng.normal(size=count) * 1e-3)
+    columns = {
+        "small": rng.normal(size=count) * 0.002,
+        "large": rng.normal(size=count) * 50,
+        "one": rng.normal(size=count) + 3,
+        "hot": np.arange(count) % 2,
+        "rare": rare,
+        "constant": np.ones(count),
+        "far": np.full(count, 339.0),
+        "switch": np.where(np.arange(count) % 4 == 0, 255.0, 0.0),
+        "spikes": spikes,
+    }
+    data = seen(np.stack([*columns.values()], axis=1))
+    scaling = fit_scaling(data, observations="auto")
+    scaled = dict(zip(columns, apply_scaling(data, scaling).observations.T, strict=True))
+    for name in ("small", "large", "one"):
+        np.testing.assert_allclose(
+            [scaled[name].mean(), scaled[name].std()], [0, 1], atol=1e-4, err_msg=name
+        )
+    for name in ("hot", "rare", "constant"):
+        np.testing.assert_array_equal(scaled[name], np.float32(columns[name]), err_msg=name)
+    np.testing.assert_array_equal(scaled["far"], 0.0)
+    np.testing.assert_allclose(scaled["switch"].std(), 1.0, atol=1e-4)
+    np.testing.assert_allclose(scaled["spikes"].std(), 1.0, atol=1e-4)
+    assert scaling.describe() == (
+        "rewards raw; observations auto (6 of 9 columns standardised, 3 left as they are)"
+    )
+
+
+def test_positions_far_from_zero_are_standardised() -> None:
+    rng = np.random.default_rng(4)
+    data = seen(rng.normal([0.0, 5000.0], size=(1000, 2)))
+    scaled = apply_scaling(data, fit_scaling(data, observations="auto")).observations
+    np.testing.assert_allclose([scaled.mean(0), scaled.std(0)], [[0, 0], [1, 1]], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "varies", "raw"),
+    [
+        # Speeds are standardised, the positions that the goal is compared with are not.
+        (("achieved_goal", "desired_goal", "observation"), True, [0, 1, 2, 3, 4, 5]),
+        # Without the achieved goal nobody says which columns are positions.
+        (("desired_goal", "observation"), True, [0, 1, 2, 3, 4, 5]),
+        # Nothing is compared with a goal that is always the same, or with none.
+        (("achieved_goal", "desired_goal", "observation"), False, [2, 3]),
+        (("observation",), True, []),
+    ],
+)
+def test_a_goal_and_the_positions_compared_with_it_keep_their_coordinates(
+    keys: tuple[str, ...], varies: bool, raw: list[int]
+) -> None:
+    rng = np.random.default_rng(5)
+    position = rng.normal(size=(2000, 2)) * 3
+    goal = rng.normal(size=(2000, 2)) * varies + 1.0
+    noisy, speed = position + 0.01 * rng.normal(size=position.shape), rng.normal(size=(2000, 2))
+    parts = {
+        "achieved_goal": position,
+        "desired_goal": goal,
+        "observation": np.concatenate([noisy, speed * [0.002, 300.0]], axis=1),
+    }
+    table = np.concatenate([parts[key] for key in keys], axis=1)
+    layout = [[key, parts[key].shape[1]] for key in keys]
+    data = seen(table, metadata={"observation_layout": layout})
+    scaling = fit_scaling(data, observations="auto")
+    as_they_are = (scaling.observation_scale == 1) & (scaling.observation_shift == 0)
+    assert np.flatnonzero(as_they_are).tolist() == raw

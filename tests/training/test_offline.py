@@ -529,3 +529,21 @@ def test_a_call_is_made_to_take_a_second(updates: int, seconds: float, then: int
     pace.updates = updates
     pace.took(updates, seconds)
     assert pace.updates == then
+
+
+def test_auto_measures_returns_at_the_agent_s_discount_the_largest_of_a_sweep() -> None:
+    def scale(agent: str = "xql", **changes: Any) -> float:
+        options = SMALL | {"rewards": "auto", **changes.pop("options", {})}
+        plan = plan_offline(cycle, agent=agent, options=options, **changes)
+        assert RunConfig.from_dict(plan.config.to_dict(), "here").scaling.rewards == "auto"
+        return plan.config.scaling.reward_scale
+
+    # One endless episode of rewards 1: returns-to-go of up to 1 / (1 − γ).
+    one = np.ones(10_000)
+    columns = np.zeros((10_000, 1))
+    cycle = Dataset.from_arrays(columns + np.arange(10_000)[:, None], columns, one, 0 * one)
+    low, high = (scale(options={"discount": discount}) for discount in (0.9, 0.9999))
+    assert low > high
+    assert scale(sweep={"discount": [0.9, 0.9999, 0.5]}) == high
+    options = {"hidden": [16]}
+    assert scale("bc", options=options) == scale(options={"discount": 0.99})

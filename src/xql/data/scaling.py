@@ -11,32 +11,45 @@ a β belongs to a scaling. Rewards:
     raw            as they are
     minus_one      r − 1: a sparse 0/1 reward becomes a cost per step (AntMaze, as IQL and XQL)
     return_range   r · 1000 / (largest − smallest episode return) (MuJoCo, as IQL and XQL)
+    auto           r · 2^k, so that the discounted returns-to-go of the data deviate by about 1
     scale:X        r · X
     shift:X        r + X
     affine:X,Y     r · X + Y
+
+A power of two changes no digit of a reward: data whose rewards differ by such a factor alone scale
+to the same bits, and so train to the same bits.
 
 Observations:
 
     raw            as they are
     standardised   mean 0 and standard deviation 1 in each column over all stored observations
+    auto           standardised where the columns differ in scale, else as they are (docs/data.md)
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 
 from xql.data.dataset import Dataset, empty
 from xql.errors import InputError, nearest
 
-REWARDS = ("raw", "minus_one", "return_range", "scale:X", "shift:X", "affine:X,Y")
-OBSERVATIONS = ("raw", "standardised")
+REWARDS = ("raw", "minus_one", "return_range", "auto", "scale:X", "shift:X", "affine:X,Y")
+OBSERVATIONS = ("raw", "standardised", "auto")
+
+DEFAULT_DISCOUNT = 0.99
+"""Of the returns that `rewards="auto"` measures, for an agent without a discount."""
 
 _NUMBERS = {"scale": "0.1", "shift": "0.1", "affine": "10,-5"}
 """The scalings that take numbers, with an example."""
 
 SMALLEST_DEVIATION = 1e-3  # the floor that TD3+BC adds: a column that hardly moves is no signal
+WIDEST = 100.0
+"""How far standard deviations may lie apart, and means from 0, before `auto` standardises."""
+LARGEST = 10.0
+"""Up to here `auto` leaves values alone that are constant, of two kinds or rare."""
 _BLOCK = 65536  # rows at a time, so that no float64 copy of the data is ever made
 
 
@@ -59,9 +72,15 @@ class Scaling(NamedTuple):
             sign = f" {'−' if shift[0] == '-' else '+'} {shift[1:]}" if shift else ""
             parts.append(f"rewards {self.rewards}: r' = {times}{sign}")
         else:
-            parts.append(f"rewards {self.rewards}")
+            already = ": r' = r (the returns deviate by about 1, or not at all)"
+            parts.append(f"rewards {self.rewards}" + already * (self.rewards == "auto"))
         size = len(self.observation_shift)
         detail = "" if self.observations == "raw" else f" ({size} columns to mean 0, deviation 1)"
+        if self.observations == "auto":
+            changed = int(((self.observation_shift != 0) | (self.observation_scale != 1)).sum())
+            rest = f", {size - changed} left as they are" * (changed < size)
+            detail = f" ({changed} of {size} columns standardised{rest})"
+            detail = detail if changed else f" (all {size} columns left as they are)"
         parts.append(f"observations {self.observations}{detail}")
         return "; ".join(parts)
 
@@ -100,25 +119,38 @@ class Scaling(NamedTuple):
         )
 
 
-def fit_scaling(dataset: Dataset, rewards: str = "raw", observations: str = "raw") -> Scaling:
+def fit_scaling(
+    dataset: Dataset,
+    rewards: str = "raw",
+    observations: str = "raw",
+    *,
+    discount: float = DEFAULT_DISCOUNT,
+) -> Scaling:
     """Turn two names into numbers, measured on `dataset` where the name asks for it.
 
+    Args:
+        dataset: what is learned from.
+        rewards, observations: names in `REWARDS` and `OBSERVATIONS`.
+        discount: of the returns that `rewards="auto"` measures.
+
     Raises:
-        InputError: an unknown name, or returns without a range to divide by.
+        InputError: an unknown name, or returns that cannot be scaled.
     """
-    reward_scale, reward_shift = _fit_rewards(dataset, rewards)
+    reward_scale, reward_shift = _fit_rewards(dataset, rewards, discount)
     if observations == "raw":
         shift = np.zeros(dataset.observation_size, np.float32)
         scale = np.ones(dataset.observation_size, np.float32)
     elif observations == "standardised":
         shift, scale = _standardise(dataset)
+    elif observations == "auto":
+        shift, scale = _auto(dataset)
     else:
         hint = nearest(observations, OBSERVATIONS)
         raise InputError(f"unknown observation scaling '{observations}'", hint=hint)
     return Scaling(rewards, observations, reward_scale, reward_shift, shift, scale)
 
 
-def _fit_rewards(dataset: Dataset, rewards: str) -> tuple[float, float]:
+def _fit_rewards(dataset: Dataset, rewards: str, discount: float) -> tuple[float, float]:
     name, colon, text = rewards.partition(":")
     if colon and name in _NUMBERS:
         words = text.split(",")
@@ -137,6 +169,8 @@ def _fit_rewards(dataset: Dataset, rewards: str) -> tuple[float, float]:
         return 1.0, 0.0
     if rewards == "minus_one":
         return 1.0, -1.0
+    if rewards == "auto":
+        return _unit_scale(dataset, discount), 0.0
     if rewards == "return_range":
         returns = dataset.returns
         spread = float(returns.max() - returns.min())
@@ -151,8 +185,137 @@ def _fit_rewards(dataset: Dataset, rewards: str) -> tuple[float, float]:
     raise InputError(f"unknown reward scaling '{rewards}'", hint=nearest(rewards, REWARDS))
 
 
+def returns_to_go(dataset: Dataset, discount: float) -> Float64[np.ndarray, " rows"]:
+    """Σᵢ γⁱ rₜ₊ᵢ to the end of the episode, for every stored row (0 in each episode's last).
+
+    By doubling: the sum over 2s steps is that over s and γˢ times that over the s after them, so
+    that the longest episode of a million steps takes 20 passes over the table.
+    """
+    returns = dataset.rewards.astype(np.float64)
+    rows = np.arange(len(returns))
+    left = np.repeat(dataset.firsts + dataset.lengths, dataset.lengths + 1) - rows
+    span = 1
+    while span < dataset.lengths.max():
+        factor = discount**span
+        # Upwards, so that what a block reads beyond itself is still the sum over `span` steps.
+        for first in range(0, len(returns) - span, _BLOCK):
+            last = min(first + _BLOCK, len(returns) - span)
+            later = np.where(left[first:last] > span, returns[first + span : last + span], 0.0)
+            returns[first:last] += factor * later
+        span *= 2
+    return returns
+
+
+def _unit_scale(dataset: Dataset, discount: float) -> float:
+    """The power of two that brings the deviation of the returns-to-go nearest to 1.
+
+    1 where they do not differ by more than float32 rounds rewards.
+    """
+    returns = returns_to_go(dataset, discount)[dataset.starts]
+    deviation = float(returns.std())
+    if not math.isfinite(deviation):
+        raise InputError(
+            "reward scaling 'auto' needs returns that are finite",
+            where=dataset.name,
+            hint="find the rewards that are not: xql data check",
+        )
+    if deviation <= np.finfo(np.float32).eps * float(np.abs(returns).max()):
+        return 1.0
+    # Exactly, so that a deviation times a power of two never rounds another way.
+    mantissa, exponent = math.frexp(deviation)
+    exponent -= mantissa < math.sqrt(0.5)
+    if not -126 <= -exponent <= 127:  # float32's own powers of two
+        raise InputError(
+            f"reward scaling 'auto' cannot scale returns that deviate by {deviation:.3g}",
+            where=dataset.name,
+            hint=f"give rewards in a {'smaller' if exponent < 0 else 'larger'} unit",
+        )
+    return math.ldexp(1.0, -exponent)
+
+
+def _auto(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Standardise if the columns differ in scale, but for those that this would not serve.
+
+    They differ in scale if their standard deviations, and 1, lie more than `WIDEST` apart, or a
+    mean lies further than that from 0. Columns that are constant, have two values (one-hot) or
+    seldom move are never scaled up: within ±`LARGEST` they stay as they are, beyond it their mean
+    is subtracted and a deviation above 1 divided out. Goals, and positions to compare them with,
+    keep their common coordinates.
+    """
+    table = dataset.observations
+    mean, deviation = _moments(table)
+    low, high = table.min(axis=0), table.max(axis=0)
+    seldom = np.array([_seldom_moves(*of) for of in zip(table.T, deviation, strict=True)])
+    special = seldom | (low == high)
+    goals = _of_goals(dataset)
+    ordinary = ~special & ~goals
+    spread = [1.0, *deviation[ordinary]]
+    apart = max(spread) > WIDEST * min(spread) or (np.abs(mean[ordinary]) > WIDEST).any()
+    large = special & ~goals & (np.maximum(-low, high) > LARGEST)
+    divisor = np.where(special, np.maximum(deviation, 1.0), _floored(deviation))
+    changed = large | (ordinary & apart)
+    shift = np.where(changed, np.where(low == high, low, mean), 0.0)
+    scale = np.where(changed, 1.0 / divisor, 1.0)
+    return shift.astype(np.float32), scale.astype(np.float32)
+
+
+def _seldom_moves(column: Float32[np.ndarray, " rows"], deviation: float) -> bool:
+    """Whether a column has two values, or lies within one deviation in 95 % of its rows.
+
+    Of a normal distribution 95 % span 3.9 deviations; of what differs from its usual value in one
+    row of a thousand they span none, and dividing by the deviation would give 30 there.
+    """
+    ends = (column == column.min()) | (column == column.max())
+    span = np.subtract(*np.quantile(column, (0.975, 0.025)))
+    return bool(ends.all() or span < deviation)
+
+
+def _of_goals(dataset: Dataset) -> Bool[np.ndarray, " observation"]:
+    """The columns of goals that vary, and those in the same coordinates.
+
+    Those are the achieved goal, and the columns of the observation that repeat it, up to the noise
+    of a sensor. Where the data has a goal without the achieved one, any column may be a position.
+    """
+    size = dataset.observation_size
+    layout = dataset.metadata.get("observation_layout") or []
+    paths = [str(path) for path, count in layout for _ in range(int(count))]
+    none = np.zeros(size, bool)
+    if len(paths) != size:
+        return none
+    achieved = np.array(["achieved_goal" in path.split("/") for path in paths])
+    wanted = np.array(["goal" in path for path in paths]) & ~achieved
+    table = dataset.observations
+    if not (table[:, wanted] != table[0, wanted]).any():
+        return none
+    if not achieved.any():
+        return ~none
+    few = table[np.linspace(0, len(table) - 1, min(len(table), 10_000)).astype(int)]
+    repeats = none.copy()
+    for goal in few[:, achieved].T:
+        noise = np.sqrt(np.square(few - goal[:, None]).mean(axis=0))
+        repeats |= noise <= 0.1 * goal.std()
+    return np.asarray(wanted | achieved | repeats)
+
+
 def _standardise(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     table = dataset.observations
+    mean, deviation = _moments(table)
+    constant = table.min(axis=0) == table.max(axis=0)
+    scale = np.where(constant, 1.0, 1.0 / _floored(deviation))
+    shift = np.where(constant, table[0], mean)
+    return shift.astype(np.float32), scale.astype(np.float32)
+
+
+def _floored(
+    deviation: Float64[np.ndarray, " observation"],
+) -> Float64[np.ndarray, " observation"]:
+    return np.asarray(np.maximum(deviation, SMALLEST_DEVIATION))
+
+
+def _moments(
+    table: Float32[np.ndarray, "rows observation"],
+) -> tuple[Float64[np.ndarray, " observation"], Float64[np.ndarray, " observation"]]:
+    """Each column's mean and standard deviation."""
     blocks = [table[first : first + _BLOCK] for first in range(0, len(table), _BLOCK)]
     total: Float64[np.ndarray, " observation"] = np.zeros(table.shape[1])
     for block in blocks:
@@ -161,11 +324,7 @@ def _standardise(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     squares: Float64[np.ndarray, " observation"] = np.zeros(table.shape[1])
     for block in blocks:
         squares += np.square(block - mean).sum(axis=0)
-    deviation = np.sqrt(squares / len(table))
-    constant = table.min(axis=0) == table.max(axis=0)
-    scale = np.where(constant, 1.0, 1.0 / np.maximum(deviation, SMALLEST_DEVIATION))
-    shift = np.where(constant, table[0], mean)
-    return shift.astype(np.float32), scale.astype(np.float32)
+    return mean, np.sqrt(squares / len(table))
 
 
 def apply_scaling(dataset: Dataset, scaling: Scaling) -> Dataset:

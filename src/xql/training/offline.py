@@ -21,7 +21,7 @@ from xql.agents import OFFLINE, ONLINE, Agent, OfflineName, TrainState, Unchecke
 from xql.data.actions import Box, box
 from xql.data.check import Finding, require_sound
 from xql.data.dataset import Dataset, DeviceData
-from xql.data.scaling import apply_scaling, fit_scaling
+from xql.data.scaling import DEFAULT_DISCOUNT, apply_scaling, fit_scaling
 from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
 from xql.envs.kitchen import as_evaluated
@@ -34,6 +34,7 @@ from xql.runs.config import (
     DataConfig,
     EvaluationPlan,
     Extent,
+    Member,
     RunConfig,
     require_at_least,
 )
@@ -187,7 +188,9 @@ def plan_offline(
     require_apart(sweep, options)
     findings = require_sound(whole)
     dataset = select_episodes(whole, chosen.subset)
-    scaling = fit_scaling(dataset, chosen.rewards, chosen.observations)
+    scaling = fit_scaling(
+        dataset, chosen.rewards, chosen.observations, discount=_discount(chosen.config, members)
+    )
     of_suite = suite(whole.name, task)
     stop = of_suite == "antmaze" if stop_at_success is None else stop_at_success
     config = RunConfig(
@@ -339,6 +342,15 @@ def _require_offline(agent: str) -> None:
         )
     if agent not in OFFLINE:
         raise InputError(f"unknown agent '{agent}'", hint=nearest(agent, OFFLINE))
+
+
+def _discount(config: Any, members: Sequence[Member]) -> float:
+    """Of the returns that the data's rewards are scaled by: the members share one scaling.
+
+    The largest where they differ, whose returns are the largest.
+    """
+    own = getattr(config, "discount", DEFAULT_DISCOUNT)
+    return max(one.changes.get("discount", own) for one in members)
 
 
 def _environment(dataset: Dataset, env: str | None) -> str | None:
