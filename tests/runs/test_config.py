@@ -326,7 +326,12 @@ INACTIVE = [
     ("cql", {}, {"target_gap"}),
     ("cql", {"lagrange": True}, set()),
     ("awac", {"weights": "softmax"}, {"weight_cap"}),
-    ("xql", {}, set()),
+    ("xql", {}, {"bc_weight", "candidates", "flow_steps"}),
+    (
+        "xql",
+        {"policy": "flow"},
+        {"inverse_temperature", "weight_cap", "policy_dropout", "candidates"},
+    ),
 ]
 
 

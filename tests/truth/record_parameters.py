@@ -30,6 +30,8 @@ from xql.runs.config import OnlineLoop
 UPDATES = 200
 OPTIONS: dict[str, Any] = {"hidden": [32, 32], "batch_size": 32}
 BETA = ("xql", "x-sac", "x-td3")
+ADDED = (".config.bc_weight",)
+"""Leaves that 0.1 had not: hyperparameters without effect here."""
 
 
 def machine() -> str:
@@ -86,7 +88,8 @@ def summary(population: Any, member: int) -> dict[str, Any]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(population):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        leaves[jax.tree_util.keystr(path)] = np.asarray(leaf)[member]
+        if jax.tree_util.keystr(path) not in ADDED:
+            leaves[jax.tree_util.keystr(path)] = np.asarray(leaf)[member]
     digest, squares = hashlib.sha256(), dict[str, float]()
     for name, array in sorted(leaves.items()):
         digest.update(name.encode())

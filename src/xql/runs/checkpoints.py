@@ -173,6 +173,12 @@ def load_checkpoint(
             names = {key: key.replace(".config.", _OLD_CONFIG, 1) for key in arrays}
             arrays = {names[key]: array for key, array in arrays.items()}
             wanted = {names.get(key, key): array for key, array in wanted.items()}
+        # A hyperparameter that a later version added keeps the template's value, which is its own.
+        arrays = {
+            key: array
+            for key, array in arrays.items()
+            if key in leaves_there or not key.startswith((".config.", _OLD_CONFIG))
+        }
         _check_leaves(leaves_there, arrays, path)
         try:
             arrays = checkpointer.restore(path, arrays)
