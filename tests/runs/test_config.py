@@ -330,9 +330,13 @@ INACTIVE = [
     ("cql", {}, {"target_gap"}),
     ("cql", {"lagrange": True}, set()),
     ("awac", {"weights": "softmax"}, {"weight_cap"}),
-    ("xql", {}, {"beta_kl", "policy_kl"}),
-    ("xql", {"beta": "auto"}, {"policy_kl"}),
-    ("xql", {"beta": "auto", "inverse_temperature": "auto"}, set()),
+    ("xql", {}, {"beta_kl", "policy_kl", "bc_weight", "candidates", "flow_steps"}),
+    ("xql", {"beta": "auto"}, {"policy_kl", "bc_weight", "candidates", "flow_steps"}),
+    (
+        "xql",
+        {"policy": "flow", "beta": "auto", "inverse_temperature": "auto"},
+        {"inverse_temperature", "policy_kl", "weight_cap", "policy_dropout", "candidates"},
+    ),
 ]
 
 

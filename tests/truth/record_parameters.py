@@ -80,7 +80,7 @@ def train(agent: str, seeds: list[int]) -> Any:
         return xql.train_online("Pendulum-v1", steps=UPDATES + 40, loop=loop, **common).population
 
 
-LATER = (".config.beta_kl", ".config.policy_kl", ".config.floor_noise", ".config.floor_spread")
+ADDED = ("beta_kl", "policy_kl", "bc_weight", "floor_noise", "floor_spread")
 """Hyperparameters that 0.1 did not have, without effect here."""
 
 
@@ -88,7 +88,7 @@ def summary(population: Any, member: int) -> dict[str, Any]:
     """The SHA-256 of one member's every leaf, and the norm of each of its parts."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(population):
-        if jax.tree_util.keystr(path) in LATER:
+        if jax.tree_util.keystr(path) in [f".config.{name}" for name in ADDED]:
             continue
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)

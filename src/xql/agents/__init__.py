@@ -16,7 +16,7 @@ from xql.agents.td3 import TD3Config, make_td3
 from xql.agents.td3_bc import TD3BCConfig, make_td3_bc
 from xql.agents.types import Actor, Agent, Batch, EnvironmentSpec, Metrics, Trainable, TrainState
 from xql.agents.types import member as member
-from xql.agents.xql import XQLConfig, make_xql
+from xql.agents.xql import Extraction, XQLConfig, make_xql
 
 OfflineName = Literal["xql", "iql", "cql", "td3-bc", "awac", "rebrac", "bc"]
 OnlineName = Literal["sac", "x-sac", "td3", "x-td3", "ddpg"]
@@ -87,6 +87,7 @@ __all__ = [
     "Batch",
     "CQLConfig",
     "EnvironmentSpec",
+    "Extraction",
     "IQLConfig",
     "Metrics",
     "OfflineName",

@@ -153,7 +153,7 @@ def hyperparameters(config: Any) -> dict[str, Hyperparameter]:
 
 
 def inactive(config: Any) -> frozenset[str]:
-    """Swept hyperparameters without effect in this configuration, such as β without its loss."""
+    """Hyperparameters without effect in this configuration, such as β without its loss."""
     names: frozenset[str] = getattr(config, "inactive", frozenset())
     return names
 

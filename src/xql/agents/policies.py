@@ -22,7 +22,9 @@ Bounds = tuple[float, ...]
 LOG_STD_RANGE = (-5.0, 2.0)
 
 
-def _range(low: Bounds, high: Bounds) -> tuple[Float[Array, " action"], Float[Array, " action"]]:
+def action_range(
+    low: Bounds, high: Bounds
+) -> tuple[Float[Array, " action"], Float[Array, " action"]]:
     """The centre and half the width of the action bounds."""
     lowest, highest = jnp.array(low), jnp.array(high)
     return (highest + lowest) / 2, (highest - lowest) / 2
@@ -62,7 +64,7 @@ class GaussianPolicy(eqx.Module):
         self, observations: Float[Array, "*batch observation"]
     ) -> Float[Array, "*batch action"]:
         """The mode of the policy, in the data's action units."""
-        centre, half_range = _range(self.low, self.high)
+        centre, half_range = action_range(self.low, self.high)
         return centre + half_range * jnp.tanh(self.mlp(observations))
 
     def log_prob(
@@ -79,7 +81,7 @@ class GaussianPolicy(eqx.Module):
             dropout: of hidden units, while training; see `MLP`.
             key: of the dropout; none is dropped without it.
         """
-        centre, half_range = _range(self.low, self.high)
+        centre, half_range = action_range(self.low, self.high)
         mean = jnp.tanh(self.mlp(observations, dropout=dropout, key=key))
         z = ((actions - centre) / half_range - mean) * jnp.exp(-self.log_std)
         return -(0.5 * jnp.square(z) + self.log_std + 0.5 * jnp.log(2 * jnp.pi)).sum(-1)
@@ -89,7 +91,7 @@ class GaussianPolicy(eqx.Module):
     ) -> Float[Array, "*batch action"]:
         """A draw, clipped to the bounds."""
         mean = self.mean(observations)
-        _, half_range = _range(self.low, self.high)
+        _, half_range = action_range(self.low, self.high)
         noise = jax.random.normal(key, mean.shape) * jnp.exp(self.log_std) * half_range
         return jnp.clip(mean + noise, jnp.array(self.low), jnp.array(self.high))
 
@@ -138,7 +140,7 @@ class DeterministicPolicy(eqx.Module):
         self, observations: Float[Array, "*batch observation"]
     ) -> Float[Array, "*batch action"]:
         """The action, in the environment's own units."""
-        centre, half_range = _range(self.low, self.high)
+        centre, half_range = action_range(self.low, self.high)
         return centre + half_range * jnp.tanh(self.mlp(observations))
 
     def sample(
@@ -157,7 +159,7 @@ class DeterministicPolicy(eqx.Module):
             limit: where the noise itself is cut off, in the same units; nowhere without it.
         """
         mean = self.mean(observations)
-        _, half_range = _range(self.low, self.high)
+        _, half_range = action_range(self.low, self.high)
         noise = deviation * jax.random.normal(key, mean.shape)
         noise = noise if limit is None else jnp.clip(noise, -limit, limit)
         return jnp.clip(mean + half_range * noise, jnp.array(self.low), jnp.array(self.high))
@@ -166,7 +168,7 @@ class DeterministicPolicy(eqx.Module):
         self, chosen: Float[Array, "*batch action"], actions: Float[Array, "*batch action"]
     ) -> Float[Array, "*batch"]:
         """‖a − b‖² in actions rescaled to [-1, 1], summed over dimensions."""
-        _, half_range = _range(self.low, self.high)
+        _, half_range = action_range(self.low, self.high)
         return jnp.square((chosen - actions) / half_range).sum(-1)
 
 
@@ -202,7 +204,7 @@ class SquashedGaussianPolicy(eqx.Module):
         self, observations: Float[Array, "*batch observation"]
     ) -> Float[Array, "*batch action"]:
         """The squashed mean: the median action, which is what SAC is evaluated by."""
-        centre, half_range = _range(self.low, self.high)
+        centre, half_range = action_range(self.low, self.high)
         return centre + half_range * jnp.tanh(self._gaussian(observations)[0])
 
     def sample(
@@ -215,7 +217,7 @@ class SquashedGaussianPolicy(eqx.Module):
         self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
     ) -> tuple[Float[Array, "*batch action"], Float[Array, "*batch"]]:
         """A draw and its log-density in nats; both differentiable in the policy's parameters."""
-        centre, half_range = _range(self.low, self.high)
+        centre, half_range = action_range(self.low, self.high)
         mean, log_std = self._gaussian(observations)
         noise = jax.random.normal(key, mean.shape)
         u = mean + jnp.exp(log_std) * noise
@@ -231,7 +233,7 @@ class SquashedGaussianPolicy(eqx.Module):
 
         An action on its bound, where the density is infinite, is moved 1e-5 of the range inwards.
         """
-        centre, half_range = _range(self.low, self.high)
+        centre, half_range = action_range(self.low, self.high)
         mean, log_std = self._gaussian(observations)
         within = jnp.clip((actions - centre) / half_range, -1 + 1e-5, 1 - 1e-5)
         u = jnp.arctanh(within)

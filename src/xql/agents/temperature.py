@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from xql.agents.hyperparameters import Auto
+from xql.agents.hyperparameters import Auto, inactive
 from xql.agents.types import Number, Scalar
 
 SAMPLES = 256
@@ -42,11 +42,12 @@ def initial_temperatures(config: Any) -> Temperatures:
     Args:
         config: of an agent, with its temperatures as `beta` and perhaps `inverse_temperature`.
     """
-    numbers = {
-        "value": config.beta,
-        "policy": getattr(config, "inverse_temperature", None),
+    names = {"value": "beta", "policy": "inverse_temperature"}
+    return {
+        which: jnp.ones(())
+        for which, name in names.items()
+        if isinstance(getattr(config, name, None), Auto) and name not in inactive(config)
     }
-    return {name: jnp.ones(()) for name, one in numbers.items() if isinstance(one, Auto)}
 
 
 def divergence(

@@ -7,6 +7,15 @@ The equations, for transitions (s, a, r, s') of the data and the smaller of two 
     Q       minimises  E[(Q(s, a) − r − γ·mask·V(s'))²]
     Q̄      moves by the polyak rate towards Q
 
+V and Q do not depend on the policy. `policy` chooses how it is extracted from them; the above is
+`awr`. With actions rescaled to [-1, 1], noise z ~ N(0, I) and a velocity field v (`flows.py`):
+
+    ddpg_bc    π(s) maximises     E[min Q(s, π(s))] / E|min Q(s, π(s))| − α/2 E[‖π(s) − a‖²]
+    best_of_n  v minimises        E[‖v(s, x, t) − (a − z)‖²],  x = (1 − t) z + t a,  t ~ U[0, 1]
+               π(s)      =        argmax min Q̄(s, b) over n actions b of the flow of v
+    flow       v as above, and    φ(s, z) is where its flow carries z
+               π(s, z) maximises  E[min Q(s, π)] / E|min Q(s, π)| − α/2 E[‖π(s, z) − φ(s, z)‖²]
+
 The soft maximum over actions is learned in-sample, from the actions in the data alone: no policy
 stands in the backup, and Q is never evaluated at an out-of-distribution action.
 
@@ -37,18 +46,25 @@ Deviations from the paper, each with its switch in `XQLConfig` where it has one:
  10. No dropout in the policy, which the published code has at 0.1 for Kitchen and Adroit
      (`policy_dropout`; the preset consistent has it for both, tuned and official for Kitchen,
      without values for Adroit).
+ 11. The paper has `awr` alone. `ddpg_bc` is DDPG+BC of Park et al. 2024 (arXiv 2406.09329) as in
+     OGBench's GCIQL: its BC term is α log π with a standard deviation of 1. `best_of_n` is IFQL and
+     `flow` the policy of FQL (Park, Li, Levine 2025, arXiv 2502.02538). Where they differ: `flow`
+     takes min Q, not the mean, always divides it by E|Q|, and sums its distance over dimensions as
+     `ddpg_bc` does; `best_of_n` takes Q̄, which V is fitted to, where IFQL takes Q. All four have
+     the networks and the schedule of `awr`.
 
 What it scores is in results/, with the commands.
 """
 
 import operator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from xql.agents.backups import value_backup
+from xql.agents.flows import BestOfN, FlowPolicy, OneStepFlowPolicy, rescale
 from xql.agents.hyperparameters import (
     COUNT,
     DISCOUNT,
@@ -64,13 +80,31 @@ from xql.agents.hyperparameters import (
     static,
     swept,
 )
-from xql.agents.losses import CriticLoss, advantage_weights, critic_loss, gumbel_metrics
+from xql.agents.losses import (
+    CriticLoss,
+    advantage_weights,
+    critic_loss,
+    gumbel_metrics,
+    mean_magnitude,
+)
 from xql.agents.networks import Critic, Value
-from xql.agents.policies import GaussianPolicy, network_of, project
+from xql.agents.policies import DeterministicPolicy, GaussianPolicy, project
 from xql.agents.temperature import Temperatures, initial_temperatures, tune
-from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
+from xql.agents.types import (
+    Agent,
+    Batch,
+    EnvironmentSpec,
+    Metrics,
+    Number,
+    Scalar,
+    ScaleHint,
+    Trainable,
+)
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
 from xql.gumbel.losses import Kind, gumbel_loss
+
+Extraction = Literal["awr", "ddpg_bc", "best_of_n", "flow"]
+"""How the policy is extracted from Q and V."""
 
 
 @agent_config
@@ -161,12 +195,32 @@ class XQLConfig:
     update_order: Literal["sequential", "simultaneous"] = static(
         default="sequential", doc="Whether policy and Q see V after or before its step."
     )
+    policy: Extraction = static(
+        default="awr", doc="How the policy is extracted from Q and V (docs/xql.md)."
+    )
+    bc_weight: Swept = swept(
+        default=0.3,
+        doc="α of ddpg_bc and flow: what half a squared distance costs, in mean |Q|.",
+    )
+    candidates: int = static(
+        default=32, doc="n of best_of_n: actions drawn, of which the best acts.", range=SIZE
+    )
+    flow_steps: int = static(
+        default=10, doc="Euler steps from noise to an action of the behaviour flow.", range=COUNT
+    )
 
     @property
     def inactive(self) -> frozenset[str]:
-        """A KL bound is for the temperature that it tunes."""
+        """What other choices of `policy` have, and the KL bounds of fixed temperatures."""
+        of: dict[Extraction, set[str]] = {
+            "awr": {"inverse_temperature", "policy_kl", "weight_cap", "policy_dropout"},
+            "ddpg_bc": {"bc_weight"},
+            "best_of_n": {"candidates", "flow_steps"},
+            "flow": {"bc_weight", "flow_steps"},
+        }
         bounds = {"beta_kl": self.beta, "policy_kl": self.inverse_temperature}
-        return frozenset(name for name, tuned in bounds.items() if not isinstance(tuned, Auto))
+        fixed = {name for name, tuned in bounds.items() if not isinstance(tuned, Auto)}
+        return frozenset((set().union(*of.values()) - of[self.policy]) | fixed)
 
 
 class XQLState(NamedTuple):
@@ -188,21 +242,39 @@ def make_xql(config: XQLConfig, total_steps: int) -> Agent:
     return Agent(
         init=init,
         update=bind(update, total_steps),
-        actor=network_of,
+        actor=actor,
         config=config,
         transitions=config.batch_size * config.v_updates,
         backup=value_backup,
         scale_hint=ScaleHint(
             ("beta", "inverse_temperature"), "a larger beta and a smaller inverse_temperature"
-        ),
+        )
+        if config.policy == "awr"
+        else ScaleHint(("beta",), "a larger beta"),
     )
+
+
+def actor(state: XQLState) -> Any:
+    """What acts: the policy's network, or the best by Q̄ of what it draws."""
+    config, network = state.config, state.policy.network
+    if config.policy == "best_of_n":
+        return BestOfN(network, state.target_critic, config.candidates)
+    return network
 
 
 def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: XQLConfig) -> XQLState:
     """Fresh networks; the target critic starts as a copy of the critic."""
     key, policy_key, value_key, critic_key = jax.random.split(key, 4)
     size, hidden = spec.observation_size, config.hidden
-    policy = GaussianPolicy.create(policy_key, spec, hidden)
+    policy: Any
+    if config.policy == "ddpg_bc":
+        policy = DeterministicPolicy.create(policy_key, spec, hidden)
+    elif config.policy == "best_of_n":
+        policy = FlowPolicy.create(policy_key, spec, hidden, config.flow_steps)
+    elif config.policy == "flow":
+        policy = OneStepFlowPolicy.create(policy_key, spec, hidden, config.flow_steps)
+    else:
+        policy = GaussianPolicy.create(policy_key, spec, hidden)
     value = Value.create(value_key, size, hidden, layer_norm=config.value_layer_norm)
     critic = Critic.create(
         critic_key,
@@ -230,7 +302,8 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
     value_decay = decay(config.value_schedule, state.step, total_steps)
     policy_decay = decay(config.policy_schedule, state.step, total_steps)
     key, *value_keys = jax.random.split(state.key, 1 + config.v_updates)
-    key, dropout_key = jax.random.split(key) if config.policy_dropout else (key, None)
+    draws = config.policy_dropout or config.policy in ("best_of_n", "flow")
+    key, policy_key = jax.random.split(key) if draws else (key, None)
 
     # V minimises E[e^z − z − 1], z = (Q̄(s, a) − V(s)) / β: one step for each block of the batch.
     # The last block also serves the policy and Q.
@@ -254,7 +327,7 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
         ) -> tuple[Scalar, Metrics]:
             v = network(observations)
             beta, found = config.beta, {}
-            if isinstance(beta, Auto):
+            if "value" in state.temperatures:
                 tuned = tune(
                     state.temperatures["value"], targets - v, config.beta_kl, floor, state.step
                 )
@@ -271,14 +344,14 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
         value, metrics = descend(
             value, value_loss, config.value_learning_rate * value_decay, config.max_gradient_norm
         )
-    if isinstance(config.beta, Auto):
+    if "value" in temperatures:
         temperatures["value"] = metrics["beta"]
     v = (value if config.update_order == "sequential" else state.value).network
 
-    # The policy maximises E[w log π(a|s)], w = min(e^{κ (Q̄ − V)}, cap).
+    # The policy maximises E[w log π(a|s)], w = min(e^{κ (Q̄ − V)}, cap), or is extracted otherwise.
     advantages = target_q - v(data.observations)
     inverse_temperature, found = config.inverse_temperature, {}
-    if isinstance(inverse_temperature, Auto):
+    if "policy" in temperatures:
         tuned = tune(state.temperatures["policy"], advantages, config.policy_kl, floor, state.step)
         temperatures["policy"], inverse_temperature = tuned.temperature, 1 / tuned.temperature
         found = {
@@ -288,12 +361,14 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
         }
     weights = advantage_weights(advantages, inverse_temperature, config.weight_cap)
 
-    def policy_loss(network: GaussianPolicy) -> tuple[Scalar, Metrics]:
-        log_prob = network.log_prob(
-            data.observations, data.actions, config.policy_dropout, dropout_key
-        )
-        loss = -(weights * log_prob).mean()
-        return loss, {"policy_loss": loss, "log_prob": log_prob.mean()}
+    def policy_loss(network: Any) -> tuple[Scalar, Metrics]:
+        if config.policy == "ddpg_bc":
+            return ddpg_bc_loss(network, state.critic.network, data, config.bc_weight)
+        if config.policy == "best_of_n":
+            return behaviour_loss(network, data, policy_key)
+        if config.policy == "flow":
+            return flow_loss(network, state.critic.network, data, config.bc_weight, policy_key)
+        return awr_loss(network, data, weights, config.policy_dropout, policy_key)
 
     policy, policy_metrics = descend(
         state.policy, policy_loss, config.policy_learning_rate * policy_decay
@@ -310,9 +385,9 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
         state.critic, q_loss, config.critic_learning_rate * value_decay
     )
     metrics |= policy_metrics | critic_metrics | found
-    metrics |= {"advantage": advantages.mean(), "weight": weights.mean()}
+    metrics |= {"advantage": advantages.mean()}
     return state._replace(
-        policy=project(policy),
+        policy=project(policy) if config.policy == "awr" else policy,
         value=value,
         critic=critic,
         target_critic=polyak(state.target_critic, critic.network, config.polyak),
@@ -329,7 +404,7 @@ def value_targets(
     config = state.config
     if config.value_action_noise == 0.0 and config.value_random_actions == 0:
         return data.observations, target_q
-    policy: GaussianPolicy = state.policy.network
+    policy = state.policy.network
     low, high = jnp.array(policy.low), jnp.array(policy.high)
     noise_key, random_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, data.actions.shape) * config.value_action_noise
@@ -339,3 +414,65 @@ def value_targets(
     observations = jnp.tile(data.observations, (1 + config.value_random_actions, 1))
     actions = jnp.concatenate([noisy, uniform])
     return observations, state.target_critic(observations, actions).min(0)
+
+
+def awr_loss(
+    network: GaussianPolicy,
+    data: Batch,
+    weights: Float[Array, " batch"],
+    dropout: float,
+    key: PRNGKeyArray | None,
+) -> tuple[Scalar, Metrics]:
+    """−E[w log π(a|s)]."""
+    log_prob = network.log_prob(data.observations, data.actions, dropout, key)
+    loss = -(weights * log_prob).mean()
+    return loss, {
+        "policy_loss": loss,
+        "log_prob": log_prob.mean(),
+        "weight": weights.mean(),
+    }
+
+
+def ddpg_bc_loss(
+    network: DeterministicPolicy, critic: Critic, data: Batch, bc_weight: Number
+) -> tuple[Scalar, Metrics]:
+    """α/2 E[‖π(s) − a‖²] − E[min Q(s, π(s))] / E|min Q(s, π(s))|."""
+    actions = network.mean(data.observations)
+    q = critic(data.observations, actions).min(0)
+    distance = network.distance(actions, data.actions).mean()
+    loss = bc_weight * distance / 2 - q.mean() / mean_magnitude(q)
+    return loss, {"policy_loss": loss, "policy_q": q.mean(), "bc_distance": distance}
+
+
+def behaviour_loss(
+    network: FlowPolicy, data: Batch, key: PRNGKeyArray | None
+) -> tuple[Scalar, Metrics]:
+    """E[‖v(s, x, t) − (a − z)‖²]: behaviour cloning by flow matching; no value enters it."""
+    assert key is not None
+    loss = network.matching_error(data.observations, data.actions, key).mean()
+    return loss, {"policy_loss": loss}
+
+
+def flow_loss(
+    network: OneStepFlowPolicy,
+    critic: Critic,
+    data: Batch,
+    bc_weight: Number,
+    key: PRNGKeyArray | None,
+) -> tuple[Scalar, Metrics]:
+    """α/2 E[‖π(s, z) − φ(s, z)‖²] − E[min Q(s, π)] / E|min Q(s, π)|, beside the flow's own loss.
+
+    The two terms have no parameter in common: φ is a constant to the first.
+    """
+    assert key is not None
+    behaviour_key, noise_key = jax.random.split(key)
+    matching, _ = behaviour_loss(network.behaviour, data, behaviour_key)
+    noise = jax.random.normal(noise_key, data.actions.shape)
+    anchors = jax.lax.stop_gradient(network.behaviour.flow(data.observations, noise))
+    actions = network.one_step(data.observations, noise)
+    distance = jnp.square(actions - anchors).sum(-1).mean()
+    # Q is asked within the bounds alone. Outside them it has no gradient, but the distance has.
+    q = critic(data.observations, rescale(network, actions)).min(0)
+    loss = bc_weight * distance / 2 - q.mean() / mean_magnitude(q)
+    metrics = {"flow_loss": matching, "policy_q": q.mean(), "bc_distance": distance}
+    return loss + matching, {"policy_loss": loss, **metrics}

@@ -33,6 +33,7 @@ def offline(
     seeds: int = 1,
     first_seed: int = 0,
     beta: Numbers = (),
+    policy: str | None = None,
     sweep: Sweep = (),
     env: str | None = None,
     out: Path | None = None,
@@ -57,6 +58,8 @@ def offline(
         first_seed: the first of them.
         beta: auto, for a temperature of the Gumbel loss that tunes itself; or temperatures, such as
             0.5,2: short for --sweep beta=0.5,2. The preset's without it.
+        policy: how xql extracts its policy from Q and V: awr, ddpg_bc, best_of_n or flow
+            (docs/xql.md); short for --set policy=awr.
         sweep: values of hyperparameters, such as beta=0.5,2 discount=0.99,0.995; every combination
             is trained with every seed, side by side in one program.
         env: the environment to evaluate in; the one that the data names without it, where it is of
@@ -85,6 +88,7 @@ def offline(
         seeds=_which_seeds(first_seed, seeds),
         sweep=parse_sweep(sweep),
         beta=parse_beta(beta),
+        policy=None if policy is None else Unchecked(policy),
         env=env,
         out=out,
         options=parse_settings(set),

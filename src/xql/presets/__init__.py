@@ -147,6 +147,10 @@ def resolve(
             f"{name} has no effect on agent {agent} as it is configured",
             hint="leave it out of `options`",
         )
+    # What a preset sets without effect keeps its default: config.yaml does not have it either.
+    if idle := unused & values.keys():
+        config = configure(agent, {name: values[name] for name in values.keys() - idle})
+        sources = {name: source for name, source in sources.items() if name not in idle}
     missing = [
         one.name
         for one in hyperparameters(config).values()

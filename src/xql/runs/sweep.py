@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from xql.agents import Agent
+from xql.agents import AGENTS, Agent
 from xql.agents.hyperparameters import Auto, hyperparameters, inactive
 from xql.errors import InputError, brief, nearest, require_seed
 from xql.runs.config import MOST_MEMBERS, Member
@@ -45,6 +45,24 @@ def with_beta(
         return swept, {**given, "beta": beta}
     betas = cast(Sequence[float], [beta] if isinstance(beta, Real) else beta)
     return {"beta": betas, **swept}, given
+
+
+def options_of(options: Mapping[str, Any] | None, policy: str | None, agent: str) -> dict[str, Any]:
+    """The options with `policy`, their short form, taken in.
+
+    Raises:
+        InputError: both say how the policy is extracted, or the agent has no choice of it.
+    """
+    found = dict(options or {})
+    if policy is None:
+        return found
+    if agent in AGENTS and "policy" not in hyperparameters(AGENTS[agent].config):
+        raise InputError(f"agent {agent} has no choice of policy", hint="leave out `policy`")
+    if "policy" in found:
+        raise InputError(
+            "policy is given twice", where="`options`, `policy`", hint="give one of them"
+        )
+    return {**found, "policy": policy}
 
 
 def require_apart(sweep: Collection[str], options: Collection[str] | None) -> None:
@@ -122,17 +140,17 @@ def _swept_values(config: Any, agent: str, key: str, values: Sequence[float]) ->
         config = dataclasses.replace(config, **{key: 1.0})
     known = hyperparameters(config)
     can = [one.name for one in known.values() if one.swept and one.name not in inactive(config)]
-    if key in known and not known[key].swept:
-        raise InputError(
-            f"{key} cannot be swept: it changes the compiled program",
-            where="`sweep`",
-            hint=f"give it with `options`, one run for each; these can: {', '.join(can)}",
-        )
     if key in inactive(config):
         raise InputError(
             f"{key} has no effect on agent {agent} as it is configured",
             where="`sweep`",
             hint=f"leave it out; these can be swept: {', '.join(can)}",
+        )
+    if key in known and not known[key].swept:
+        raise InputError(
+            f"{key} cannot be swept: it changes the compiled program",
+            where="`sweep`",
+            hint=f"give it with `options`, one run for each; these can: {', '.join(can)}",
         )
     if key not in can:
         raise InputError(f"agent {agent} has no {key}", where="`sweep`", hint=nearest(key, can))

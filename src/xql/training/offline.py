@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xql.agents import OFFLINE, ONLINE, Agent, OfflineName, TrainState, Unchecked
+from xql.agents import OFFLINE, ONLINE, Agent, Extraction, OfflineName, TrainState, Unchecked
 from xql.data.actions import Box, box
 from xql.data.check import Finding, require_sound
 from xql.data.dataset import Dataset, DeviceData
@@ -40,7 +40,14 @@ from xql.runs.config import (
 )
 from xql.runs.folder import RunFolder
 from xql.runs.run import Run
-from xql.runs.sweep import SWEPT_SOURCE, Beta, choose_members, require_apart, with_beta
+from xql.runs.sweep import (
+    SWEPT_SOURCE,
+    Beta,
+    choose_members,
+    options_of,
+    require_apart,
+    with_beta,
+)
 from xql.training.divergence import RewardRange
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.memory import require_memory
@@ -87,6 +94,7 @@ def train_offline(
     seeds: int | Sequence[int] = 1,
     sweep: Mapping[str, Sequence[float]] | None = None,
     beta: Beta | None = None,
+    policy: Extraction | Unchecked | None = None,
     env: str | None = None,
     out: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
@@ -109,6 +117,8 @@ def train_offline(
             population is every combination × seeds, trained as one compiled program.
         beta: one temperature or several, short for sweep={"beta": ...}; or "auto", one that tunes
             itself, short for options={"beta": "auto"}.
+        policy: how XQL extracts its policy: "awr", "ddpg_bc", "best_of_n" or "flow"; short for
+            options={"policy": ...}.
         env: the environment to evaluate in, a Gymnasium id; where None, the one that the data
             names, and without one nothing is evaluated; "none" trains without evaluation.
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
@@ -144,7 +154,7 @@ def train_offline(
         seeds=seeds,
         sweep=sweep,
         env=env,
-        options=options,
+        options=options_of(options, policy, agent),
         evaluation=EvaluationPlan(evaluations, episodes, last_episodes),
         stop_at_success=stop_at_success,
         trust=trust,

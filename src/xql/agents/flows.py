@@ -1,0 +1,209 @@
+"""Flow policies: a learned velocity field carries Gaussian noise to actions.
+
+    z ~ N(0, I) stands at t = 0, the action at t = 1, and between them dx/dt = v(s, x, t).
+
+v is learned by conditional flow matching (Lipman et al., ICLR 2023, arXiv 2210.02747): on the
+segment x = (1 − t) z + t a from noise to a logged action, v(s, x, t) regresses on a − z. The flow
+of the minimiser carries the noise to the distribution of the actions, whatever its shape; a
+Gaussian policy has one mode. Noise and velocities live in actions rescaled to [-1, 1].
+
+Acting draws noise. Without a key it takes the same fixed draws in every state, at every call and
+in every run, so that a policy is a function of the state there, as the others are.
+"""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from xql.agents.networks import MLP, Critic
+from xql.agents.policies import Bounds, action_range
+from xql.agents.types import EnvironmentSpec
+
+
+def _noise(
+    key: PRNGKeyArray | None, count: int, batch: tuple[int, ...], size: int
+) -> Float[Array, "count *batch action"]:
+    """`count` draws for each row, or without a key the same fixed ones for every row."""
+    if key is not None:
+        return jax.random.normal(key, (count, *batch, size))
+    fixed = jax.random.normal(jax.random.key(0), (count, *(1 for _ in batch), size))
+    return jnp.broadcast_to(fixed, (count, *batch, size))
+
+
+class FlowPolicy(eqx.Module):
+    """The behaviour policy as a flow: noise, carried by v in Euler steps, clipped to the bounds."""
+
+    mlp: MLP
+    low: Bounds = eqx.field(static=True)
+    high: Bounds = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+
+    @classmethod
+    def create(
+        cls, key: PRNGKeyArray, spec: EnvironmentSpec, hidden: Sequence[int], steps: int
+    ) -> "FlowPolicy":
+        """An MLP from (s, x, t) to a velocity."""
+        size = spec.actions.size
+        mlp = MLP.create(key, (spec.observation_size + size + 1, *hidden, size))
+        return cls(mlp, spec.actions.low, spec.actions.high, steps)
+
+    def __call__(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*batch action"]:
+        """The action that one draw of noise flows to; without a key, a fixed draw."""
+        return self.candidates(observations, key, 1)[0]
+
+    def mean(
+        self, observations: Float[Array, "*batch observation"]
+    ) -> Float[Array, "*batch action"]:
+        """The action of the fixed noise. Not the mean: between two modes that is no action."""
+        return self(observations)
+
+    def sample(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
+    ) -> Float[Array, "*batch action"]:
+        """A draw."""
+        return self(observations, key)
+
+    def candidates(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None, count: int
+    ) -> Float[Array, "count *batch action"]:
+        """`count` draws for each state, in the data's action units."""
+        batch = observations.shape[:-1]
+        noise = _noise(key, count, batch, len(self.low))
+        repeated = jnp.broadcast_to(observations, (count, *observations.shape))
+        return rescale(self, self.flow(repeated, noise))
+
+    def flow(
+        self,
+        observations: Float[Array, "*batch observation"],
+        noise: Float[Array, "*batch action"],
+    ) -> Float[Array, "*batch action"]:
+        """Where noise flows to, in actions rescaled to [-1, 1]."""
+
+        def step(index: Array, x: Array) -> Array:
+            times = jnp.full((*x.shape[:-1], 1), index / self.steps)
+            return x + self.velocity(observations, x, times) / self.steps
+
+        x: Array = jax.lax.fori_loop(0, self.steps, step, noise)
+        return jnp.clip(x, -1.0, 1.0)
+
+    def velocity(
+        self,
+        observations: Float[Array, "*batch observation"],
+        x: Float[Array, "*batch action"],
+        times: Float[Array, "*batch 1"],
+    ) -> Float[Array, "*batch action"]:
+        """v(s, x, t)."""
+        return self.mlp(jnp.concatenate([observations, x, times], axis=-1))
+
+    def matching_error(
+        self,
+        observations: Float[Array, "*batch observation"],
+        actions: Float[Array, "*batch action"],
+        key: PRNGKeyArray,
+    ) -> Float[Array, "*batch"]:
+        """‖v(s, x, t) − (a − z)‖² at x = (1 − t) z + t a, z and t ~ U[0, 1] drawn for each row."""
+        noise_key, time_key = jax.random.split(key)
+        centre, half_range = action_range(self.low, self.high)
+        ends = (actions - centre) / half_range
+        noise = jax.random.normal(noise_key, ends.shape)
+        times = jax.random.uniform(time_key, (*ends.shape[:-1], 1))
+        x = (1 - times) * noise + times * ends
+        return jnp.square(self.velocity(observations, x, times) - (ends - noise)).sum(-1)
+
+
+class BestOfN(eqx.Module):
+    """Of n actions of the behaviour policy, the one with the highest min Q."""
+
+    behaviour: FlowPolicy
+    critic: Critic
+    count: int = eqx.field(static=True)
+
+    def __call__(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*batch action"]:
+        """The best of n draws; without a key, of n fixed ones."""
+        actions = self.behaviour.candidates(observations, key, self.count)
+        q = self.critic(jnp.broadcast_to(observations, (self.count, *observations.shape)), actions)
+        best = q.min(0).argmax(0)
+        return jnp.take_along_axis(actions, best[None, ..., None], axis=0)[0]
+
+    def mean(
+        self, observations: Float[Array, "*batch observation"]
+    ) -> Float[Array, "*batch action"]:
+        """The best of the n fixed draws."""
+        return self(observations)
+
+    def sample(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
+    ) -> Float[Array, "*batch action"]:
+        """The best of n draws."""
+        return self(observations, key)
+
+
+class OneStepFlowPolicy(eqx.Module):
+    """a = π(s, z), one network evaluation, and the flow of the behaviour policy that anchors it."""
+
+    behaviour: FlowPolicy
+    mlp: MLP
+
+    @classmethod
+    def create(
+        cls, key: PRNGKeyArray, spec: EnvironmentSpec, hidden: Sequence[int], steps: int
+    ) -> "OneStepFlowPolicy":
+        """An MLP from (s, z) to an action, beside the flow."""
+        flow_key, key = jax.random.split(key)
+        size = spec.actions.size
+        mlp = MLP.create(key, (spec.observation_size + size, *hidden, size))
+        return cls(FlowPolicy.create(flow_key, spec, hidden, steps), mlp)
+
+    @property
+    def low(self) -> Bounds:
+        """The lowest actions."""
+        return self.behaviour.low
+
+    @property
+    def high(self) -> Bounds:
+        """The highest actions."""
+        return self.behaviour.high
+
+    def __call__(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*batch action"]:
+        """The action of a draw of noise; without a key, of a fixed draw."""
+        noise = _noise(key, 1, observations.shape[:-1], len(self.low))[0]
+        return rescale(self, self.one_step(observations, noise))
+
+    def mean(
+        self, observations: Float[Array, "*batch observation"]
+    ) -> Float[Array, "*batch action"]:
+        """The action of the fixed noise."""
+        return self(observations)
+
+    def sample(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
+    ) -> Float[Array, "*batch action"]:
+        """A draw."""
+        return self(observations, key)
+
+    def one_step(
+        self,
+        observations: Float[Array, "*batch observation"],
+        noise: Float[Array, "*batch action"],
+    ) -> Float[Array, "*batch action"]:
+        """π(s, z) in actions rescaled to [-1, 1], not clipped."""
+        return self.mlp(jnp.concatenate([observations, noise], axis=-1))
+
+
+def rescale(
+    policy: FlowPolicy | OneStepFlowPolicy, actions: Float[Array, "*batch action"]
+) -> Float[Array, "*batch action"]:
+    """Actions rescaled to [-1, 1], in the data's units again and clipped to the bounds."""
+    centre, half_range = action_range(policy.low, policy.high)
+    # Clipped in the data's units, where rounding could otherwise pass a bound.
+    low, high = jnp.array(policy.low), jnp.array(policy.high)
+    return jnp.clip(centre + half_range * actions, low, high)
