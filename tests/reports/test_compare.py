@@ -255,6 +255,9 @@ def test_other_reward_scalings_are_refused_where_returns_are_compared(tmp_path: 
         write(tmp_path / "d", last=[1, 2], scored=False, agent="bc", **scaling),
     ]
     assert "scaling.rewards" in refusal(*unscored)
+    # "auto" is the same objective as raw, in whatever unit.
+    auto = write(tmp_path / "e", last=[1, 2], agent="bc", **scaling | {"scaling.rewards": "auto"})
+    assert len(compare([first, auto], quantity="return").rows) == 2
 
 
 def test_two_specifications_of_one_id_name_the_part_that_differs(tmp_path: Path) -> None:

@@ -84,6 +84,30 @@ def test_a_critic_above_every_return_is_overestimated(
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "values", "expected"),
+    [
+        # Never arriving returns -100; a tenth of the span and 1 are noise.
+        (-1.0, 0.0, [0.0, -100.0, -110.9, -111.1], [False, False, False, True]),
+        # Rewards that are never negative: no return is below 0.
+        (0.0, 1.0, [-10.9, -11.1], [False, True]),
+        (0.5, 1.0, [-10.9, -11.1], [False, True]),
+        # Not finite: that is divergence.
+        (-1.0, 0.0, [np.nan, -np.inf], [False, False]),
+    ],
+)
+def test_a_v_below_every_return_is_underestimated(
+    low: float, high: float, values: list[float], expected: list[bool]
+) -> None:
+    rewards = RewardRange(low, high)
+    assert [rewards.underestimated(v, discount=0.99) for v in values] == expected
+
+
+def test_without_discounting_negative_rewards_have_any_return() -> None:
+    assert not RewardRange(-1.0, 0.0).underestimated(-1e30, discount=1.0)
+    assert RewardRange(0.0, 0.0).underestimated(-2.0, discount=1.0)
+
+
+@pytest.mark.parametrize(
     ("low", "high", "bound", "expected"),
     [
         # Endless episodes of positive rewards have any return.

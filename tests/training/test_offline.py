@@ -368,22 +368,69 @@ def test_overestimation_is_warned_of_once_a_member(
     assert run.folder.read_frozen() == {}
 
 
-def test_a_v_above_every_return_is_warned_of_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = plan_offline(line_data(), steps=4, options=SMALL, env="none").config
+def logged_by_hand(folder: Path, rewards: str, *lines: dict[str, float]) -> tuple[Run, str]:
+    """A run's folder after these metrics at steps 0, 1, ..., and the verdict."""
+    options = SMALL | {"rewards": rewards}
+    config = plan_offline(line_data(), steps=4, options=options, env="none").config
     agent, bar = config.make_agent(), ProgressBar(4, 1, enabled=False)
     population = initial_population(agent, config.spec, config.members)
-    folder = RunFolder.create(tmp_path / "run", config)
-    logger = RunLogger(folder, bar, None, agent, population)
-    for step, v in enumerate((18.0, 30.0, 40.0)):
-        values = {"q": np.zeros(1), "v": np.array([v])}
-        logger.metrics(step, population, values, RewardRange(-1.76, 0.0))
-    folder.close()
+    created = RunFolder.create(folder, config)
+    logger = RunLogger(created, bar, None, agent, population)
+    scale = config.scaling.reward_scale
+    scaled = RewardRange(-1.76 * scale, 0.0)
+    for step, values in enumerate(lines):
+        metrics = {name: np.array([value], np.float32) for name, value in values.items()}
+        logger.metrics(step, population, metrics, scaled)
+    created.close()
+    return Run(created, population), logger.verdict()
+
+
+@pytest.mark.parametrize(
+    ("sign", "said"),
+    [
+        (1, "V stands at 30 by step 1, but no return can be above 0 here: do not trust its"),
+        (-7, "V stands at -210 by step 1, but no return can be below -176 here: do not trust its"),
+    ],
+)
+def test_a_v_beyond_every_return_is_warned_of_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], sign: int, said: str
+) -> None:
+    lines = [{"q": sign * 18.0, "v": sign * v} for v in (18.0, 30.0, 40.0)]
+    _, verdict = logged_by_hand(tmp_path / "run", "raw", *lines)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert printed.count("stands at") == 1
+    assert f"member 0's {said}" in printed
+    side = "above" if sign > 0 else "below"
+    assert verdict == f"look at the warnings: values {side} all possible returns"
+
+
+def test_a_critic_that_is_conservative_may_lie_below_every_return(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, verdict = logged_by_hand(tmp_path / "run", "raw", {"q": -400.0}, {"q": -500.0})
+    assert verdict == "training looks healthy"
+
+
+def test_what_auto_scaled_is_logged_and_said_in_the_data_s_own_unit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_return = ("v", "q", "advantage", "bellman_error", "beta")
+    others = ("weight", "critic_loss", "effective_sample_size", "mean_exp")
+    line = dict.fromkeys((*of_return, *others, "inverse_temperature"), 200.0)
+    line |= {"effective_sample_size": 0.5}
+    run, _ = logged_by_hand(tmp_path / "auto", "auto", line)
+    scale = run.config.scaling.reward_scale
+    assert scale != 1.0
+    (logged,) = run.folder.read_metrics()
+    for name, value in line.items():
+        factor = 1 / scale if name in of_return else 1.0
+        factor = scale if name == "inverse_temperature" else factor
+        assert logged.values[name] == [np.float32(value) * factor], name
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("stands at") == 1
-    assert "member 0's V stands at 30 by step 1, but no return can be above 0 here" in said
-    assert logger.verdict() == "look at the warnings: values above all possible returns"
+    assert f"critic stands at {200 / scale:,.0f} by step 0, but no return can be above 0" in said
+    # A scaling that was chosen has its own unit, and so has the β chosen for it.
+    run, _ = logged_by_hand(tmp_path / "chosen", f"scale:{scale}", line)
+    assert run.folder.read_metrics()[0].values["v"] == [200.0]
 
 
 def test_swept_hyperparameters_cross_and_each_member_learns_with_its_own(tmp_path: Path) -> None:

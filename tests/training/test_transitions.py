@@ -1,5 +1,6 @@
 """`run_errors`: which transitions a run's Bellman errors are measured on."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,14 @@ def test_an_offline_run_opens_its_data_again_scaled_as_it_learned(home: Path) ->
     expected = 10 * data.rewards[rows] - 5 + 0.99 * np.asarray(v) - np.asarray(q)
     np.testing.assert_allclose(np.sort(found.errors), np.sort(expected), 1e-4, 1e-4)
     assert len(run_errors(run.path, transitions=30).errors) == 30
+
+    scaled = offline(home, path, rewards="scale:8")
+    auto = home / "auto"
+    shutil.copytree(scaled.path, auto)
+    text = (auto / "config.yaml").read_text(encoding="utf-8")
+    (auto / "config.yaml").write_text(text.replace("scale:8", "auto"), encoding="utf-8")
+    undone = run_errors(auto, transitions=1_000).errors
+    np.testing.assert_array_equal(8 * undone, run_errors(scaled.path, transitions=1_000).errors)
 
     save_dataset(line_data(episodes=3), home / "fewer.npz")
     path.unlink()

@@ -131,7 +131,12 @@ def _rounded(value: float) -> float:
 
 
 def _rewards(scaling: Scaling) -> str:
-    """The rewards that were learned from, as a formula in those of the data."""
+    """The rewards that were learned from, as a formula in those of the data.
+
+    With "auto" they are the data's own: only their unit is another, and the data's choice.
+    """
+    if scaling.rewards == "auto":
+        return "raw (1 r +0)"
     return f"{scaling.rewards} ({scaling.reward_scale:g} r {scaling.reward_shift:+g})"
 
 

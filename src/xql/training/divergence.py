@@ -1,6 +1,6 @@
 """A member that diverges is frozen at its last good state, and the others go on.
 
-A critic above every possible return is warned of: it is wrong long before it overflows.
+A value beyond every possible return is warned of: it is wrong long before it overflows.
 """
 
 import functools
@@ -70,15 +70,24 @@ class RewardRange(NamedTuple):
         """
         return _without_end(max(0.0, self.high), discount)
 
-    def overestimated(self, q: float, discount: float) -> bool:
-        """Whether a mean Q is above all possible returns.
+    def lowest_return(self, discount: float) -> float:
+        """No discounted return is below this."""
+        return _without_end(min(0.0, self.low), discount)
+
+    def overestimated(self, value: float, discount: float) -> bool:
+        """Whether a mean Q or V is above all possible returns.
 
         A tenth of the span of all possible returns is left for noise, since a mean over states and
         actions lies well inside it wherever learning goes well; and 1 for a fresh network.
         """
-        highest = self.highest_return(discount)
-        span = highest - _without_end(min(0.0, self.low), discount)
-        return bool(q > highest + 0.1 * span + 1.0)
+        return value > self.highest_return(discount) + self._noise(discount)
+
+    def underestimated(self, value: float, discount: float) -> bool:
+        """Whether a mean V is below all possible returns, by more than the same noise."""
+        return -math.inf < value < self.lowest_return(discount) - self._noise(discount)
+
+    def _noise(self, discount: float) -> float:
+        return 0.1 * (self.highest_return(discount) - self.lowest_return(discount)) + 1.0
 
 
 def _without_end(reward: float, discount: float) -> float:

@@ -3,6 +3,9 @@
 A run with weights that are all 0, or with a V that one sample of each batch decides, ends without
 an error and with a policy that learned nothing. The thresholds are those of docs/xql.md; a member
 is reported once for each check, when two stretches of updates in a row fail it.
+
+What helps depends on the check and on the member: a temperature that tunes itself ("auto") is not
+set, but the KL that it is tuned to.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xql.agents import Agent
+from xql.training.units import POWERS
 
 PATIENCE = 2
 """Stretches in a row: the first updates of a sound run look wild too."""
+
+LOWER_RATE = "a smaller learning rate"
+
+POLICY_TEMPERATURES = ("inverse_temperature", "temperature")
 
 
 class Check(NamedTuple):
@@ -24,6 +32,19 @@ class Check(NamedTuple):
     """From the metric's mean over an interval, and the member's configuration."""
     says: str
     """With the metric's value as {value} and the mean advantage as {advantage}."""
+    of: tuple[str, ...] = ("beta", *POLICY_TEMPERATURES)
+    """The hyperparameters that help."""
+
+
+def _short_of(temperature: str, bound: str) -> Callable[[float, Any], bool]:
+    """Whether weights are far from the KL that their temperature is tuned to."""
+
+    def fails(kl: float, config: Any) -> bool:
+        return bool(
+            getattr(config, temperature, None) == "auto" and kl < 0.5 * getattr(config, bound)
+        )
+
+    return fails
 
 
 CHECKS = (
@@ -38,17 +59,40 @@ CHECKS = (
         lambda value, config: value > 0.9 * getattr(config, "weight_cap", np.inf),
         "the policy's weights are nearly all at their cap (mean {value:.3g}): every action counts "
         "the same, as in behaviour cloning",
+        POLICY_TEMPERATURES,
     ),
     Check(
         "clip_fraction",
         lambda value, config: value > 0.5,
         "{value:.0%} of the residuals lie beyond the clip of the Gumbel loss: it sets the value, "
         "not the data",
+        ("beta",),
     ),
     Check(
         "effective_sample_size",
         lambda value, config: value < 0.02,
         "{value:.1%} of each batch decides the value (effective sample size)",
+        ("beta",),
+    ),
+    Check(
+        "policy_effective_sample_size",
+        lambda value, config: value < 0.02,
+        "{value:.1%} of each batch decides the policy (effective sample size)",
+        POLICY_TEMPERATURES,
+    ),
+    Check(
+        "kl",
+        _short_of("beta", "beta_kl"),
+        "beta=auto does not reach its KL (mean {value:.2g} nats): the actions in the data hardly "
+        "differ in value, and beta stands at its floor",
+        ("beta",),
+    ),
+    Check(
+        "policy_kl",
+        _short_of("inverse_temperature", "policy_kl"),
+        "inverse_temperature=auto does not reach its KL (mean {value:.2g} nats): the actions in "
+        "the data hardly differ in value, and all count about the same",
+        ("inverse_temperature",),
     ),
 )
 # Not mean_exp: its mean over a stretch is that of a few outliers, and above 1e3 in runs that solve
@@ -58,15 +102,19 @@ CHECKS = (
 class HealthMonitor:
     """Looks at every stretch of updates, and remembers what it found."""
 
-    def __init__(self, agent: Agent, configs: Sequence[Any], *, scalable: bool) -> None:
+    def __init__(
+        self, agent: Agent, configs: Sequence[Any], *, scalable: bool, unit: float = 1.0
+    ) -> None:
         """Start without a finding.
 
         Args:
             agent: what is trained; it says what helps.
             configs: each member's configuration.
-            scalable: whether the rewards can be scaled, as those of a log can.
+            scalable: whether scaling the rewards can help, as it can those of a log.
+            unit: how many of the data's own rewards a scaled one is; see `units.reward_unit`.
         """
-        self._agent, self._configs, self._scalable = agent, configs, scalable
+        self._agent, self._configs = agent, configs
+        self._scalable, self._unit = scalable, unit
         self._failing = np.zeros((len(CHECKS), len(configs)), np.int64)
         self.problems: list[str] = []
 
@@ -75,7 +123,8 @@ class HealthMonitor:
 
         Args:
             step: the run's, at the stretch's end.
-            metrics: per name one number for each member, the mean over the stretch.
+            metrics: per name one number for each member, the mean over the stretch, in the data's
+                own unit.
         """
         lines = []
         for row, check in enumerate(CHECKS):
@@ -100,12 +149,46 @@ class HealthMonitor:
             )
             which = ", ".join(map(str, newly))
             who = f"member{'s' if len(newly) > 1 else ''} {which}"
-            lines.append(f"{who} by step {step:,}: {said}; {self.remedy(first)}")
+            lines.append(f"{who} by step {step:,}: {said}; {self.remedy(first, check.of)}")
             self.problems.append(said.split(" (")[0].split(":")[0])
         return lines
 
-    def remedy(self, member: int) -> str:
-        """What to try, with the member's values of it."""
-        config, hint = self._configs[member], self._agent.scale_hint
-        now = "".join(f"{name} is {getattr(config, name):g}, " for name in hint.names)
-        return f"{now}try {hint.advice}" + self._scalable * ", or the option rewards=return_range"
+    def remedy(self, member: int, of: Sequence[str] = CHECKS[0].of) -> str:
+        """What to try, with the member's values of it.
+
+        Args:
+            member: which.
+            of: the hyperparameters that help; those that the agent does not have are left out.
+        """
+        names = self._helping(of)
+        now = "".join(f"{self._now(member, name)}, " for name in names)
+        # A temperature that tunes itself fits rewards in any unit.
+        fits = bool(names) and all(self._bound(member, name) for name in names)
+        scaling = ", or the option rewards=auto" * (self._scalable and not fits)
+        return f"{now}try {self.advice(member, of)}{scaling}"
+
+    def advice(self, member: int, of: Sequence[str] = CHECKS[0].of) -> str:
+        """What to try, in a few words."""
+        ways = []
+        for name in self._helping(of):
+            bound = self._bound(member, name)
+            smaller = bound is not None or POWERS[name] < 0
+            ways.append(f"a {'smaller' if smaller else 'larger'} {bound or name}")
+        return " and ".join(ways) or self._agent.scale_hint.advice
+
+    def _helping(self, of: Sequence[str]) -> list[str]:
+        return [name for name in self._agent.scale_hint.names if name in of]
+
+    def _bound(self, member: int, name: str) -> str | None:
+        """The KL that a temperature is tuned to; None where it is a number."""
+        auto = getattr(self._configs[member], name) == "auto"
+        return self._agent.scale_hint.bounds[name] if auto else None
+
+    def _now(self, member: int, name: str) -> str:
+        """What a hyperparameter is; the other unit stands beside what the user would set."""
+        config, bound = self._configs[member], self._bound(member, name)
+        if bound is not None:
+            return f"{bound} is {getattr(config, bound):g}"
+        value = getattr(config, name)
+        own = f" ({value * self._unit ** POWERS[name]:g} in the data's unit)"
+        return f"{name} is {value:g}" + own * (self._unit != 1.0)

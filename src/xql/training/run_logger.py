@@ -15,8 +15,9 @@ from xql.runs.folder import RunFolder
 from xql.runs.summary import in_brief, member_means, quantity_of
 from xql.training.divergence import DivergenceGuard, RewardRange
 from xql.training.evaluate import PopulationEvaluator
-from xql.training.health import HealthMonitor
+from xql.training.health import LOWER_RATE, HealthMonitor
 from xql.training.progress import ProgressBar
+from xql.training.units import in_own_unit, reward_unit
 
 
 @contextlib.contextmanager
@@ -60,11 +61,13 @@ class RunLogger:
         self._folder, self._progress, self._evaluator = folder, progress, evaluator
         self._agent = agent
         self._guard = DivergenceGuard(population, step)
-        self._overestimated: set[int] = set()
+        self._beyond: dict[str, set[int]] = {"above": set(), "below": set()}
         self.stopped = False
         config = folder.config
         configs = [config.member_config(index) for index in range(len(config.members))]
-        self._health = HealthMonitor(agent, configs, scalable=not config.online)
+        self._unit = reward_unit(config.scaling)
+        scalable = not config.online and config.scaling.rewards != "auto"
+        self._health = HealthMonitor(agent, configs, scalable=scalable, unit=self._unit)
         self._began = time.perf_counter()
 
     @property
@@ -85,7 +88,8 @@ class RunLogger:
         Args:
             step: the run's, at the stretch's end.
             population: as it is then.
-            metrics: per name one number for each member; what is not finite is divergence.
+            metrics: per name one number for each member; what is not finite is divergence. They
+                are logged and shown in the data's own unit where rewards were scaled by "auto".
             rewards: of what was learned from, to find a critic above all returns that they allow.
             **more: numbers that are no sign of divergence.
 
@@ -93,11 +97,12 @@ class RunLogger:
             The population to go on with.
         """
         folder, progress = self._folder, self._progress
-        everything = {**metrics, **more, "seconds": self.seconds}
+        shown = in_own_unit(metrics, self._unit)
+        everything = {**shown, **more, "seconds": self.seconds}
         self._log(folder.log_metrics, step, everything)
         scalars = {
             f"{name}/{index}": float(value)
-            for name, values in {**metrics, **more}.items()
+            for name, values in {**shown, **more}.items()
             for index, value in enumerate(np.atleast_1d(values))
             if np.isfinite(value)  # tensorboardX prints a line for each that is not
         }
@@ -126,8 +131,8 @@ class RunLogger:
         if not self._agent.values_include_entropy:
             for name, called in (("q", "critic"), ("v", "V")):
                 if name in metrics:
-                    self._warn_of_overestimation(step, called, metrics[name], rewards)
-        for line in self._health.check(step, metrics):
+                    self._warn_of_impossible_values(step, called, metrics[name], rewards)
+        for line in self._health.check(step, shown):
             progress.warn_once(line)
         progress.advance(step)
         return population
@@ -138,23 +143,32 @@ class RunLogger:
         if self._guard.frozen:
             members = len(self._folder.config.members)
             found.append(f"{len(self._guard.frozen)} of {members} diverged")
-        if self._overestimated:
-            found.append("values above all possible returns")
+        found += [
+            f"values {side} all possible returns" for side in self._beyond if self._beyond[side]
+        ]
         return f"look at the warnings: {'; '.join(found)}" if found else "training looks healthy"
 
-    def _warn_of_overestimation(
+    def _warn_of_impossible_values(
         self, step: int, called: str, values: np.ndarray, rewards: RewardRange
     ) -> None:
-        """Warn, once a member, that its values are above all possible returns."""
-        for index, value in enumerate(np.atleast_1d(values).tolist()):
+        """Warn, once a member and side, that its values are beyond all possible returns."""
+        for index, value in enumerate(np.atleast_1d(values).astype(float).tolist()):
             discount = getattr(self._folder.config.member_config(index), "discount", 1.0)
-            if index in self._overestimated or not rewards.overestimated(float(value), discount):
+            if rewards.overestimated(value, discount):
+                side, bound = "above", rewards.highest_return(discount)
+                advice = self._health.advice(index)
+            # Not the critic: CQL's is to be too low.
+            elif called == "V" and rewards.underestimated(value, discount):
+                side, bound, advice = "below", rewards.lowest_return(discount), LOWER_RATE
+            else:
                 continue
-            self._overestimated.add(index)
+            if index in self._beyond[side]:
+                continue
+            self._beyond[side].add(index)
             self._progress.warn_once(
-                f"member {index}'s {called} stands at {value:,.0f} by step {step:,}, but no return "
-                f"can be above {rewards.highest_return(discount):,.0f} here: do not trust its "
-                f"policy; try {self._agent.scale_hint.advice}"
+                f"member {index}'s {called} stands at {_shown(value * self._unit)} by step "
+                f"{step:,}, but no return can be {side} {_shown(bound * self._unit)} here: do not "
+                f"trust its policy; try {advice}"
             )
 
     def end(self, population: TrainState) -> None:
@@ -208,3 +222,8 @@ class RunLogger:
         scalars = {f"{quantity}/{m}": mean for m, mean in means.items()}
         if missing := folder.tensorboard(step, scalars):
             self._progress.say(missing)
+
+
+def _shown(value: float) -> str:
+    """Whole, or three digits where it is small."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

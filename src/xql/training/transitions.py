@@ -23,13 +23,14 @@ from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_population
 from xql.training.actors import Actors
 from xql.training.replay import Rows, read_replay
+from xql.training.units import reward_unit
 
 
 class RunErrors(NamedTuple):
     """Bellman errors, and what they are."""
 
     errors: Float[np.ndarray, " transitions"]
-    """In units of the run's scaled return."""
+    """In the unit of the run's scaled rewards; in the data's own where "auto" scaled them."""
     formula: str
     """Of the backup that they are of."""
     origin: str
@@ -94,6 +95,7 @@ def run_errors(
         )
     on_device = jax.tree.map(jnp.asarray, batch)
     errors = np.asarray(bellman_errors(state, on_device, error_key, backup=agent.backup))
+    errors = errors.astype(np.float64) * reward_unit(config.scaling)
     return RunErrors(errors, f"r + γ · mask · {agent.backup.formula} − Q₁(s, a)", origin)
 
 
