@@ -327,7 +327,7 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
         ) -> tuple[Scalar, Metrics]:
             v = network(observations)
             beta, found = config.beta, {}
-            if "value" in state.temperatures:
+            if isinstance(beta, Auto):
                 tuned = tune(
                     state.temperatures["value"], targets - v, config.beta_kl, floor, state.step
                 )
@@ -350,16 +350,6 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
 
     # The policy maximises E[w log π(a|s)], w = min(e^{κ (Q̄ − V)}, cap), or is extracted otherwise.
     advantages = target_q - v(data.observations)
-    inverse_temperature, found = config.inverse_temperature, {}
-    if "policy" in temperatures:
-        tuned = tune(state.temperatures["policy"], advantages, config.policy_kl, floor, state.step)
-        temperatures["policy"], inverse_temperature = tuned.temperature, 1 / tuned.temperature
-        found = {
-            "inverse_temperature": inverse_temperature,
-            "policy_kl": tuned.kl,
-            "policy_effective_sample_size": tuned.effective_sample_size,
-        }
-    weights = advantage_weights(advantages, inverse_temperature, config.weight_cap)
 
     def policy_loss(network: Any) -> tuple[Scalar, Metrics]:
         if config.policy == "ddpg_bc":
@@ -368,7 +358,7 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
             return behaviour_loss(network, data, policy_key)
         if config.policy == "flow":
             return flow_loss(network, state.critic.network, data, config.bc_weight, policy_key)
-        return awr_loss(network, data, weights, config.policy_dropout, policy_key)
+        return awr_loss(network, state, data, advantages, floor, policy_key)
 
     policy, policy_metrics = descend(
         state.policy, policy_loss, config.policy_learning_rate * policy_decay
@@ -384,7 +374,9 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
     critic, critic_metrics = descend(
         state.critic, q_loss, config.critic_learning_rate * value_decay
     )
-    metrics |= policy_metrics | critic_metrics | found
+    if "policy" in temperatures:
+        temperatures["policy"] = 1 / policy_metrics["inverse_temperature"]
+    metrics |= policy_metrics | critic_metrics
     metrics |= {"advantage": advantages.mean()}
     return state._replace(
         policy=project(policy) if config.policy == "awr" else policy,
@@ -418,19 +410,28 @@ def value_targets(
 
 def awr_loss(
     network: GaussianPolicy,
+    state: XQLState,
     data: Batch,
-    weights: Float[Array, " batch"],
-    dropout: float,
+    advantages: Float[Array, " batch"],
+    floor: Scalar,
     key: PRNGKeyArray | None,
 ) -> tuple[Scalar, Metrics]:
-    """−E[w log π(a|s)]."""
-    log_prob = network.log_prob(data.observations, data.actions, dropout, key)
+    """−E[w log π(a|s)], w = min(e^{κA}, cap)."""
+    config = state.config
+    inverse_temperature, found = config.inverse_temperature, {}
+    if isinstance(inverse_temperature, Auto):
+        tuned = tune(state.temperatures["policy"], advantages, config.policy_kl, floor, state.step)
+        inverse_temperature = 1 / tuned.temperature
+        found = {
+            "inverse_temperature": inverse_temperature,
+            "policy_kl": tuned.kl,
+            "policy_effective_sample_size": tuned.effective_sample_size,
+        }
+    weights = advantage_weights(advantages, inverse_temperature, config.weight_cap)
+    log_prob = network.log_prob(data.observations, data.actions, config.policy_dropout, key)
     loss = -(weights * log_prob).mean()
-    return loss, {
-        "policy_loss": loss,
-        "log_prob": log_prob.mean(),
-        "weight": weights.mean(),
-    }
+    metrics = {"policy_loss": loss, "log_prob": log_prob.mean(), "weight": weights.mean()}
+    return loss, metrics | found
 
 
 def ddpg_bc_loss(
