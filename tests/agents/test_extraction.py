@@ -13,6 +13,7 @@ from jaxtyping import Array
 from worlds import first_state, line_data, one_update, random_batch, same_bits, spec_of, trained
 from xql.agents import Agent, Batch, Extraction, XQLConfig, make_xql, member
 from xql.agents.flows import BestOfN
+from xql.agents.hyperparameters import inactive
 from xql.agents.networks import MLP, Critic, Linear
 from xql.agents.policies import DeterministicPolicy
 from xql.agents.update import decay, descend, trainable
@@ -80,6 +81,12 @@ def test_ddpg_bc_settles_where_the_value_s_pull_and_the_data_s_are_equal() -> No
     ]
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert expected[0] > 0.4 and expected[2] < -0.15
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_advice_names_only_what_has_an_effect(policy: Extraction) -> None:
+    agent = made(policy)
+    assert not set(agent.scale_hint.names) & inactive(agent.config)
 
 
 def test_the_actor_of_best_of_n_looks_at_the_target_critic() -> None:

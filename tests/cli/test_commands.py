@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+import xql
 from xql.cli import main
 
 
@@ -98,6 +99,25 @@ def test_train_then_evaluate(
 
     line = complaint(capsys, "train", "offline", *words, *SHORT.split())
     assert "there is already something here" in line and "--out" in line
+
+
+def test_what_best_of_n_trained_acts_and_is_evaluated_as_it_was(
+    pendulum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = ["--data", str(pendulum), "--env", "Pendulum-v1", "--out", str(out)]
+    words += ["--policy", "best_of_n", "--seeds", "2", *SHORT.split()]
+    assert run("train", "offline", *words, "candidates=3", "flow_steps=2", "--no-plot") == 0
+    capsys.readouterr()
+    assert run("evaluate", str(out), "--episodes", "2") == 0
+    rows = [line.split(",") for line in (out / "evaluations.csv").read_text().splitlines()[1:]]
+    last = [float(row[4]) for row in rows if row[0] == "20"]
+    assert f"{np.mean(last):.1f}" in capsys.readouterr().out
+    policies = xql.Run.open(out).policies
+    loaded = xql.load_policy(out, 1)
+    observation = np.array([1.0, 0.0, 0.5], np.float32)
+    np.testing.assert_array_equal(loaded(observation), policies[1](observation))
+    assert loaded(observation) != policies[0](observation)
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -347,6 +347,22 @@ def test_no_preset_sets_what_it_could_not_set(agent: str) -> None:
             assert set(values) - set(config) <= allowed, (preset, section)
 
 
+@pytest.mark.parametrize(
+    ("agent", "dataset", "options", "idle"),
+    [
+        ("xql", "pointmaze/medium-play-v0", {"policy": "flow"}, "inverse_temperature"),
+        ("cql", "antmaze-umaze-v2", {"lagrange": False}, "target_gap"),
+    ],
+)
+def test_what_a_preset_sets_without_effect_is_read_back_as_it_was(
+    agent: str, dataset: str, options: dict[str, object], idle: str
+) -> None:
+    assert idle in resolve(agent, "default", dataset).sources
+    chosen = resolve(agent, "default", dataset, options)
+    assert idle not in chosen.sources
+    assert configure(agent, to_dict(chosen.config)) == chosen.config
+
+
 def test_a_suite_without_a_beta_for_this_data_says_so() -> None:
     with pytest.raises(
         InputError, match=r"has no beta for 'hopper-random-v2'; give `options=\{'beta': …\}`"
