@@ -80,7 +80,7 @@ def train(agent: str, seeds: list[int]) -> Any:
         return xql.train_online("Pendulum-v1", steps=UPDATES + 40, loop=loop, **common).population
 
 
-ADDED = ("beta_kl", "policy_kl", "bc_weight", "floor_noise", "floor_spread")
+ADDED = ("beta_kl", "policy_kl", "bc_weight")
 """Hyperparameters that 0.1 did not have, without effect here."""
 
 

@@ -119,7 +119,7 @@ class XQLConfig:
         auto=True,
     )
     beta_kl: Swept = swept(
-        default=0.15,
+        default=0.05,
         doc="ε of `beta=auto`, in nats: how far the soft maximum's weights are from the data's.",
         range=POSITIVE,
     )
@@ -127,12 +127,10 @@ class XQLConfig:
         default=3.0, doc="κ of the advantage weights, in 1/return.", auto=True
     )
     policy_kl: Swept = swept(
-        default=1.0,
+        default=2.0,
         doc="ε of `inverse_temperature=auto`, in nats: how far the policy's weights are from 1.",
         range=POSITIVE,
     )
-    floor_noise: Swept = swept(default=0.0, doc="An experiment.")
-    floor_spread: Swept = swept(default=0.0, doc="An experiment.")
     clip: Swept = swept(
         default=5.0,
         doc="Where the Gumbel loss stops being exponential, in units of z.",
@@ -311,25 +309,20 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
     for block, value_key in enumerate(value_keys):
         rows = slice(block * config.batch_size, (block + 1) * config.batch_size)
         data: Batch = jax.tree.map(operator.itemgetter(rows), batch)
-        target_qs = state.target_critic(data.observations, data.actions)
-        target_q = target_qs.min(0)
-        floor = jnp.maximum(
-            config.floor_noise * jnp.abs(target_qs[0] - target_qs[-1]).mean(),
-            config.floor_spread * target_q.std(),
-        )
+        target_q = state.target_critic(data.observations, data.actions).min(0)
         observations, targets = value_targets(state, data, target_q, value_key)
 
         def value_loss(
             network: Value,
             observations: Float[Array, "rows observation"] = observations,
             targets: Float[Array, " rows"] = targets,
-            floor: Scalar = floor,
+            spread: Scalar = target_q.std(),  # noqa: B008
         ) -> tuple[Scalar, Metrics]:
             v = network(observations)
             beta, found = config.beta, {}
             if isinstance(beta, Auto):
                 tuned = tune(
-                    state.temperatures["value"], targets - v, config.beta_kl, floor, state.step
+                    state.temperatures["value"], targets - v, config.beta_kl, spread, state.step
                 )
                 beta, found = tuned.temperature, {"beta": tuned.temperature, "kl": tuned.kl}
             loss, diagnostics = gumbel_loss(
@@ -358,7 +351,7 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
             return behaviour_loss(network, data, policy_key)
         if config.policy == "flow":
             return flow_loss(network, state.critic.network, data, config.bc_weight, policy_key)
-        return awr_loss(network, state, data, advantages, floor, policy_key)
+        return awr_loss(network, state, data, advantages, target_q.std(), policy_key)
 
     policy, policy_metrics = descend(
         state.policy, policy_loss, config.policy_learning_rate * policy_decay
@@ -413,14 +406,14 @@ def awr_loss(
     state: XQLState,
     data: Batch,
     advantages: Float[Array, " batch"],
-    floor: Scalar,
+    spread: Scalar,
     key: PRNGKeyArray | None,
 ) -> tuple[Scalar, Metrics]:
     """−E[w log π(a|s)], w = min(e^{κA}, cap)."""
     config = state.config
     inverse_temperature, found = config.inverse_temperature, {}
     if isinstance(inverse_temperature, Auto):
-        tuned = tune(state.temperatures["policy"], advantages, config.policy_kl, floor, state.step)
+        tuned = tune(state.temperatures["policy"], advantages, config.policy_kl, spread, state.step)
         inverse_temperature = 1 / tuned.temperature
         found = {
             "inverse_temperature": inverse_temperature,
