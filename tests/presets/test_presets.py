@@ -422,3 +422,20 @@ def test_the_matched_preset_of_iql_is_xql_s_default_in_all_but_the_loss(dataset:
     assert (theirs.rewards, theirs.observations) == (ours.rewards, ours.observations)
     published = resolve("iql", "default", dataset).config
     assert theirs.config.expectile == published.expectile
+
+
+def test_data_of_no_suite_gets_what_tunes_itself_unless_a_beta_is_given() -> None:
+    chosen = resolve("xql", "default", "my-data")
+    assert chosen.config.beta == chosen.config.inverse_temperature == "auto"
+    assert (chosen.rewards, chosen.observations) == ("auto", "auto")
+    assert "choosing-beta" in chosen.sources["beta"]
+    for given in (
+        resolve("xql", "default", "my-data", {"beta": 2.0}),
+        resolve("xql", "default", "my-data", swept=["beta"]),
+    ):
+        # A β belongs to a unit of the rewards: they keep the data's.
+        assert (given.rewards, given.observations) == ("raw", "raw")
+        assert given.config.inverse_temperature == 3.0
+    known = resolve("xql", "default", "door-human-v0")
+    assert (known.config.beta, known.rewards) == (5.0, "raw")
+    assert resolve("iql", "default", "my-data").rewards == "raw"

@@ -356,7 +356,7 @@ def test_overestimation_is_warned_of_once_a_member(
 ) -> None:
     # Rewards from -1.76 to 0 at γ = 0.99: no return is above 0, none below -176, and 18.6 is noise.
     # Steps this long throw Q about, and up in some members.
-    wild = {"critic_learning_rate": 10.0, "critic_loss": "squared"}
+    wild = {"beta": 1.0, "critic_learning_rate": 10.0, "critic_loss": "squared"}
     run = learn(tmp_path / "run", seeds=6, options=SMALL | wild)
     said = " ".join(capsys.readouterr().err.split())
     critics = np.array([line.values["q"] for line in run.folder.read_metrics()])

@@ -28,6 +28,10 @@ DATA_OPTIONS = {"rewards": "raw", "observations": "raw", "subset": "all"}
 defaults: see `data/scaling.py` and `data/selection.py`."""
 
 
+AUTO_SECTION = "auto"
+"""The section of a preset in the place of a suite's, for data of no suite that it knows: what tunes
+itself. Where the user gives a β it is left out, since a β belongs to a unit of the rewards."""
+
 WARMUP = "warmup"
 """What an online agent's preset may set besides: the steps of random actions before the first
 update. An option of the loop and no hyperparameter; see `preset_warmup`."""
@@ -133,6 +137,8 @@ def resolve(
             f"preset '{preset}' has no settings for '{dataset}'",
             hint=f"use `preset='default'`; '{preset}' knows {', '.join(_covered(sections))}",
         )
+    if row is None and of_suite not in sections and "beta" not in {*(options or {}), *swept}:
+        of_suite = AUTO_SECTION
     for key, entry in _entries(sections, of_suite, row).items():
         if key != WARMUP:
             values[key] = entry["value"]
@@ -216,7 +222,7 @@ def _plain_name(name: str) -> str:
 
 def _rows(sections: Mapping[str, Any]) -> list[str]:
     """The datasets that have a section of their own."""
-    return [name for name in sections if name != "any" and name not in SUITES]
+    return [name for name in sections if name not in ("any", AUTO_SECTION, *SUITES)]
 
 
 def _covered(sections: Mapping[str, Any]) -> list[str]:
