@@ -252,7 +252,18 @@ def test_a_simulator_that_breaks_down_ends_its_episode_and_not_the_run(
         ({"loop": OnlineLoop(environments=90, warmup=20)}, "cannot be shared by 90 environments"),
         ({"loop": OnlineLoop(environments=2, warmup=20, buffer=1)}, "`buffer` at least 2"),
         ({"options": {"hiden": [3]}}, "did you mean 'hidden'"),
+        (
+            {"options": {"rewards": "auto"}},
+            "rewards is an option of logged data, and an online run has none",
+        ),
+        ({"options": {"observations": "standardised"}}, "observations is an option of logged data"),
         ({"beta": 2.0}, "beta has no effect on agent td3 as it is configured"),
+        ({"beta": "auto"}, "beta has no effect on agent td3 as it is configured"),
+        ({"beta": "auto", "agent": "sac"}, "beta has no effect on agent sac as it is configured"),
+        (
+            {"agent": "x-td3", "options": SMALL | {"beta_kl": 0.1}},
+            "beta_kl has no effect on agent x-td3 as it is configured",
+        ),
         (
             {"options": SMALL | {"beta": 2.0}},
             "beta has no effect on agent td3 as it is configured; leave it out of `options`",

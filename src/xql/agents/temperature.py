@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from xql.agents.hyperparameters import Auto
+from xql.agents.hyperparameters import Auto, inactive
 from xql.agents.types import Number, Scalar
 
 SAMPLES = 256
@@ -25,6 +25,10 @@ SAMPLES = 256
 
 AVERAGE_RATE = 0.01
 """Of the moving average of log β: some 100 updates."""
+
+SMALLEST_BETA = 1e-4
+"""Of the online agents, in units of E|Q|, whose own rounding is 1e-7: what a critic without any
+error gets. Otherwise Q − V or y − Q has the error of Q in it, and β is above it by itself."""
 
 Temperatures = dict[str, Scalar]
 """Those that tune themselves, in units of return: of V's soft maximum ("value") and of the policy's
@@ -42,11 +46,12 @@ def initial_temperatures(config: Any) -> Temperatures:
     Args:
         config: of an agent, with its temperatures as `beta` and perhaps `inverse_temperature`.
     """
-    numbers = {
-        "value": config.beta,
-        "policy": getattr(config, "inverse_temperature", None),
+    names = {"value": "beta", "policy": "inverse_temperature"}
+    return {
+        which: jnp.ones(())
+        for which, name in names.items()
+        if isinstance(getattr(config, name, None), Auto) and name not in inactive(config)
     }
-    return {name: jnp.ones(()) for name, one in numbers.items() if isinstance(one, Auto)}
 
 
 def divergence(
