@@ -10,6 +10,7 @@ import pytest
 import xql
 from worlds import Line, register_line, same_bits
 from xql.agents import ONLINE, TrainState, member
+from xql.cli import main
 from xql.errors import InputError
 from xql.runs.config import OnlineLoop
 from xql.runs.run import Run
@@ -143,6 +144,28 @@ def test_a_member_is_the_same_run_alone(run: Run, tmp_path: Path) -> None:
         strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_a_beta_that_tunes_itself_from_the_command_to_the_checkpoint(tmp_path: Path) -> None:
+    words = ["train", "online", "--env", register_line(), "--agent", "x-td3", "--beta", "auto"]
+    words += "--warmup 20 --steps 80 --evaluations 1 --episodes 0 --last-episodes 0".split()
+    words += ["--set", *(f"{name}={value}" for name, value in SMALL.items())]
+    sweep = ["--sweep", "beta_kl=0.05,0.4"]
+    main([*words, *sweep, "--out", str(tmp_path / "both")])
+    both = Run.open(tmp_path / "both")
+    assert both.folder.config.to_dict()["hyperparameters"]["beta"] == "auto"
+    metrics = both.folder.read_metrics()[-1].values
+    # Q is still far from its targets, and a smaller KL has the larger β.
+    assert metrics["beta"][0] > metrics["beta"][1] > 0
+    assert metrics["kl"] == pytest.approx([0.05, 0.4], rel=0.3)
+    main([*words, "--set", "beta_kl=0.4", "--out", str(tmp_path / "alone")])
+    alone = member(Run.open(tmp_path / "alone").population, 0)
+    beside = member(both.population, 1)
+    ours, theirs = (
+        jax.tree.leaves((one.temperatures, one.critic.network)) for one in (alone, beside)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_the_loop_compiles_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -80,7 +80,7 @@ class TD3Config:
         auto=True,
     )
     beta_kl: Swept = swept(
-        default=0.05,
+        default=0.002,
         doc="ε of `beta=auto`, in nats: how far the soft maximum's weights are from the data's.",
         range=POSITIVE,
     )
