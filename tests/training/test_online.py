@@ -148,7 +148,8 @@ def test_a_member_is_the_same_run_alone(run: Run, tmp_path: Path) -> None:
 
 def test_a_beta_that_tunes_itself_from_the_command_to_the_checkpoint(tmp_path: Path) -> None:
     words = ["train", "online", "--env", register_line(), "--agent", "x-td3", "--beta", "auto"]
-    words += "--warmup 20 --steps 80 --evaluations 1 --episodes 0 --last-episodes 0".split()
+    words += ["--warmup", "20", "--steps", "80"]
+    words += ["--evaluations", "1", "--episodes", "0", "--last-episodes", "0"]
     words += ["--set", *(f"{name}={value}" for name, value in SMALL.items())]
     sweep = ["--sweep", "beta_kl=0.05,0.4"]
     main([*words, *sweep, "--out", str(tmp_path / "both")])

@@ -35,6 +35,8 @@ Deviations from the papers, each with its switch in `SACConfig` where it has one
  11. V takes its step before Q, and with draws of its own; X-SAC's code has Q first, and one draw
      for V and the policy.
  12. The policy and α move at every update, as the paper says of X-SAC; its code has every second.
+ 13. With `beta="auto"` β is no number of a table: it is solved so that the weights e^{Q/β} of
+     d = min Q(s, a~) − V(s) are `beta_kl` nats from uniform (xql.agents.temperature).
 
 The SAC that X-SAC's paper compares with is `soft`, which differs from its X-SAC in V's loss alone;
 the settings of both are the preset `paper`.
@@ -206,16 +208,10 @@ def make_sac(config: SACConfig, total_steps: int) -> Agent:
         transitions=config.batch_size,
         backup=policy_backup if config.value == "none" else value_backup,
         values_include_entropy=config.value != "gumbel",
-        scale_hint=_scale_hint(config),
+        scale_hint=ScaleHint()
+        if config.value != "gumbel"
+        else ScaleHint(("beta",), "a larger beta"),
     )
-
-
-def _scale_hint(config: SACConfig) -> ScaleHint:
-    if config.value != "gumbel":
-        return ScaleHint()
-    if isinstance(config.beta, Auto):
-        return ScaleHint(advice="a smaller beta_kl")
-    return ScaleHint(("beta",), "a larger beta")
 
 
 def _update_of(config: SACConfig) -> Callable[[Any, Batch], tuple[Any, Metrics]]:

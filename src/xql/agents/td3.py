@@ -32,6 +32,10 @@ Deviations from the papers, each with its switch in `TD3Config` where it has one
  4. Noise, of exploration and of smoothing, is in units of half the range of each action dimension.
  5. Networks start orthogonal, as everywhere in this library; no batch normalisation, no weight
     decay and no correlated noise in DDPG.
+ 6. With `beta="auto"` β is no number of a table: it is solved so that the weights e^{y/β} of
+    d = y − Q₁(s, a) are `beta_kl` nats from uniform (xql.agents.temperature). In one (s, a) the
+    targets hardly differ, so d is mostly the critic's own error; the soft maximum adds about
+    std(d)·√(ε/2) to every target, and 1/(1 − γ) times that to Q. So ε is far smaller than offline.
 """
 
 import dataclasses
@@ -162,16 +166,10 @@ def make_td3(config: TD3Config, total_steps: int) -> Agent:
         config=config,
         transitions=config.batch_size,
         backup=policy_backup,
-        scale_hint=_scale_hint(config),
+        scale_hint=ScaleHint()
+        if config.loss == "squared"
+        else ScaleHint(("beta",), "a larger beta"),
     )
-
-
-def _scale_hint(config: TD3Config) -> ScaleHint:
-    if config.loss == "squared":
-        return ScaleHint()
-    if isinstance(config.beta, Auto):
-        return ScaleHint(advice="a smaller beta_kl")
-    return ScaleHint(("beta",), "a larger beta")
 
 
 def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: TD3Config) -> TD3State:
