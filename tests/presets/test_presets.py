@@ -258,12 +258,7 @@ REFUSED = [
     ("xql", "default", {"bta": 1.0}, "unknown option 'bta' of agent xql; did you mean 'beta'?"),
     ("xql", "default", {"reward": "raw"}, "did you mean 'rewards'?"),
     ("bc", "default", {"beta": 1.0}, "unknown option 'beta' of agent bc"),
-    (
-        "xql",
-        "default",
-        {"beta": "high"},
-        "option beta cannot be 'high'; it takes a number or 'auto'",
-    ),
+    ("xql", "default", {"beta": "high"}, "option beta cannot be 'high'; it takes a number or 'auto'"),
     ("xql", "default", {"beta": True}, "option beta cannot be True; it takes a number or 'auto'"),
     ("xql", "default", {"beta": None}, "option beta cannot be None; it takes a number or 'auto'"),
     ("xql", "default", {"critics": 2.5}, "option critics cannot be 2.5; it takes int"),

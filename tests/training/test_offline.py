@@ -300,10 +300,7 @@ REFUSED = [
     ),
     ({"sweep": {"betta": [8.0]}}, "agent xql has no betta; did you mean 'beta'?"),
     ({"sweep": {"beta": [1.0]}, "beta": 2.0}, "beta is given twice; give one of them"),
-    (
-        {"options": {"beta": "automatic"}},
-        "option beta cannot be 'automatic'; it takes a number or 'auto'",
-    ),
+    ({"options": {"beta": "automatic"}}, "option beta cannot be 'automatic'; it takes a number or 'auto'"),
     ({"sweep": {"beta_kl": [0.1, 0.2]}, "beta": 1.0}, "beta_kl has no effect"),
     ({"agent": "iqm"}, "unknown agent 'iqm'"),
     ({"preset": "tunned"}, "unknown preset 'tunned'"),
