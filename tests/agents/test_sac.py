@@ -12,10 +12,12 @@ from jaxtyping import Array
 
 from worlds import assert_close, first_gradient, first_state, in_place, one_update, same_bits
 from xql.agents import Agent, Batch, EnvironmentSpec, SACConfig, configure, make_sac, member
+from xql.agents.hyperparameters import AUTO, inactive
 from xql.agents.networks import MLP, Critic, Linear, Value
 from xql.agents.policies import LOG_STD_RANGE, SquashedGaussianPolicy
 from xql.agents.sac import SACState, TargetValueSACState, XSACState
 from xql.data.actions import box
+from xql.gumbel import dual_temperature
 
 SPEC = EnvironmentSpec(1, box([-1.0], [3.0]))  # actions 1 ± 2
 Variant = Literal["none", "soft", "gumbel"]
@@ -234,6 +236,56 @@ def test_x_sac_s_value_is_the_soft_maximum_over_the_policy_s_actions() -> None:
     assert found[1] - (weights * 1.5 * a).sum() > 0.15
 
 
+@pytest.mark.parametrize("target", ["critic", "value"])
+def test_a_beta_that_tunes_itself_has_the_kl_that_is_asked_for(target: str) -> None:
+    # d = min Q(s, a~) − V(s) for the very draws a~ that the key gives, of the critic that V has.
+    agent = linear("gumbel", target_network=target, beta=AUTO)
+    state = first_state(agent, SPEC, beta_kl=0.3, value_learning_rate=0.0)
+    slope, constant = critic_of((1.5, 0.0), (1.5, 2.0)), critic_of((0.0, 12.0), (0.0, 12.0))
+    networks: dict[str, Any] = {"critic": slope}
+    if target == "critic":
+        networks = {"critic": constant, "target_critic": slope}
+    state = in_place(state, policy=policy_of(0.3, -0.5), value=value_of(1.0), **networks)
+    after, metrics = one_update(agent, state, BATCH)
+    a, _ = draw(noise_of(state, 1), 0.3, -0.5)
+    beta = float(metrics["beta"])
+    assert beta == pytest.approx(float(dual_temperature(1.5 * a, 0.3)), rel=2e-3)
+    assert float(metrics["kl"]) == pytest.approx(0.3, rel=1e-2)
+    z = (1.5 * a - 1) / beta
+    assert float(metrics["value_loss"]) == pytest.approx((np.exp(z) - z - 1).mean(), rel=1e-3)
+    assert float(after.temperatures["value"]) == beta
+
+
+def test_x_sac_s_value_is_the_soft_maximum_at_the_beta_that_its_kl_asks_for() -> None:
+    # As above, with the β that solves the dual of Q's distribution under the policy, by quadrature.
+    noise = np.linspace(-8, 8, 2001)
+    weights = np.exp(-(noise**2) / 2) / np.exp(-(noise**2) / 2).sum()
+    q = 1.5 * draw(noise, 0.2, -0.5)[0]
+    batch = jax.tree.map(lambda part: jnp.concatenate([part] * 4), BATCH)
+    held = {f"{name}_learning_rate": 0.0 for name in ("critic", "policy", "temperature")}
+    agent, fixed = linear("gumbel", beta=AUTO), critic_of((1.5, 0.0), (1.5, 0.0))
+    found = []
+    for kl in (0.05, 0.4):
+        state = first_state(agent, SPEC, 0, beta_kl=kl, value_learning_rate=0.004, **held)
+        state = in_place(state, policy=policy_of(0.2, -0.5), critic=fixed, target_critic=fixed)
+        after = run(agent, state, batch, 3000)
+        beta = float(dual_temperature(q, kl, weights=weights))
+        assert float(after.temperatures["value"]) == pytest.approx(beta, rel=0.05)
+        truth = beta * np.log((weights * np.exp(q / beta)).sum())
+        v = float(after.value.network(jnp.zeros((1, 1)))[0])
+        assert v == pytest.approx(truth, abs=0.06)
+        found.append(truth)
+    assert found[1] - found[0] > 0.2  # so that the two KLs differ
+
+
+def test_a_kl_is_for_a_beta_that_tunes_itself() -> None:
+    assert "beta_kl" in inactive(SACConfig(value="gumbel"))
+    assert inactive(SACConfig(value="gumbel", beta=AUTO)) == frozenset()
+    for value in ("none", "soft"):
+        assert {"beta", "beta_kl"} <= inactive(SACConfig(value=value, beta=AUTO))
+    assert first_state(linear("soft", beta=AUTO), SPEC).temperatures == {}
+
+
 def test_the_policy_s_gradient_is_the_finite_difference_of_its_loss() -> None:
     # E[α log π(a|s) − min Q(s, a)] with the same noise, in float64 from the textbook formula.
     state = in_place(
@@ -282,10 +334,12 @@ def test_the_temperature_starts_where_it_is_asked_to() -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("value", KINDS)
-def test_a_population_is_its_members(value: Variant) -> None:
-    agent = make_sac(SACConfig(hidden=(8,), value=value), 10)
-    states = [first_state(agent, SPEC, seed, beta=1.0 + seed) for seed in range(3)]
+@pytest.mark.parametrize("value", [*KINDS, "auto"])
+def test_a_population_is_its_members(value: Any) -> None:
+    given = {"value": "gumbel", "beta": AUTO} if value == "auto" else {"value": value}
+    swept = "beta_kl" if value == "auto" else "beta"
+    agent = make_sac(SACConfig(hidden=(8,), **given), 10)
+    states = [first_state(agent, SPEC, seed, **{swept: 1.0 + seed}) for seed in range(3)]
     population = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     together, metrics = jax.jit(jax.vmap(agent.update, in_axes=(0, None)))(population, BATCH)
     for index, state in enumerate(states):

@@ -21,11 +21,13 @@ from xql.agents import (
     make_td3,
     member,
 )
+from xql.agents.hyperparameters import AUTO, inactive
 from xql.agents.networks import MLP, Critic, Linear
 from xql.agents.policies import DeterministicPolicy
 from xql.agents.td3 import TD3State
 from xql.agents.update import trainable
 from xql.data.actions import box
+from xql.gumbel import dual_temperature
 from xql.gumbel.losses import Kind
 
 SPEC = EnvironmentSpec(1, box([-1.0], [3.0]))  # actions 1 ± 2
@@ -232,6 +234,59 @@ def test_q_learns_the_mean_of_its_targets_or_their_soft_maximum(loss: str) -> No
         np.testing.assert_allclose(found, [truth, truth], atol=2e-3)
 
 
+def tuning(**numbers: float) -> TD3State:
+    state: TD3State = first_state(TUNING, SPEC, 0, **numbers)
+    return state
+
+
+TUNING = made(loss="linear", beta=AUTO)
+
+
+def test_a_beta_that_tunes_itself_has_the_kl_that_is_asked_for() -> None:
+    # Q = 0 and terminal rewards y, so d = y: the first 256 of them are as far from uniform as
+    # asked, under the β that the loss has in the same update.
+    y = np.random.default_rng(0).normal(size=300)
+    z_of = critic_of((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    found = {}
+    for kl in (0.05, 0.4):
+        for scale in (1.0, 8.0):
+            batch = rows(0.5, 1.0, jnp.array(scale * y, jnp.float32), 0.0)
+            after, metrics = one_update(TUNING, in_place(tuning(beta_kl=kl), critic=z_of), batch)
+            beta = found[kl, scale] = float(metrics["beta"])
+            assert float(after.temperatures["value"]) == beta
+            assert float(metrics["kl"]) == pytest.approx(kl, rel=1e-2)
+            z = scale * y / beta
+            assert float(metrics["mean_exp"]) == pytest.approx(np.exp(z).mean(), rel=1e-4)
+        assert found[kl, 1.0] == pytest.approx(float(dual_temperature(y[:256], kl)), rel=2e-3)
+        assert found[kl, 8.0] == 8 * found[kl, 1.0]
+
+
+def test_q_learns_the_soft_maximum_at_the_beta_that_its_kl_asks_for() -> None:
+    y = np.random.default_rng(0).normal(size=256)
+    batch = rows(0.5, 1.0, jnp.array(y, jnp.float32), 0.0)
+    for kl in (0.05, 0.4):
+        beta = float(dual_temperature(y, kl))
+        state = run(TUNING, tuning(beta_kl=kl, critic_learning_rate=0.02), batch, 1500)
+        q = state.critic.network(batch.observations[:1], batch.actions[:1])[:, 0]
+        np.testing.assert_allclose(q, beta * np.log(np.exp(y / beta).mean()), atol=5e-3)
+
+
+def test_targets_that_do_not_differ_leave_a_beta_that_tunes_itself_finite() -> None:
+    # One (s, a) with one reward: no β has a KL, and Q reaches its target all the same.
+    batch = rows(0.5, 1.0, jnp.full(64, 3.0), 0.0)
+    state = run(TUNING, tuning(critic_learning_rate=0.02), batch, 1500)
+    q = state.critic.network(batch.observations[:1], batch.actions[:1])[:, 0]
+    np.testing.assert_allclose(q, 3.0, atol=0.1)
+    assert 0 < float(state.temperatures["value"]) < 0.1
+
+
+def test_a_kl_is_for_a_beta_that_tunes_itself() -> None:
+    assert {"beta", "beta_kl"} <= inactive(TD3Config(beta=AUTO))
+    assert inactive(TD3Config(loss="linear")) == {"beta_kl"}
+    assert inactive(TD3Config(loss="linear", beta=AUTO)) == frozenset()
+    assert first_state(made(beta=AUTO), SPEC).temperatures == {}  # TD3's square has no β
+
+
 def test_a_truncated_transition_bootstraps_to_the_geometric_sum() -> None:
     # r = 1 for ever at γ = 0.5 is worth 2 where nothing ends, 1 where the step is the last.
     agent = made(policy_delay=1, critic_learning_rate=0.02)
@@ -258,10 +313,12 @@ def test_the_policy_finds_the_best_action_of_a_bandit() -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("step", [0, 1])  # the policy rests; the policy moves
-@pytest.mark.parametrize("name", ["td3", "x-td3"])
-def test_a_population_is_its_members(name: str, step: int) -> None:
-    agent = ONLINE[name].make(configure(name, {"hidden": (8,), "batch_size": 2}), 10)
-    states = [start(agent, seed)._replace(step=jnp.int32(step)) for seed in range(3)]
+@pytest.mark.parametrize(
+    ("name", "given"), [("td3", {}), ("x-td3", {}), ("x-td3", {"beta": "auto"})]
+)
+def test_a_population_is_its_members(name: str, given: dict[str, Any], step: int) -> None:
+    agent = ONLINE[name].make(configure(name, {"hidden": (8,), "batch_size": 2, **given}), 10)
+    states = [first_state(agent, SPEC, seed)._replace(step=jnp.int32(step)) for seed in range(3)]
     population = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     together, metrics = jax.jit(jax.vmap(agent.update, in_axes=(0, None)))(population, BATCH)
     for index, state in enumerate(states):

@@ -322,11 +322,13 @@ def test_a_member_s_own_values_come_on_top() -> None:
 
 
 INACTIVE = [
-    ("sac", {}, {"beta", "clip", "value_learning_rate"}),
-    ("sac", {"value": "soft"}, {"beta", "clip"}),
-    ("x-sac", {}, set()),
-    ("td3", {}, {"beta", "clip"}),
-    ("x-td3", {}, set()),
+    ("sac", {}, {"beta", "beta_kl", "clip", "value_learning_rate"}),
+    ("sac", {"value": "soft"}, {"beta", "beta_kl", "clip"}),
+    ("x-sac", {}, {"beta_kl"}),
+    ("x-sac", {"beta": "auto"}, set()),
+    ("td3", {}, {"beta", "beta_kl", "clip"}),
+    ("x-td3", {}, {"beta_kl"}),
+    ("x-td3", {"beta": "auto"}, set()),
     ("cql", {}, {"target_gap"}),
     ("cql", {"lagrange": True}, set()),
     ("awac", {"weights": "softmax"}, {"weight_cap"}),

@@ -10,6 +10,7 @@ import pytest
 import xql
 from worlds import Line, register_line, same_bits
 from xql.agents import ONLINE, TrainState, member
+from xql.cli import main
 from xql.errors import InputError
 from xql.runs.config import OnlineLoop
 from xql.runs.run import Run
@@ -145,6 +146,29 @@ def test_a_member_is_the_same_run_alone(run: Run, tmp_path: Path) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
+def test_a_beta_that_tunes_itself_from_the_command_to_the_checkpoint(tmp_path: Path) -> None:
+    words = ["train", "online", "--env", register_line(), "--agent", "x-td3", "--beta", "auto"]
+    words += ["--warmup", "20", "--steps", "80"]
+    words += ["--evaluations", "1", "--episodes", "0", "--last-episodes", "0"]
+    words += ["--set", *(f"{name}={value}" for name, value in SMALL.items())]
+    sweep = ["--sweep", "beta_kl=0.05,0.4"]
+    main([*words, *sweep, "--out", str(tmp_path / "both")])
+    both = Run.open(tmp_path / "both")
+    assert both.folder.config.to_dict()["hyperparameters"]["beta"] == "auto"
+    metrics = both.folder.read_metrics()[-1].values
+    # Q is still far from its targets, and a smaller KL has the larger β.
+    assert metrics["beta"][0] > metrics["beta"][1] > 0
+    assert metrics["kl"] == pytest.approx([0.05, 0.4], rel=0.3)
+    main([*words, "--set", "beta_kl=0.4", "--out", str(tmp_path / "alone")])
+    alone = member(Run.open(tmp_path / "alone").population, 0)
+    beside = member(both.population, 1)
+    ours, theirs = (
+        jax.tree.leaves((one.temperatures, one.critic.network)) for one in (alone, beside)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
 def test_the_loop_compiles_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with jax.log_compiles():
         learn(tmp_path / "run", options=SMALL | {"hidden": [12]}, seeds=2, steps=130)
@@ -252,7 +276,18 @@ def test_a_simulator_that_breaks_down_ends_its_episode_and_not_the_run(
         ({"loop": OnlineLoop(environments=90, warmup=20)}, "cannot be shared by 90 environments"),
         ({"loop": OnlineLoop(environments=2, warmup=20, buffer=1)}, "`buffer` at least 2"),
         ({"options": {"hiden": [3]}}, "did you mean 'hidden'"),
+        (
+            {"options": {"rewards": "auto"}},
+            "rewards is an option of logged data, and an online run has none",
+        ),
+        ({"options": {"observations": "standardised"}}, "observations is an option of logged data"),
         ({"beta": 2.0}, "beta has no effect on agent td3 as it is configured"),
+        ({"beta": "auto"}, "beta has no effect on agent td3 as it is configured"),
+        ({"beta": "auto", "agent": "sac"}, "beta has no effect on agent sac as it is configured"),
+        (
+            {"agent": "x-td3", "options": SMALL | {"beta_kl": 0.1}},
+            "beta_kl has no effect on agent x-td3 as it is configured",
+        ),
         (
             {"options": SMALL | {"beta": 2.0}},
             "beta has no effect on agent td3 as it is configured; leave it out of `options`",

@@ -35,6 +35,8 @@ Deviations from the papers, each with its switch in `SACConfig` where it has one
  11. V takes its step before Q, and with draws of its own; X-SAC's code has Q first, and one draw
      for V and the policy.
  12. The policy and α move at every update, as the paper says of X-SAC; its code has every second.
+ 13. With `beta="auto"` β is no number of a table: it is solved so that the weights e^{Q/β} of
+     d = min Q(s, a~) − V(s) are `beta_kl` nats from uniform (xql.agents.temperature).
 
 The SAC that X-SAC's paper compares with is `soft`, which differs from its X-SAC in V's loss alone;
 the settings of both are the preset `paper`.
@@ -55,15 +57,18 @@ from xql.agents.hyperparameters import (
     FRACTION,
     POSITIVE,
     SIZE,
+    Auto,
     Range,
     Swept,
+    SweptOrAuto,
     agent_config,
     static,
     swept,
 )
-from xql.agents.losses import critic_loss, gumbel_metrics
+from xql.agents.losses import critic_loss, gumbel_metrics, mean_magnitude
 from xql.agents.networks import Critic, Value
 from xql.agents.policies import SquashedGaussianPolicy, network_of
+from xql.agents.temperature import SMALLEST_BETA, Temperatures, initial_temperatures, tune
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import descend, every, polyak, trainable
 from xql.gumbel.losses import Kind, gumbel_loss
@@ -73,11 +78,17 @@ from xql.gumbel.losses import Kind, gumbel_loss
 class SACConfig:
     """Every choice of the algorithm; the defaults are SAC's."""
 
-    beta: Swept = swept(
+    beta: SweptOrAuto = swept(
         default=1.0,
         doc="β, temperature of X-SAC's Gumbel loss, in units of return; SAC has none.",
         range=POSITIVE,
         required=True,
+        auto=True,
+    )
+    beta_kl: Swept = swept(
+        default=0.15,
+        doc="ε of `beta=auto`, in nats: how far the soft maximum's weights are from the policy's.",
+        range=POSITIVE,
     )
     clip: Swept = swept(
         default=8.0,
@@ -129,10 +140,12 @@ class SACConfig:
 
     @property
     def inactive(self) -> frozenset[str]:
-        """Without a Gumbel loss there is no β, and without a V no learning rate of it."""
+        """No β without a Gumbel loss, no KL of it without `beta=auto`, no rate of V without V."""
         without_gumbel = () if self.value == "gumbel" else ("beta", "clip")
+        tunes_itself = self.value == "gumbel" and isinstance(self.beta, Auto)
+        without_auto = () if tunes_itself else ("beta_kl",)
         without_value = ("value_learning_rate",) if self.value == "none" else ()
-        return frozenset((*without_gumbel, *without_value))
+        return frozenset((*without_gumbel, *without_auto, *without_value))
 
 
 class SACState(NamedTuple):
@@ -156,6 +169,8 @@ class XSACState(NamedTuple):
     critic: Trainable
     target_critic: Critic
     temperature: Trainable
+    temperatures: Temperatures
+    """β where it tunes itself, as it is by now."""
     key: PRNGKeyArray
     step: Int[Array, ""]
     config: SACConfig
@@ -172,6 +187,8 @@ class TargetValueSACState(NamedTuple):
     target_value: Value
     critic: Trainable
     temperature: Trainable
+    temperatures: Temperatures
+    """β where it tunes itself, as it is by now."""
     key: PRNGKeyArray
     step: Int[Array, ""]
     config: SACConfig
@@ -222,15 +239,18 @@ def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: SACConfig) -> State:
     v = Value.create(value_key, size, hidden, layer_norm=config.value_layer_norm)
     policy = trainable(SquashedGaussianPolicy.create(policy_key, spec, hidden))
     temperature = trainable(jnp.log(jnp.asarray(config.initial_temperature, jnp.float32)))
+    temperatures = initial_temperatures(config)
     value, critic, step = trainable(v), trainable(network), jnp.zeros((), jnp.int32)
     if _has_target_value(config):
         target_value = jax.tree.map(jnp.copy, v)
         return TargetValueSACState(
-            policy, value, target_value, critic, temperature, key, step, config
+            policy, value, target_value, critic, temperature, temperatures, key, step, config
         )
     target_critic = jax.tree.map(jnp.copy, network)
     if config.value == "gumbel":
-        return XSACState(policy, value, critic, target_critic, temperature, key, step, config)
+        return XSACState(
+            policy, value, critic, target_critic, temperature, temperatures, key, step, config
+        )
     return SACState(policy, critic, target_critic, temperature, key, step, config)
 
 
@@ -256,7 +276,7 @@ def update_with_target_value(
 ) -> tuple[TargetValueSACState, Metrics]:
     """The first SAC and the paper's X-SAC: V, Q, the policy, α and V's target, in this order."""
     key, value_key, policy_key = jax.random.split(state.key, 3)
-    value, value_metrics = learn_value(state, batch, state.critic.network, value_key)
+    value, temperatures, value_metrics = learn_value(state, batch, state.critic.network, value_key)
     next_values = state.target_value(batch.next_observations)
     critic, policy, temperature, metrics = learn_to_act(state, batch, next_values, policy_key)
     return state._replace(
@@ -265,6 +285,7 @@ def update_with_target_value(
         target_value=follow(state.target_value, value.network, state),
         critic=critic,
         temperature=temperature,
+        temperatures=temperatures,
         key=key,
         step=state.step + 1,
     ), value_metrics | metrics
@@ -273,7 +294,7 @@ def update_with_target_value(
 def update_with_target_critic(state: XSACState, batch: Batch) -> tuple[XSACState, Metrics]:
     """X-SAC: V, Q, the policy, α and the target critic, in this order."""
     key, value_key, policy_key = jax.random.split(state.key, 3)
-    value, value_metrics = learn_value(state, batch, state.target_critic, value_key)
+    value, temperatures, value_metrics = learn_value(state, batch, state.target_critic, value_key)
     next_values = value.network(batch.next_observations)
     critic, policy, temperature, metrics = learn_to_act(state, batch, next_values, policy_key)
     return state._replace(
@@ -282,6 +303,7 @@ def update_with_target_critic(state: XSACState, batch: Batch) -> tuple[XSACState
         critic=critic,
         target_critic=follow(state.target_critic, critic.network, state),
         temperature=temperature,
+        temperatures=temperatures,
         key=key,
         step=state.step + 1,
     ), value_metrics | metrics
@@ -289,8 +311,8 @@ def update_with_target_critic(state: XSACState, batch: Batch) -> tuple[XSACState
 
 def learn_value(
     state: XSACState | TargetValueSACState, batch: Batch, critic: Critic, key: PRNGKeyArray
-) -> tuple[Trainable, Metrics]:
-    """V on a critic's values of the policy's own actions."""
+) -> tuple[Trainable, Temperatures, Metrics]:
+    """V, and β where it tunes itself, on a critic's values of the policy's own actions."""
     config = state.config
     if config.value == "soft":
         # V minimises (V(s) − min Q(s, a~) + α log π(a~|s))²: its minimiser is the mean over a~.
@@ -301,7 +323,8 @@ def learn_value(
             loss = jnp.square(v - soft_targets).mean() / 2
             return loss, {"value_loss": loss, "v": v.mean()}
 
-        return descend(state.value, squared_loss, config.value_learning_rate)
+        value, metrics = descend(state.value, squared_loss, config.value_learning_rate)
+        return value, state.temperatures, metrics
 
     # V minimises E[e^z − z − 1], z = (min Q(s, a~) − V(s))/β, a~ ~ π(·|s).
     actions = state.policy.network.sample(batch.observations, key)
@@ -309,17 +332,24 @@ def learn_value(
 
     def soft_maximum_loss(network: Value) -> tuple[Scalar, Metrics]:
         v = network(batch.observations)
+        beta, found = config.beta, {}
+        if isinstance(beta, Auto):
+            before, floor = state.temperatures["value"], SMALLEST_BETA * mean_magnitude(targets)
+            tuned = tune(before, targets - v, config.beta_kl, floor, state.step)
+            beta, found = tuned.temperature, {"beta": tuned.temperature, "kl": tuned.kl}
         loss, diagnostics = gumbel_loss(
-            (targets - v) / config.beta,
+            (targets - v) / beta,
             kind=config.loss,
             clip=config.clip,
             order=config.maclaurin_order,
         )
-        return loss, {"value_loss": loss, "v": v.mean(), **gumbel_metrics(diagnostics)}
+        return loss, {"value_loss": loss, "v": v.mean(), **gumbel_metrics(diagnostics), **found}
 
-    return descend(
+    value, metrics = descend(
         state.value, soft_maximum_loss, config.value_learning_rate, config.max_gradient_norm
     )
+    auto = isinstance(config.beta, Auto)
+    return value, {"value": metrics["beta"]} if auto else state.temperatures, metrics
 
 
 def follow(target: Network, online: Network, state: State) -> Network:

@@ -32,6 +32,10 @@ Deviations from the papers, each with its switch in `TD3Config` where it has one
  4. Noise, of exploration and of smoothing, is in units of half the range of each action dimension.
  5. Networks start orthogonal, as everywhere in this library; no batch normalisation, no weight
     decay and no correlated noise in DDPG.
+ 6. With `beta="auto"` β is no number of a table: it is solved so that the weights e^{y/β} of
+    d = y − Q₁(s, a) are `beta_kl` nats from uniform (xql.agents.temperature). In one (s, a) the
+    targets hardly differ, so d is mostly the critic's own error; the soft maximum adds about
+    std(d)·√(ε/2) to every target, and 1/(1 − γ) times that to Q. So ε is far smaller than offline.
 """
 
 import dataclasses
@@ -49,15 +53,18 @@ from xql.agents.hyperparameters import (
     FRACTION,
     POSITIVE,
     SIZE,
+    Auto,
     Range,
     Swept,
+    SweptOrAuto,
     agent_config,
     static,
     swept,
 )
-from xql.agents.losses import critic_loss, critic_metrics, gumbel_metrics
+from xql.agents.losses import critic_loss, critic_metrics, gumbel_metrics, mean_magnitude
 from xql.agents.networks import Critic
 from xql.agents.policies import DeterministicPolicy
+from xql.agents.temperature import SMALLEST_BETA, Temperatures, initial_temperatures, tune
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import descend, every, polyak, trainable
 from xql.gumbel.losses import Kind, gumbel_loss
@@ -69,11 +76,17 @@ Loss = Literal["squared", Kind]
 class TD3Config:
     """Every choice of the algorithm; the defaults are TD3's."""
 
-    beta: Swept = swept(
+    beta: SweptOrAuto = swept(
         default=1.0,
         doc="β, temperature of the Gumbel loss, in units of return; the squared loss has none.",
         range=POSITIVE,
         required=True,
+        auto=True,
+    )
+    beta_kl: Swept = swept(
+        default=0.002,
+        doc="ε of `beta=auto`, in nats: how far the soft maximum's weights are from the data's.",
+        range=POSITIVE,
     )
     clip: Swept = swept(
         default=8.0,
@@ -124,8 +137,10 @@ class TD3Config:
 
     @property
     def inactive(self) -> frozenset[str]:
-        """Without a Gumbel loss there is no β."""
-        return frozenset(("beta", "clip") if self.loss == "squared" else ())
+        """Without a Gumbel loss there is no β, and without `beta=auto` no KL of it."""
+        if self.loss == "squared":
+            return frozenset(("beta", "beta_kl", "clip"))
+        return frozenset(() if isinstance(self.beta, Auto) else ("beta_kl",))
 
 
 class TD3State(NamedTuple):
@@ -135,6 +150,8 @@ class TD3State(NamedTuple):
     critic: Trainable
     target_policy: DeterministicPolicy
     target_critic: Critic
+    temperatures: Temperatures
+    """β where it tunes itself, as it is by now."""
     key: PRNGKeyArray
     step: Int[Array, ""]
     config: TD3Config
@@ -172,6 +189,7 @@ def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: TD3Config) -> TD3Stat
         critic=trainable(critic),
         target_policy=jax.tree.map(jnp.copy, policy),
         target_critic=jax.tree.map(jnp.copy, critic),
+        temperatures=initial_temperatures(config),
         key=key,
         step=jnp.zeros((), jnp.int32),
         config=config,
@@ -200,6 +218,7 @@ def update(state: TD3State, batch: Batch) -> tuple[TD3State, Metrics]:
 
     # Q minimises (Q − y)², for the mean of y;
     # or E[e^z − z − 1], z = (y − Q)/β, for its soft maximum β log E[e^{y/β}].
+    temperatures = state.temperatures
     if (kind := config.loss) == "squared":
 
         def squared_loss(network: Critic) -> tuple[Scalar, Metrics]:
@@ -214,10 +233,15 @@ def update(state: TD3State, batch: Batch) -> tuple[TD3State, Metrics]:
         def soft_maximum_loss(network: Critic) -> tuple[Scalar, Metrics]:
             q = network(batch.observations, batch.actions)
             error = q_targets - q
+            beta, found = config.beta, {}
+            if isinstance(beta, Auto):
+                before, floor = state.temperatures["value"], SMALLEST_BETA * mean_magnitude(q[0])
+                tuned = tune(before, error[0], config.beta_kl, floor, state.step)
+                beta, found = tuned.temperature, {"beta": tuned.temperature, "kl": tuned.kl}
             # Member by member: two of the kinds normalise over their batch.
-            each, diagnostics = jax.vmap(one_loss)(error / config.beta)
+            each, diagnostics = jax.vmap(one_loss)(error / beta)
             loss = each.sum()
-            return loss, critic_metrics(loss, q, error) | gumbel_metrics(diagnostics)
+            return loss, critic_metrics(loss, q, error) | gumbel_metrics(diagnostics) | found
 
         critic, metrics = descend(
             state.critic,
@@ -225,6 +249,8 @@ def update(state: TD3State, batch: Batch) -> tuple[TD3State, Metrics]:
             config.critic_learning_rate,
             config.max_gradient_norm,
         )
+        if isinstance(config.beta, Auto):
+            temperatures = {"value": metrics["beta"]}
     first = Critic(critic.network.mlps[:1])
 
     # The policy maximises E[Q₁(s, π(s))].
@@ -247,6 +273,7 @@ def update(state: TD3State, batch: Batch) -> tuple[TD3State, Metrics]:
         critic=critic,
         target_policy=target_policy,
         target_critic=target_critic,
+        temperatures=temperatures,
         key=key,
         step=step,
     ), metrics | policy_metrics

@@ -29,6 +29,10 @@ SPREAD = 0.02
 AVERAGE_RATE = 0.01
 """Of the moving average of log β: some 100 updates."""
 
+SMALLEST_BETA = 1e-4
+"""Of the online agents, in units of E|Q|, whose own rounding is 1e-7: what a critic without any
+error gets. Otherwise Q − V or y − Q has the error of Q in it, and β is above it by itself."""
+
 Temperatures = dict[str, Scalar]
 """Those that tune themselves, in units of return: of V's soft maximum ("value") and of the policy's
 weights ("policy"). Empty where none does."""

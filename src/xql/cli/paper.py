@@ -106,7 +106,7 @@ def figure3(
         tasks: cheetah-run, walker-run, hopper-hop, quadruped-run; all of them without it.
         methods: sac, x-sac, td3, x-td3, td3-dq, x-td3-dq, the paper's six, as without it; sac-256
             and x-sac-256, which a laptop can train; and td3-5k, x-td3-5k, td3-dq-5k, x-td3-dq-5k,
-            with this library's warm-up and loss.
+            with this library's warm-up and loss; x-td3-5k-auto and x-sac-256-auto with beta=auto.
         steps: environment steps of each seed.
         seeds: how many of each method on each task.
         jobs: how many cells to train at a time, each on its share of the cores.

@@ -92,6 +92,20 @@ METHODS = {
         warmup=5_000,
         paper="x-td3-dq",
     ),
+    # Nor these: a β that tunes itself.
+    "x-td3-5k-auto": Method(
+        "x-td3",
+        "X-TD3, β auto, warm-up 5k",
+        changed={**_OWN_LOSS, "beta": "auto"},
+        warmup=5_000,
+        paper="x-td3",
+    ),
+    "x-sac-256-auto": Method(
+        "x-sac",
+        "X-SAC, β auto, 256-256, batch 256",
+        changed={**_SMALL_SAC, **_OWN_LOSS, "target_network": "critic", "beta": "auto"},
+        paper="x-sac",
+    ),
 }
 PAPER = tuple(METHODS)[:6]
 PRESET = "paper"

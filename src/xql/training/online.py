@@ -24,7 +24,7 @@ from xql.errors import InputError, nearest
 from xql.evaluation.scores import reference_score
 from xql.files import whole_file
 from xql.jax_config import forget_programs, standard_jax
-from xql.presets import PresetName, preset_warmup, resolve, suite
+from xql.presets import DATA_OPTIONS, PresetName, preset_warmup, resolve, suite
 from xql.runs.config import (
     DEFAULT_EVALUATION,
     DataConfig,
@@ -166,6 +166,11 @@ def plan_online(
     _check_loop(loop, steps)
     if agent not in ONLINE:
         raise InputError(f"agent '{agent}' does not learn online", hint=nearest(agent, ONLINE))
+    if unused := [name for name in DATA_OPTIONS if name in (options or {})]:
+        raise InputError(
+            f"{unused[0]} is an option of logged data, and an online run has none",
+            hint="leave it out of `options`",
+        )
     sweep = dict(sweep or {})
     chosen = resolve(agent, preset, env, options, swept=sweep)
     made = ONLINE[agent].make(chosen.config, steps)
