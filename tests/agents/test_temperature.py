@@ -11,7 +11,6 @@ from xql.agents.hyperparameters import AUTO
 from xql.agents.temperature import (
     AVERAGE_RATE,
     SAMPLES,
-    SPREAD,
     divergence,
     initial_temperatures,
     solve_temperature,
@@ -91,10 +90,10 @@ def test_only_the_first_samples_of_a_large_batch_count() -> None:
     assert first.kl == whole.kl
 
 
-def test_a_share_of_the_spread_of_q_is_the_floor() -> None:
+def test_no_batch_goes_below_the_floor() -> None:
     d = jnp.asarray(DISTRIBUTIONS["normal"], jnp.float32)
     free = tune(jnp.float32(1), d, 0.15, 0.0, jnp.int32(0))
-    held = tune(jnp.float32(1), d, 0.15, 10.0 / SPREAD, jnp.int32(0))
+    held = tune(jnp.float32(1), d, 0.15, 10.0, jnp.int32(0))
     assert held.temperature == pytest.approx(10.0, rel=1e-5)
     assert float(held.kl) < 0.01 < float(free.kl)
     assert 0.5 < float(free.effective_sample_size) < float(held.effective_sample_size) <= 1.0

@@ -24,7 +24,7 @@ SAMPLES = 256
 """Differences that β is solved from: log 256 = 5.5 nats is the largest KL among them."""
 
 SPREAD = 0.02
-"""Of Q's standard deviation: the least temperature."""
+"""The least temperature of offline XQL, as a share of Q's standard deviation over the batch."""
 
 AVERAGE_RATE = 0.01
 """Of the moving average of log β: some 100 updates."""
@@ -110,7 +110,7 @@ def tune(
     temperature: Scalar,
     differences: Float[Array, " batch"],
     kl: Number,
-    spread: Number,
+    floor: Number,
     step: Int[Array, ""],
 ) -> Tuned:
     """The moving average of the log of a temperature, one batch on.
@@ -119,14 +119,14 @@ def tune(
         temperature: as it was before.
         differences: Q − V of the batch; constants to the gradient.
         kl: ε in nats.
-        spread: the standard deviation of Q over the batch, in the unit of d. A batch's temperature
-            is at least `SPREAD` of it, for data in which there is no action to prefer: there d is
-            what a network misses of Q, and weights of any KL would choose among its errors.
+        floor: the least temperature of a batch, in the unit of d, for data in which there is no
+            action to prefer: there d is what a network misses of Q, and weights of any KL would
+            choose among its errors.
         step: batches before this one. The first sets the temperature, and until the average has
             its length each weighs as in a mean.
     """
     d = jax.lax.stop_gradient(differences[:SAMPLES])
-    solved = jnp.maximum(solve_temperature(d, kl), SPREAD * jax.lax.stop_gradient(spread))
+    solved = jnp.maximum(solve_temperature(d, kl), jax.lax.stop_gradient(floor))
     rate = AVERAGE_RATE / (1.0 - (1.0 - AVERAGE_RATE) ** (step + 1.0))
     # A batch of equal differences has no temperature, and one of 0 would never grow again.
     ratio = jnp.where(solved > 0, solved, temperature) / temperature

@@ -89,7 +89,7 @@ from xql.agents.losses import (
 )
 from xql.agents.networks import Critic, Value
 from xql.agents.policies import DeterministicPolicy, GaussianPolicy, project
-from xql.agents.temperature import Temperatures, initial_temperatures, tune
+from xql.agents.temperature import SPREAD, Temperatures, initial_temperatures, tune
 from xql.agents.types import (
     Agent,
     Batch,
@@ -310,19 +310,20 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
         rows = slice(block * config.batch_size, (block + 1) * config.batch_size)
         data: Batch = jax.tree.map(operator.itemgetter(rows), batch)
         target_q = state.target_critic(data.observations, data.actions).min(0)
+        floor = SPREAD * target_q.std()
         observations, targets = value_targets(state, data, target_q, value_key)
 
         def value_loss(
             network: Value,
             observations: Float[Array, "rows observation"] = observations,
             targets: Float[Array, " rows"] = targets,
-            spread: Scalar = target_q.std(),  # noqa: B008
+            floor: Scalar = floor,
         ) -> tuple[Scalar, Metrics]:
             v = network(observations)
             beta, found = config.beta, {}
             if isinstance(beta, Auto):
                 tuned = tune(
-                    state.temperatures["value"], targets - v, config.beta_kl, spread, state.step
+                    state.temperatures["value"], targets - v, config.beta_kl, floor, state.step
                 )
                 beta, found = tuned.temperature, {"beta": tuned.temperature, "kl": tuned.kl}
             loss, diagnostics = gumbel_loss(
@@ -351,7 +352,7 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
             return behaviour_loss(network, data, policy_key)
         if config.policy == "flow":
             return flow_loss(network, state.critic.network, data, config.bc_weight, policy_key)
-        return awr_loss(network, state, data, advantages, target_q.std(), policy_key)
+        return awr_loss(network, state, data, advantages, floor, policy_key)
 
     policy, policy_metrics = descend(
         state.policy, policy_loss, config.policy_learning_rate * policy_decay
@@ -406,14 +407,14 @@ def awr_loss(
     state: XQLState,
     data: Batch,
     advantages: Float[Array, " batch"],
-    spread: Scalar,
+    floor: Scalar,
     key: PRNGKeyArray | None,
 ) -> tuple[Scalar, Metrics]:
     """−E[w log π(a|s)], w = min(e^{κA}, cap)."""
     config = state.config
     inverse_temperature, found = config.inverse_temperature, {}
     if isinstance(inverse_temperature, Auto):
-        tuned = tune(state.temperatures["policy"], advantages, config.policy_kl, spread, state.step)
+        tuned = tune(state.temperatures["policy"], advantages, config.policy_kl, floor, state.step)
         inverse_temperature = 1 / tuned.temperature
         found = {
             "inverse_temperature": inverse_temperature,
