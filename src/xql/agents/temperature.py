@@ -33,6 +33,9 @@ SMALLEST_BETA = 1e-4
 """Of the online agents, in units of E|Q|, whose own rounding is 1e-7: what a critic without any
 error gets. Otherwise Q − V or y − Q has the error of Q in it, and β is above it by itself."""
 
+BOUNDS = {"beta": "beta_kl", "inverse_temperature": "policy_kl"}
+"""By temperature, the hyperparameter that is the KL of its weights where it is "auto"."""
+
 Temperatures = dict[str, Scalar]
 """Those that tune themselves, in units of return: of V's soft maximum ("value") and of the policy's
 weights ("policy"). Empty where none does."""

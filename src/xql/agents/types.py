@@ -1,6 +1,6 @@
 """The types that every agent shares: what goes in, what comes out, and what an agent is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -98,8 +98,6 @@ class ScaleHint(NamedTuple):
     names: tuple[str, ...] = ()
     advice: str = "a smaller learning rate"
     """What helps where none of these does."""
-    bounds: Mapping[str, str] = {"beta": "beta_kl", "inverse_temperature": "policy_kl"}
-    """By temperature, the hyperparameter that bounds the KL of its weights where it is "auto"."""
 
 
 class Agent(NamedTuple):

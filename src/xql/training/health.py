@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xql.agents import Agent
+from xql.agents.temperature import BOUNDS
 from xql.training.units import POWERS
 
 PATIENCE = 2
@@ -182,7 +183,7 @@ class HealthMonitor:
     def _bound(self, member: int, name: str) -> str | None:
         """The KL that a temperature is tuned to; None where it is a number."""
         auto = getattr(self._configs[member], name) == "auto"
-        return self._agent.scale_hint.bounds[name] if auto else None
+        return BOUNDS[name] if auto else None
 
     def _now(self, member: int, name: str) -> str:
         """What a hyperparameter is; the other unit stands beside what the user would set."""
