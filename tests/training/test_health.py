@@ -9,7 +9,7 @@ import pytest
 import xql
 from worlds import line_data
 from xql.agents import AGENTS, IQLConfig, XQLConfig, make_iql, make_xql
-from xql.training.health import HealthMonitor
+from xql.training.health import SETTLED, HealthMonitor
 from xql.training.units import POWERS
 
 XQL = make_xql(XQLConfig(), 100)
@@ -108,21 +108,24 @@ def test_where_a_temperature_tunes_itself_its_kl_is_what_helps() -> None:
 def test_a_kl_that_is_not_reached_is_said_where_something_is_tuned_to_it() -> None:
     flat = metrics(kl=[0.15, 0.07], policy_kl=[0.51, 0.4])
     found = monitor(XQL._replace(config=Tuned()))
-    assert found.check(1, flat) == []
-    value, policy = found.check(2, flat)
+    # The first updates say nothing: values that begin near 0 change more than actions differ.
+    assert [found.check(step, flat) for step in (1, 2, SETTLED, SETTLED + 1)] == [[]] * 4
+    value, policy = found.check(SETTLED + 2, flat)
     assert value == (
-        "member 1 by step 2: beta=auto does not reach its KL (mean 0.07 nats): the actions in the "
+        "member 1 by step 10,002: beta=auto does not reach its KL (mean 0.07 nats): the actions in the "
         "data hardly differ in value, and beta stands at its floor; beta_kl is 0.15, try a "
         "smaller beta_kl"
     )
-    assert policy.startswith("member 1 by step 2: inverse_temperature=auto does not reach its KL")
+    assert policy.startswith(
+        "member 1 by step 10,002: inverse_temperature=auto does not reach its KL"
+    )
     assert found.problems == [
         "beta=auto does not reach its KL",
         "inverse_temperature=auto does not reach its KL",
     ]
     # A temperature that is given has whatever KL it has.
     given = monitor()
-    assert [given.check(step, flat) for step in (1, 2, 3)] == [[], [], []]
+    assert [given.check(SETTLED + step, flat) for step in (1, 2, 3)] == [[], [], []]
 
 
 def test_a_remedy_names_both_units_where_auto_scaled_the_rewards() -> None:

@@ -20,6 +20,9 @@ from xql.training.units import POWERS
 PATIENCE = 2
 """Stretches in a row: the first updates of a sound run look wild too."""
 
+SETTLED = 10_000
+"""Updates by which values that begin near 0 change less than actions differ."""
+
 LOWER_RATE = "a smaller learning rate"
 
 POLICY_TEMPERATURES = ("inverse_temperature", "temperature")
@@ -35,6 +38,8 @@ class Check(NamedTuple):
     """With the metric's value as {value} and the mean advantage as {advantage}."""
     of: tuple[str, ...] = ("beta", *POLICY_TEMPERATURES)
     """The hyperparameters that help."""
+    after: int = 0
+    """The step up to which it is not looked at."""
 
 
 def _short_of(temperature: str, bound: str) -> Callable[[float, Any], bool]:
@@ -87,6 +92,7 @@ CHECKS = (
         "beta=auto does not reach its KL (mean {value:.2g} nats): the actions in the data hardly "
         "differ in value, and beta stands at its floor",
         ("beta",),
+        SETTLED,
     ),
     Check(
         "policy_kl",
@@ -94,6 +100,7 @@ CHECKS = (
         "inverse_temperature=auto does not reach its KL (mean {value:.2g} nats): the actions in "
         "the data hardly differ in value, and all count about the same",
         ("inverse_temperature",),
+        SETTLED,
     ),
 )
 # Not mean_exp: its mean over a stretch is that of a few outliers, and above 1e3 in runs that solve
@@ -129,7 +136,7 @@ class HealthMonitor:
         """
         lines = []
         for row, check in enumerate(CHECKS):
-            if check.metric not in metrics:
+            if check.metric not in metrics or step <= check.after:
                 continue
             values = np.atleast_1d(metrics[check.metric]).astype(float)
             fails = [
