@@ -112,8 +112,8 @@ def test_a_kl_that_is_not_reached_is_said_where_something_is_tuned_to_it() -> No
     assert [found.check(step, flat) for step in (1, 2, SETTLED, SETTLED + 1)] == [[]] * 4
     value, policy = found.check(SETTLED + 2, flat)
     assert value == (
-        "member 1 by step 10,002: beta=auto does not reach its KL (mean 0.07 nats): the actions in the "
-        "data hardly differ in value, and beta stands at its floor; beta_kl is 0.15, try a "
+        "member 1 by step 10,002: beta=auto does not reach its KL (mean 0.07 nats): the actions in "
+        "the data hardly differ in value, and beta stands at its floor; beta_kl is 0.15, try a "
         "smaller beta_kl"
     )
     assert policy.startswith(
@@ -170,6 +170,7 @@ def test_rewards_in_another_unit_are_warned_of_while_training(
     run = xql.train_offline(
         data.with_metadata(rewards=data.rewards * 1e5),
         steps=2500,
+        beta=1.0,
         options={"hidden": [8], "batch_size": 16, "critic_learning_rate": 0.1},
         evaluations=1,
         out=tmp_path / "run",
