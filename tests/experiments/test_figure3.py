@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,6 +122,20 @@ def test_a_changed_setting_is_one_that_the_paper_has_otherwise(method: str) -> N
         assert (list(own) if name == "hidden" else own) != value, name
     assert chosen.paper in PAPER and METHODS[chosen.paper].options == chosen.options
     assert METHODS[chosen.paper].betas == chosen.betas
+
+
+def test_a_curve_of_the_paper_is_drawn_once_for_all_that_stand_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr("xql.experiments.figure3.save_figure", lambda one, _: figures.append(one))
+    methods = ["x-td3-5k", "x-td3-5k-auto"]
+    for method in methods:
+        kept_cell(tmp_path, method, {130_000: [10.0, 20.0], 260_000: [30.0, 50.0]})
+    figure3(tmp_path, ["hopper-hop"], methods, steps=260_000, seeds=2, train_missing=False)
+    drawn = [line.get_label() for line in figures[0].axes[0].get_lines()]
+    assert [name for name in drawn if "paper's" in name] == ["X-TD3, the paper's"]
+    assert "X-TD3, β auto, warm-up 5k, 2 seeds" in drawn
 
 
 def test_ours_stands_beside_theirs_at_the_same_step(tmp_path: Path) -> None:

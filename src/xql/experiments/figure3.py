@@ -306,8 +306,9 @@ def _draw_method(axes: Any, one: Trained, colour: str) -> None:
     axes.plot(
         one.curve.steps, mean_curve, color=colour, lw=2, label=f"{method.label}, {seeds} seeds"
     )
-    if one.published is not None:
-        theirs = one.published
+    theirs, label = one.published, f"{METHODS[method.paper or one.method].label}, the paper's"
+    # Once, where several of ours stand beside it.
+    if theirs is not None and label not in axes.get_legend_handles_labels()[1]:
         # To our last step and not to their last point before it: the table compares them there.
         shown = np.append(theirs.steps[theirs.steps < one.steps], one.steps)
         axes.plot(
@@ -316,7 +317,7 @@ def _draw_method(axes: Any, one: Trained, colour: str) -> None:
             color=colour,
             lw=1.3,
             ls=(0, (4, 2)),
-            label=f"{METHODS[method.paper or one.method].label}, the paper's",
+            label=label,
         )
 
 
