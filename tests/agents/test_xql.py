@@ -27,7 +27,7 @@ from worlds import (
     trained,
 )
 from xql.agents import AGENTS, Agent, Batch, EnvironmentSpec, XQLConfig, configure, make_xql, member
-from xql.agents.hyperparameters import Swept
+from xql.agents.hyperparameters import Auto, Swept
 from xql.agents.networks import MLP, Critic, Linear, Value
 from xql.agents.policies import GaussianPolicy
 from xql.agents.update import trainable
@@ -212,6 +212,7 @@ def test_an_update_is_its_four_steps_in_the_stated_order(order: str) -> None:
         q = state.target_critic(s, a).min(0)
 
         def gumbel(v: Value) -> Array:
+            assert not isinstance(config.beta, Auto)
             z = (q - v(s)) / config.beta
             return (jnp.exp(z) - z - 1).mean()
 
