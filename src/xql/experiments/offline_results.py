@@ -74,6 +74,8 @@ class Table(NamedTuple):
     """What --data has to be: "FILE" or "FOLDER"; empty where nothing is needed."""
     shown: tuple[str, ...] = ("beta",)
     """Hyperparameters that have a column, beside those that a cell sweeps."""
+    seconds: str = "evaluations included, on one or two cores that may\nhave done other work too."
+    """Of what and where they are."""
 
 
 def _cell(name: str, data: str, agent: str, steps: int, seeds: int = 4, **more: Any) -> Cell:
@@ -297,16 +299,23 @@ _DOOR = (
     "success compares with D4RL's, returns and normalised scores do not."
 )
 _GPU = (
-    "Trained on one NVIDIA H200, 10 to 24 members at once beside other runs, and evaluated on a "
-    "processor; evaluations are no part of the seconds. XQL with temperatures that tune themselves "
-    "was trained before they had a floor in the spread of Q: today's code does not give its bits."
+    "Trained on one NVIDIA H200, each cell one population, and evaluated on a processor, once, at "
+    "the last step: *best* is *last*."
+)
+_GPU_SECONDS = "without evaluations, on a GPU that some 12 cells shared."
+_BEFORE = (
+    "*auto* was trained before its temperatures had a floor in the spread of Q (../README.md): "
+    "trained anew it gives other numbers."
 )
 _STABILITY = (
     "*auto*: one setting for all tasks (rewards, observations, β and κ auto, beta_kl 0.05, "
     "policy_kl 2, the bounded loss), chosen on seed 100. *fixed*: preset default over six β. "
-    f"*official*: the paper's own loss at its nearest β, clipped at 7. {_GPU}"
+    f"*official*: the paper's own loss at its nearest β, clipped at 7. {_BEFORE} {_GPU}"
 )
-_NEORL2 = f"Normalised as NeoRL-2 does. Settings were chosen on seed 100. {_GPU}"
+_NEORL2 = (
+    "Normalised as NeoRL-2 does; settings were chosen on seed 100. XQL is *auto* of the table "
+    f"stability. {_BEFORE} ReBRAC was stopped at 45,000 updates. {_GPU}"
+)
 TABLES = {
     "pointmaze": Table(_pointmaze, f"{_PLAY} {_TUNED}"),
     "peers": Table(_peers, f"{_PLAY} {_TUNED} {_MATCHED}"),
@@ -317,8 +326,8 @@ TABLES = {
     "door-human": Table(_door_human, _DOOR, needs="FILE"),
     "door-peers": Table(_door_peers, f"{_DOOR} {_UNTUNED} {_MATCHED}", needs="FILE"),
     "beta": Table(_beta, f"PointMaze: {_PLAY} AntMaze: {_ANT}"),
-    "stability": Table(_stability, _STABILITY, needs="FOLDER"),
-    "neorl2": Table(_neorl2, _NEORL2, needs="FOLDER", shown=()),
+    "stability": Table(_stability, _STABILITY, needs="FOLDER", seconds=_GPU_SECONDS),
+    "neorl2": Table(_neorl2, _NEORL2, needs="FOLDER", shown=(), seconds=_GPU_SECONDS),
 }
 
 
@@ -428,8 +437,7 @@ def markdown(table: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
             "Interquartile mean over seeds with its 95 % bootstrap interval over seeds. *Last* is",
             "the last step's and is the result, *each seed* its mean there; *best* takes each",
             f"seed's best evaluation and is biased upwards. Episodes of a seed: {counts}. Seconds",
-            "are those of all seeds together, evaluations included, on one or two cores that may",
-            "have done other work too.",
+            f"are those of all seeds together, {TABLES[table].seconds}",
             "",
             "| " + " | ".join(header) + " |",
             "|" + "---|" * len(header),
