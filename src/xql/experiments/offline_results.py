@@ -169,6 +169,8 @@ class _Task(NamedTuple):
     """Six, around the preset's."""
     official: Mapping[str, Any]
     """With the paper's loss: its β nearest to the task, and its rewards."""
+    episodes: int = 100
+    """Of a seed, at the last step."""
 
 
 _TASKS = {
@@ -179,7 +181,7 @@ _TASKS = {
         "pointmaze/large-play-v0", (0.2, 0.6, 1.0, 2.0, 4.0, 8.0), {"beta": 0.6}
     ),
     "antmaze-umaze-short": _Task(
-        "antmaze/umaze-short-v0", (0.1, 0.3, 0.6, 1.0, 2.0, 4.0), {"beta": 0.6}
+        "antmaze/umaze-short-v0", (0.1, 0.3, 0.6, 1.0, 2.0, 4.0), {"beta": 0.6}, episodes=30
     ),
     "door-human": _Task("door-human-v0", (0.5, 1.0, 2.0, 5.0, 10.0, 20.0), {"beta": 5.0}),
     "dmsd": _Task(
@@ -205,9 +207,11 @@ _AUTO = _SCALED | {
 _OFFICIAL = {"loss": "official", "clip": 7.0, "max_gradient_norm": None}
 
 
-def _short(name: str, data: str, agent: str, folder: str | None, **more: Any) -> Cell:
+def _short(
+    name: str, data: str, agent: str, folder: str | None, episodes: int = 100, **more: Any
+) -> Cell:
     """One agent on one dataset for 50,000 updates, evaluated once, at their end."""
-    plan = EvaluationPlan(evaluations=1, last_episodes=100)
+    plan = EvaluationPlan(evaluations=1, last_episodes=episodes)
     settings = {"agent": agent, "steps": 50_000, "seeds": 4, "evaluation": plan, **more}
     kind, _, task = data.rpartition("/")
     if kind in ("pointmaze", "antmaze"):
@@ -224,7 +228,7 @@ def _short(name: str, data: str, agent: str, folder: str | None, **more: Any) ->
 
 def _stability(folder: str | None) -> list[Cell]:
     return [
-        _short(f"{name}-{kind}", task.data, "xql", folder, **more)
+        _short(f"{name}-{kind}", task.data, "xql", folder, task.episodes, **more)
         for name, task in _TASKS.items()
         for kind, more in (
             ("auto", {"options": _AUTO}),
