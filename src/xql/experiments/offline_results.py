@@ -12,6 +12,10 @@
                   here with `xql data make mujoco`, 4 seeds × 1M updates
     beta          XQL over β, one population each of 2 seeds: PointMaze-Medium, 25k updates, and
                   AntMaze-UMaze made here, 75k
+    stability     XQL on six tasks, 4 seeds × 50k updates: with temperatures that tune themselves,
+                  over six fixed β, and with the paper's own loss at its nearest β
+    neorl2        XQL, IQL, TD3+BC, ReBRAC and BC on NeoRL-2's DMSD and SafetyHalfCheetah, 4 seeds
+                  × 50k updates
 
 A cell is one agent on one dataset; it is trained only if OUT/TABLE/cells does not hold it yet, so
 that a table can grow over days. Table and figure are drawn from the cells alone, which need neither
@@ -30,6 +34,7 @@ import tyro
 
 from xql.agents import OFFLINE
 from xql.agents.hyperparameters import to_dict
+from xql.data.d4rl import d4rl_name
 from xql.errors import InputError, decoration, nearest
 from xql.evaluation.statistics import format_interval
 from xql.experiments.cells import Cell, kept, offline_cell, train_cells
@@ -37,7 +42,7 @@ from xql.experiments.compact import reduce_colours
 from xql.experiments.sources import minari_fingerprint
 from xql.files import write_texts
 from xql.reports.plots import curves_from_run, plot_against, plot_learning_curves
-from xql.runs.config import RunConfig
+from xql.runs.config import EvaluationPlan, RunConfig
 from xql.runs.folder import Evaluation, RunFolder
 from xql.runs.summary import (
     SYMBOLS,
@@ -63,11 +68,14 @@ class Table(NamedTuple):
     """Cells that stand together."""
 
     cells: Callable[[str | None], list[Cell]]
-    """Of the file that --data gives, where one is needed."""
+    """Of what --data gives, where that is needed."""
     note: str
-    needs_file: bool = False
+    needs: str = ""
+    """What --data has to be: "FILE" or "FOLDER"; empty where nothing is needed."""
     shown: tuple[str, ...] = ("beta",)
     """Hyperparameters that have a column, beside those that a cell sweeps."""
+    seconds: str = "evaluations included, on one or two cores that may\nhave done other work too."
+    """Of what and where they are."""
 
 
 def _cell(name: str, data: str, agent: str, steps: int, seeds: int = 4, **more: Any) -> Cell:
@@ -153,6 +161,108 @@ def _beta(_: str | None) -> list[Cell]:
     ]
 
 
+class _Task(NamedTuple):
+    """One of the tasks that `stability` is measured on."""
+
+    data: str
+    betas: tuple[float, ...]
+    """Six, around the preset's."""
+    official: Mapping[str, Any]
+    """With the paper's loss: its β nearest to the task, and its rewards."""
+    episodes: int = 100
+    """Of a seed, at the last step."""
+
+
+_TASKS = {
+    "pointmaze-medium": _Task(
+        "pointmaze/medium-play-v0", (0.1, 0.3, 0.6, 1.0, 2.0, 4.0), {"beta": 0.6}
+    ),
+    "pointmaze-large": _Task(
+        "pointmaze/large-play-v0", (0.2, 0.6, 1.0, 2.0, 4.0, 8.0), {"beta": 0.6}
+    ),
+    "antmaze-umaze-short": _Task(
+        "antmaze/umaze-short-v0", (0.1, 0.3, 0.6, 1.0, 2.0, 4.0), {"beta": 0.6}, episodes=30
+    ),
+    "door-human": _Task("door-human-v0", (0.5, 1.0, 2.0, 5.0, 10.0, 20.0), {"beta": 5.0}),
+    "dmsd": _Task(
+        "neorl2/DMSD",
+        (0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+        {"beta": 2.0, "rewards": "return_range"},
+    ),
+    "safety-half-cheetah": _Task(
+        "neorl2/SafetyHalfCheetah",
+        (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+        {"beta": 2.0, "rewards": "return_range"},
+    ),
+}
+_SCALED = {"rewards": "auto", "observations": "auto"}
+_AUTO = _SCALED | {
+    "beta": "auto",
+    "beta_kl": 0.05,
+    "inverse_temperature": "auto",
+    "policy_kl": 2.0,
+    "loss": "bounded",
+    "max_gradient_norm": None,
+}
+_OFFICIAL = {"loss": "official", "clip": 7.0, "max_gradient_norm": None}
+
+
+def _short(
+    name: str, data: str, agent: str, folder: str | None, episodes: int = 100, **more: Any
+) -> Cell:
+    """One agent on one dataset for 50,000 updates, evaluated once, at their end."""
+    plan = EvaluationPlan(evaluations=1, last_episodes=episodes)
+    settings = {"agent": agent, "steps": 50_000, "seeds": 4, "evaluation": plan, **more}
+    kind, _, task = data.rpartition("/")
+    if kind in ("pointmaze", "antmaze"):
+        opened, fingerprint = f"minari:{data}", minari_fingerprint(data)
+        return offline_cell(name, data, opened=opened, fingerprint=fingerprint, **settings)
+    home = Path(folder or ".")
+    if kind == "neorl2":
+        opened = f"neorl2:{home / f'{task}-high-100000-train.npz'}"
+        return offline_cell(name, data, opened=opened, **settings)
+    files = (one for one in sorted(home.glob("*.hdf5")) if d4rl_name(one) == data)
+    opened = f"d4rl:{next(files, home / f'{data}.hdf5')}"
+    return offline_cell(name, data, opened=opened, env=DOOR, **settings)
+
+
+def _stability(folder: str | None) -> list[Cell]:
+    return [
+        _short(f"{name}-{kind}", task.data, "xql", folder, task.episodes, **more)
+        for name, task in _TASKS.items()
+        for kind, more in (
+            ("auto", {"options": _AUTO}),
+            ("fixed", {"sweep": {"beta": task.betas}}),
+            ("official", {"options": {**_OFFICIAL, **task.official}}),
+        )
+    ]
+
+
+def _neorl2(folder: str | None) -> list[Cell]:
+    peers: dict[str, dict[str, dict[str, Any]]] = {
+        "DMSD": {
+            "iql": {"expectile": 0.6, "inverse_temperature": 10.0},
+            "td3-bc": {"value_weight": 2.5},
+            "rebrac": {"policy_cloning": 0.003, "critic_cloning": 0.0},
+            "bc": {},
+        },
+        "SafetyHalfCheetah": {
+            "iql": {"expectile": 0.6, "inverse_temperature": 3.0},
+            "td3-bc": {"value_weight": 0.1},
+            "bc": {},
+        },
+    }
+    cells = []
+    for task, settings in peers.items():
+        name, data = ("dmsd" if task == "DMSD" else "safety-half-cheetah"), f"neorl2/{task}"
+        cells.append(_short(f"{name}-xql", data, "xql", folder, options=_AUTO))
+        for agent, own in settings.items():
+            # BC sees no rewards.
+            scaled = {"observations": "auto"} if agent == "bc" else _SCALED
+            cells.append(_short(f"{name}-{agent}", data, agent, folder, options=scaled | own))
+    return cells
+
+
 def _door(
     name: str,
     agent: str,
@@ -192,6 +302,24 @@ _DOOR = (
     f"The environment is {DOOR} of gymnasium-robotics, whose reward changed in release 1.2.1: "
     "success compares with D4RL's, returns and normalised scores do not."
 )
+_GPU = (
+    "Trained on one NVIDIA H200, each cell one population, and evaluated on a processor, once, at "
+    "the last step: *best* is *last*."
+)
+_GPU_SECONDS = "without evaluations, on a GPU that some 12 cells shared."
+_BEFORE = (
+    "*auto* was trained before its temperatures had a floor in the spread of Q (../README.md): "
+    "trained anew it gives other numbers."
+)
+_STABILITY = (
+    "*auto*: one setting for all tasks (rewards, observations, β and κ auto, beta_kl 0.05, "
+    "policy_kl 2, the bounded loss), chosen on seed 100. *fixed*: preset default over six β. "
+    f"*official*: the paper's own loss at its nearest β, clipped at 7. {_BEFORE} {_GPU}"
+)
+_NEORL2 = (
+    "Normalised as NeoRL-2 does; settings were chosen on seed 100. XQL is *auto* of the table "
+    f"stability. {_BEFORE} ReBRAC was stopped at 45,000 updates. {_GPU}"
+)
 TABLES = {
     "pointmaze": Table(_pointmaze, f"{_PLAY} {_TUNED}"),
     "peers": Table(_peers, f"{_PLAY} {_TUNED} {_MATCHED}"),
@@ -199,9 +327,11 @@ TABLES = {
     "peers-large": Table(_peers_large, f"{_PLAY} {_TUNED}"),
     "antmaze-more": Table(_antmaze_more, _ANT),
     "mujoco": Table(_mujoco, _MUJOCO),
-    "door-human": Table(_door_human, _DOOR, needs_file=True),
-    "door-peers": Table(_door_peers, f"{_DOOR} {_UNTUNED} {_MATCHED}", needs_file=True),
+    "door-human": Table(_door_human, _DOOR, needs="FILE"),
+    "door-peers": Table(_door_peers, f"{_DOOR} {_UNTUNED} {_MATCHED}", needs="FILE"),
     "beta": Table(_beta, f"PointMaze: {_PLAY} AntMaze: {_ANT}"),
+    "stability": Table(_stability, _STABILITY, needs="FOLDER", seconds=_GPU_SECONDS),
+    "neorl2": Table(_neorl2, _NEORL2, needs="FOLDER", shown=(), seconds=_GPU_SECONDS),
 }
 
 
@@ -209,6 +339,7 @@ def make_data(cell: Cell) -> None:
     """Make the maze dataset of a cell where this machine does not hold it."""
     name = str(cell.configuration["data"]["name"])
     task: Any = name.partition("/")[2].removesuffix("-v0")
+    short = task.endswith("-short")
     if name.startswith("pointmaze/"):
         from xql.collect.pointmaze import ensure_pointmaze
 
@@ -218,7 +349,9 @@ def make_data(cell: Cell) -> None:
         from xql.collect.writing import dataset_folder
 
         if not dataset_folder(name).exists():
-            make_antmaze(task)
+            # The kept cells had the first 350,000 of the 1,000,000 transitions of umaze-v0.
+            more: Any = {"transitions": 350_000, "dataset_id": name} if short else {}
+            make_antmaze(task.removesuffix("-short"), **more)
 
 
 def quantities_of(evaluations: Sequence[Evaluation]) -> Iterator[Quantity]:
@@ -266,7 +399,7 @@ def rows_of(entry: Entry, names: Sequence[str]) -> Iterator[dict[str, Any]]:
                     "agent": config.agent,
                     "preset": config.preset,
                     **{name: values.get(name, "") for name in names},
-                    "updates": config.steps,
+                    "updates": end,
                     "measure": UNITS[quantity],
                     "IQM": f"{summary.interval.estimate:.2f}",
                     "low": f"{summary.interval.low:.2f}",
@@ -296,7 +429,8 @@ def markdown(table: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
     )
     columns = ("cell", *names, "updates", "measure", "last", "each seed", "best", "seconds")
     header = [SYMBOLS.get(name, name) for name in columns]
-    needed = " --data FILE" if TABLES[table].needs_file else ""
+    needs = TABLES[table].needs
+    needed = f" --data {needs}" if needs else ""
     return "\n".join(
         [
             f"# {table}",
@@ -307,8 +441,7 @@ def markdown(table: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
             "Interquartile mean over seeds with its 95 % bootstrap interval over seeds. *Last* is",
             "the last step's and is the result, *each seed* its mean there; *best* takes each",
             f"seed's best evaluation and is biased upwards. Episodes of a seed: {counts}. Seconds",
-            "are those of all seeds together, evaluations included, on one or two cores that may",
-            "have done other work too.",
+            f"are those of all seeds together, {TABLES[table].seconds}",
             "",
             "| " + " | ".join(header) + " |",
             "|" + "---|" * len(header),
@@ -346,13 +479,19 @@ def tabulate(table: str, home: Path) -> list[Entry]:
 
 
 def draw(table: str, entries: Sequence[Entry], home: Path) -> None:
-    """The one figure of a table: learning curves, or the last score over what every cell sweeps."""
-    if not entries:
-        return
-    runs, labels = [one.run for one in entries], [one.name for one in entries]
-    names = {swept(run.config) for run in runs}
+    """The one figure of a table: the last score over what cells sweep, or else learning curves.
+
+    There is none where every cell was evaluated once, and none sweeps.
+    """
+    runs = [one.run for one in entries]
+    sweeping = [one for one in entries if swept(one.run.config)]
+    names = {swept(one.run.config) for one in sweeping}
     if len(names) == 1 and len(name := min(names)) == 1:
-        path = plot_against(runs, name[0], home / f"{name[0]}.png", titles=labels)
+        labels = [one.name for one in sweeping]
+        shown = [one.run for one in sweeping]
+        path = plot_against(shown, name[0], home / f"{name[0]}.png", titles=labels)
+    elif all(run.config.evaluation.evaluations == 1 for run in runs):
+        return
     else:
         curves = [curve for one in entries for curve in curves_from_run(one.run, label=one.name)]
         quantity = quantity_of(runs[0].read_evaluations())
@@ -384,7 +523,8 @@ def main(
 
     Args:
         table: one of those that the head of this file lists.
-        data: the file of door-human and door-peers, as D4RL publishes it.
+        data: the file of door-human and door-peers, as D4RL publishes it; for stability and neorl2
+            a folder with NeoRL-2's files, and with that file, under their published names.
         only: names of cells; all without it.
         train: train what is missing; without, only write what is there.
         out: the folder; the table goes to the folder of its name in there.
