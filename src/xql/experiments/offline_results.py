@@ -16,6 +16,8 @@
                   over six fixed β, and with the paper's own loss at its nearest β
     neorl2        XQL, IQL, TD3+BC, ReBRAC and BC on NeoRL-2's DMSD and SafetyHalfCheetah, 4 seeds
                   × 50k updates
+    extraction    XQL's four ways to extract a policy, on AntMaze-UMaze-diverse made here and DMSD,
+                  2 seeds × 25k updates
 
 A cell is one agent on one dataset; it is trained only if OUT/TABLE/cells does not hold it yet, so
 that a table can grow over days. Table and figure are drawn from the cells alone, which need neither
@@ -212,7 +214,8 @@ def _short(
 ) -> Cell:
     """One agent on one dataset for 50,000 updates, evaluated once, at their end."""
     plan = EvaluationPlan(evaluations=1, last_episodes=episodes)
-    settings = {"agent": agent, "steps": 50_000, "seeds": 4, "evaluation": plan, **more}
+    settings: dict[str, Any] = {"agent": agent, "steps": 50_000, "seeds": 4, "evaluation": plan}
+    settings |= more
     kind, _, task = data.rpartition("/")
     if kind in ("pointmaze", "antmaze"):
         opened, fingerprint = f"minari:{data}", minari_fingerprint(data)
@@ -260,6 +263,32 @@ def _neorl2(folder: str | None) -> list[Cell]:
             # BC sees no rewards.
             scaled = {"observations": "auto"} if agent == "bc" else _SCALED
             cells.append(_short(f"{name}-{agent}", data, agent, folder, options=scaled | own))
+    return cells
+
+
+def _extraction(folder: str | None) -> list[Cell]:
+    shared = {
+        name: _AUTO[name] for name in _AUTO if name not in ("inverse_temperature", "policy_kl")
+    }
+    choices: dict[str, dict[str, Any]] = {
+        "awr": dict(_AUTO),
+        "ddpg_bc": shared,
+        "best_of_n": shared,
+        "flow": shared,
+    }
+    cells = []
+    for name, data, bc_weight in (
+        ("antmaze-umaze-diverse", "antmaze/umaze-diverse-v0", 0.3),
+        ("dmsd", "neorl2/DMSD", 0.01),
+    ):
+        for policy, options in choices.items():
+            weight = {"bc_weight": bc_weight} if policy in ("ddpg_bc", "flow") else {}
+            settings = {**options, **weight, "policy": policy}
+            cells.append(
+                _short(
+                    f"{name}-{policy}", data, "xql", folder, steps=25_000, seeds=2, options=settings
+                )
+            )
     return cells
 
 
@@ -316,6 +345,10 @@ _STABILITY = (
     "policy_kl 2, the bounded loss), chosen on seed 100. *fixed*: preset default over six β. "
     f"*official*: the paper's own loss at its nearest β, clipped at 7. {_BEFORE} {_GPU}"
 )
+_EXTRACTION = (
+    "Q and V are those of *auto* in the table stability. bc_weight of DMSD: the best of 0.01, 0.03, "
+    "0.1 and 0.3 with ddpg_bc on seed 100; of AntMaze, the default. best_of_n draws 32 actions."
+)
 _NEORL2 = (
     "Normalised as NeoRL-2 does; settings were chosen on seed 100. XQL is *auto* of the table "
     f"stability. {_BEFORE} ReBRAC was stopped at 45,000 updates. {_GPU}"
@@ -331,6 +364,7 @@ TABLES = {
     "door-peers": Table(_door_peers, f"{_DOOR} {_UNTUNED} {_MATCHED}", needs="FILE"),
     "beta": Table(_beta, f"PointMaze: {_PLAY} AntMaze: {_ANT}"),
     "stability": Table(_stability, _STABILITY, needs="FOLDER", seconds=_GPU_SECONDS),
+    "extraction": Table(_extraction, _EXTRACTION, needs="FOLDER", shown=("policy", "bc_weight")),
     "neorl2": Table(_neorl2, _NEORL2, needs="FOLDER", shown=(), seconds=_GPU_SECONDS),
 }
 
