@@ -267,9 +267,8 @@ def _neorl2(folder: str | None) -> list[Cell]:
 
 
 def _extraction(folder: str | None) -> list[Cell]:
-    shared = {
-        name: _AUTO[name] for name in _AUTO if name not in ("inverse_temperature", "policy_kl")
-    }
+    of_awr = ("inverse_temperature", "policy_kl")
+    shared = {name: value for name, value in _AUTO.items() if name not in of_awr}
     choices: dict[str, dict[str, Any]] = {
         "awr": dict(_AUTO),
         "ddpg_bc": shared,
@@ -346,8 +345,8 @@ _STABILITY = (
     f"*official*: the paper's own loss at its nearest β, clipped at 7. {_BEFORE} {_GPU}"
 )
 _EXTRACTION = (
-    "Q and V are those of *auto* in the table stability. bc_weight of DMSD: the best of 0.01, 0.03, "
-    "0.1 and 0.3 with ddpg_bc on seed 100; of AntMaze, the default. best_of_n draws 32 actions."
+    "Q and V are learned as by *auto* of the table stability. bc_weight of DMSD: the best of 0.01, "
+    "0.03, 0.1 and 0.3 for ddpg_bc on seed 100; of AntMaze, the default. best_of_n draws 32."
 )
 _NEORL2 = (
     "Normalised as NeoRL-2 does; settings were chosen on seed 100. XQL is *auto* of the table "
