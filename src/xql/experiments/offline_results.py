@@ -522,7 +522,15 @@ def draw(table: str, entries: Sequence[Entry], home: Path) -> None:
     if len(names) == 1 and len(name := min(names)) == 1:
         labels = [one.name for one in sweeping]
         shown = [one.run for one in sweeping]
-        path = plot_against(shown, name[0], home / f"{name[0]}.png", titles=labels)
+        beside = [
+            {
+                one.name: one.run
+                for one in entries
+                if one not in sweeping and one.run.config.data.name == run.config.data.name
+            }
+            for run in shown
+        ]
+        path = plot_against(shown, name[0], home / f"{name[0]}.png", titles=labels, beside=beside)
     elif all(run.config.evaluation.evaluations == 1 for run in runs):
         return
     else:

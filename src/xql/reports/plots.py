@@ -1,7 +1,8 @@
 """Figures: learning curves with every seed behind them, and a comparison of methods."""
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
@@ -166,6 +167,7 @@ def plot_against(
     quantity: Quantity | None = None,
     *,
     titles: Sequence[str] | None = None,
+    beside: Sequence[Mapping[str, RunFolder]] | None = None,
 ) -> Path:
     """Draw the score at the last step against a swept hyperparameter, every seed a dot.
 
@@ -176,6 +178,8 @@ def plot_against(
         path: the file to write (.png, .svg or .pdf); its folder is made.
         quantity: what to draw; None for each run's `quantity_of`.
         titles: the panels'; None for the names of the runs' folders.
+        beside: for each panel, runs that did not sweep it, by label: the mean over their members is
+            a dashed level, from the lowest member to the highest a band.
 
     Raises:
         InputError: there is no run, or one that did not sweep it or has no evaluations.
@@ -187,11 +191,18 @@ def plot_against(
     points = [_last_against(folder, name, quantity) for folder in runs]
     if not points:
         raise InputError("there is no run to draw", hint="give at least one")
-    figure = Figure(figsize=(1.0 + 4.0 * len(points), 3.6), dpi=160, layout="constrained")
+    columns = len(points) if len(points) < 5 else 3
+    rows = math.ceil(len(points) / columns)
+    size = (1.0 + 4.0 * columns, 3.6 * rows)
+    figure = Figure(figsize=size, dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(points), squeeze=False)[0]
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in panels[len(points) :]:
+        axes.set_visible(False)
     titles = [folder.path.name for folder in runs] if titles is None else titles
-    for axes, folder, title, lines in zip(panels, runs, titles, points, strict=True):
+    levels: Sequence[Mapping[str, RunFolder]] = [{}] * len(points) if beside is None else beside
+    every = zip(panels[: len(points)], runs, titles, points, levels, strict=True)
+    for axes, folder, title, lines, others in every:
         shown = quantity or quantity_of(folder.read_evaluations())
         for index, (label, by) in enumerate(lines.items()):
             colour = COLOURS[index % len(COLOURS)]
@@ -199,7 +210,12 @@ def plot_against(
                 axes.plot([value] * len(seeds), seeds, "o", color=colour, alpha=0.45, ms=5)
             means = [np.mean(seeds) for seeds in by.values()]
             axes.plot(list(by), means, color=colour, lw=2, label=label)
-        if len(lines) > 1:
+        for index, (label, other) in enumerate(others.items(), start=len(lines)):
+            colour = COLOURS[index % len(COLOURS)]
+            last = np.concatenate([curve.scores[:, -1] for _, curve in _curves(other, quantity)])
+            axes.axhspan(last.min(), last.max(), color=colour, alpha=0.12, lw=0)
+            axes.axhline(last.mean(), color=colour, lw=2, ls="--", label=label)
+        if len(lines) + len(others) > 1:
             axes.legend(frameon=False, fontsize=8)
         ticks = sorted({value for by in lines.values() for value in by})
         if ticks[0] > 0:
