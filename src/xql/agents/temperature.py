@@ -23,7 +23,7 @@ from xql.agents.types import Number, Scalar
 SAMPLES = 256
 """Differences that β is solved from: log 256 = 5.5 nats is the largest KL among them."""
 
-SPREAD = 0.02
+SPREAD = 0.005
 """The least temperature of offline XQL, as a share of Q's standard deviation over the batch."""
 
 AVERAGE_RATE = 0.01
