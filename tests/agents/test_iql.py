@@ -151,7 +151,7 @@ def test_all_but_the_value_step_is_xql_s() -> None:
     batch = random_batch(6, SPEC)
     ours, theirs = (
         one_update(agent, one, batch)[0]
-        for agent, one in ((AGENT, state), (other, XQLState(**parts)))
+        for agent, one in ((AGENT, state), (other, XQLState(**parts, temperatures={})))
     )
     for part in ("policy", "critic", "target_critic"):
         assert_close(getattr(ours, part), getattr(theirs, part), rtol=1e-5, atol=1e-7)

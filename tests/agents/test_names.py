@@ -55,7 +55,7 @@ def test_options_are_those_that_are_given() -> None:
     [
         ({"bata": 1.0}, "unknown option 'bata' of XQLConfig; did you mean 'beta'?"),
         ({"beta": -1.0}, "option beta cannot be -1.0; give a number above 0"),
-        ({"beta": "1"}, "option beta cannot be '1'; it takes float"),
+        ({"beta": "1"}, "option beta cannot be '1'; it takes a number or 'auto'"),
     ],
 )
 def test_options_that_cannot_be_are_one_line(given: dict[str, Any], line: str) -> None:

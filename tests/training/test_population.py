@@ -118,7 +118,7 @@ def test_chunks_of_any_length_compile_once(members: int, caplog: pytest.LogCaptu
 def test_swept_hyperparameters_are_arrays_so_that_a_sweep_is_one_program() -> None:
     population = initial_population(AGENT, SPEC, [Member(0, {"beta": b}) for b in (0.1, 1.0, 9.0)])
     leaves = jax.tree.leaves(population.config)
-    assert len(leaves) == sum(one.swept for one in hyperparameters(XQLConfig).values()) == 9
+    assert len(leaves) == sum(one.swept for one in hyperparameters(XQLConfig).values()) == 12
     for leaf in leaves:
         assert leaf.shape == (3,) and leaf.dtype == jnp.float32
     assert population.config.hidden == (16,)
