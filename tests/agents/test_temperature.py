@@ -104,8 +104,9 @@ def test_equal_differences_leave_it_finite_and_able_to_come_back() -> None:
     beta = tune(jnp.float32(1), equal, 0.15, 0.0, jnp.int32(0)).temperature
     assert 0 < float(beta) < 1e-20
     d = jnp.asarray(DISTRIBUTIONS["normal"], jnp.float32)
-    for step in range(1, 2000):
-        beta = tune(beta, d, 0.15, 0.0, jnp.int32(step)).temperature
+    beta = jax.lax.fori_loop(
+        1, 2000, lambda step, beta: tune(beta, d, 0.15, 0.0, step).temperature, beta
+    )
     assert float(beta) == pytest.approx(float(solve_temperature(d, 0.15)), rel=0.01)
 
 

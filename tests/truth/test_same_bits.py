@@ -19,7 +19,7 @@ from xql.agents import AGENTS, ONLINE
 HOME = Path(__file__).parent
 ROUNDED = ("awac", "rebrac")
 """XLA rounds their updates otherwise where members of a population take turns."""
-ALWAYS = ("xql/1", "xql/3", "x-td3/1", "x-sac/3")
+ALWAYS = ("xql/3", "x-td3/1")
 CELLS = [f"{agent}/{population}" for agent in AGENTS for population in (1, 3)]
 
 
