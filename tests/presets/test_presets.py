@@ -436,6 +436,11 @@ def test_data_of_no_suite_gets_what_tunes_itself_unless_a_beta_is_given() -> Non
         # A β belongs to a unit of the rewards: they keep the data's.
         assert (given.rewards, given.observations) == ("raw", "raw")
         assert given.config.inverse_temperature == 3.0
+    # Else a state would have a temperature in training and none where the run is opened.
+    swept = resolve("xql", "default", "my-data", swept=["inverse_temperature"])
+    assert (swept.config.beta, swept.config.inverse_temperature) == ("auto", 3.0)
+    with pytest.raises(InputError, match="policy_kl has no effect"):
+        resolve("xql", "default", "my-data", {"policy_kl": 1.0}, swept=["inverse_temperature"])
     known = resolve("xql", "default", "door-human-v0")
     assert (known.config.beta, known.rewards) == (5.0, "raw")
     assert resolve("iql", "default", "my-data").rewards == "raw"
