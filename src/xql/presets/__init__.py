@@ -211,7 +211,7 @@ def _row(dataset: str, sections: Mapping[str, Any]) -> str | None:
     A version more or less is the same data set's row, and DeepMind Control's tasks may be written
     with underscores.
     """
-    for section in sections:
+    for section in _rows(sections):
         if _plain_name(section) == _plain_name(dataset):
             return section
     return None
