@@ -99,15 +99,13 @@ def test_no_batch_goes_below_the_floor() -> None:
     assert 0.5 < float(free.effective_sample_size) < float(held.effective_sample_size) <= 1.0
 
 
-def test_equal_differences_leave_it_finite_and_able_to_come_back() -> None:
-    equal = jnp.zeros(SAMPLES)
-    beta = tune(jnp.float32(1), equal, 0.15, 0.0, jnp.int32(0)).temperature
-    assert 0 < float(beta) < 1e-20
-    d = jnp.asarray(DISTRIBUTIONS["normal"], jnp.float32)
-    beta = jax.lax.fori_loop(
-        1, 2000, lambda step, beta: tune(beta, d, 0.15, 0.0, step).temperature, beta
-    )
-    assert float(beta) == pytest.approx(float(solve_temperature(d, 0.15)), rel=0.01)
+@pytest.mark.parametrize("samples", [1, SAMPLES])
+def test_equal_differences_leave_it_as_it_was(samples: int) -> None:
+    # Also at first: at a temperature near 0 the loss of equal differences is not finite.
+    equal = jnp.full(samples, 3.0)
+    for step in (0, 1):
+        beta = tune(jnp.float32(2), equal, 0.15, 0.0, jnp.int32(step)).temperature
+        assert float(beta) == 2.0
 
 
 def test_a_state_has_the_temperatures_that_tune_themselves_and_no_others() -> None:

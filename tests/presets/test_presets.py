@@ -5,6 +5,7 @@ import importlib.resources
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -266,6 +267,7 @@ REFUSED = [
     ),
     ("xql", "default", {"beta": True}, "option beta cannot be True; it takes a number or"),
     ("xql", "default", {"beta": None}, "option beta cannot be None; it takes a number or"),
+    ("xql", "default", {"beta": np.array([1.0, 2.0])}, "option beta cannot be array([1., 2.])"),
     ("xql", "default", {"critics": 2.5}, "option critics cannot be 2.5; it takes int"),
     ("xql", "default", {"critics": True}, "option critics cannot be True; it takes int"),
     ("xql", "default", {"value_layer_norm": 1}, "cannot be 1; it takes bool"),
@@ -436,6 +438,14 @@ def test_data_of_no_suite_gets_what_tunes_itself_unless_a_beta_is_given() -> Non
         # A β belongs to a unit of the rewards: they keep the data's.
         assert (given.rewards, given.observations) == ("raw", "raw")
         assert given.config.inverse_temperature == 3.0
+    # Else a state would have a temperature in training and none where the run is opened.
+    swept = resolve("xql", "default", "my-data", swept=["inverse_temperature"])
+    assert (swept.config.beta, swept.config.inverse_temperature) == ("auto", 3.0)
+    with pytest.raises(InputError, match="policy_kl has no effect"):
+        resolve("xql", "default", "my-data", {"policy_kl": 1.0}, swept=["inverse_temperature"])
+    # A file may be called as a section is.
+    for name in ("any", "auto", "antmaze"):
+        assert resolve("xql", "default", name, {"beta": 2.0}).rewards == "raw"
     known = resolve("xql", "default", "door-human-v0")
     assert (known.config.beta, known.rewards) == (5.0, "raw")
     assert resolve("iql", "default", "my-data").rewards == "raw"

@@ -414,7 +414,7 @@ def test_a_critic_that_is_conservative_may_lie_below_every_return(
 def test_what_auto_scaled_is_logged_and_said_in_the_data_s_own_unit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    of_return = ("v", "q", "advantage", "bellman_error", "beta")
+    of_return = ("v", "q", "policy_q", "advantage", "bellman_error", "beta")
     others = ("weight", "critic_loss", "effective_sample_size", "mean_exp")
     line = dict.fromkeys((*of_return, *others, "inverse_temperature"), 200.0)
     line |= {"effective_sample_size": 0.5}

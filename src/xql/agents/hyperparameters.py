@@ -222,7 +222,7 @@ def from_dict(
                 hint=nearest(str(name)[:80], (*known, *others)),
             )
         field = known[name]
-        if field.metadata["auto"] and value == AUTO:
+        if field.metadata["auto"] and isinstance(value, str) and value == AUTO:
             checked[name] = AUTO
             continue
         wanted = float if field.metadata["swept"] else field.type

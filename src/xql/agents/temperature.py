@@ -126,13 +126,14 @@ def tune(
             action to prefer: there d is what a network misses of Q, and weights of any KL would
             choose among its errors.
         step: batches before this one. The first sets the temperature, and until the average has
-            its length each weighs as in a mean.
+            its length each weighs as in a mean. One without a temperature leaves it as it was.
     """
     d = jax.lax.stop_gradient(differences[:SAMPLES])
     solved = jnp.maximum(solve_temperature(d, kl), jax.lax.stop_gradient(floor))
     rate = AVERAGE_RATE / (1.0 - (1.0 - AVERAGE_RATE) ** (step + 1.0))
-    # A batch of equal differences has no temperature, and one of 0 would never grow again.
-    ratio = jnp.where(solved > 0, solved, temperature) / temperature
+    # A batch of equal differences, or of one transition, has no temperature: 0 would divide.
+    solved = jnp.where(solved > 0, solved, temperature)
+    ratio = solved / temperature
     after = jnp.where(step == 0, solved, temperature * ratio**rate)
     after = jnp.maximum(after, _SMALLEST)
     weights = jax.nn.softmax(d / after)

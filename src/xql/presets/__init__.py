@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from xql.agents import AGENTS, configure
-from xql.agents.hyperparameters import hyperparameters, inactive
+from xql.agents.hyperparameters import AUTO, hyperparameters, inactive
 from xql.errors import InputError, nearest
 
 PresetName = Literal["default", "consistent", "tuned", "official", "published", "matched", "paper"]
@@ -140,7 +140,8 @@ def resolve(
     if row is None and of_suite not in sections and "beta" not in {*(options or {}), *swept}:
         of_suite = AUTO_SECTION
     for key, entry in _entries(sections, of_suite, row).items():
-        if key != WARMUP:
+        # What the population brings numbers of does not tune itself.
+        if key != WARMUP and not (key in swept and entry["value"] == AUTO):
             values[key] = entry["value"]
             sources[key] = f"preset {preset}: {entry['source']}"
     for key, value in (options or {}).items():
@@ -210,7 +211,7 @@ def _row(dataset: str, sections: Mapping[str, Any]) -> str | None:
     A version more or less is the same data set's row, and DeepMind Control's tasks may be written
     with underscores.
     """
-    for section in sections:
+    for section in _rows(sections):
         if _plain_name(section) == _plain_name(dataset):
             return section
     return None

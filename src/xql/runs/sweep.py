@@ -1,6 +1,5 @@
 """The population of a run: every combination of the swept hyperparameters, times seeds."""
 
-import dataclasses
 import itertools
 import math
 import sys
@@ -11,7 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from xql.agents import AGENTS, Agent
-from xql.agents.hyperparameters import Auto, hyperparameters, inactive
+from xql.agents.hyperparameters import hyperparameters, inactive
 from xql.errors import InputError, brief, nearest, require_seed
 from xql.runs.config import MOST_MEMBERS, Member
 
@@ -135,9 +134,6 @@ def _which_seeds(seeds: int | Sequence[int]) -> list[int]:
 
 
 def _swept_values(config: Any, agent: str, key: str, values: Sequence[float]) -> list[float]:
-    if isinstance(getattr(config, key, None), Auto):
-        # With numbers of its own, it no longer tunes itself.
-        config = dataclasses.replace(config, **{key: 1.0})
     known = hyperparameters(config)
     can = [one.name for one in known.values() if one.swept and one.name not in inactive(config)]
     if key in inactive(config):

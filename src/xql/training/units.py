@@ -16,6 +16,7 @@ from xql.data.scaling import Scaling
 POWERS = {
     "v": 1,
     "q": 1,
+    "policy_q": 1,
     "advantage": 1,
     "bellman_error": 1,
     "beta": 1,
