@@ -185,7 +185,7 @@ def test_bad_input_is_one_line(
         (["--sweep", "bc_weight=0.1,1"], ["bc_weight has no effect"]),
         (["--beta", "1", "--sweep", "beta=2"], ["beta is given twice", "give one of them"]),
         (["--beta", "auto,2"], ["--beta auto,2 mixes auto and numbers", "a run of their own"]),
-        (["--beta", "automatic"], ["'automatic' is no number"]),
+        (["--beta", "automatic"], ["'automatic' is no number", "write it as auto, or"]),
         (["--sweep", "beta=auto"], ["'auto' is no number"]),
         (["--sweep", "hidden=2"], ["hidden cannot be swept", "--set"]),
         (["--sweep", "discount=0.9,1.5"], ["discount cannot be 1.5"]),

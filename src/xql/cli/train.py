@@ -257,7 +257,7 @@ def parse_beta(words: Sequence[str]) -> Any:
     if "auto" in text.split(","):
         hint = "give auto alone, and the numbers in a run of their own"
         raise InputError(f"--beta {text} mixes auto and numbers", hint=hint)
-    return _numbers("--beta", text)
+    return _numbers("--beta", text, "auto, or numbers such as 0.5,2")
 
 
 def parse_sweep(words: Iterable[Iterable[str]]) -> dict[str, list[float]]:
@@ -282,13 +282,12 @@ def _assignment(flag: str, word: str, example: str) -> tuple[str, str]:
     return name, value
 
 
-def _numbers(flag: str, text: str) -> list[float]:
+def _numbers(flag: str, text: str, example: str = "0.5,2") -> list[float]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     wrong = [word for word in words if not _is_number(word)]
     if wrong or not words:
-        raise InputError(
-            f"{flag} {text}: '{''.join(wrong[:1])}' is no number", hint="write it as 0.5,2"
-        )
+        what = f"{flag} {text}: '{''.join(wrong[:1])}' is no number"
+        raise InputError(what, hint=f"write it as {example}")
     return [float(word) for word in words]
 
 
