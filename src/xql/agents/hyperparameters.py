@@ -74,6 +74,8 @@ POSITIVE = Range(above=True)
 FRACTION = Range(most=1.0, above=True)
 DISCOUNT = Range(most=1.0)
 DROPOUT = Range(most=0.9)
+KL = Range(most=5.0, above=True)
+"""In nats: no weights of 256 samples are further than log 256 = 5.5 from uniform."""
 SIZE = Range(most=65536, above=True)
 """Of a layer or a batch. What fits into memory is known only with the data: see training/memory."""
 COUNT = Range(most=100, above=True)

@@ -55,6 +55,7 @@ from xql.agents.hyperparameters import (
     COUNT,
     DISCOUNT,
     FRACTION,
+    KL,
     POSITIVE,
     SIZE,
     Auto,
@@ -88,7 +89,7 @@ class SACConfig:
     beta_kl: Swept = swept(
         default=0.15,
         doc="ε of `beta=auto`, in nats: how far the soft maximum's weights are from the policy's.",
-        range=POSITIVE,
+        range=KL,
     )
     clip: Swept = swept(
         default=8.0,

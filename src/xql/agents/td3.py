@@ -51,6 +51,7 @@ from xql.agents.hyperparameters import (
     COUNT,
     DISCOUNT,
     FRACTION,
+    KL,
     POSITIVE,
     SIZE,
     Auto,
@@ -86,7 +87,7 @@ class TD3Config:
     beta_kl: Swept = swept(
         default=0.002,
         doc="ε of `beta=auto`, in nats: how far the soft maximum's weights are from the data's.",
-        range=POSITIVE,
+        range=KL,
     )
     clip: Swept = swept(
         default=8.0,

@@ -72,6 +72,7 @@ from xql.agents.hyperparameters import (
     DISCOUNT,
     DROPOUT,
     FRACTION,
+    KL,
     POSITIVE,
     SIZE,
     Auto,
@@ -123,7 +124,7 @@ class XQLConfig:
     beta_kl: Swept = swept(
         default=0.05,
         doc="ε of `beta=auto`, in nats: how far the soft maximum's weights are from the data's.",
-        range=POSITIVE,
+        range=KL,
     )
     inverse_temperature: SweptOrAuto = swept(
         default=3.0, doc="κ of the advantage weights, in 1/return.", auto=True
@@ -131,7 +132,7 @@ class XQLConfig:
     policy_kl: Swept = swept(
         default=2.0,
         doc="ε of `inverse_temperature=auto`, in nats: how far the policy's weights are from 1.",
-        range=POSITIVE,
+        range=KL,
     )
     clip: Swept = swept(
         default=5.0,
