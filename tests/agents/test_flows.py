@@ -81,7 +81,7 @@ def test_a_flow_reproduces_two_moons_and_a_gaussian_does_not() -> None:
     seen, held_out = moons(ROWS, seed=0), moons(1000, seed=1)
     random = np.random.default_rng(2)
     gaussian = random.multivariate_normal(seen.mean(0), np.cov(seen.T), 1000)
-    drawn = np.asarray(behaviour().sample(states(1000), jax.random.key(2)))
+    drawn = np.asarray(behaviour()(states(1000), jax.random.key(2)))
     assert beyond(drawn) < 0.1 < 0.3 < beyond(gaussian)
     assert discrepancy(drawn, held_out) < 0.01 < 0.025 < discrepancy(gaussian, held_out)
     # Both moons, as often as in the data.
@@ -116,7 +116,7 @@ def drift(speed: float, steps: int = 4, low: float = -2.0, high: float = 4.0) ->
 def test_noise_flows_along_the_field_into_the_data_s_units() -> None:
     # s = 0.5 and speed 0.6: the noise moves by 0.3 within [-1, 1], by 0.9 within [-2, 4].
     noise = jax.random.normal(jax.random.key(5), (1, 1000, 1))[0]
-    drawn = drift(0.6).sample(jnp.full((1000, 1), 0.5), jax.random.key(5))
+    drawn = drift(0.6)(jnp.full((1000, 1), 0.5), jax.random.key(5))
     expected = np.clip(1.0 + 3.0 * (np.asarray(noise) + 0.3), -2.0, 4.0)
     np.testing.assert_allclose(drawn, expected, rtol=1e-5, atol=1e-6)
     assert (expected == 4.0).any() and (expected == -2.0).any()
@@ -136,12 +136,11 @@ def test_without_a_key_every_policy_is_a_function_of_the_state() -> None:
 
     @jax.jit
     def act(policy: Any) -> tuple[Array, ...]:
-        draws = policy.sample(jnp.full((50, 1), 0.1), jax.random.key(0))
-        return policy(s), policy.mean(s), policy(s[1]), draws
+        draws = policy(jnp.full((50, 1), 0.1), jax.random.key(0))
+        return policy(s), policy(s[1]), draws
 
     for policy in (flow, one_step, BestOfN(flow, NEAR_ONE, 4)):
-        together, mean, single, draws = act(policy)
-        np.testing.assert_array_equal(together, mean)
+        together, single, draws = act(policy)
         np.testing.assert_array_equal(together[0], together[2])
         np.testing.assert_allclose(together[1], single, rtol=1e-6)
         assert float(together[0, 0]) != float(together[1, 0])

@@ -597,3 +597,16 @@ def test_auto_measures_returns_at_the_agent_s_discount_the_largest_of_a_sweep() 
     assert scale(sweep={"discount": [0.9, 0.9999, 0.5]}) == high
     options = {"hidden": [16]}
     assert scale("bc", options=options) == scale(options={"discount": 0.99})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "; beta and inverse_temperature tune themselves"),
+        ({"sweep": {"inverse_temperature": [1.0]}}, "; beta tunes itself"),
+        ({"options": {"beta": 2.0}}, ""),
+    ],
+)
+def test_a_run_says_first_what_tunes_itself(given: dict[str, Any], said: str) -> None:
+    plan = plan_offline(line_data(), env="none", **given)
+    assert plan.notes[1] == f"settings: preset default{said}"

@@ -58,18 +58,6 @@ class FlowPolicy(eqx.Module):
         """The action that a draw of noise flows to; without a key, that of z = 0."""
         return self.candidates(observations, key, 1)[0]
 
-    def mean(
-        self, observations: Float[Array, "*batch observation"]
-    ) -> Float[Array, "*batch action"]:
-        """The action that z = 0 flows to."""
-        return self(observations)
-
-    def sample(
-        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
-    ) -> Float[Array, "*batch action"]:
-        """A draw."""
-        return self(observations, key)
-
     def candidates(
         self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None, count: int
     ) -> Float[Array, "count *batch action"]:
@@ -134,18 +122,6 @@ class BestOfN(eqx.Module):
         best = q.min(0).argmax(0)
         return jnp.take_along_axis(actions, best[None, ..., None], axis=0)[0]
 
-    def mean(
-        self, observations: Float[Array, "*batch observation"]
-    ) -> Float[Array, "*batch action"]:
-        """The best of z = 0 and n − 1 fixed draws."""
-        return self(observations)
-
-    def sample(
-        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
-    ) -> Float[Array, "*batch action"]:
-        """The best of n draws."""
-        return self(observations, key)
-
 
 class OneStepFlowPolicy(eqx.Module):
     """a = π(s, z), one network evaluation, and the flow of the behaviour policy that anchors it."""
@@ -179,18 +155,6 @@ class OneStepFlowPolicy(eqx.Module):
         """The action of a draw of noise; without a key, that of z = 0."""
         noise = _noise(key, 1, observations.shape[:-1], len(self.low))[0]
         return rescale(self, self.one_step(observations, noise))
-
-    def mean(
-        self, observations: Float[Array, "*batch observation"]
-    ) -> Float[Array, "*batch action"]:
-        """The action of z = 0."""
-        return self(observations)
-
-    def sample(
-        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
-    ) -> Float[Array, "*batch action"]:
-        """A draw."""
-        return self(observations, key)
 
     def one_step(
         self,

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 import numpy as np
 
 from xql.agents import AGENTS, Agent, EnvironmentSpec, configure
-from xql.agents.hyperparameters import Range, hyperparameters
+from xql.agents.hyperparameters import AUTO, Range, hyperparameters
 from xql.agents.hyperparameters import to_dict as hyperparameters_to_dict
 from xql.data.actions import ActionSpec, Box, Discrete, require_box
 from xql.data.scaling import Scaling
@@ -193,6 +193,20 @@ class RunConfig:
     def make_agent(self) -> Agent:
         """The agent that this run trains."""
         return AGENTS[self.agent].make(self.hyperparameters, self.steps)
+
+    def settings(self, of_suite: str | None) -> str:
+        """Where the hyperparameters come from, and which of them tune themselves, in one line."""
+        swept = self.members[0].changes
+        tuned = [
+            name
+            for name, value in hyperparameters_to_dict(self.hyperparameters).items()
+            if value == AUTO and name not in swept
+        ]
+        suite = f", suite {of_suite}" if of_suite else ""
+        itself = "tune themselves" if len(tuned) > 1 else "tunes itself"
+        return f"settings: preset {self.preset}{suite}" + (
+            f"; {' and '.join(tuned)} {itself}" if tuned else ""
+        )
 
     def member_config(self, index: int) -> Any:
         """The agent's configuration of one member."""

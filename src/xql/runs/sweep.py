@@ -46,7 +46,9 @@ def with_beta(
     return {"beta": betas, **swept}, given
 
 
-def options_of(options: Mapping[str, Any] | None, policy: str | None, agent: str) -> dict[str, Any]:
+def with_policy(
+    options: Mapping[str, Any] | None, policy: str | None, agent: str
+) -> dict[str, Any]:
     """The options with `policy`, their short form, taken in.
 
     Raises:

@@ -44,9 +44,9 @@ from xql.runs.sweep import (
     SWEPT_SOURCE,
     Beta,
     choose_members,
-    options_of,
     require_apart,
     with_beta,
+    with_policy,
 )
 from xql.training.divergence import RewardRange
 from xql.training.evaluate import PopulationEvaluator
@@ -154,7 +154,7 @@ def train_offline(
         seeds=seeds,
         sweep=sweep,
         env=env,
-        options=options_of(options, policy, agent),
+        options=with_policy(options, policy, agent),
         evaluation=EvaluationPlan(evaluations, episodes, last_episodes),
         stop_at_success=stop_at_success,
         trust=trust,
@@ -228,7 +228,7 @@ def plan_offline(
     )
     notes = [
         f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes",
-        f"settings: preset {preset}" + (f", suite {of_suite}" if of_suite else ""),
+        config.settings(of_suite),
         scaling.describe(),
     ]
     if chosen.subset != "all":

@@ -244,8 +244,7 @@ def execute_online(
             )
         )
         stack.enter_context(saying_what_is_kept(folder, bar))
-        of_suite = suite(env)
-        bar.say(f"settings: preset {config.preset}" + (f", suite {of_suite}" if of_suite else ""))
+        bar.say(config.settings(suite(env)))
         for note in evaluator.notes:
             bar.say(note)
         bar.compiling()
