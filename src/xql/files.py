@@ -18,6 +18,9 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter name",
 }
 
+_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES, errno.EPERM)
+"""What a system says that cannot sync a folder."""
+
 
 def unwritable(path: Path | str, error: Exception, what: str = "file") -> InputError:
     """The line for a place where nothing can be written: which, what the system says, a remedy.
@@ -95,8 +98,8 @@ def require_new(path: Path, what: str = "file") -> None:
 def whole_file(path: Path, what: str = "file", *, replace: bool = False) -> Iterator[Path]:
     """Where to write a file that will lie at `path` when the block has ended.
 
-    It is written beside, and then renamed: a block that is interrupted or fails leaves what was at
-    `path`, and nothing beside it.
+    It is written beside, and renamed when it is on the disk: a block that is interrupted or fails
+    leaves what was at `path`, and nothing beside it, and so does a power cut.
 
     Args:
         path: the file.
@@ -110,10 +113,12 @@ def whole_file(path: Path, what: str = "file", *, replace: bool = False) -> Iter
     with writing(path, what):
         try:
             yield draft
+            sync_file(draft)
             if replace:
                 draft.replace(path)
             else:
                 _take_name(draft, path)
+            sync_folder(path.parent)
         except FileExistsError:
             raise InputError(
                 f"the {what} exists", where=str(path), hint="give another name"
@@ -188,24 +193,71 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{uuid.uuid4().hex[:12]}.part{path.suffix}")
 
 
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk, where a power cut cannot take it back."""
+    with path.open("rb+") as file:  # Windows syncs only what is open for writing
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that.
+
+    Windows and some file systems cannot: there the names follow when the system likes.
+    """
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(number)
+
+
+def sync_tree(path: Path) -> None:
+    """Wait until a folder is on the disk with all that is in it."""
+    for parent, _, names in os.walk(path, topdown=False):
+        for name in names:
+            sync_file(Path(parent) / name)
+        sync_folder(Path(parent))
+
+
 def put_folder(draft: Path, path: Path) -> None:
     """Rename a whole folder, in the place of one that may be there.
+
+    The old one is called `set_aside(path)` for a moment. A process that is killed in it leaves
+    nothing at `path`.
 
     Raises:
         OSError: it cannot be done; the one that was there stays, also on an interruption.
     """
-    if not path.exists():
-        draft.rename(path)
-        return
-    old = beside(path)
+    old = set_aside(path)
     try:
-        path.rename(old)
+        if path.exists():
+            path.rename(old)
         draft.rename(path)
     except BaseException:
         if old.exists() and not path.exists():
             old.rename(path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    sync_folder(path.parent)
+    remove_folder(old)
+
+
+def set_aside(path: Path) -> Path:
+    """What `put_folder` calls a folder that another is to replace."""
+    return path.with_name(f".{path.name}.old")
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder that may be there, so that a part of it never has its name."""
+    draft = beside(path)
+    with contextlib.suppress(OSError):
+        path.rename(draft)
+        shutil.rmtree(draft)
 
 
 @contextlib.contextmanager
@@ -226,6 +278,8 @@ def made_folder(path: Path, what: str = "folder") -> Iterator[None]:
             missing.append(one)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            for one in missing:
+                sync_folder(one.parent)
             yield
         except BaseException:
             for one in missing:

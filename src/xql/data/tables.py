@@ -42,7 +42,7 @@ def read_columns(path: Path, wanted: Collection[str] | None = None) -> dict[str,
     if path.suffix not in READABLE:
         hint = f"the name must end in one of {', '.join(READABLE)}"
         raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), hint=hint)
-    readers = {".npz": _read_npz, ".parquet": _read_parquet, ".csv": _read_csv}
+    readers = {".npz": read_npz, ".parquet": _read_parquet, ".csv": _read_csv}
     columns = readers.get(path.suffix, _read_hdf5)(path, wanted)
     is_table = path.suffix in (".parquet", ".csv")
     return gather_numbered(columns, wanted, str(path), nested=is_table)
@@ -148,7 +148,12 @@ def _broken(path: Path, reader: str, error: Exception) -> InputError:
     )
 
 
-def _read_npz(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
+def read_npz(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The wanted arrays of an .npz file, all where None; the others are listed, but empty.
+
+    Raises:
+        InputError: the file is damaged, or holds what is no array of plain values.
+    """
     try:
         with path.open("rb") as stream:
             if stream.read(6) == b"\x93NUMPY":

@@ -1,36 +1,89 @@
 """Checkpoints of a whole training state: bit for bit what is needed to go on as if never stopped.
 
-On disk a checkpoint is one folder named by its step. Orbax writes it under another name and renames
-it when it is whole, so an interrupted save leaves the checkpoint before it usable. Inside lies one
-flat mapping from each leaf's path in the pytree to its array: no code is needed to read it, and a
-mismatch can be named.
+On disk a checkpoint is one folder named by its step. It is written under another name and renamed
+when all of it is on the disk, so that an interrupted save, or a power cut, leaves the checkpoint
+before it usable. Inside lie
+
+- what Orbax writes: one flat mapping from each leaf's path in the pytree to its array. No code is
+  needed to read it, and a mismatch can be named;
+- `extra.npz`, further arrays by name, and `notes.json`, plain values: what the next update depends
+  on besides the state, such as a replay buffer;
+- `checksums.json`, the SHA-256 of every other file, which is compared before anything is read.
 """
 
+import concurrent.futures
 import contextlib
 import functools
+import hashlib
+import json
 import logging
+import re
 import shutil
 import sys
+import threading
+import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree, Shaped
 
-from xql.data.reading import require_files
+from xql.data.reading import parse_json, require_files
+from xql.data.tables import read_npz
 from xql.errors import InputError
-from xql.files import beside, put_folder, unwritable
+from xql.files import (
+    beside,
+    put_folder,
+    remove_folder,
+    set_aside,
+    sync_file,
+    sync_folder,
+    sync_tree,
+    unwritable,
+)
 
-KEEP = 2
-"""The latest checkpoints that stay: one to resume from, and one more should that be damaged."""
+EXTRA, NOTES, CHECKSUMS = "extra.npz", "notes.json", "checksums.json"
+"""The files that lie in a checkpoint beside Orbax's."""
 
 _CONFIG = ".config."
 _OLD_CONFIG = ".hyper."
 """Where xql 0.1 kept the swept hyperparameters, which are in the state's `config` now."""
+
+_MARK = "checksums"
+"""The entry of Orbax's metadata that says that this checkpoint has checksums, should they be lost.
+
+Those of xql 0.1 and 0.2 have none."""
+
+_LOCK = threading.RLock()
+"""Held while a checkpoint is written or read: Orbax is kept quiet by hooks of the whole process."""
+
+_OTHER = "load it with the configuration of its own run"
+
+_Arrays = dict[str, Shaped[np.ndarray, "..."]]
+
+
+class Retention(NamedTuple):
+    """Which unnamed checkpoints stay when another is saved.
+
+    Those that stay only because of `every` or `best` keep the state and the notes, and lose the
+    extra arrays, which may be hundreds of megabytes each: they are there to be evaluated.
+    """
+
+    last: int = 2
+    """So many of the latest, at least 1: one to go on from, and one more should it be damaged."""
+    every: int | None = None
+    """Those of the steps that are multiples of this."""
+    best: int | None = None
+    """That of this step, whose policy was the best so far."""
+
+
+KEEP = Retention()
+"""The latest two."""
 
 
 def save_checkpoint(
@@ -39,10 +92,15 @@ def save_checkpoint(
     state: PyTree,
     *,
     seeds: Sequence[int] = (),
-    keep: int = KEEP,
+    extra: Mapping[str, np.ndarray] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    keep: Retention = KEEP,
     name: str | None = None,
 ) -> Path:
-    """Write `state` to `folder`, then forget all but the latest `keep` checkpoints.
+    """Write `state` to `folder` and wait until it is on the disk; then forget what `keep` leaves.
+
+    Checkpoints of later steps are forgotten too: whoever saves an earlier step after them has gone
+    back to one before, because they are damaged or were given up.
 
     Only one process may save to a folder at a time.
 
@@ -51,7 +109,9 @@ def save_checkpoint(
         step: gradient updates done. A checkpoint of the same step is replaced.
         state: any pytree whose leaves are arrays, numbers or typed random keys.
         seeds: of the population's members, stored beside the state.
-        keep: how many unnamed checkpoints stay, at least 1.
+        extra: further arrays by name, as `flatten` makes them of a pytree.
+        notes: further values, as JSON holds them: a tuple comes back as a list.
+        keep: which unnamed checkpoints stay.
         name: keep this one for good, under `name` instead of its step.
 
     Returns:
@@ -60,43 +120,209 @@ def save_checkpoint(
     Raises:
         InputError: it cannot be written, as on a full disk; those before it stay as they are.
     """
-    folder = Path(folder).absolute()
+    content = _Content(_arrays(state), dict(extra or {}), _json(notes), _about(seeds))
+    return _write(Path(folder), step, content, keep, name)
+
+
+class CheckpointWriter:
+    """Saves checkpoints in a thread of its own, one at a time, while training goes on.
+
+    A context manager: leaving it waits until all is on the disk. What stopped a save is raised by
+    the next call, at the latest on leaving; where another exception leaves the block, it is a
+    warning instead.
+    """
+
+    def __init__(self) -> None:
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: concurrent.futures.Future[Path] | None = None
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: types.TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        except Exception as failure:
+            if error is None:
+                raise
+            warnings.warn(str(failure), UserWarning, stacklevel=2)
+        finally:
+            self._pool.shutdown()
+
+    def save(
+        self,
+        folder: Path,
+        step: int,
+        state: PyTree,
+        *,
+        seeds: Sequence[int] = (),
+        extra: Mapping[str, np.ndarray] | None = None,
+        notes: Mapping[str, Any] | None = None,
+        keep: Retention = KEEP,
+        name: str | None = None,
+    ) -> None:
+        """Copy what `save_checkpoint` takes to the host's memory, and begin to write it.
+
+        Waits for the save before. When this returns, the arrays may be donated or changed.
+
+        Raises:
+            InputError: the save before failed; this one is not begun.
+        """
+        self.wait()
+        for leaf in jax.tree.leaves((state, extra)):
+            if isinstance(leaf, jax.Array) and not _is_key(leaf):
+                leaf.copy_to_host_async()
+        content = _Content(
+            {key: np.array(array) for key, array in _arrays(state).items()},
+            {key: np.array(array) for key, array in (extra or {}).items()},
+            _json(notes),
+            _about(seeds),
+        )
+        self._writing = self._pool.submit(_write, Path(folder), step, content, keep, name)
+
+    def wait(self) -> None:
+        """Return when the last save is on the disk.
+
+        Raises:
+            InputError: it failed, as `save_checkpoint` says.
+        """
+        if self._writing is not None:
+            concurrent.futures.wait([self._writing])  # interrupted, it can be waited for again
+            writing, self._writing = self._writing, None
+            writing.result()
+
+
+class _Content(NamedTuple):
+    """What a checkpoint holds, on the host."""
+
+    state: _Arrays
+    extra: _Arrays
+    notes: str
+    about: dict[str, Any]
+
+
+def _json(notes: Mapping[str, Any] | None) -> str:
+    return json.dumps(dict(notes or {}))
+
+
+def _about(seeds: Sequence[int]) -> dict[str, Any]:
+    """What Orbax's metadata says of a checkpoint."""
+    return {"seeds": [int(seed) for seed in seeds], _MARK: "sha256"}
+
+
+def _write(folder: Path, step: int, content: _Content, keep: Retention, name: str | None) -> Path:
+    folder = folder.absolute()
     path = folder / (str(step) if name is None else name)
     # Orbax refuses arrays of no elements; there is nothing in them to save.
-    arrays = {key: array for key, array in _arrays(state).items() if array.size}
-    about = {"seeds": [int(seed) for seed in seeds]} if seeds else None
+    arrays = {key: array for key, array in content.state.items() if array.size}
     draft = beside(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_drafts(folder)
-        with _orbax() as checkpointer:
-            checkpointer.save(draft, arrays, custom_metadata=about)
-        put_folder(draft, path)
-    except Exception as error:
-        # TensorStore says of a full disk that a value is wrong, and Orbax may wrap that.
-        cause = error.__cause__ if type(error) is Exception else error
-        if not isinstance(cause, ValueError | OSError):
-            raise
-        refused = unwritable(folder, cause, f"checkpoint of step {step:,}")
-        whole = _steps(folder)
-        last = f"that of step {whole[-1]:,} is whole" if whole else "there is none before it"
-        raise InputError(refused.what, where=str(folder), hint=f"{refused.hint}; {last}") from error
-    finally:
-        _remove_drafts(folder)
-    if name is None:
-        for old in _steps(folder)[: -max(keep, 1)]:
-            shutil.rmtree(folder / str(old), ignore_errors=True)
+    with _LOCK:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(folder.parent)
+            _tidy(folder)
+            with _orbax() as checkpointer:
+                checkpointer.save(draft, arrays, custom_metadata=content.about)
+            if content.extra:
+                _write_npz(draft / EXTRA, content.extra)
+            (draft / NOTES).write_text(content.notes, encoding="utf-8")
+            files = [one for one in draft.rglob("*") if one.is_file()]
+            sums = {one.relative_to(draft).as_posix(): _sha256(one) for one in files}
+            _write_checksums(draft / CHECKSUMS, sums)
+            sync_tree(draft)
+            put_folder(draft, path)
+        except Exception as error:
+            # TensorStore says of a full disk that a value is wrong, and Orbax may wrap that.
+            cause = error.__cause__ if type(error) is Exception else error
+            if not isinstance(cause, ValueError | OSError):
+                raise
+            refused = unwritable(folder, cause, f"checkpoint of step {step:,}")
+            whole = _steps(folder)
+            last = f"that of step {whole[-1]:,} is whole" if whole else "there is none before it"
+            hint = f"{refused.hint}; {last}"
+            raise InputError(refused.what, where=str(folder), hint=hint) from error
+        finally:
+            _tidy(folder)
+        if name is None:
+            _forget(folder, step, keep)
     return path
 
 
-def _remove_drafts(folder: Path) -> None:
-    """What an interrupted save left behind."""
+def _tidy(folder: Path) -> None:
+    """Remove what an interrupted save left behind, and give back the name of what it put aside."""
+    for aside in folder.glob(".*.old"):
+        path = folder / _name_of(aside)
+        if path.exists():
+            remove_folder(aside)
+        else:
+            with contextlib.suppress(OSError):
+                aside.rename(path)
     for draft in (*folder.glob(".*.part*"), *folder.glob("*.orbax-checkpoint-tmp*")):
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+
+
+def _forget(folder: Path, step: int, keep: Retention) -> None:
+    """Remove the unnamed checkpoints that need not stay now that `step` is saved."""
+    steps = _steps(folder)
+    last = [one for one in steps if one <= step][-max(keep.last, 1) :]
+    for one in steps:
+        path = folder / str(one)
+        if one > step:
+            remove_folder(path)
+        elif one not in last:
+            if one == keep.best or (keep.every and one % keep.every == 0):
+                _drop_extra(path)
+            else:
+                remove_folder(path)
+
+
+def _drop_extra(path: Path) -> None:
+    """Remove the extra arrays of a checkpoint, which loads at every moment of that."""
+    if not (path / EXTRA).exists():
+        return
+    # Written outside, where nobody minds what a killed process leaves, and renamed into it. The
+    # arrays may go once no checksum asks for them. What cannot be done now is tried again later.
+    draft = beside(path.with_name(CHECKSUMS))
+    with contextlib.suppress(OSError, InputError):
+        sums = _checksums(path)
+        if sums is None:
+            return
+        if sums.pop(EXTRA, None) is not None:
+            _write_checksums(draft, sums)
+            sync_file(draft)
+            draft.replace(path / CHECKSUMS)
+            sync_folder(path)
+        (path / EXTRA).unlink()
+
+
+def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """As `np.savez` writes, which takes no array called "file"."""
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.asanyarray(array), allow_pickle=False)
+
+
+def _write_checksums(path: Path, sums: Mapping[str, str]) -> None:
+    path.write_text(json.dumps({"sha256": sums}), encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Damaged(InputError):
-    """A checkpoint that is there and cannot be read."""
+    """A checkpoint that is there and cannot be read, or has changed since it was written."""
 
 
 def load_latest(folder: Path, template: PyTree, seeds: Sequence[int] = ()) -> tuple[int, PyTree]:
@@ -148,21 +374,13 @@ def load_checkpoint(
     Raises:
         InputError: there is none, it is damaged, or its leaves or seeds are not these.
     """
-    folder = Path(folder).absolute()
-    path = folder / str(step)
-    if not path.is_dir():
-        have = ", ".join(str(one) for one in _steps(folder)) or "none"
-        raise InputError(
-            f"there is no checkpoint {step}", where=str(folder), hint=f"there are: {have}"
-        )
-    try:
-        require_files(path)
-    except InputError as error:
-        raise _unreadable(path, f"{error.where}: {error.what}") from None
+    path = _find(folder, step)
+    checked = _verify(path)
     wanted = _arrays(template)
     arrays = {key: array for key, array in wanted.items() if array.size}
-    with _orbax() as checkpointer:
-        leaves_there, seeds_there = _described(checkpointer, path)
+    with warnings.catch_warnings(), _orbax() as checkpointer:
+        warnings.simplefilter("ignore")
+        leaves_there, seeds_there = _described(checkpointer, path, checked)
         if seeds and seeds_there and seeds_there != [int(seed) for seed in seeds]:
             here, asked = (", ".join(map(str, each)) for each in (seeds_there, seeds))
             raise InputError(
@@ -195,14 +413,145 @@ def load_checkpoint(
     return jax.tree.unflatten(structure, map(_like, leaves, restored))
 
 
+def load_extra(folder: Path, step: int | str) -> tuple[_Arrays, dict[str, Any]]:
+    """What lies in a checkpoint besides the state.
+
+    Returns:
+        The extra arrays by name and the notes: both empty where there are none, as in checkpoints
+        of xql 0.1 and 0.2. A checkpoint that has stayed because of `Retention`'s `every` or `best`
+        has its notes alone.
+
+    Raises:
+        InputError: there is no such checkpoint, or it is damaged.
+    """
+    path = _find(folder, step)
+    sums = _verify(path, (EXTRA, NOTES))
+    if sums is None:
+        with _orbax() as checkpointer:
+            _described(checkpointer, path, sums)
+        return {}, {}
+    try:
+        arrays = read_npz(path / EXTRA) if EXTRA in sums else {}
+        notes = parse_json((path / NOTES).read_text(encoding="utf-8")) if NOTES in sums else {}
+    except (InputError, OSError, ValueError) as error:
+        raise _unreadable(path, str(error)) from None
+    if not isinstance(notes, dict):
+        raise _unreadable(path, f"{NOTES} is no JSON object")
+    return arrays, notes
+
+
+def flatten(tree: PyTree, prefix: str) -> _Arrays:
+    """Each leaf of a pytree as an array, by its path behind `prefix`; random keys as their words.
+
+    On a CPU an array of JAX's is not copied: save it, or copy it, before its memory is donated.
+    """
+    return {f"{prefix}{key}": array for key, array in _arrays(tree).items()}
+
+
+def unflatten(arrays: Mapping[str, np.ndarray], prefix: str, template: PyTree) -> PyTree:
+    """The pytree that `flatten` was given: structure, dtypes, key kinds, devices of `template`.
+
+    Args:
+        arrays: may hold others too.
+        prefix: as `flatten` had it.
+        template: a pytree of the same structure and shapes; its values do not matter.
+
+    Raises:
+        InputError: an array is missing, or of another shape or dtype.
+    """
+    restored = []
+    for key, wanted in flatten(template, prefix).items():
+        if key not in arrays:
+            raise InputError(f"there is no array '{key}'", hint=_OTHER)
+        array = arrays[key]
+        if array.dtype.kind == "V" and array.dtype.itemsize == wanted.dtype.itemsize:
+            array = array.view(wanted.dtype)  # .npz files do not know bfloat16 by name
+        if (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
+            here, needed = (f"{one.dtype}{list(one.shape)}" for one in (array, wanted))
+            what = f"array '{key}' is {here} here and {needed} in this configuration"
+            raise InputError(what, hint=_OTHER)
+        restored.append(array)
+    leaves, structure = jax.tree.flatten(template)
+    return jax.tree.unflatten(structure, map(_like, leaves, restored))
+
+
+def _find(folder: Path, step: int | str) -> Path:
+    """Where a checkpoint lies.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = Path(folder).absolute()
+    path = folder / str(step)
+    # Between two renames of a save that was killed, only the one before is there.
+    for place in (path, set_aside(path)):
+        if place.is_dir():
+            return place
+    have = ", ".join(str(one) for one in _steps(folder)) or "none"
+    raise InputError(f"there is no checkpoint {step}", where=str(folder), hint=f"there are: {have}")
+
+
+def _verify(path: Path, only: Collection[str] = ()) -> dict[str, str] | None:
+    """Compare a checkpoint's files with their checksums, before anything of them is believed.
+
+    Args:
+        path: the checkpoint.
+        only: the files to compare; all where empty.
+
+    Returns:
+        The checksums by file; None where there are none.
+
+    Raises:
+        Damaged: a file is missing or not as it was written, or there are no files but pipes, say.
+    """
+    try:
+        require_files(path)
+    except InputError as error:
+        raise _unreadable(path, f"{error.where}: {error.what}") from None
+    sums = _checksums(path)
+    for name, digest in (sums or {}).items():
+        if only and name not in only:
+            continue
+        if not (path / name).is_file():
+            raise _unreadable(path, f"{name} is missing")
+        try:
+            changed = _sha256(path / name) != digest
+        except OSError as error:
+            raise _unreadable(path, f"{name}: {error.strerror}") from None
+        if changed:
+            raise _unreadable(path, f"{name} is not as it was written")
+    return sums
+
+
+def _checksums(path: Path) -> dict[str, str] | None:
+    """The SHA-256 of each file of a checkpoint, by its path there; None where none are stored.
+
+    Raises:
+        Damaged: they are, and cannot be read.
+    """
+    try:
+        sums = parse_json((path / CHECKSUMS).read_text(encoding="utf-8"))["sha256"]
+        for name, digest in sums.items():
+            place = PurePosixPath(name)
+            if place.is_absolute() or ".." in place.parts or not isinstance(digest, str):
+                raise ValueError
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise _unreadable(path, f"{CHECKSUMS} is damaged") from None
+    return dict(sums)
+
+
 _Leaves = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
-def _described(checkpointer: Any, path: Path) -> tuple[_Leaves, list[int]]:
+def _described(
+    checkpointer: Any, path: Path, checked: Mapping[str, str] | None
+) -> tuple[_Leaves, list[int]]:
     """What a checkpoint says that it holds: shape and dtype of each leaf, and the members' seeds.
 
     Raises:
-        Damaged: it does not say so.
+        Damaged: it does not say so, or that it has checksums, and none were there to be checked.
     """
     try:
         metadata = checkpointer.metadata(path)
@@ -210,10 +559,13 @@ def _described(checkpointer: Any, path: Path) -> tuple[_Leaves, list[int]]:
             key: (tuple(one.shape), np.dtype(one.dtype))
             for key, one in metadata.item_metadata.tree.items()
         }
-        seeds = [int(seed) for seed in (metadata.custom_metadata or {}).get("seeds", [])]
+        about = metadata.custom_metadata or {}
+        seeds = [int(seed) for seed in about.get("seeds", [])]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError):
         # Orbax says None of a description that it cannot read, or raises whatever it meets.
         raise _unreadable(path, "its description is missing or damaged") from None
+    if checked is None and _MARK in about:
+        raise _unreadable(path, f"{CHECKSUMS} is missing")
     return leaves, seeds
 
 
@@ -227,9 +579,15 @@ def _steps(folder: Path) -> list[int]:
     """The steps of the unnamed checkpoints, in order."""
     if not folder.is_dir():
         return []
-    names = (path.name for path in folder.iterdir() if path.is_dir())
+    names = {_name_of(path) for path in folder.iterdir() if path.is_dir()}
     # Not every decimal digit is one of 0 to 9, and a step is written in one way only.
     return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
+
+
+def _name_of(path: Path) -> str:
+    """A checkpoint's name, also of one that was put aside."""
+    aside = re.fullmatch(r"\.(.+)\.old", path.name)
+    return aside[1] if aside else path.name
 
 
 def _unreadable(path: Path, reason: str) -> Damaged:
@@ -273,44 +631,49 @@ def _check_leaves(
     path: Path,
 ) -> None:
     """Raise for the first leaf that differs between a checkpoint and the state to fill."""
-    hint = "load it with the configuration of its own run"
     for key, array in wanted.items():
         if key not in saved:
-            raise InputError(f"this checkpoint has no leaf {key}", where=str(path), hint=hint)
+            raise InputError(f"this checkpoint has no leaf {key}", where=str(path), hint=_OTHER)
         if saved[key] != (array.shape, array.dtype):
             (shape, dtype), needed = saved[key], f"{array.dtype}{list(array.shape)}"
             raise InputError(
                 f"leaf {key} is {dtype}{list(shape)} here and {needed} in this configuration",
                 where=str(path),
-                hint=hint,
+                hint=_OTHER,
             )
     for key in saved:
         if key not in wanted:
             raise InputError(
                 f"leaf {key} of this checkpoint has no place in this configuration",
                 where=str(path),
-                hint=hint,
+                hint=_OTHER,
             )
 
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[Any]:
     """A checkpointer that writes before it returns and says nothing unless it fails."""
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = functools.partial(_unless_late, hook)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Imported here because it takes longer than all the rest of a command's start.
-            import orbax.checkpoint as ocp
+    # Imported here because it takes longer than all the rest of a command's start.
+    import orbax.checkpoint as ocp
 
+    logger = logging.getLogger("absl")
+    with _LOCK:
+        before = sys.unraisablehook
+        hook = functools.partial(_unless_late, before)
+        sys.unraisablehook = hook
+        logger.addFilter(_not_of_orbax)
+        try:
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
                 yield checkpointer
-        sys.unraisablehook = hook
-    finally:
-        logger.setLevel(level)
+            if sys.unraisablehook is hook:
+                sys.unraisablehook = before
+        finally:
+            logger.removeFilter(_not_of_orbax)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether to log this: other threads' records are not Orbax's."""
+    return "orbax" not in record.pathname
 
 
 def _unless_late(hook: Callable[[Any], object], unraisable: Any) -> None:
