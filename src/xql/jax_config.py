@@ -50,6 +50,11 @@ def standard_jax() -> Iterator[None]:
         yield
 
 
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 10_000
 """Linux allows a process 65,530 memory maps and a compiled program holds several: a run with

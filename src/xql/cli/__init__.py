@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from xql import __version__
 from xql.cli.console import print_anything, print_words, with_flags
 from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest, printable, reason
+from xql.runs.origin import command_line
 
 Command = Callable[..., Any]
 
@@ -71,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_anything()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _dispatch(words, COMMANDS, ["xql"])
+        with command_line(words):
+            _dispatch(words, COMMANDS, ["xql"])
         # Here, where a reader that has gone or a full disk is still caught.
         sys.stdout.flush()
     except (InputError, MissingExtra) as error:

@@ -204,6 +204,7 @@ def errors(
     step: int | None = None,
     transitions: int = 5_000,
     seed: int = 0,
+    data: str | None = None,
     trust_environment: Trust = (),
 ) -> None:
     """Fit Gumbel (either skew), normal and logistic distributions to errors, best first.
@@ -218,6 +219,7 @@ def errors(
         transitions: run only: number of transitions, sampled from its replay.npz if it has one,
             else collected anew (online) or sampled from its data (offline).
         seed: run only: random seed of that sample.
+        data: run only: its data, where that lies elsewhere now.
         trust_environment: run only: installed packages, or ids, whose environments it may name
             besides Gymnasium's, Gymnasium-Robotics' and xql's own.
     """
@@ -243,6 +245,7 @@ def errors(
             transitions=transitions,
             seed=seed,
             trust=sum(trust_environment, ()),
+            data=data,
         )
         values, where = found.errors, str(source)
         print(f"{found.formula}, member {member}, {found.origin}")

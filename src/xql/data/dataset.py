@@ -14,6 +14,7 @@ the value after it is 0), it was *truncated* (a time limit), or the log simply s
 reaches a loss, through the mask.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
@@ -201,6 +202,26 @@ class Dataset:
         """The undiscounted return of each episode, summed in float64."""
         # The padding row's reward is zero, so whole-episode sums need no mask.
         return np.add.reduceat(self.rewards.astype(np.float64), self.firsts)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any number that a run learns from.
+
+        Of observations, actions, rewards, and where and how episodes end; not of time limits, names
+        or bounds. It takes 0.5 s for each gigabyte, where the processor has instructions for it.
+        """
+        digest = hashlib.sha256()
+        for array in (
+            self.observations,
+            self.actions,
+            self.rewards,
+            self.lengths,
+            self.terminated,
+        ):
+            digest.update(str(array.shape).encode())
+            # The bytes of any machine: numbers start with the least significant.
+            portable = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            digest.update(np.ascontiguousarray(portable).data)
+        return digest.hexdigest()[:16]
 
     def __repr__(self) -> str:
         rewards = self.rewards[self.starts]

@@ -39,7 +39,8 @@ def open_file(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool =
             hint = f"give one for each of the {dataset.action_size} action columns"
             raise InputError(what, where=str(path), hint=hint)
     metadata = {**description.pop("metadata", {}), **dataset.metadata}
-    return dataset.with_metadata(**description, metadata=metadata, source=str(path))
+    source = str(path) + (f"?keys={','.join(keys)}" if keys else "")
+    return dataset.with_metadata(**description, metadata=metadata, source=source)
 
 
 def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _share_cores(jobs: int, counter: Any) -> None:
     """
     import jax
 
-    from xql.training.population import cores
+    from xql.jax_config import cores
 
     with counter.get_lock():
         place, counter.value = counter.value, counter.value + 1

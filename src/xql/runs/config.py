@@ -145,6 +145,8 @@ class DataConfig:
     """Which episodes of the data were learned from."""
     whole: Extent | None = None
     """The data before the subset was taken; None where that is all of it."""
+    fingerprint: str | None = None
+    """Of what was learned from (`Dataset.fingerprint`); None online, and in older runs."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))

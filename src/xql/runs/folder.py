@@ -1,6 +1,7 @@
 """What one run leaves on disk, in formats that any tool reads.
 
 config.yaml        the configuration, see `RunConfig`
+origin.json        how it was made, see `origin.py`
 metrics.jsonl      one line per log step: {"step": …, name: [one number per member], …}
 evaluations.csv    one row per step, member and episode
 frozen.csv         the members that diverged, where there are any: the step at which each one stands
@@ -35,6 +36,7 @@ from xql.errors import InputError, decoration, require
 from xql.evaluation.rollout import EpisodeResult
 from xql.evaluation.scores import Reference, normalised_score
 from xql.files import made_folder, require_writable, unwritable, write_text, writing
+from xql.runs import origin
 from xql.runs.config import RunConfig
 
 COLUMNS = ("step", "member", "seed", "episode", "return", "length", "score", "success")
@@ -152,8 +154,9 @@ class RunFolder:
             try:
                 for name in ("metrics.jsonl", "evaluations.csv"):
                     write_text(path / name, HEADERS[name], "run")
+                origin.append(path)
             except BaseException:
-                for name in ("config.yaml", "metrics.jsonl", "evaluations.csv"):
+                for name in ("config.yaml", "metrics.jsonl", "evaluations.csv", origin.FILE):
                     (path / name).unlink(missing_ok=True)
                 raise
         return cls(path, config)

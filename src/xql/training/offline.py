@@ -221,6 +221,7 @@ def plan_offline(
             extent=_extent(dataset),
             subset=chosen.subset,
             whole=None if chosen.subset == "all" else _extent(whole),
+            fingerprint=dataset.fingerprint(),
         ),
         environment=_environment(whole, env),
         trust=tuple(trust) if env is None else (*trust, env),

@@ -7,7 +7,6 @@ its own batches from data on the device and never speaks to the host before it e
 import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from xql.agents import Agent, Batch, EnvironmentSpec, Metrics, TrainState
 from xql.data.dataset import DeviceData
+from xql.jax_config import cores
 from xql.runs.config import Member
 
 Update = Callable[[Any, Batch], tuple[Any, Metrics]]
@@ -237,11 +237,6 @@ def by_cores(
 _compiled_chunk = by_cores(
     _chunk, static=("update", "transitions"), donate=("population", "totals")
 )
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_all_cores() -> None:

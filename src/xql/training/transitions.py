@@ -13,8 +13,6 @@ from jaxtyping import Float, PRNGKeyArray
 from xql.agents import Batch, member
 from xql.data.dataset import Dataset
 from xql.data.scaling import apply_scaling
-from xql.data.selection import select_episodes
-from xql.data.sources import open_dataset
 from xql.envs.make import make_environment
 from xql.errors import InputError, require_seed
 from xql.evaluation.bellman import bellman_errors
@@ -22,6 +20,7 @@ from xql.jax_config import standard_jax
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_population
 from xql.training.actors import Actors
+from xql.training.reopen import Source, reopen
 from xql.training.replay import Rows, read_replay
 from xql.training.units import reward_unit
 
@@ -46,6 +45,7 @@ def run_errors(
     transitions: int = 5_000,
     seed: int = 0,
     trust: Sequence[str] = (),
+    data: Source | None = None,
 ) -> RunErrors:
     """The errors of one member of a run, at its latest checkpoint or that of `step`.
 
@@ -60,6 +60,7 @@ def run_errors(
         seed: of the draw, of the play and of the policy's actions.
         trust: packages and ids of environments that an online run may name besides those of
             `xql.envs.trusted.PACKAGES`.
+        data: an offline run's data, where it lies elsewhere now or was given as arrays.
 
     Raises:
         InputError: no run, no checkpoint, no such member, an agent without a critic, or data that
@@ -81,17 +82,18 @@ def run_errors(
         )
     random = np.random.default_rng(seed)
     play_key, error_key = jax.random.split(jax.random.key(seed))
-    if config.online and os.path.lexists(folder.path / "replay.npz"):
+    online = config.online and data is None  # `reopen` refuses data for an online run
+    if online and os.path.lexists(folder.path / "replay.npz"):
         rows = read_replay(folder.path / "replay.npz", config)
         batch, origin = _replayed(rows, index, transitions, random)
-    elif config.online:
+    elif online:
         policy = Policy(agent.actor(state), config.scaling)
         environment = config.require_environment(str(run), trust=trust)
         batch = _played(environment, policy, transitions, seed, play_key)
         origin = f"{transitions:,} steps that its exploring policy played"
     else:
         batch, origin = _logged(
-            apply_scaling(_data_of(folder), config.scaling), transitions, random
+            apply_scaling(reopen(config, folder.path, data), config.scaling), transitions, random
         )
     on_device = jax.tree.map(jnp.asarray, batch)
     errors = np.asarray(bellman_errors(state, on_device, error_key, backup=agent.backup))
@@ -132,36 +134,3 @@ def _logged(scaled: Dataset, count: int, random: np.random.Generator) -> tuple[B
         next_observations=scaled.observations[rows + 1],
     )
     return batch, f"{len(rows):,} of {len(starts):,} transitions of {scaled.name}"
-
-
-def _data_of(folder: RunFolder) -> Dataset:
-    """The episodes that an offline run learned from.
-
-    Raises:
-        InputError: they are not there any more, or not as many.
-    """
-    data = folder.config.data
-    source = data.source
-    if source == "arrays":
-        raise InputError(
-            "its data was given as arrays, which no run keeps",
-            where=str(folder.path),
-            hint="train it from a file",
-        )
-    try:
-        dataset = open_dataset(source, download=False)
-    except InputError as error:
-        raise InputError(
-            f"its data cannot be opened any more ({error.what})",
-            where=f"{folder.path}, {source}",
-            hint="put it back; a relative path starts in the current folder",
-        ) from None
-    dataset = select_episodes(dataset, data.subset)
-    wanted = dataset.transitions if data.extent is None else data.extent.transitions
-    if dataset.transitions != wanted:
-        raise InputError(
-            f"its data had {wanted:,} transitions and has {dataset.transitions:,} now",
-            where=f"{folder.path}, {source}",
-            hint="put back what the run learned from",
-        )
-    return dataset

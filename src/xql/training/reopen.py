@@ -1,0 +1,142 @@
+"""The data of a finished or interrupted offline run, opened again and known to be the same."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from xql.data.dataset import Dataset
+from xql.data.selection import select_episodes
+from xql.data.sources import open_dataset
+from xql.errors import InputError
+from xql.presets import suite
+from xql.runs.config import RunConfig
+from xql.runs.origin import started_in
+from xql.training.offline import OfflinePlan
+
+Source = str | os.PathLike[str] | Mapping[str, np.ndarray] | Dataset
+"""What `open_dataset` takes."""
+
+
+def plan_again(config: RunConfig, where: Path, data: Source | None = None) -> OfflinePlan:
+    """The plan of an offline run that was made before: its own configuration, its data reopened.
+
+    Nothing is resolved again: a preset that has changed since does not change the run. Warnings
+    about the data were given when the run was first made.
+
+    Args:
+        config: the run's.
+        where: its folder.
+        data: the run's data, as `reopen` takes it.
+
+    Raises:
+        InputError: as `reopen` says.
+    """
+    dataset = reopen(config, where, data)
+    subset, whole = config.data.subset, config.data.whole
+    notes = [
+        f"{config.data.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes",
+        config.settings(suite(config.data.name, dataset.environment)),
+        config.scaling.describe(),
+    ]
+    if whole is not None:
+        notes.append(f"subset {subset}: {len(dataset):,} of {whole.episodes:,} episodes kept")
+    if config.environment is None:
+        notes.append("nothing is evaluated, as before")
+    return OfflinePlan(config, dataset, notes, [])
+
+
+def reopen(config: RunConfig, where: Path, data: Source | None = None) -> Dataset:
+    """The episodes that an offline run learned from, with raw rewards and observations.
+
+    A relative path starts in the folder in which the run was started, or where there is nothing,
+    in the current one.
+
+    Args:
+        config: the run's.
+        where: its folder.
+        data: the run's data, where it lies elsewhere now or was given as arrays; anything that
+            `open_dataset` takes.
+
+    Raises:
+        InputError: the data is not there any more, was given as arrays, or is not what the run
+            learned from.
+    """
+    if config.online:
+        raise InputError("an online run has no data", where=str(where), hint="leave out `data`")
+    if data is not None:
+        dataset, shown = open_dataset(data), _shown(data)
+    else:
+        dataset, shown = _reopened(config, where), config.data.source
+    dataset = select_episodes(dataset, config.data.subset)
+    if changed := _changed(config, dataset):
+        raise InputError(
+            f"its data {changed}",
+            where=f"{where}, {shown}",
+            hint="put back what the run learned from, or give it with `data`",
+        )
+    return dataset
+
+
+def _reopened(config: RunConfig, where: Path) -> Dataset:
+    source = config.data.source
+    if source == "arrays":
+        raise InputError(
+            "its data was given as arrays, which no run keeps",
+            where=str(where),
+            hint="give it again with `data`",
+        )
+    try:
+        return open_dataset(_found(source, where), download=False)
+    except InputError as error:
+        raise InputError(
+            f"its data cannot be opened any more ({error.what})",
+            where=f"{where}, {source}",
+            hint="put it back, or give it with `data`",
+        ) from None
+
+
+def _found(source: str, where: Path) -> str:
+    """The source, its relative path made absolute where that is in the folder of the run's start.
+
+    A Minari name stays as it is, because no such file is there.
+    """
+    text, question, query = source.partition("?")
+    kind, colon, rest = text.partition(":")
+    if not colon or len(kind) < 2 or "/" in kind:
+        kind, colon, rest = "", "", text
+    home = started_in(where)
+    if home is None or kind == "minari" or not os.path.lexists(home / rest):
+        return source
+    return f"{kind}{colon}{home / rest}{question}{query}"
+
+
+def _shown(data: Source) -> str:
+    return os.fspath(data) if isinstance(data, str | os.PathLike) else "`data`"
+
+
+def _changed(config: RunConfig, dataset: Dataset) -> str:
+    """What is different from the data that the run learned from; empty where nothing is."""
+    before = config.data
+    sizes = {
+        "observation size": (before.observation_size, dataset.observation_size),
+        "action size": (config.spec.actions.size, dataset.action_size),
+    }
+    for name, (then, now) in sizes.items():
+        if then != now:
+            return f"had {name} {then} and has {now} now"
+    if before.extent is None:
+        return ""
+    for name in ("transitions", "episodes"):
+        then, now = getattr(before.extent, name), getattr(dataset, name)
+        if then != now:
+            return f"had {then:,} {name} and has {now:,} now"
+    mean, mean_now = before.extent.mean_return, float(dataset.returns.mean())
+    # The last digits of a sum depend on the processor.
+    if not math.isclose(mean, mean_now, rel_tol=1e-6, abs_tol=1e-6):
+        return f"had a mean return of {mean:g} and has {mean_now:g} now"
+    if before.fingerprint not in (None, dataset.fingerprint()):
+        return "has as many transitions as before, but other numbers in them"
+    return ""
