@@ -2,8 +2,10 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from xql.files import (
     require_new,
     require_writable,
     save_figure,
+    sync_folder,
     unwritable,
     whole_file,
     write_text,
@@ -176,3 +179,54 @@ def test_a_figure_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -
     with pytest.raises(InputError):
         save_figure(Figure(), path, dpi=200)
     assert names(path.parent) == ["a.svg"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[object] = []
+    sync, replace = os.fsync, os.replace
+
+    def records_sync(number: int) -> None:
+        sync(number)
+        events.append(os.fstat(number).st_ino)
+
+    def records_replace(source: Path, target: Path) -> None:
+        replace(source, target)
+        events.append("named")
+
+    monkeypatch.setattr(os, "fsync", records_sync)
+    monkeypatch.setattr(os, "replace", records_replace)
+    with made_folder(tmp_path / "a" / "b"):
+        write_text(tmp_path / "a" / "b" / "config.yaml", "x: 1")
+    above, folder, place = (
+        tmp_path / "a",
+        tmp_path / "a" / "b",
+        tmp_path / "a" / "b" / "config.yaml",
+    )
+    inodes = [one.stat().st_ino for one in (above, tmp_path, place, folder)]
+    assert events == [*inodes[:3], "named", inodes[3]]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_a_system_that_cannot_sync_folders_writes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    real = getattr(os, call)
+
+    def cannot(what: Any, *rest: Any) -> Any:
+        if stat.S_ISDIR(os.stat(what).st_mode):  # noqa: PTH116 -- of a descriptor too
+            raise OSError(number, os.strerror(number))
+        return real(what, *rest)
+
+    monkeypatch.setattr(os, call, cannot)  # as on Windows
+    write_text(tmp_path / "a.txt", "text")
+    assert names(tmp_path) == ["a.txt"]
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "bad")))
+    with pytest.raises(OSError, match="bad"):
+        sync_folder(tmp_path)
+    with pytest.raises(InputError, match="Input/output error"):
+        write_text(tmp_path / "b.txt", "text")
+    assert names(tmp_path) == ["a.txt"]

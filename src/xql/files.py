@@ -204,17 +204,14 @@ def sync_folder(path: Path) -> None:
 
     Windows and some file systems cannot: there the names follow when the system likes.
     """
-    try:
-        number = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(number)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise
-    finally:
-        os.close(number)
+    with contextlib.ExitStack() as stack:
+        try:
+            number = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, number)
+            os.fsync(number)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
 
 
 def sync_tree(path: Path) -> None:
@@ -254,7 +251,7 @@ def set_aside(path: Path) -> Path:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder that may be there, so that a part of it never has its name."""
-    draft = beside(path)
+    draft = beside(path.with_name("removed"))  # not of the suffix of what was set aside
     with contextlib.suppress(OSError):
         path.rename(draft)
         shutil.rmtree(draft)

@@ -2,12 +2,16 @@
 
 import contextlib
 import errno
+import io
+import os
 import resource
+import subprocess
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +22,13 @@ from xql.cli import main
 from xql.data.files import save_dataset
 from xql.errors import InputError
 from xql.evaluation.video import mp4
-from xql.runs.checkpoints import load_latest, save_checkpoint
+from xql.runs.checkpoints import (
+    CheckpointWriter,
+    Retention,
+    load_extra,
+    load_latest,
+    save_checkpoint,
+)
 from xql.runs.run import Run
 from xql.training.offline import train_offline
 
@@ -68,6 +78,91 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
         assert names(tmp_path) == ["1", "none"] and names(tmp_path / "none") == []
     step, loaded = load_latest(tmp_path, state)
     assert step == 1 and all(np.array_equal(loaded[key], state[key]) for key in state)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["extra.npz", "notes.json", "checksums.json", "to the disk"])
+@pytest.mark.parametrize("thread", [False, True], ids=["here", "in a thread"])
+def test_any_file_of_a_checkpoint_may_be_the_one_that_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, thread: bool
+) -> None:
+    state, extra = {"x": jnp.arange(3.0)}, {"rows": np.arange(500.0)}
+    save_checkpoint(tmp_path, 1, state, extra=extra, notes={"a": 1})
+    opened, sync = io.open, os.fsync
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def opens(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        stream = opened(file, mode, *args, **kwargs)
+        if "w" in mode and Path(file).name == name:
+            stream.write("half" if "b" not in mode else b"half")
+            stream.close()
+            raise full
+        return stream
+
+    def syncs(number: int) -> None:
+        if name == "to the disk":
+            raise full
+        sync(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", opens)
+        patch.setattr(os, "fsync", syncs)
+        with pytest.raises(InputError) as error:
+            if thread:
+                with CheckpointWriter() as writer:
+                    writer.save(tmp_path, 2, state, extra=extra, notes={"a": 2})
+            else:
+                save_checkpoint(tmp_path, 2, state, extra=extra, notes={"a": 2})
+    assert str(error.value) == (
+        f"{tmp_path}: no checkpoint of step 2 can be written here (No space left on device); "
+        "make room there; that of step 1 is whole"
+    )
+    assert names(tmp_path) == ["1"]
+    assert load_latest(tmp_path, state)[0] == 1 and load_extra(tmp_path, 1)[1] == {"a": 1}
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, size: int) -> Iterator[None]:
+    """A file system of `size` bytes at `path`; the test is skipped where none may be mounted."""
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_disk_with_room_for_a_part_of_a_checkpoint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "disk"
+    state, page = {"x": jax.random.normal(jax.random.key(0), (8000,))}, 4096
+    extra = {"rows": np.arange(4000.0)}
+    with small_disk(disk, 100 * page):
+        save_checkpoint(disk / "run", 1, state, extra=extra)
+        room, failed = page, 0
+        while True:
+            used = os.statvfs(disk)
+            (disk / "other").write_bytes(bytes(used.f_bfree * used.f_bsize - room))
+            try:
+                save_checkpoint(disk / "run", 2, state, extra=extra, keep=Retention(1))
+                break
+            except InputError as error:
+                line = f"{disk / 'run'}: no checkpoint of step 2 can be written here (No space left"
+                assert str(error).startswith(line)
+            assert names(disk / "run") == ["1"]
+            step, loaded = load_latest(disk / "run", state)
+            assert step == 1 and np.array_equal(loaded["x"], state["x"])
+            assert np.array_equal(load_extra(disk / "run", 1)[0]["rows"], extra["rows"])
+            (disk / "other").unlink()
+            room, failed = room + 2 * page, failed + 1
+        assert failed > 10
+        assert names(disk / "run") == ["2"]
+        assert np.array_equal(load_extra(disk / "run", 2)[0]["rows"], extra["rows"])
     assert capfd.readouterr().err == ""
 
 

@@ -657,6 +657,7 @@ def _orbax() -> Iterator[Any]:
     import orbax.checkpoint as ocp
 
     logger = logging.getLogger("absl")
+    logging.getLogger("asyncio").addFilter(_not_late)
     with _LOCK:
         before = sys.unraisablehook
         hook = functools.partial(_unless_late, before)
@@ -672,8 +673,14 @@ def _orbax() -> Iterator[Any]:
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Whether to log this: other threads' records are not Orbax's."""
+    """Whether to log this, where other threads may log too."""
     return "orbax" not in record.pathname
+
+
+def _not_late(record: logging.LogRecord) -> bool:
+    """Whether to log this: not of arrays that failed after the first, for which nobody waited."""
+    text = record.getMessage()
+    return not ("exception was never retrieved" in text and "tensorstore" in text)
 
 
 def _unless_late(hook: Callable[[Any], object], unraisable: Any) -> None:
