@@ -1,11 +1,13 @@
 """The simulators of an online run: ends, time limits, resets and seeds."""
 
+import io
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 
+from xql.envs.make import make_environment
 from xql.errors import InputError
 from xql.training.actors import Actors
 
@@ -166,3 +168,116 @@ def test_the_range_of_rewards_is_what_was_given_and_at_least_0_to_1() -> None:
         actors.step(np.zeros((1, 1, 2), np.float32))
         seen.append(tuple(actors.rewards))
     assert seen == [(0.0, 1.0), (-3.0, 1.0), (-3.0, 1.0), (-3.0, 7.0)]
+
+
+def played(actors: Actors, steps: int) -> list[bytes]:
+    """All that random actions give, down to the last bit."""
+    rows = [actors.step(actors.random_actions()) for _ in range(steps)]
+    return [column.tobytes() for one in rows for column in one]
+
+
+def in_a_file(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    file = io.BytesIO()
+    np.savez(file, **state)  # type: ignore[arg-type]
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as loaded:
+        return dict(loaded)
+
+
+def dmsd() -> gymnasium.Env[np.ndarray, np.ndarray]:
+    return make_environment("xql/DMSD-v0", max_episode_steps=9)
+
+
+@pytest.mark.parametrize("make", [Count, dmsd, lambda: Breaks("reward")])
+def test_restored_actors_go_on_in_the_middle_of_their_episodes_to_the_last_bit(make: Any) -> None:
+    actors = Actors(make, [4, 7], 2)
+    played(actors, 13)
+    state = in_a_file(actors.state())
+    expected = played(actors, 40)
+    fresh = Actors(make, [4, 7], 2)
+    played(fresh, 5)
+    assert fresh.restore(state, 13)
+    assert played(fresh, 40) == expected
+    assert fresh.finished == actors.finished and len(fresh.finished) > 8
+    assert fresh.rewards == actors.rewards
+    assert fresh.breakdowns.tolist() == actors.breakdowns.tolist()
+    assert fresh.recent_returns()["training_return"].tolist() == (
+        actors.recent_returns()["training_return"].tolist()
+    )
+    after, theirs = fresh.state(), actors.state()
+    assert after.keys() == theirs.keys()
+    assert all(np.array_equal(after[name], theirs[name]) for name in after)
+
+
+def test_what_was_saved_is_not_changed_by_later_steps() -> None:
+    actors = Actors(dmsd, [0], 1)
+    played(actors, 12)
+    state = actors.state()
+    kept = in_a_file(state)
+    played(actors, 12)
+    assert all(np.array_equal(state[name], kept[name]) for name in kept)
+
+
+class Unsavable(Count):
+    """As Count, but something in it cannot be saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.iterator = iter(range(9))
+
+
+def test_simulators_that_cannot_be_saved_start_new_episodes_with_seeds_of_their_own() -> None:
+    made: list[Unsavable] = []
+
+    def make() -> Unsavable:
+        made.append(Unsavable())
+        return made[-1]
+
+    actors = Actors(make, [4, 7], 2)
+    played(actors, 4)
+    state, finished = in_a_file(actors.state()), list(actors.finished)
+    assert not any(name.startswith("simulator/") for name in state)
+
+    def restored(step: int) -> tuple[Actors, list[int | None]]:
+        made.clear()
+        fresh = Actors(make, [4, 7], 2)
+        assert not fresh.restore(state, step)
+        return fresh, [one.seeds[-1] for one in made]
+
+    fresh, seeds = restored(4)
+    first = [one.seeds[0] for one in made]
+    assert len({*seeds, *first}) == 8
+    assert restored(4)[1] == seeds and not {*restored(5)[1]} & {*seeds}
+    assert fresh.finished == finished
+    assert fresh.random_actions().tolist() == actors.random_actions().tolist()
+    # The open episode's return and length begin anew.
+    fresh.step(np.zeros((2, 2, 2), np.float32))
+    fresh.step(np.zeros((2, 2, 2), np.float32))
+    assert {one.length for one in fresh.finished[len(finished) :]} == {2}
+
+
+def test_simulators_of_another_release_start_new_episodes() -> None:
+    class Other(Count):
+        pass
+
+    actors = Actors(Count, [4], 1)
+    played(actors, 1)
+    made: list[Other] = []
+
+    def make() -> Other:
+        made.append(Other())
+        return made[-1]
+
+    fresh = Actors(make, [4], 1)
+    assert not fresh.restore(actors.state(), 1)
+    # None goes on that took a part of another's state.
+    assert len(made) == 2 and fresh.observations.tolist() == [[[1.0, 0.0]]]
+
+
+@pytest.mark.parametrize("seeds", [[4], [4, 7, 8]])
+def test_the_state_of_other_actors_is_refused(seeds: list[int]) -> None:
+    state = Actors(Count, [4, 7], 1).state()
+    with pytest.raises(InputError, match="not those of this run"):
+        Actors(Count, seeds, 1).restore(state, 0)
+    with pytest.raises(InputError, match="not those of this run"):
+        Actors(Count, [4, 7], 1).restore(state | {"random": state["random"][:-9]}, 0)

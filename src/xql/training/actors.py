@@ -6,7 +6,8 @@ see. A copy that ends is reset at once, and what is reported as the transition's
 the one that the episode really ended in.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -15,7 +16,10 @@ from jaxtyping import Float, Float32
 
 from xql.agents import EnvironmentSpec
 from xql.data.actions import action_spec, require_box
+from xql.data.reading import parse_json
 from xql.envs import checked
+from xql.envs.state import restore_simulator, simulator_state
+from xql.errors import InputError
 from xql.training.divergence import RewardRange
 from xql.training.replay import Rows
 
@@ -58,17 +62,34 @@ class Actors:
         self.finished: list[Episode] = []
         self.breakdowns = np.zeros(len(seeds), np.int64)
         self.rewards = RewardRange(0.0, 1.0)
+        self._make, self._seeds, self._each = make, tuple(seeds), environments
         self._copies: list[list[gymnasium.Env[Any, Any]]] = []
+        self._make_copies()
+        first = self._copies[0][0]
         try:
-            for _ in seeds:
-                self._copies.append([])
-                for _ in range(environments):
-                    self._copies[-1].append(make())
-            first = self._copies[0][0]
             self.spec = environment_spec(first, checked.name_of(first))
+        except BaseException:
+            self.close()
+            raise
+        self._begin()
+        self._random = [np.random.default_rng([seed, 1]) for seed in seeds]
+
+    def _make_copies(self) -> None:
+        try:
+            for _ in self._seeds:
+                self._copies.append([])
+                for _ in range(self._each):
+                    self._copies[-1].append(self._make())
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, *step: int) -> None:
+        """Start an episode in every copy, seeded by its member, its place and, later, the step."""
+        try:
             starts = [
-                [checked.reset(copy, _seed(seed, place)) for place, copy in enumerate(own)]
-                for seed, own in zip(seeds, self._copies, strict=True)
+                [checked.reset(copy, _seed(seed, place, *step)) for place, copy in enumerate(own)]
+                for seed, own in zip(self._seeds, self._copies, strict=True)
             ]
         except BaseException:
             self.close()
@@ -76,7 +97,91 @@ class Actors:
         self.observations = np.asarray(starts, np.float32)
         self._returns = np.zeros(self.observations.shape[:2])
         self._lengths = np.zeros(self.observations.shape[:2], np.int64)
-        self._random = [np.random.default_rng([seed, 1]) for seed in seeds]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `restore` needs, as arrays for `numpy.savez` that change no more.
+
+        The simulators are among it where all of them can be saved (see `xql.envs.state`).
+        """
+        generators = [one.bit_generator.state for one in self._random]
+        state: dict[str, np.ndarray] = {
+            "observations": self.observations.copy(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+            "breakdowns": self.breakdowns.copy(),
+            "rewards": np.array(self.rewards),
+            "random": np.frombuffer(json.dumps(generators).encode(), np.uint8),
+            "finished": np.array(self.finished, np.float64).reshape(-1, len(Episode._fields)),
+        }
+        simulators: dict[str, np.ndarray] = {}
+        for at, copy in self._named_copies():
+            saved = simulator_state(copy)
+            if saved is None:
+                return state
+            simulators |= {at + name: array for name, array in saved.items()}
+        return state | simulators
+
+    def restore(self, state: Mapping[str, np.ndarray], step: int) -> bool:
+        """Go on where other actors with the same arguments stood.
+
+        Args:
+            state: theirs.
+            step: the run's, from which the seeds of new episodes are made.
+
+        Returns:
+            Whether every copy goes on in the middle of its episode. If not, every copy starts a new
+            one, and the episodes that were open count for nothing.
+
+        Raises:
+            InputError: the state is damaged, or that of other actors.
+            EnvironmentFault: a simulator cannot be reset.
+        """
+        try:
+            self._restore_counts(state)
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                "the saved simulators are not those of this run",
+                where=checked.name_of(self._copies[0][0]),
+                hint="go on from an earlier checkpoint",
+            ) from None
+        if all(f"{at}graph" in state for at, _ in self._named_copies()):
+            try:
+                for at, copy in self._named_copies():
+                    saved = {name: state[at + name] for name in ("graph", "numbers")}
+                    restore_simulator(copy, saved)
+            except InputError:
+                # Some may have taken a part of a state.
+                self.close()
+                self._make_copies()
+            else:
+                self.observations = np.array(state["observations"], np.float32)
+                self._returns = np.array(state["returns"], np.float64)
+                self._lengths = np.array(state["lengths"], np.int64)
+                return True
+        self._begin(step)
+        return False
+
+    def _restore_counts(self, state: Mapping[str, np.ndarray]) -> None:
+        """All but the simulators and their open episodes, whose shapes are checked."""
+        shape = self.observations.shape
+        for name, expected in (("observations", shape), ("returns", shape[:2])):
+            if state[name].shape != expected:
+                raise ValueError(f"{name} of another shape")
+        generators = parse_json(bytes(state["random"]).decode())
+        for own, one in zip(self._random, generators, strict=True):
+            own.bit_generator.state = one
+        self.finished = [
+            Episode(int(member), total, int(length))
+            for member, total, length in state["finished"].tolist()
+        ]
+        self.breakdowns = np.array(state["breakdowns"], np.int64)
+        self.rewards = RewardRange(*state["rewards"].tolist())
+
+    def _named_copies(self) -> Iterator[tuple[str, gymnasium.Env[Any, Any]]]:
+        """Every copy with what the names of its arrays begin with."""
+        for member, own in enumerate(self._copies):
+            for place, copy in enumerate(own):
+                yield f"simulator/{member}/{place}/", copy
 
     def random_actions(self) -> Float32[np.ndarray, "members environments action"]:
         """Uniform within the bounds, from each member's own stream."""
@@ -152,6 +257,6 @@ def environment_spec(env: gymnasium.Env[Any, Any], name: str) -> EnvironmentSpec
     return EnvironmentSpec(size, require_box(action_spec(env.action_space, name), name))
 
 
-def _seed(seed: int, place: int) -> int:
+def _seed(*numbers: int) -> int:
     """A copy's own seed, far from the small numbers that evaluations use."""
-    return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
