@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from xql.runs.run import Run
     from xql.training.offline import train_offline
     from xql.training.online import train_online
+    from xql.training.reproduce import reproduce
 
 # Loaded on first use: `import xql` alone takes milliseconds, jax takes a second.
 _HOMES = {
@@ -38,6 +39,7 @@ _HOMES = {
     "load_policy": "xql.runs.policy",
     "open_dataset": "xql.data.sources",
     "options": "xql.agents.hyperparameters",
+    "reproduce": "xql.training.reproduce",
     "train_offline": "xql.training.offline",
     "train_online": "xql.training.online",
 }
@@ -52,6 +54,7 @@ __all__ = [
     "load_policy",
     "open_dataset",
     "options",
+    "reproduce",
     "train_offline",
     "train_online",
 ]

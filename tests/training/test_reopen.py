@@ -81,12 +81,13 @@ def test_data_that_has_changed_is_refused(tmp_path: Path) -> None:
     for said, other in spoiled.items():
         with pytest.raises(InputError, match=said) as error:
             reopen(config, tmp_path / "run", other)
-        assert str(error.value).endswith("or give it with `data`")
+        assert str(error.value).endswith("; give what the run learned from")
         path.unlink()
         save_dataset(other, path)
         with pytest.raises(InputError, match=said) as error:
             reopen(config, tmp_path / "run")
         assert str(tmp_path / "run") in str(error.value) and str(path) in str(error.value)
+        assert str(error.value).endswith("or give it with `data`")
     # An older run has no fingerprint: only counts and the mean return can be compared.
     old = dataclasses.replace(config, data=dataclasses.replace(config.data, fingerprint=None))
     assert len(reopen(old, tmp_path, spoiled["but other numbers in them"])) == 20

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Any] = {
     "demo": "demo:demo",
     "train": {"offline": "train:offline", "online": "train:online"},
     "evaluate": "evaluate:evaluate",
+    "reproduce": "reproduce:reproduce",
     "compare": "compare:compare",
     "data": {
         "list": "data:list_",
@@ -64,9 +65,10 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EL
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; the entry point of `xql`.
 
-    Exit status: 0 done, 1 a check found errors or an environment failed, 2 bad input, 70 a fault of
-    xql itself, 130 interrupted, 141 nobody reads the output any more. One line on standard error
-    says what, where and the hint; with XQL_DEBUG=1, a fault of xql's shows its traceback there too.
+    Exit status: 0 done, 1 a check found errors, a run is not the same when made again or an
+    environment failed, 2 bad input, 70 a fault of xql itself, 130 interrupted, 141 nobody reads the
+    output any more. One line on standard error says what, where and the hint; with XQL_DEBUG=1, a
+    fault of xql's shows its traceback there too.
     """
     warnings.showwarning = _show_warning
     print_anything()

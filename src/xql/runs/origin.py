@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from xql.errors import printable
 from xql.files import write_text
 from xql.version import __version__
 
@@ -125,6 +126,40 @@ def this_session() -> Session:
         "devices": len(devices),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def differences(then: Sequence[Session], now: Sequence[Session]) -> list[str]:
+    """What differs between the sessions of two runs of what can change a number, a line each."""
+    if not then or not now:
+        return []
+    before, after = [_compared(one) for one in then], [_compared(one) for one in now]
+    found = []
+    for name in dict.fromkeys(name for one in (*before, *after) for name in one):
+        values = [
+            list(dict.fromkeys(one.get(name, "none") for one in each)) for each in (before, after)
+        ]
+        if values[0] != values[1]:
+            first, second = (" and ".join(each) for each in values)
+            why = f": {_OF_NUMBER}" if name in ("cores", "devices") else ""
+            found.append(f"{name} {first} then, {second} now{why}")
+    return found
+
+
+_OF_NUMBER = "their number changes the last bits of a matrix product"
+
+
+def _compared(session: Session) -> dict[str, str]:
+    """What of a session can change a number, as text; a file may say anything."""
+    git, packages = session.get("git"), session.get("packages")
+    found = {name: session.get(key) for name, key in (("xql", "xql"), ("Python", "python"))}
+    if isinstance(git, dict):
+        changed = " with changes" if git.get("changed") else ""
+        found["git revision"] = f"{str(git.get('revision'))[:10]}{changed}"
+    if isinstance(packages, dict):
+        found |= {str(name): one for name, one in packages.items()}
+    for name in ("platform", "processor", "cores", "device", "devices", "XLA_FLAGS"):
+        found[name] = session.get(name)
+    return {name: printable(str(one or "none"))[:100] for name, one in found.items()}
 
 
 def _current_folder() -> str | None:

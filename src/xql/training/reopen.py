@@ -75,7 +75,9 @@ def reopen(config: RunConfig, where: Path, data: Source | None = None) -> Datase
         raise InputError(
             f"its data {changed}",
             where=f"{where}, {shown}",
-            hint="put back what the run learned from, or give it with `data`",
+            hint="give what the run learned from"
+            if data is not None
+            else "put back what the run learned from, or give it with `data`",
         )
     return dataset
 

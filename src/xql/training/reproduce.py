@@ -1,0 +1,145 @@
+"""Make a run again from its folder, and compare the two."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from xql.errors import InputError
+from xql.runs import origin
+from xql.runs.config import VERSION
+from xql.runs.differences import Outcome, Part, compare_outcomes, outcome_of
+from xql.runs.folder import RunFolder
+from xql.runs.run import Run
+from xql.training.offline import execute_offline
+from xql.training.online import execute_online
+from xql.training.population import use_all_cores
+from xql.training.reopen import Source, plan_again
+from xql.version import __version__
+
+
+class Reproduction(NamedTuple):
+    """A run that was made again, and how it compares with the first."""
+
+    run: Run
+    """The new one."""
+    parts: tuple[Part, ...]
+    """What was compared."""
+    making: tuple[str, ...]
+    """How the two were made differently: versions, machine, number of cores."""
+
+    @property
+    def same(self) -> bool:
+        """Whether every number is the same, bit for bit."""
+        return all(part.same for part in self.parts)
+
+    def describe(self) -> str:
+        """The comparison in words, one line for each part."""
+        if self.same:
+            lines = ["the same bits:", *(f"  {part.name}: {part.text}" for part in self.parts)]
+        else:
+            lines = ["not the same:"]
+            for part in self.parts:
+                text = f"the same ({part.text})" if part.same else part.text
+                lines.append(f"  {part.name}: {text}")
+        if self.making:
+            lines += ["made differently:", *(f"  {one}" for one in self.making)]
+        else:
+            lines.append("made with the same versions, on the same kind of machine")
+        return "\n".join(lines)
+
+
+def reproduce(
+    run: Path | str,
+    *,
+    out: Path | str | None = None,
+    data: Source | None = None,
+    trust: Sequence[str] = (),
+    progress: bool = True,
+) -> Reproduction:
+    """Make a run again from its config.yaml, and compare the two.
+
+    Nothing is resolved again: neither a preset, nor scaling, nor bounds. The same machine, versions
+    and number of cores give the same bits; `making` says how these differ.
+
+    Args:
+        run: the run's folder, which is only read.
+        out: the new run's folder, which must not exist; where None, runs/DATA-AGENT-N.
+        data: an offline run's data, where it lies elsewhere now or was given as arrays.
+        trust: packages and ids of environments that the run may name besides those of
+            `xql.envs.trusted.PACKAGES`.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        InputError: no run, or one that was not finished; or its data or environment cannot be used.
+            Nothing is written then.
+        EnvironmentFault: the environment failed in an evaluation; the new run is kept.
+    """
+    folder = RunFolder.open(Path(run))
+    if out is not None:
+        RunFolder.require_free(Path(out))
+    then = _finished(folder)
+    config = replace(folder.config, trust=tuple(trust), xql=__version__, version=VERSION)
+    if config.online:
+        if data is not None:
+            raise InputError("an online run has no data", where=str(run), hint="leave out `data`")
+        again = execute_online(config, out, progress=progress)
+    else:
+        plan = plan_again(config, folder.path, data)
+        opened = replace(
+            config.data, source=plan.dataset.source, fingerprint=plan.dataset.fingerprint()
+        )
+        plan = plan._replace(config=replace(config, data=opened))
+        again = execute_offline(plan, out, progress=progress)
+    parts = compare_outcomes(then, outcome_of(RunFolder.open(again.path)))
+    return Reproduction(again, tuple(parts), tuple(_making(folder, again)))
+
+
+def use_devices_of(run: Path | str) -> None:
+    """Give JAX as many devices of the processor as a run had: a member's bits depend on that.
+
+    One for each core, as the command line has, where the run does not say. It does nothing once JAX
+    has been used.
+    """
+    session = next(iter(origin.read(Path(run))), {})
+    count = session.get("devices")
+    if session.get("device") != "cpu" or type(count) is not int or not 1 <= count <= 1024:
+        use_all_cores()
+        return
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)  # type: ignore[no-untyped-call]
+
+
+def _finished(folder: RunFolder) -> Outcome:
+    """A run's outcome at its last step.
+
+    Raises:
+        InputError: it has not got there.
+    """
+    outcome = outcome_of(folder)
+    if outcome.step != folder.config.steps:
+        raise InputError(
+            f"its latest checkpoint is of step {outcome.step:,} of {folder.config.steps:,}",
+            where=str(folder.path),
+            hint="resume it first: what is compared is a whole run",
+        )
+    return outcome
+
+
+def _making(folder: RunFolder, again: Run) -> list[str]:
+    """How two runs were made differently, and what of that is not known."""
+    sessions = origin.read(folder.path)
+    found = []
+    if not sessions:
+        found.append(
+            f"{folder.path} has no {origin.FILE} (xql {folder.config.xql or 'unknown'} made it): "
+            "with which versions, and on which machine, is not known"
+        )
+    if not folder.config.online and folder.config.data.fingerprint is None:
+        found.append("its data has no fingerprint: only counts and the mean return were compared")
+    if len(sessions) > 1:
+        found.append(f"the first run was made in {len(sessions)} sessions")
+    return found + origin.differences(sessions, origin.read(again.path))
