@@ -100,13 +100,16 @@ def test_metrics_are_thinned_and_rounded(tmp_path: Path) -> None:
     for step in range(1000, 12_001, 1000):
         values = [float("nan") if step >= 7000 else 1 / 3, 123456789.0]
         run.log_metrics(step, {"q": values, "seconds": step / 7})
+    run.log_divergence(Divergence(0, 3000, 4000, "rolled back", 1000), {})
     run.log_frozen(0, 6000, 7000)
     lines = kept(run, tmp_path / "cell").read_metrics()
     # Also where a member was found to have diverged: there it says which number was not finite.
-    assert [line.step for line in lines] == [5000, 7000, 10_000, 12_000]
+    assert [line.step for line in lines] == [4000, 5000, 7000, 10_000, 12_000]
+    lines = lines[1:]
     assert lines[0].values == {"q": [0.333333, 123457000.0], "seconds": [714.286]}
     assert np.isnan(lines[1].values["q"][0]) and lines[1].values["q"][1] == 123457000.0
-    assert (tmp_path / "cell" / "frozen.csv").read_text() == "member,step,noticed\n0,6000,7000\n"
+    for name in ("divergence.jsonl", "frozen.csv"):
+        assert (tmp_path / "cell" / name).read_bytes() == (run.path / name).read_bytes()
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:

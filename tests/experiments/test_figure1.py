@@ -167,7 +167,7 @@ def made_of(
             laid = np.stack(values)[None].astype(np.float32)
             for window in windows(task, laid):
                 protocols.append(fit_protocol(action, window, laid, [0], range(len(values))))  # type: ignore[arg-type]
-    return Study(task, protocols, episode_return=12.0, frozen=[])
+    return Study(task, protocols, episode_return=12.0, frozen=[], rolled_back=[])
 
 
 def test_the_verdict_says_what_made_the_errors() -> None:

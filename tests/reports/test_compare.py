@@ -349,6 +349,13 @@ def test_a_diverged_seed_is_noted(tmp_path: Path) -> None:
     (run / "frozen.csv").write_text("member,step,noticed\n1,40,60\n")
     (note,) = compare([run]).notes
     assert note == "Seed 1 of xql diverged in maze-v0: it is evaluated as it was at step 40."
+    back = Divergence(member=1, step=20, noticed=40, action="rolled back", lost=20)
+    RunFolder.open(run).log_divergence(back, {})
+    assert compare([run]).notes == [
+        "Seed 1 of xql diverged in maze-v0 by step 40: it went on with learning rates divided by "
+        "10, and 20 fewer updates.",
+        note,
+    ]
     nan = write(tmp_path / "b", last=[10, float("nan")], agent="bc")
     row = compare([nan]).rows[0]
     assert np.isnan(row.last.iqm.estimate) and np.isnan(row.last.mean.estimate)

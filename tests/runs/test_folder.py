@@ -278,6 +278,38 @@ def test_damage_to_whole_files_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+def test_divergences_are_read_back(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    assert (run.read_divergences(), run.read_rolled_back(), run.read_frozen()) == ([], {}, {})
+    first = Divergence(member=2, step=0, noticed=10, action="rolled back", lost=10)
+    second = Divergence(member=2, step=10, noticed=20, action="frozen", lost=10)
+    run.log_divergence(first, {"update": 3, "networks": ["value"]})
+    assert run.read_frozen() == {}
+    run.log_divergence(second, {"update": None, "networks": []})
+    with (run.path / "divergence.jsonl").open("a") as file:
+        file.write('{"member": 1, "st')
+    assert run.read_divergences() == [first, second]
+    assert (run.read_rolled_back(), run.read_frozen()) == ({2: first}, {2: 10})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        "{}",
+        "{",
+        '{"member": "0", "step": 1, "noticed": 2, "action": "frozen", "lost": 1}',
+        '{"member": 0, "step": 1, "noticed": 2, "action": "thawed", "lost": 1}',
+        '{"member": 0, "step": 1, "noticed": 2, "action": ["frozen"], "lost": 1}',
+    ],
+)
+def test_a_damaged_divergence_is_one_line(tmp_path: Path, line: str) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    (run.path / "divergence.jsonl").write_text(f"{line}\n")
+    with pytest.raises(InputError, match=r"divergence.jsonl: line 1 is damaged; remove that line$"):
+        run.read_divergences()
+
+
 def test_files_of_another_run_are_refused(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", CONFIG)
 
@@ -287,6 +319,7 @@ def test_files_of_another_run_are_refused(tmp_path: Path) -> None:
             "metrics.jsonl": run.read_metrics,
             "evaluations.csv": run.read_evaluations,
             "frozen.csv": run.read_frozen,
+            "divergence.jsonl": run.read_divergences,
         }
         with pytest.raises(InputError) as error:
             read[name]()
@@ -304,6 +337,8 @@ def test_files_of_another_run_are_refused(tmp_path: Path) -> None:
         )
     assert refusal(2 * sound).startswith("episode 0 of member 0 at step 1 is there twice")
     assert refusal("3,1,2\n", "frozen.csv").startswith("line 2 is of member 3, config.yaml has 3")
+    other = '{"member": 3, "step": 1, "noticed": 2, "action": "frozen", "lost": 1}\n'
+    assert refusal(other, "divergence.jsonl").startswith("line 1 is of member 3, config.yaml has 3")
     assert refusal('{"step": 1, "loss": [1.0, 2.0]}\n', "metrics.jsonl").startswith(
         "line 1 has numbers of 2 members, config.yaml 3"
     )

@@ -1,4 +1,7 @@
-"""A member that diverges is put back to where it was sound; nobody else notices."""
+"""A member that diverges is put back to where it was sound; no other member changes."""
+
+import dataclasses
+import json
 
 import equinox as eqx
 import jax
@@ -8,7 +11,9 @@ import pytest
 
 from worlds import line_data, same_bits, spec_of, trained
 from xql.agents import TrainState, XQLConfig, make_xql, member
+from xql.agents.hyperparameters import learning_rates
 from xql.runs.config import Member
+from xql.runs.folder import Divergence
 from xql.training.divergence import DivergenceGuard, RewardRange
 
 SPEC = spec_of(2, 1)
@@ -29,28 +34,77 @@ def poisoned(population: TrainState, index: int) -> TrainState:
     return population._replace(policy=population.policy._replace(network=network))
 
 
-def test_parameters_that_are_not_finite_freeze_their_member_alone() -> None:
+def rolled_back(updates: int) -> TrainState:
+    """All three as a member is that was put back to where it was after so many updates."""
+    population = three(updates)
+    config = population.config
+    smaller = {name: getattr(config, name) / 10 for name in learning_rates(config)}
+    assert set(smaller) == {f"{one}_learning_rate" for one in ("value", "critic", "policy")}
+    key = jax.vmap(lambda one: jax.random.fold_in(one, 2**31 - 2))(population.key)
+    return population._replace(config=dataclasses.replace(config, **smaller), key=key)
+
+
+def test_parameters_that_are_not_finite_roll_their_member_alone_back() -> None:
     start, later = three(1), three(5)
     guard = DivergenceGuard(start, step=1)
-    restored, newly = guard.check(poisoned(later, 1), FINE, 5)
-    assert newly == [1] and guard.frozen == {1: 1}
-    assert same_bits(member(restored, 1), member(three(1), 1))
+    restored, [(found, cause)] = guard.check(poisoned(later, 1), FINE, 5)
+    assert found == Divergence(member=1, step=1, noticed=5, action="rolled back", lost=4)
+    assert (cause.networks, cause.metrics, cause.update) == (("policy",), (), None)
+    assert same_bits(member(restored, 1), member(rolled_back(1), 1))
     for other in (0, 2):
         assert same_bits(member(restored, other), member(three(5), other))
+    assert same_bits(guard.good, restored) and guard.step == 5
 
 
-def test_a_metric_that_is_not_finite_freezes_too_and_for_good() -> None:
+def test_one_that_is_sound_with_smaller_steps_goes_on() -> None:
     guard = DivergenceGuard(three(1), step=1)
-    population, newly = guard.check(three(2), FINE, 2)
-    assert newly == [] and guard.frozen == {}
+    guard.check(poisoned(three(5), 1), FINE, 5)
+    population, found = guard.check(three(9), FINE, 9)
+    assert found == [] and (guard.rolled_back, guard.frozen) == ({1: 1}, {})
+    assert same_bits(population, three(9))
+
+
+def test_a_second_divergence_freezes_for_good() -> None:
+    guard = DivergenceGuard(three(1), step=1)
+    population, found = guard.check(three(2), FINE, 2)
+    assert found == [] and guard.notes() == {"rolled_back": {}, "frozen": {}}
     assert same_bits(population, three(2))
-    population, newly = guard.check(three(3), {"loss": np.array([0.0, 1.0, np.inf])}, 3)
-    assert newly == [2]
+    infinite = {"loss": np.array([0.0, 1.0, np.inf])}
+    population, [(found_first, cause)] = guard.check(three(3), infinite, 3)
+    assert (found_first.action, cause.networks, cause.metrics) == ("rolled back", (), ("loss",))
+    population, [(found_second, _)] = guard.check(three(6), infinite, 6)
+    # It stood at its third update's step as it was after its second.
+    assert found_second == Divergence(member=2, step=3, noticed=6, action="frozen", lost=4)
     # Later checks find it sound again, since it was put back; it stays frozen all the same.
-    population, newly = guard.check(three(9), FINE, 9)
-    assert newly == [] and guard.frozen == {2: 2}
-    assert same_bits(member(population, 2), member(three(2), 2))
-    assert same_bits(member(population, 0), member(three(9), 0))
+    for metrics in (FINE, infinite):
+        population, found = guard.check(three(9), metrics, 9)
+        assert found == [] and (guard.rolled_back, guard.frozen) == ({2: 2}, {2: 3})
+        assert same_bits(member(population, 2), member(rolled_back(2), 2))
+        assert same_bits(member(population, 0), member(three(9), 0))
+
+
+def test_a_guard_restored_from_its_copy_and_notes_goes_on_as_the_other() -> None:
+    guard = DivergenceGuard(three(1), step=1)
+    infinite = {"loss": np.array([np.inf, 0.0, np.inf])}
+    guard.check(three(3), infinite, 3)
+    guard.check(three(4), {"loss": np.array([0.0, 0.0, np.nan])}, 4)
+    notes = json.loads(json.dumps(guard.notes()))
+    other = DivergenceGuard(three(2), step=2)
+    other.restore(guard.good, notes, guard.step)
+    one, two = (each.check(poisoned(three(6), 1), infinite, 6) for each in (guard, other))
+    assert same_bits(one[0], two[0]) and one[1] == two[1]
+    assert [(found.member, found.action) for found, _ in two[1]] == [
+        (0, "frozen"),
+        (1, "rolled back"),
+    ]
+    assert (
+        guard.notes()
+        == other.notes()
+        == {
+            "rolled_back": {"0": 1, "1": 4, "2": 1},
+            "frozen": {"0": 4, "2": 3},
+        }
+    )
 
 
 def test_the_guard_keeps_its_own_copy() -> None:
@@ -58,7 +112,13 @@ def test_the_guard_keeps_its_own_copy() -> None:
     guard = DivergenceGuard(population, step=1)
     jax.tree.map(lambda leaf: leaf.delete(), population)
     restored, _ = guard.check(poisoned(three(4), 0), FINE, 4)
-    assert same_bits(member(restored, 0), member(three(1), 0))
+    assert same_bits(member(restored, 0), member(rolled_back(1), 0))
+    # Nor does a restored one share its copy.
+    good = three(1)
+    guard.restore(good, {"rolled_back": {}, "frozen": {}}, 1)
+    jax.tree.map(lambda leaf: leaf.delete(), good)
+    restored, _ = guard.check(poisoned(three(4), 0), FINE, 4)
+    assert same_bits(member(restored, 0), member(rolled_back(1), 0))
 
 
 @pytest.mark.parametrize(

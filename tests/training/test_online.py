@@ -13,6 +13,7 @@ from xql.agents import ONLINE, TrainState, member
 from xql.cli import main
 from xql.errors import InputError
 from xql.runs.config import OnlineLoop
+from xql.runs.folder import Divergence
 from xql.runs.run import Run
 from xql.training.evaluate import evaluate_run
 from xql.training.online_state import initial_online_state
@@ -215,31 +216,42 @@ def test_an_observer_sees_the_replay_as_far_as_it_is_filled(tmp_path: Path) -> N
     assert seen == [(20, 20), (40, 40), (60, 50)]
 
 
-def test_a_diverging_member_is_frozen_and_the_other_goes_on(
+def test_a_diverging_member_is_rolled_back_then_frozen_and_the_other_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # A β this small overflows the plain loss at once.
     wild = {"loss": "plain", "max_gradient_norm": None}
     run = learn(tmp_path / "run", agent="x-td3", beta=[1e-7, 10.0], options=SMALL | wild)
-    assert "member 0 has diverged by step 40 and is frozen as it was at step 20" in " ".join(
-        capsys.readouterr().err.split()
-    )
-    assert run.folder.read_frozen() == {0: 20}
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "member 0 has diverged by step 40 and goes on from step 20, with 20 fewer updates and "
+        "learning rates divided by 10 (critic_learning_rate 0.0001, policy_learning_rate 0.0001); "
+        "not finite by then, and which was first is not known: networks: policy, critic, "
+    ) in said
+    assert "member 0 has diverged again by step 60 and is frozen as it was at step 40; not" in said
+    assert run.folder.read_divergences() == [
+        Divergence(member=0, step=20, noticed=40, action="rolled back", lost=20),
+        Divergence(member=0, step=40, noticed=60, action="frozen", lost=20),
+    ]
+    assert run.folder.read_frozen() == {0: 40}
     assert run.population.step.tolist() == [0, 40]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.population.policy.network))
     assert all(np.isfinite(row.episode_return) for row in run.evaluations)
-    assert "member 0 diverged: it is evaluated as it was at step 20" in run.describe()
+    assert "member 0 diverged by step 40 and went on from step 20 with" in run.describe()
+    assert "member 0 diverged: it is evaluated as it was at step 40" in run.describe()
+    assert same_bits(xql.Run.open(run.path).population, run.population)
 
 
 def test_where_every_member_diverges_the_run_ends_and_keeps_no_half_empty_buffer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wild = {"loss": "plain", "max_gradient_norm": None}
-    run = learn(tmp_path / "run", agent="x-td3", beta=1e-7, options=SMALL | wild, keep_replay=True)
-    assert run.folder.read_frozen() == {0: 20}
-    assert [line.step for line in run.folder.read_metrics()] == [20, 40]
-    assert [row.step for row in run.evaluations] == [20, 60, 60]
-    # Of 60 rows, which whoever reads it expects, 20 would be zeros.
+    settings: dict[str, Any] = {"steps": 80, "evaluations": 4, "keep_replay": True}
+    run = learn(tmp_path / "run", agent="x-td3", beta=1e-7, options=SMALL | wild, **settings)
+    assert run.folder.read_frozen() == {0: 40}
+    assert [line.step for line in run.folder.read_metrics()] == [20, 40, 60]
+    assert [row.step for row in run.evaluations] == [20, 40, 80, 80]
+    # Of 80 rows, which whoever reads it expects, 20 would be zeros.
     assert not (tmp_path / "run" / "replay.npz").exists()
     assert "no replay buffer is kept" in " ".join(capsys.readouterr().err.split())
 

@@ -160,6 +160,16 @@ def inactive(config: Any) -> frozenset[str]:
     return names
 
 
+def learning_rates(config: Any) -> tuple[str, ...]:
+    """The hyperparameters that say how long the steps of its optimizers are."""
+    unused = inactive(config)
+    return tuple(
+        name
+        for name in hyperparameters(config)
+        if name.endswith("learning_rate") and name not in unused
+    )
+
+
 def options(
     config: Callable[Given, Any], *args: Given.args, **given: Given.kwargs
 ) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def every(
 def _due(step: Int[Array, ""], delay: int) -> Bool[Array, ""]:
     """Whether `step` is a multiple of `delay`: one answer for a whole population.
 
-    All members count their steps together, except frozen ones, which have stayed behind. With an
+    All members count their steps together, except diverged ones, which have stayed behind. With an
     answer for each member, `vmap` would turn the branch into a selection and make, at every step,
     the update that is only due at some.
     """

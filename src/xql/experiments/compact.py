@@ -4,7 +4,8 @@
     evaluations.csv.gz    every episode; without the score, where it follows from the return
     metrics.jsonl.gz      every 5,000 steps, the last, and those at which a member was found to have
                           diverged; 6 significant digits
-    frozen.csv            where members diverged
+    divergence.jsonl      where members diverged, and what broke first
+    frozen.csv            where members are frozen
     errors.npz            figure 1's Bellman errors
     returns.csv           what a peer library's run returned
 
@@ -29,7 +30,7 @@ from xql.runs.folder import RunFolder
 EVERY = 5_000
 """Steps between two lines of metrics."""
 DIGITS = 6
-COPIED = ("frozen.csv", "errors.npz", "returns.csv")
+COPIED = ("divergence.jsonl", "frozen.csv", "errors.npz", "returns.csv")
 """Files that are kept as they are, where the run wrote them."""
 
 
@@ -115,7 +116,10 @@ def _noticed(run: Path) -> set[int]:
     """The steps at which members were found to have diverged."""
     path = run / "frozen.csv"
     rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
-    return {int(row.rpartition(",")[2]) for row in rows}
+    found = {int(row.rpartition(",")[2]) for row in rows}
+    path = run / "divergence.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return found | {json.loads(line)["noticed"] for line in lines}
 
 
 def _rounded(value: Any) -> Any:

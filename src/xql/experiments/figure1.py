@@ -118,6 +118,8 @@ class Study(NamedTuple):
     """Of the policies at the last step."""
     frozen: list[int]
     """Seeds that diverged, and kept their last good networks."""
+    rolled_back: list[int]
+    """Seeds that diverged once, and went on from there."""
 
     @property
     def raw(self) -> Protocol:
@@ -276,6 +278,7 @@ def study(folder: Path, task: str) -> Study:
         protocols,
         episode_return=float(np.mean(returns)),
         frozen=[seeds[member] for member in run.read_frozen()],
+        rolled_back=[seeds[member] for member in run.read_rolled_back()],
     )
 
 
@@ -521,6 +524,9 @@ def verdict(one: Study) -> str:
     if one.frozen:
         seeds = ", ".join(map(str, one.frozen))
         words += f" Diverged, and held at the last good networks: seed {seeds}."
+    if one.rolled_back:
+        seeds = ", ".join(map(str, one.rolled_back))
+        words += f" Diverged, and went on with smaller learning rates: seed {seeds}."
     return words
 
 

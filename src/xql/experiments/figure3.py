@@ -2,8 +2,8 @@
 
 A cell is one method on one task, all its seeds as one population; a finished one is kept under its
 configuration and never trained again. The paper trains 2 million steps, SAC with 3 seeds and TD3
-with 4, and says that it trained diverged seeds again; here a seed that diverges is frozen at its
-last good state, and counts.
+with 4, and says that it trained diverged seeds again; here a seed that diverges goes on from its
+last good state with smaller steps, and where it diverges again, is frozen. It counts.
 
 Its six methods have the preset `paper`. The others have it too, but for what they name as changed:
 the cells of results/figure3 are of these, and figure3.md says beside them what the paper has.
@@ -354,10 +354,11 @@ def _table(trained: Sequence[Trained]) -> str:
         if one.published is not None:
             mean, width = _at(one.published, one.steps)
             theirs = f"{mean:.0f} ± {width:.0f}"
+        diverged = one.folder.read_frozen().keys() | one.folder.read_rolled_back().keys()
         text.append(
             f"| {one.task} | {METHODS[one.method].label} | {one.steps:,} "
             f"| {format_interval(one.last)} | {one.last.seeds} × {one.episodes} "
-            f"| {len(one.folder.read_frozen())} | {theirs} |"
+            f"| {len(diverged)} | {theirs} |"
         )
     return "\n".join(text) + "\n"
 

@@ -31,7 +31,7 @@ from xql.evaluation.statistics import (
 )
 from xql.reports.comparable import conditions_of, require_same, task_of, whole_evaluations
 from xql.reports.comparison import READINGS, Comparison, Pair, Row, Scores
-from xql.runs.folder import Evaluation, RunFolder
+from xql.runs.folder import SMALLER, Evaluation, RunFolder
 from xql.runs.summary import SYMBOLS, Quantity, quantity_of, value_of
 
 POINTS = 101
@@ -334,14 +334,17 @@ def _by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _diverged(series: Sequence[_Series]) -> list[str]:
-    """Who stopped learning before the last step, and is evaluated as it was then."""
-    return [
-        f"Seed {member.seed} of {one.method} diverged in {one.task}: it is evaluated as it was at "
-        f"step {frozen[member.place]}."
-        for one in series
-        for member in one.members
-        if member.place in (frozen := member.run.read_frozen())
-    ]
+    """Who lost updates, and who stopped learning before the last step and is evaluated as then."""
+    notes = []
+    for one in series:
+        for member in one.members:
+            who = f"Seed {member.seed} of {one.method} diverged in {one.task}"
+            if back := member.run.read_rolled_back().get(member.place):
+                smaller = f"with learning rates divided by {SMALLER}, and {back.lost} fewer updates"
+                notes.append(f"{who} by step {back.noticed}: it went on {smaller}.")
+            if (step := member.run.read_frozen().get(member.place)) is not None:
+                notes.append(f"{who}: it is evaluated as it was at step {step}.")
+    return notes
 
 
 def _pairs(rows: Sequence[Row], seed: int) -> list[Pair]:

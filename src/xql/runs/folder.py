@@ -4,7 +4,8 @@ config.yaml        the configuration, see `RunConfig`
 origin.json        how it was made, see `origin.py`
 metrics.jsonl      one line per log step: {"step": …, name: [one number per member], …}
 evaluations.csv    one row per step, member and episode
-frozen.csv         the members that diverged, where there are any: the step at which each one stands
+divergence.jsonl   one line per divergence of a member, where there are any: see `Divergence`
+frozen.csv         the members that are frozen, where there are any: the step at which each stands
 checkpoints/       see `checkpoints.py`
 policies/          likewise, the policies of every evaluation, where the run keeps them
 tensorboard/       events, where tensorboardX is installed and they can be written
@@ -25,7 +26,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import yaml
@@ -47,6 +48,7 @@ HEADERS = {
     "metrics.jsonl": "",
     "evaluations.csv": ",".join(COLUMNS) + "\n",
     "frozen.csv": "member,step,noticed\n",
+    "divergence.jsonl": "",
 }
 """The files to which a run adds rows, and the first line of each."""
 
@@ -74,6 +76,29 @@ class Metrics(NamedTuple):
     step: int
     values: dict[str, list[float]]
     """Per name, one number for each member."""
+
+
+Action = Literal["rolled back", "frozen"]
+
+SMALLER = 10
+"""What the learning rates of a member that is rolled back are divided by."""
+
+
+class Divergence(NamedTuple):
+    """One line of divergence.jsonl: a member with numbers that were not finite, and what was done.
+
+    The line holds what was found out about the cause too; see `xql.training.diagnosis`.
+    """
+
+    member: int
+    step: int
+    """The run's, of the state that the member was put back to."""
+    noticed: int
+    """The run's step at which it was found to have diverged."""
+    action: Action
+    """The first time it is rolled back: it goes on with `SMALLER` steps; then it is frozen."""
+    lost: int
+    """The member's updates that were thrown away."""
 
 
 def free_folder(name: str) -> Path:
@@ -375,6 +400,49 @@ class RunFolder:
                 raise self._mixed(path, f"{found}, config.yaml has {len(self.config.members)}")
             frozen[member] = step
         return frozen
+
+    def log_divergence(self, divergence: Divergence, cause: Mapping[str, Any]) -> None:
+        """Append a line to divergence.jsonl, and where the member is frozen a row to frozen.csv.
+
+        Args:
+            divergence: what was done.
+            cause: what is known of the cause, as plain values and finite numbers.
+        """
+        line = json.dumps({**divergence._asdict(), **cause}, allow_nan=False)
+        self._add("divergence.jsonl", line + "\n")
+        if divergence.action == "frozen":
+            self.log_frozen(divergence.member, divergence.step, divergence.noticed)
+
+    def read_divergences(self) -> list[Divergence]:
+        """What diverged, in order; mostly nothing. xql up to 0.2 did not write it.
+
+        Raises:
+            InputError: a line is damaged, or of a member that config.yaml does not have.
+        """
+        path = self.path / "divergence.jsonl"
+        if not path.exists():
+            return []
+        found = []
+        for number, text in enumerate(_lines_of(path)[0], start=1):
+            try:
+                line = json.loads(text)
+                one = Divergence(*(line[name] for name in Divergence._fields))
+                counts = (one.member, one.step, one.noticed, one.lost)
+                if not all(type(count) is int for count in counts):
+                    raise ValueError
+                if one.action not in get_args(Action):
+                    raise ValueError
+            except (ValueError, LookupError, TypeError, RecursionError):
+                raise _damaged_line(path, number) from None
+            if not 0 <= one.member < len(self.config.members):
+                wrong = f"line {number} is of member {one.member}"
+                raise self._mixed(path, f"{wrong}, config.yaml has {len(self.config.members)}")
+            found.append(one)
+        return found
+
+    def read_rolled_back(self) -> dict[int, Divergence]:
+        """The members that went on after a divergence, also where they are frozen by now."""
+        return {one.member: one for one in self.read_divergences() if one.action == "rolled back"}
 
     def _add(self, name: str, rows: str) -> None:
         """Append rows to a file of `HEADERS`, and before them those that it could not take before.

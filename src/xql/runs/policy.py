@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 
 from xql.agents import Agent, EnvironmentSpec, TrainState, member
+from xql.agents.hyperparameters import learning_rates
 from xql.data.scaling import Scaling
 from xql.errors import InputError
 from xql.jax_config import standard_jax
 from xql.runs.checkpoints import load_checkpoint, load_latest
 from xql.runs.config import RunConfig
-from xql.runs.folder import RunFolder
+from xql.runs.folder import SMALLER, RunFolder
 
 
 class Policy:
@@ -146,15 +147,22 @@ def load_population(folder: RunFolder, step: int | None = None) -> Loaded:
 def _require_own_settings(folder: RunFolder, step: int, state: TrainState) -> None:
     """Check that each member was trained with the hyperparameters that config.yaml gives it.
 
+    A member that was rolled back has smaller learning rates from then on.
+
     Raises:
         InputError: one was not: the checkpoint is of another run, or the file was edited.
     """
+    rolled_back = folder.read_rolled_back()
+    rates = learning_rates(folder.config.hyperparameters)
     for index in range(len(folder.config.members)):
         asked = jax.tree_util.tree_leaves_with_path(folder.config.member_config(index))
         for (path, value), saved in zip(asked, jax.tree.leaves(state.config), strict=True):
             trained = np.asarray(saved)[index]
             if trained != np.float32(value):
                 name = jax.tree_util.keystr(path).lstrip(".")
+                smaller = name in rates and index in rolled_back
+                if smaller and np.isclose(trained * SMALLER, value, rtol=1e-5, atol=0.0):
+                    continue
                 raise InputError(
                     f"member {index} was trained with {name} {trained:g}, config.yaml says "
                     f"{value:g}",

@@ -10,7 +10,7 @@ from xql.errors import InputError
 from xql.evaluation.statistics import Summary, format_interval
 from xql.jax_config import standard_jax
 from xql.runs.config import RunConfig
-from xql.runs.folder import Evaluation, RunFolder
+from xql.runs.folder import SMALLER, Evaluation, RunFolder
 from xql.runs.policy import Policy, load_population
 from xql.runs.summary import UNITS, Result, results
 
@@ -101,6 +101,12 @@ class Run:
             for summary in (result.last, result.best):
                 count = f"{summary.interval.seeds} seeds × {summary.episodes} episodes"
                 lines.append(f"{head}{_score(result, summary)}, {summary.label}, {count}")
+        for index, one in self.folder.read_rolled_back().items():
+            lines.append(
+                f"member {index} diverged by step {one.noticed:,} and went on from step "
+                f"{one.step:,} with learning rates divided by {SMALLER}: it has {one.lost:,} "
+                "fewer updates"
+            )
         for index, step in self.folder.read_frozen().items():
             lines.append(f"member {index} diverged: it is evaluated as it was at step {step:,}")
         return "\n".join(lines) or "not evaluated"

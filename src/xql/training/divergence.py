@@ -1,19 +1,27 @@
-"""A member that diverges is frozen at its last good state, and the others go on.
+"""A member that diverges goes on with smaller steps; where it diverges again, it is frozen.
 
-A value beyond every possible return is warned of: it is wrong long before it overflows.
+Either way it is put back to its last good state, and the other members do not notice. A value
+beyond every possible return is warned of: it is wrong long before it overflows.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PyTree, Shaped
+from jaxtyping import Array, Bool, Shaped
 
 from xql.agents import TrainState
+from xql.agents.hyperparameters import learning_rates
+from xql.runs.folder import SMALLER, Divergence
+from xql.training.diagnosis import Cause, cause_at_the_end, copied, sound_members
+from xql.training.population import mesh_of, place
+
+_OTHER_BATCHES = 2**31 - 2
 
 
 class DivergenceGuard:
@@ -22,39 +30,80 @@ class DivergenceGuard:
     Divergence is a number that is not finite: among the metrics, or among the parameters and
     optimizer states. What exploded but is still finite goes on (see `RewardRange`).
 
+    A member that diverges is put back to its last good state. The first time it goes on from there
+    with its learning rates divided by `SMALLER`, and with another random key, so that it does not
+    draw the same batches again; the second time it is frozen for good.
+
     Attributes:
-        frozen: for each frozen member the step of the state that it was put back to.
+        good: the population as it was at the last check, diverged members put back already.
+        step: the run's at that check.
+        rolled_back: for each member that went on, the step of the state that it was put back to.
+        frozen: likewise for each frozen member.
     """
 
     def __init__(self, population: TrainState, step: int = 0) -> None:
+        self.rolled_back: dict[int, int] = {}
         self.frozen: dict[int, int] = {}
-        self._good, self._step = _copy(population), step
+        self.good, self.step = copied(population), step
 
     def check(
         self, population: TrainState, metrics: Mapping[str, np.ndarray], step: int
-    ) -> tuple[TrainState, list[int]]:
+    ) -> tuple[TrainState, list[tuple[Divergence, Cause]]]:
         """Put diverged members back to their last good state.
 
         Args:
-            population: as it is at `step`.
+            population: as it is at `step`; its memory is given up.
             metrics: per name one number for each member, over the updates since the last check.
             step: the run's.
 
         Returns:
-            The population to go on with, and the members that this check froze.
+            The population to go on with, and what this check found and did, by member.
         """
-        sound = np.asarray(_all_finite(population))
-        for values in metrics.values():
-            sound = sound & np.isfinite(values)
+        sound = sound_members(population, metrics)
         newly = [int(index) for index in np.flatnonzero(~sound) if int(index) not in self.frozen]
-        self.frozen |= dict.fromkeys(newly, self._step)
-        if self.frozen:
+        found = [
+            (self._decide(population, index, step), cause_at_the_end(population, metrics, index))
+            for index in newly
+        ]
+        if newly or self.frozen:
             # A frozen member computes on, since its place in the program is fixed; what it learns
             # is thrown away here.
-            mask = np.isin(np.arange(len(sound)), list(self.frozen))
-            population = _put_back(jnp.asarray(mask), population, self._good)
-        self._good, self._step = _copy(population), step
-        return population, newly
+            again = [one.member for one, _ in found if one.action == "rolled back"]
+            back = np.isin(np.arange(len(sound)), [*again, *self.frozen])
+            smaller = np.isin(np.arange(len(sound)), again)
+            population = _put_back(jnp.asarray(back), jnp.asarray(smaller), population, self.good)
+        self.good, self.step = copied(population), step
+        return population, found
+
+    def _decide(self, population: TrainState, index: int, step: int) -> Divergence:
+        """Decide what becomes of a member that has diverged by `step`."""
+        lost = int(np.asarray(population.step)[index] - np.asarray(self.good.step)[index])
+        if index in self.rolled_back:
+            self.frozen[index] = self.step
+            return Divergence(index, self.step, step, "frozen", lost)
+        self.rolled_back[index] = self.step
+        return Divergence(index, self.step, step, "rolled back", lost)
+
+    def notes(self) -> dict[str, Any]:
+        """What it remembers besides the copy, as JSON values."""
+        return {
+            name: {str(index): step for index, step in steps.items()}
+            for name, steps in (("rolled_back", self.rolled_back), ("frozen", self.frozen))
+        }
+
+    def restore(self, good: TrainState, notes: Mapping[str, Any], step: int) -> None:
+        """Go on as another guard would have.
+
+        Args:
+            good: its copy; any arrays of the population's shapes.
+            notes: from its `notes`.
+            step: of its last check.
+        """
+        self.good, self.step = copied(place(good, mesh_of(self.good))), step
+        self.rolled_back, self.frozen = (
+            {int(index): int(at) for index, at in notes[name].items()}
+            for name in ("rolled_back", "frozen")
+        )
 
 
 class RewardRange(NamedTuple):
@@ -97,25 +146,27 @@ def _without_end(reward: float, discount: float) -> float:
     return reward / (1.0 - discount) if discount < 1.0 else math.copysign(math.inf, reward)
 
 
-@jax.jit
-def _copy(population: TrainState) -> TrainState:
-    copied: TrainState = jax.tree.map(jnp.copy, population)
-    return copied
+@functools.partial(jax.jit, donate_argnums=2)
+def _put_back(
+    back: Bool[Array, " members"],
+    smaller: Bool[Array, " members"],
+    population: TrainState,
+    good: TrainState,
+) -> TrainState:
+    """The population with some members as they were, and some of these with smaller steps."""
 
+    def choose(mask: Bool[Array, " members"], one: TrainState, other: TrainState) -> TrainState:
+        def chosen(one: Shaped[Array, "members ..."], other: Shaped[Array, "members ..."]) -> Array:
+            return jnp.where(mask.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
 
-@jax.jit
-def _all_finite(population: TrainState) -> Bool[Array, " members"]:
-    """Whether all of a member's floating-point numbers are finite."""
-    leaves = [
-        leaf for leaf in jax.tree.leaves(population) if jnp.issubdtype(leaf.dtype, jnp.floating)
-    ]
-    each = [jnp.isfinite(leaf.reshape(len(leaf), -1)).all(-1) for leaf in leaves]
-    return functools.reduce(jnp.logical_and, each)
+        result: TrainState = jax.tree.map(chosen, one, other)
+        return result
 
-
-@functools.partial(jax.jit, donate_argnums=1)
-def _put_back(mask: Bool[Array, " members"], population: TrainState, good: TrainState) -> PyTree:
-    def chosen(now: Shaped[Array, "members ..."], then: Shaped[Array, "members ..."]) -> Array:
-        return jnp.where(mask.reshape(-1, *(1,) * (now.ndim - 1)), then, now)
-
-    return jax.tree.map(chosen, population, good)
+    config = good.config
+    rates = {name: getattr(config, name) / SMALLER for name in learning_rates(config)}
+    slower = good._replace(
+        config=dataclasses.replace(config, **rates),
+        # No split of the key gives this one: splitting folds in 0, 1, 2, …
+        key=jax.vmap(lambda key: jax.random.fold_in(key, _OTHER_BATCHES))(good.key),
+    )
+    return choose(back, choose(smaller, slower, good), population)

@@ -289,7 +289,7 @@ def execute_offline(
         else:
             population = place(state, mesh_for(len(config.members)))
         data = apply_scaling(dataset, config.scaling).to_device(replicated(population))
-        logger = RunLogger(folder, bar, evaluator, agent, population, step)
+        logger = RunLogger(folder, bar, evaluator, agent, population, step, data)
         population = _loop(population, data, agent, logger, config, step)
         if not logger.stopped:
             bar.say(f"{config.steps:,} updates × {len(config.members)} in {logger.seconds:.0f} s")

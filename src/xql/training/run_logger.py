@@ -9,10 +9,13 @@ import jax
 import numpy as np
 
 from xql.agents import Agent, TrainState
-from xql.errors import EnvironmentFault, InputError
+from xql.agents.hyperparameters import learning_rates
+from xql.data.dataset import DeviceData
+from xql.errors import EnvironmentFault, InputError, decoration
 from xql.runs.checkpoints import latest_step, save_checkpoint
-from xql.runs.folder import RunFolder
+from xql.runs.folder import SMALLER, Divergence, RunFolder
 from xql.runs.summary import in_brief, member_means, quantity_of
+from xql.training.diagnosis import Cause, replayed_causes
 from xql.training.divergence import DivergenceGuard, RewardRange
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.health import LOWER_RATE, HealthMonitor
@@ -47,6 +50,7 @@ class RunLogger:
         agent: Agent,
         population: TrainState,
         step: int = 0,
+        data: DeviceData | None = None,
     ) -> None:
         """Start the clock.
 
@@ -57,10 +61,12 @@ class RunLogger:
             agent: what is trained.
             population: as training starts.
             step: what it has behind it.
+            data: offline, what it draws from, to find out what broke first where a member diverges.
         """
         self._folder, self._progress, self._evaluator = folder, progress, evaluator
         self._agent = agent
         self._guard = DivergenceGuard(population, step)
+        self._data = data
         self._beyond: dict[str, set[int]] = {"above": set(), "below": set()}
         self.stopped = False
         config = folder.config
@@ -83,7 +89,7 @@ class RunLogger:
         rewards: RewardRange,
         **more: Any,
     ) -> TrainState:
-        """Log a stretch of updates; freeze the members that diverged in it.
+        """Log a stretch of updates; put back the members that diverged in it.
 
         Args:
             step: the run's, at the stretch's end.
@@ -108,23 +114,16 @@ class RunLogger:
         }
         if missing := folder.tensorboard(step, scalars):
             progress.say(missing)
-        population, newly = self._guard.check(population, metrics, step)
-        for index in newly:
-            good = self._guard.frozen[index]
-            self._log(folder.log_frozen, index, good, step)
-            progress.warn_once(
-                f"member {index} has diverged by step {step:,} and is frozen as it was at step "
-                f"{good:,}; metrics.jsonl says which number is not finite"
-            )
+        population, diverged = self._check(step, population, metrics)
         members = len(folder.config.members)
-        if newly and len(self._guard.frozen) == members:
+        if diverged and len(self._guard.frozen) == members:
             self.stopped = True
             wrong = [one for one in metrics if not np.isfinite(metrics[one]).all()]
             why = f"not finite: {', '.join(wrong) or 'parameters'}"
             who = "every member has" if members > 1 else "the member has"
             progress.warn_once(
                 f"{who} diverged by step {step:,} ({why}), so training stops here; "
-                f"{self._health.remedy(newly[0])}; the run is kept in {folder.path}"
+                f"{self._health.remedy(diverged[0].member)}; the run is kept in {folder.path}"
             )
             return population
         # A critic with entropy in its values has no such bound.
@@ -137,12 +136,49 @@ class RunLogger:
         progress.advance(step)
         return population
 
+    def _check(
+        self, step: int, population: TrainState, metrics: Mapping[str, np.ndarray]
+    ) -> tuple[TrainState, list[Divergence]]:
+        """Put diverged members back, and say of each what was done, and what broke first."""
+        before, since = self._guard.good, self._guard.step
+        population, found = self._guard.check(population, metrics, step)
+        replayed: dict[int, Cause] = {}
+        if found and self._data is not None:
+            members = [one.member for one, _ in found]
+            with decoration("first update that was not finite", self._progress.say):
+                replayed = replayed_causes(
+                    before, members, since, step - since, self._data, self._agent
+                )
+        for one, at_the_end in found:
+            cause = replayed.get(one.member, at_the_end)
+            rates = {
+                name: float(f"{np.asarray(getattr(population.config, name))[one.member]:.6g}")
+                for name in learning_rates(population.config)
+            }
+            plain = cause.as_plain() | {"learning_rates": rates}
+            self._log(self._folder.log_divergence, one, plain)
+            who = f"member {one.member} has diverged"
+            if one.action == "rolled back":
+                now = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+                what = (
+                    f"{who} by step {step:,} and goes on from step {one.step:,}, with "
+                    f"{one.lost:,} fewer updates and learning rates divided by {SMALLER} ({now})"
+                )
+            else:
+                what = f"{who} again by step {step:,} and is frozen as it was at step {one.step:,}"
+            self._progress.warn_once(
+                f"{what}; {cause.describe()}; {self._health.remedy(one.member)}"
+            )
+        return population, [one for one, _ in found]
+
     def verdict(self) -> str:
         """Whether training looked healthy, in one line."""
         found = [*self._health.problems]
-        if self._guard.frozen:
-            members = len(self._folder.config.members)
-            found.append(f"{len(self._guard.frozen)} of {members} diverged")
+        members = len(self._folder.config.members)
+        if frozen := len(self._guard.frozen):
+            found.append(f"{frozen} of {members} diverged and stopped")
+        if slower := len(self._guard.rolled_back.keys() - self._guard.frozen.keys()):
+            found.append(f"{slower} of {members} diverged and went on with smaller steps")
         found += [
             f"values {side} all possible returns" for side in self._beyond if self._beyond[side]
         ]
