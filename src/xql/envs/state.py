@@ -7,12 +7,7 @@ object is which, and put back into an environment that was made in the same way,
 attribute. Where anything is met that might hold state and cannot be written down, nothing is saved:
 a new episode is better than one that goes on wrongly. Not seen, and not saved, is what lies outside
 of the environment's own objects: attributes of its classes, variables of its modules, the global
-generators of NumPy and Python, the order of a set, the contacts before MuJoCo's last integration.
-
-MuJoCo's derived numbers (positions of bodies, contact forces, sensors) are those of the moment
-before its last integration, and tasks read them before the next step, so that `qpos`, `qvel` and a
-call of `mj_forward` are not enough: every array of MjData is put back as it was. Integers index
-memory, and no file is trusted with them: those of MjModel are compared, the others found anew.
+generators of NumPy and Python, the order of a set.
 """
 
 import collections
@@ -20,8 +15,8 @@ import enum
 import json
 import random
 import types
-import zlib
 from collections.abc import Callable, Iterator
+from pathlib import PurePath
 from typing import Any, Generic
 
 import gymnasium
@@ -29,6 +24,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 
 from xql.data.reading import parse_json
+from xql.envs import mujoco_state
 from xql.envs.checked import name_of, reset
 from xql.errors import InputError
 
@@ -45,7 +41,7 @@ _ARGUMENTS = (
 )
 """Attributes that say how an environment was made."""
 
-_STATIC = (type, types.ModuleType, np.dtype, np.ufunc, EnvSpec, WrapperSpec)
+_STATIC = (type, types.ModuleType, np.dtype, np.ufunc, PurePath, EnvSpec, WrapperSpec)
 _STATIC_MODULES = (
     "_thread",  # locks
     "dm_control.mujoco.index",  # names for the arrays of MjData
@@ -66,12 +62,6 @@ _PLAIN = (bool, int, float, str)
 _NUMBERS = "biufcSU"
 """Kinds of arrays; not objects."""
 
-_FIXED_FIELDS = ("mesh_", "bvh_", "oct_")
-_PICTURE_FIELDS = ("tex_", "skin_", "mat_", "light_", "cam_", "names")
-_FLAGS = ("flg_energypos", "flg_energyvel", "flg_subtreevel", "flg_rnepost")
-_SLEEP = 1 << 4
-"""mjENBL_SLEEP: which bodies sleep is kept in integers."""
-
 
 class _UnsavableError(Exception):
     """Something that may hold state cannot be written down."""
@@ -87,7 +77,7 @@ def simulator_state(env: gymnasium.Env[Any, Any]) -> dict[str, np.ndarray] | Non
     try:
         saver = _Saver(env)
         root = saver.refer(env)
-    except (_UnsavableError, RecursionError):
+    except Exception:  # as well as ours, whatever somebody's object raises when it is looked at
         return None
     graph = json.dumps([root, saver.nodes]).encode()
     return {
@@ -166,7 +156,7 @@ class _Saver:
             return self._array(value)
         if isinstance(value, np.generic):
             return ["scalar", *self._write(np.asarray(value))]
-        if issubclass(kind, dict) and kind.__name__ in _CONTAINERS:
+        if kind in (dict, collections.OrderedDict):
             pairs = [[self._key(key), self.refer(item)] for key, item in value.items()]
             return [kind.__name__, pairs]
         if kind in (set, frozenset):
@@ -184,9 +174,9 @@ class _Saver:
         if kind.__module__ == "mujoco._structs":
             return self._mujoco(value)
         if kind in (types.MethodType, types.BuiltinMethodType) and not _static(value):
-            return ["method", self.refer(value.__self__)]
+            return ["method", _method(value), self.refer(value.__self__)]
         if _static(value):
-            return ["static", _name(value)]
+            return ["static", _label(value)]
         if isinstance(value, gymnasium.Env) or _package(value) in self._packages:
             return self._object(value)
         raise _UnsavableError(_name(value))
@@ -196,6 +186,9 @@ class _Saver:
             # A compiled class, or a built-in one, has state that no attribute shows.
             if one is not Generic and isinstance(vars(one).get("__new__"), types.BuiltinMethodType):
                 raise _UnsavableError(_name(value))
+            # One generator for all the objects of a class belongs to none of them.
+            if any(_draws(shared) for shared in vars(one).values()):
+                raise _UnsavableError(f"random numbers of the class {one.__qualname__}")
         attributes, slots = _attributes(value)
         items = (attributes | slots).items()
         return [
@@ -265,17 +258,17 @@ class _Saver:
 
     def _mujoco(self, value: Any) -> list[Any]:
         kind = type(value).__name__
-        if kind == "MjModel":
-            if value.nplugin or getattr(value, "nhistory", 0) or value.opt.enableflags & _SLEEP:
-                raise _UnsavableError("MuJoCo's plugins, delays and sleep")
-            numbers = {name: self._write(one) for name, one in _model_floats(value)}
-            return ["model", numbers, _checksum(value)]
+        if kind == "MjModel" and mujoco_state.savable(value):
+            numbers = self._write_all(mujoco_state.model_numbers(value))
+            return ["model", numbers, mujoco_state.model_checksum(value)]
         if kind == "MjData":
-            self.refer(value.model)
-            numbers = {name: self._write(one) for name, one in _data_floats(value)}
-            flags = {name: bool(getattr(value, name)) for name in _FLAGS if hasattr(value, name)}
-            return ["data", self.refer(value.model), numbers, flags]
+            model = self.refer(value.model)
+            numbers = self._write_all(mujoco_state.data_numbers(value))
+            return ["data", numbers, mujoco_state.data_flags(value), model]
         raise _UnsavableError(kind)
+
+    def _write_all(self, numbers: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        return {name: self._write(value) for name, value in numbers.items()}
 
 
 class _Restorer:
@@ -357,11 +350,18 @@ class _Restorer:
         _same(there, name)
         return type(there)._make(self._each(items, there))
 
-    def _build_static(self, index: int, there: Any, name: str) -> Any:
-        return _same(there, name)
+    def _build_static(self, index: int, there: Any, label: str) -> Any:
+        if _label(there) != label:
+            raise ValueError(f"{_label(there)} in the place of {label}")
+        return there
 
-    def _build_method(self, index: int, there: Any, owner: Any) -> Any:
-        return getattr(self.value(owner, there.__self__), there.__name__)
+    def _build_method(self, index: int, there: Any, label: str, owner: Any) -> Any:
+        if _method(there) != label:
+            raise ValueError(f"{_method(there)} in the place of {label}")
+        built = self.value(owner, there.__self__)
+        if isinstance(there, types.MethodType):
+            return types.MethodType(there.__func__, built)
+        return getattr(built, there.__name__)
 
     def _build_random(self, index: int, there: Any, kind: str, state: Any, spawns: Any) -> Any:
         numbers = self.value(state, None)
@@ -416,42 +416,25 @@ class _Restorer:
 
     def _build_model(self, index: int, there: Any, numbers: Any, checksum: int) -> Any:
         self._take(there, "mujoco._structs.MjModel")
-        floats = dict(_model_floats(there))
-        if checksum != _checksum(there) or floats.keys() != numbers.keys():
+        if checksum != mujoco_state.model_checksum(there):
             raise ValueError("another model")
-        for name, array in self._fitting(floats, numbers):
-            _put(there, name, array)
+        mujoco_state.put_numbers(there, self._read_all(numbers, mujoco_state.model_numbers(there)))
         return there
 
-    def _build_data(self, index: int, there: Any, model: Any, numbers: Any, flags: Any) -> Any:
+    def _build_data(self, index: int, there: Any, numbers: Any, flags: Any, model: Any) -> Any:
         self._take(there, "mujoco._structs.MjData")
         self.value(model, there.model)
-        floats = dict(_data_floats(there))
-        if floats.keys() != numbers.keys() or not flags.keys() <= set(_FLAGS):
-            raise ValueError("another simulation")
-        arrays = list(self._fitting(floats, numbers))
-
-        def put() -> None:
-            import mujoco
-
-            for name, array in arrays:
-                _put(there, name, array)
-            # dm_control's step begins in the middle of MuJoCo's, with the contacts of this call.
-            mujoco.mj_forward(there.model, there)
-            for name, array in arrays:
-                _put(there, name, array)
-            for name, raised in flags.items():
-                setattr(there, name, bool(raised))
-
-        self._last.insert(0, put)
+        read = self._read_all(numbers, mujoco_state.data_numbers(there))
+        self._last.insert(0, lambda: mujoco_state.put_data(there, read, flags))
         return there
 
-    def _fitting(self, floats: Any, numbers: Any) -> Iterator[tuple[str, np.ndarray]]:
-        for name, written in numbers.items():
-            array = self._read(*written)
-            if (array.shape, array.dtype) != (floats[name].shape, floats[name].dtype):
-                raise ValueError(f"another size of {name}")
-            yield name, array
+    def _read_all(self, numbers: Any, expected: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays by name, where they have the names, the shapes and the kinds of others."""
+        read = {name: self._read(*written) for name, written in numbers.items()}
+        shapes = [{name: (v.shape, v.dtype) for name, v in one.items()} for one in (read, expected)]
+        if shapes[0] != shapes[1]:
+            raise ValueError("another model")
+        return read
 
     def _read(self, dtype: str, shape: list[int], start: int) -> np.ndarray:
         size = int(np.prod(shape, dtype=object))
@@ -475,16 +458,42 @@ def _attributes(value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return both[0] or {}, both[1] or {}
 
 
+def _draws(value: Any) -> bool:
+    if isinstance(value, gymnasium.Space):
+        return value._np_random is not None
+    return isinstance(value, np.random.Generator | np.random.RandomState | random.Random)
+
+
 def _static(value: Any) -> bool:
     if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return all(one is None or type(one) in _PLAIN or _static(one) for one in cells)
+        plain = all(one is None or type(one) in _PLAIN or _static(one) for one in _cells(value))
+        return plain and not vars(value)
     if isinstance(value, types.BuiltinFunctionType):
         return value.__self__ is None or isinstance(value.__self__, types.ModuleType)
     if isinstance(value, types.MethodType):
         return isinstance(value.__self__, type)
     name = type(value).__module__
     return isinstance(value, _STATIC) or name in _STATIC_MODULES or _name(value) in _STATIC_NAMES
+
+
+def _cells(function: types.FunctionType) -> list[Any]:
+    """What a function has kept of the one that it was made in."""
+    return [cell.cell_contents for cell in function.__closure__ or ()]
+
+
+def _label(value: Any) -> str:
+    """What tells one function, class or path from another."""
+    if isinstance(value, np.dtype | PurePath):
+        return f"{_name(value)} {value}"
+    own = [getattr(value, name, "") for name in ("__module__", "__name__", "__qualname__")]
+    if isinstance(value, types.FunctionType):
+        cells = [repr(one) if type(one) in _PLAIN else _label(one) for one in _cells(value)]
+        own += [str(value.__code__.co_firstlineno), *cells]
+    return " ".join([_name(value), *map(str, own)])
+
+
+def _method(value: Any) -> str:
+    return _label(getattr(value, "__func__", value))
 
 
 def _name(value: Any) -> str:
@@ -518,56 +527,3 @@ def _dtype(text: str) -> np.dtype[Any]:
     if dtype.kind not in _NUMBERS:
         raise ValueError(f"an array of {dtype}")
     return dtype
-
-
-def _arrays(struct: Any) -> Iterator[tuple[str, np.ndarray]]:
-    for name in dir(struct):
-        if not name.startswith("_"):
-            value = getattr(struct, name)
-            # What was not allocated is made anew for each reader.
-            if isinstance(value, np.ndarray) and np.shares_memory(value, getattr(struct, name)):
-                yield name, value
-
-
-def _model_floats(model: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """What tasks write into MjModel: its numbers, without meshes and pictures."""
-    for name, value in _arrays(model):
-        if value.dtype.kind == "f" and not name.startswith((*_FIXED_FIELDS, *_PICTURE_FIELDS)):
-            yield name, value
-    for name in dir(model.opt):
-        value = np.asarray(getattr(model.opt, name))
-        if value.dtype.kind == "f" and not name.startswith("_"):
-            yield f"opt.{name}", value
-
-
-def _checksum(model: Any) -> int:
-    """Of all in MjModel that is not put back and moves bodies."""
-    total = 0
-    for name, value in _arrays(model):
-        kept = value.dtype.kind == "f" and not name.startswith(_FIXED_FIELDS)
-        if not kept and not name.startswith(_PICTURE_FIELDS):
-            total = zlib.crc32(np.ascontiguousarray(value).data, total)
-    options = [getattr(model.opt, name) for name in dir(model.opt) if not name.startswith("_")]
-    return zlib.crc32(repr([one for one in options if type(one) is int]).encode(), total)
-
-
-def _data_floats(data: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """MjData without its integers, and without what MuJoCo allocates at each step (contacts)."""
-    import mujoco
-
-    fresh = mujoco.MjData(data.model)
-    for name, value in _arrays(data):
-        if value.dtype.kind == "f" and value.size and getattr(fresh, name).shape == value.shape:
-            yield name, value
-    yield "eq_active", data.eq_active
-    yield "time", np.asarray(data.time)
-    yield "warning.number", data.warning.number
-
-
-def _put(struct: Any, name: str, array: np.ndarray) -> None:
-    owner, _, field = name.rpartition(".")
-    struct = getattr(struct, owner) if owner else struct
-    if array.ndim:
-        getattr(struct, field)[...] = array
-    else:
-        setattr(struct, field, array[()].item())
