@@ -132,6 +132,7 @@ def differences(then: Sequence[Session], now: Sequence[Session]) -> list[str]:
     """What differs between the sessions of two runs of what can change a number, a line each."""
     if not then or not now:
         return []
+    count = "their number changes the last bits of a matrix product"
     before, after = [_compared(one) for one in then], [_compared(one) for one in now]
     found = []
     for name in dict.fromkeys(name for one in (*before, *after) for name in one):
@@ -140,12 +141,15 @@ def differences(then: Sequence[Session], now: Sequence[Session]) -> list[str]:
         ]
         if values[0] != values[1]:
             first, second = (" and ".join(each) for each in values)
-            why = f": {_OF_NUMBER}" if name in ("cores", "devices") else ""
+            why = f": {count}" if name in ("cores", "devices") else ""
             found.append(f"{name} {first} then, {second} now{why}")
     return found
 
 
-_OF_NUMBER = "their number changes the last bits of a matrix product"
+def is_uncommitted(session: Session) -> bool:
+    """Whether xql's files were not those of the revision that the session names."""
+    git = session.get("git")
+    return isinstance(git, dict) and bool(git.get("changed"))
 
 
 def _compared(session: Session) -> dict[str, str]:
@@ -153,7 +157,7 @@ def _compared(session: Session) -> dict[str, str]:
     git, packages = session.get("git"), session.get("packages")
     found = {name: session.get(key) for name, key in (("xql", "xql"), ("Python", "python"))}
     if isinstance(git, dict):
-        changed = " with changes" if git.get("changed") else ""
+        changed = " with changes" if is_uncommitted(session) else ""
         found["git revision"] = f"{str(git.get('revision'))[:10]}{changed}"
     if isinstance(packages, dict):
         found |= {str(name): one for name, one in packages.items()}

@@ -29,7 +29,7 @@ class Reproduction(NamedTuple):
     parts: tuple[Part, ...]
     """What was compared."""
     making: tuple[str, ...]
-    """How the two were made differently: versions, machine, number of cores."""
+    """What was different in how they were made, or is not known of it, a line each."""
 
     @property
     def same(self) -> bool:
@@ -46,7 +46,7 @@ class Reproduction(NamedTuple):
                 text = f"the same ({part.text})" if part.same else part.text
                 lines.append(f"  {part.name}: {text}")
         if self.making:
-            lines += ["made differently:", *(f"  {one}" for one in self.making)]
+            lines += ["how they were made:", *(f"  {one}" for one in self.making)]
         else:
             lines.append("made with the same versions, on the same kind of machine")
         return "\n".join(lines)
@@ -117,8 +117,14 @@ def _finished(folder: RunFolder) -> Outcome:
     """A run's outcome at its last step.
 
     Raises:
-        InputError: it has not got there.
+        InputError: it has not got there, or only a part of its log is kept.
     """
+    if not (folder.path / "metrics.jsonl").is_file():
+        raise InputError(
+            "only a part of this run's log is kept, so that nothing can be compared",
+            where=str(folder.path),
+            hint="give the folder that the run wrote",
+        )
     outcome = outcome_of(folder)
     if outcome.step != folder.config.steps:
         raise InputError(
@@ -130,8 +136,8 @@ def _finished(folder: RunFolder) -> Outcome:
 
 
 def _making(folder: RunFolder, again: Run) -> list[str]:
-    """How two runs were made differently, and what of that is not known."""
-    sessions = origin.read(folder.path)
+    """What was different in how two runs were made, or is not known of it, a line each."""
+    sessions, new_sessions = origin.read(folder.path), origin.read(again.path)
     found = []
     if not sessions:
         found.append(
@@ -142,4 +148,6 @@ def _making(folder: RunFolder, again: Run) -> list[str]:
         found.append("its data has no fingerprint: only counts and the mean return were compared")
     if len(sessions) > 1:
         found.append(f"the first run was made in {len(sessions)} sessions")
-    return found + origin.differences(sessions, origin.read(again.path))
+    if any(map(origin.is_uncommitted, (*sessions, *new_sessions))):
+        found.append("xql ran from a checkout with changes that are in no commit")
+    return found + origin.differences(sessions, new_sessions)
