@@ -286,6 +286,17 @@ def test_a_plan_knows_its_data_by_their_extent(tmp_path: Path) -> None:
     assert kept(home, planned()) is None
 
 
+def test_a_preset_under_another_name_loses_no_cell(tmp_path: Path) -> None:
+    data = log(tmp_path / "line.npz")
+    home = tmp_path / "cells"
+    folder = train_cells([bc(data)], home)["bc"].folder
+    assert folder is not None
+    text = (folder / "config.yaml").read_text()
+    assert "preset: default\n" in text
+    (folder / "config.yaml").write_text(text.replace("preset: default\n", "preset: old\n"))
+    assert kept(home, bc(data)) == folder
+
+
 def test_a_hyperparameter_that_did_not_exist_yet_loses_no_cell(tmp_path: Path) -> None:
     data = log(tmp_path / "line.npz")
     home = tmp_path / "cells"

@@ -82,7 +82,7 @@ def test_the_paper_s_six_methods_have_its_settings_at_any_length() -> None:
     for method, warmup in warmups.items():
         [cell] = cells(["hopper-hop"], [method], steps=300_000, seeds=2)
         found = cell.configuration
-        assert METHODS[method].changed == {} and found["preset"] == "paper"
+        assert METHODS[method].changed == {} and cell.settings["preset"] == "paper"
         assert found["loop"]["warmup"] == warmup, method
         values = found["hyperparameters"]
         if "sac" in method:

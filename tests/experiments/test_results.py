@@ -12,15 +12,8 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 from xql.errors import InputError
 from xql.experiments import figure1, figure3, offline_results, online_results
 from xql.experiments.cells import Cell, kept, offline_cell
-from xql.experiments.offline_results import (
-    TABLES,
-    Entry,
-    chosen,
-    draw,
-    entries_of,
-    rows_of,
-    tabulate,
-)
+from xql.experiments.offline_results import Entry, chosen, draw, entries_of, rows_of, tabulate
+from xql.experiments.offline_tables import TABLES, Table, make_data
 from xql.experiments.sources import minari_fingerprint
 from xql.runs.config import EvaluationPlan
 from xql.runs.folder import Evaluation, RunFolder
@@ -128,7 +121,7 @@ def test_a_table_trains_what_is_missing_and_grows(
             for agent in ("xql", "bc")
         ]
 
-    monkeypatch.setitem(TABLES, "small", offline_results.Table(cells, "Nothing is learned."))
+    monkeypatch.setitem(TABLES, "small", Table(cells, "Nothing is learned."))
     offline_results.main("small", only=("bc",), out=tmp_path)
     # Data that is there is not made again.
     monkeypatch.setattr(offline_results, "make_data", lambda _: None)
@@ -222,7 +215,7 @@ def test_a_short_antmaze_is_made_under_its_own_name(
     monkeypatch.setattr(antmaze, "make_antmaze", lambda *task, **more: asked.append((*task, more)))
     for table, name in (("stability", "antmaze-umaze-short-auto"), ("antmaze", "xql")):
         [cell] = chosen(TABLES[table].cells(None), [name])
-        offline_results.make_data(cell)
+        make_data(cell)
     short = {"transitions": 350_000, "dataset_id": "antmaze/umaze-short-v0"}
     assert asked == [("umaze", short), ("umaze", {})]
 

@@ -172,12 +172,13 @@ def test_the_consistent_preset_is_its_suite_s_row(dataset: str, name: str) -> No
 @pytest.mark.parametrize(
     ("preset", "dataset", "as_measured"),
     [
-        ("default", "pointmaze/medium-play-v0", True),
-        ("default", "antmaze/umaze-v0", True),
-        ("default", "door-human-v0", True),
+        ("fixed", "pointmaze/medium-play-v0", True),
+        ("fixed", "antmaze/umaze-v0", True),
+        ("fixed", "door-human-v0", True),
         ("consistent", "door-human-v0", True),
+        ("default", "door-human-v0", False),
         ("default", "my-data", False),
-        ("default", "hopper-medium-v2", False),
+        ("fixed", "hopper-medium-v2", False),
         ("consistent", "hopper-medium-v2", False),
     ],
 )
@@ -215,13 +216,14 @@ def test_the_default_preset_has_settings_for_any_data(agent: str, dataset: str) 
     assert {"rewards", "observations"} <= set(chosen.sources)
 
 
-@pytest.mark.parametrize("agent", ["xql", "iql"])
-@pytest.mark.parametrize("dataset", ["door-human-v0", "kitchen-mixed-v0", "my-data"])
-def test_the_default_preset_has_no_dropout(agent: str, dataset: str) -> None:
-    # results/door-peers was trained without.
-    chosen = resolve(agent, "default", dataset)
+@pytest.mark.parametrize(("agent", "preset"), [("xql", "fixed"), ("iql", "default")])
+@pytest.mark.parametrize("dataset", ["door-human-v0", "kitchen-mixed-v0"])
+def test_what_door_peers_was_trained_with_has_no_dropout(
+    agent: str, preset: str, dataset: str
+) -> None:
+    chosen = resolve(agent, preset, dataset)
     assert chosen.config.policy_dropout == 0.0
-    assert ("policy_dropout" in chosen.sources) == (dataset != "my-data")
+    assert "policy_dropout" in chosen.sources
 
 
 def test_later_sections_win_and_the_user_wins_over_all() -> None:
@@ -380,7 +382,7 @@ def test_a_configuration_survives_yaml() -> None:
 
 
 def test_preset_names() -> None:
-    assert preset_names("xql") == ["default", *PUBLISHED]
+    assert preset_names("xql") == ["default", "fixed", *PUBLISHED]
     assert preset_names("bc") == ["default"]
 
 
@@ -415,8 +417,8 @@ def test_antmaze_data_of_any_name_gets_antmaze_s_settings() -> None:
     "dataset",
     ["pointmaze/medium-play-v0", "pointmaze/large-play-v0", *GOLDEN, "door-human-v0"],
 )
-def test_the_matched_preset_of_iql_is_xql_s_default_in_all_but_the_loss(dataset: str) -> None:
-    ours, theirs = resolve("xql", "default", dataset), resolve("iql", "matched", dataset)
+def test_the_matched_preset_of_iql_is_xql_s_fixed_in_all_but_the_loss(dataset: str) -> None:
+    ours, theirs = resolve("xql", "fixed", dataset), resolve("iql", "matched", dataset)
     of_xql, of_iql = to_dict(ours.config), to_dict(theirs.config)
     shared = of_xql.keys() & of_iql.keys()
     assert of_iql.keys() - shared == {"expectile"}
@@ -426,26 +428,67 @@ def test_the_matched_preset_of_iql_is_xql_s_default_in_all_but_the_loss(dataset:
     assert theirs.config.expectile == published.expectile
 
 
-def test_data_of_no_suite_gets_what_tunes_itself_unless_a_beta_is_given() -> None:
-    chosen = resolve("xql", "default", "my-data")
+ANY_SUITE = [
+    "my-data",
+    "neorl2/DMSD",
+    "pointmaze/medium-play-v0",
+    "pointmaze/large-play-v0",
+    "antmaze-umaze-v2",
+    "door-human-v0",
+    "hopper-medium-v2",
+    "kitchen-mixed-v0",
+]
+
+
+@pytest.mark.parametrize("dataset", ANY_SUITE)
+def test_by_default_everything_of_a_scale_tunes_itself_on_every_suite(dataset: str) -> None:
+    chosen = resolve("xql", "default", dataset)
     assert chosen.config.beta == chosen.config.inverse_temperature == "auto"
-    assert (chosen.rewards, chosen.observations) == ("auto", "auto")
+    assert (chosen.rewards, chosen.observations, chosen.preset) == ("auto", "auto", "default")
+    assert (chosen.config.loss, chosen.config.max_gradient_norm) == ("bounded", None)
     assert "choosing-beta" in chosen.sources["beta"]
-    for given in (
-        resolve("xql", "default", "my-data", {"beta": 2.0}),
-        resolve("xql", "default", "my-data", swept=["beta"]),
-    ):
-        # A β belongs to a unit of the rewards: they keep the data's.
-        assert (given.rewards, given.observations) == ("raw", "raw")
-        assert given.config.inverse_temperature == 3.0
+    large = "pointmaze/large" in dataset
+    assert chosen.config.discount == (0.995 if large else 0.99)
+    # Saying so oneself changes nothing but the source.
+    said = resolve("xql", "default", dataset, {"beta": "auto"})
+    assert said.sources.pop("beta") == "given" and chosen.sources.pop("beta")
+    assert said == chosen
+    # Other agents have their own papers' settings.
+    assert resolve("iql", "default", dataset).rewards != "auto"
+
+
+@pytest.mark.parametrize("dataset", ANY_SUITE)
+def test_where_a_beta_is_given_the_default_preset_is_fixed(dataset: str) -> None:
+    # A β belongs to a unit of the rewards.
+    given = resolve("xql", "default", dataset, {"beta": 2.0})
+    assert given == resolve("xql", "fixed", dataset, {"beta": 2.0})
+    assert given.preset == "fixed" and given.config.beta == 2.0
+    assert given.sources["inverse_temperature"].startswith("preset fixed: ")
+    swept = resolve("xql", "default", dataset, swept=["beta"])
+    assert swept == resolve("xql", "fixed", dataset, swept=["beta"])
+    assert swept._replace(config=None, sources={}) == given._replace(config=None, sources={})
+    assert swept.config.inverse_temperature == given.config.inverse_temperature != "auto"
+    # A β that tunes itself among the fixed settings can be asked for.
+    mixed = resolve("xql", "fixed", dataset, {"beta": "auto"})
+    assert (mixed.config.beta, mixed.rewards) == ("auto", given.rewards)
+
+
+def test_fixed_has_a_beta_for_suites_alone() -> None:
+    with pytest.raises(InputError) as refusal:
+        resolve("xql", "fixed", "my-data")
+    assert str(refusal.value) == (
+        "preset 'fixed' has no beta for 'my-data'; give `options={'beta': …}`, or use "
+        "`preset='default'`; 'fixed' has it for pointmaze, pointmaze/large-play-v0, antmaze, "
+        "mujoco, kitchen, adroit"
+    )
+    # A file may be called as a section is.
+    for name in ("any", "antmaze"):
+        assert resolve("xql", "fixed", name, {"beta": 2.0}).rewards == "raw"
+
+
+def test_what_is_swept_does_not_tune_itself() -> None:
     # Else a state would have a temperature in training and none where the run is opened.
     swept = resolve("xql", "default", "my-data", swept=["inverse_temperature"])
     assert (swept.config.beta, swept.config.inverse_temperature) == ("auto", 3.0)
     with pytest.raises(InputError, match="policy_kl has no effect"):
         resolve("xql", "default", "my-data", {"policy_kl": 1.0}, swept=["inverse_temperature"])
-    # A file may be called as a section is.
-    for name in ("any", "auto", "antmaze"):
-        assert resolve("xql", "default", name, {"beta": 2.0}).rewards == "raw"
-    known = resolve("xql", "default", "door-human-v0")
-    assert (known.config.beta, known.rewards) == (5.0, "raw")
-    assert resolve("iql", "default", "my-data").rewards == "raw"

@@ -81,7 +81,7 @@ def test_discount_1_trains(tmp_path: Path) -> None:
 
 def test_config_yaml_says_all_that_the_run_was_asked_for(run: Run) -> None:
     config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
-    assert (config["agent"], config["preset"], config["steps"]) == ("xql", "default", 60)
+    assert (config["agent"], config["preset"], config["steps"]) == ("xql", "fixed", 60)
     assert config["version"] == 2 and config["kind"] == "offline"
     assert config["hyperparameters"]["hidden"] == [16]
     assert config["sources"]["hidden"] == "given"
@@ -648,11 +648,14 @@ def test_auto_measures_returns_at_the_agent_s_discount_the_largest_of_a_sweep() 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "; beta and inverse_temperature tune themselves"),
-        ({"sweep": {"inverse_temperature": [1.0]}}, "; beta tunes itself"),
-        ({"options": {"beta": 2.0}}, ""),
+        ({}, "default; beta and inverse_temperature tune themselves"),
+        ({"sweep": {"inverse_temperature": [1.0]}}, "default; beta tunes itself"),
+        ({"options": {"beta": 2.0}}, "fixed"),
+        ({"sweep": {"beta": [2.0, 4.0]}}, "fixed"),
+        ({"preset": "fixed", "options": {"beta": "auto"}}, "fixed; beta tunes itself"),
     ],
 )
 def test_a_run_says_first_what_tunes_itself(given: dict[str, Any], said: str) -> None:
     plan = plan_offline(line_data(), env="none", **given)
-    assert plan.notes[1] == f"settings: preset default{said}"
+    assert plan.notes[1] == f"settings: preset {said}"
+    assert plan.config.preset == said.partition(";")[0]

@@ -11,7 +11,9 @@ from xql.agents import AGENTS, configure
 from xql.agents.hyperparameters import AUTO, hyperparameters, inactive
 from xql.errors import InputError, nearest
 
-PresetName = Literal["default", "consistent", "tuned", "official", "published", "matched", "paper"]
+PresetName = Literal[
+    "default", "fixed", "consistent", "tuned", "official", "published", "matched", "paper"
+]
 
 SUITES = {
     "pointmaze": ("pointmaze",),
@@ -27,10 +29,9 @@ DATA_OPTIONS = {"rewards": "raw", "observations": "raw", "subset": "all"}
 """The options that say what is done to the data rather than set a hyperparameter, with their
 defaults: see `data/scaling.py` and `data/selection.py`."""
 
-
-AUTO_SECTION = "auto"
-"""The section of a preset in the place of a suite's, for data of no suite that it knows: what tunes
-itself. Where the user gives a β it is left out, since a β belongs to a unit of the rewards."""
+FIXED = "fixed"
+"""What the preset `default` is, of an agent that has this one too, where the user gives a number as
+β: a β belongs to a unit of the rewards, and to a κ."""
 
 WARMUP = "warmup"
 """What an online agent's preset may set besides: the steps of random actions before the first
@@ -47,6 +48,8 @@ class Resolved(NamedTuple):
     sources: dict[str, str]
     """Where each value comes from; what is not named here is the library's default."""
     subset: str = "all"
+    preset: str = "default"
+    """The one that was read: `FIXED` where `default` and a β were asked for."""
 
 
 MADE_FOR = {
@@ -127,18 +130,24 @@ def resolve(
         raise InputError(
             f"unknown preset '{preset}' of agent {agent}", hint=nearest(preset, presets)
         )
+    beta = (options or {}).get("beta", AUTO)
+    tunes_itself = isinstance(beta, str) and beta == AUTO and "beta" not in swept
+    if preset == "default" and FIXED in presets and not tunes_itself:
+        preset = FIXED
     sections = presets[preset]
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     row = _row(dataset, sections)
     of_suite = suite(dataset, task)
-    if preset != "default" and row is None and (of_suite is None or of_suite not in sections):
+    if (
+        preset not in ("default", FIXED)
+        and row is None
+        and (of_suite is None or of_suite not in sections)
+    ):
         raise InputError(
             f"preset '{preset}' has no settings for '{dataset}'",
             hint=f"use `preset='default'`; '{preset}' knows {', '.join(_covered(sections))}",
         )
-    if row is None and of_suite not in sections and "beta" not in {*(options or {}), *swept}:
-        of_suite = AUTO_SECTION
     for key, entry in _entries(sections, of_suite, row).items():
         # What the population brings numbers of does not tune itself.
         if key != WARMUP and not (key in swept and entry["value"] == AUTO):
@@ -164,12 +173,13 @@ def resolve(
         if one.required and one.name not in unused and one.name not in sources
     ]
     for name in set(missing) - set(swept):
-        other = f", or use `preset='default'`; '{preset}' has {', '.join(_rows(sections))}"
+        others = [section for section in sections if name in sections[section]]
+        other = f", or use `preset='default'`; '{preset}' has it for {', '.join(others)}"
         raise InputError(
             f"preset '{preset}' has no {name} for '{dataset}'",
             hint=f"give `options={{'{name}': …}}`{'' if preset == 'default' else other}",
         )
-    return Resolved(config, sources=sources, **data)
+    return Resolved(config, sources=sources, preset=preset, **data)
 
 
 def preset_warmup(agent: str, preset: str, environment: str) -> int | None:
@@ -223,7 +233,7 @@ def _plain_name(name: str) -> str:
 
 def _rows(sections: Mapping[str, Any]) -> list[str]:
     """The datasets that have a section of their own."""
-    return [name for name in sections if name not in ("any", AUTO_SECTION, *SUITES)]
+    return [name for name in sections if name not in ("any", *SUITES)]
 
 
 def _covered(sections: Mapping[str, Any]) -> list[str]:

@@ -205,7 +205,7 @@ def plan_offline(
     stop = of_suite == "antmaze" if stop_at_success is None else stop_at_success
     config = RunConfig(
         agent=agent,
-        preset=preset,
+        preset=chosen.preset,
         steps=steps,
         members=members,
         hyperparameters=chosen.config,
