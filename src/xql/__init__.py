@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from xql.training.offline import train_offline
     from xql.training.online import train_online
     from xql.training.reproduce import reproduce
+    from xql.training.resume import resume
 
 # Loaded on first use: `import xql` alone takes milliseconds, jax takes a second.
 _HOMES = {
@@ -40,6 +41,7 @@ _HOMES = {
     "open_dataset": "xql.data.sources",
     "options": "xql.agents.hyperparameters",
     "reproduce": "xql.training.reproduce",
+    "resume": "xql.training.resume",
     "train_offline": "xql.training.offline",
     "train_online": "xql.training.online",
 }
@@ -55,6 +57,7 @@ __all__ = [
     "open_dataset",
     "options",
     "reproduce",
+    "resume",
     "train_offline",
     "train_online",
 ]

@@ -59,6 +59,10 @@ class EnvironmentFault(RuntimeError):
         super().__init__(_one_line(what, where, hint))
 
 
+class Terminated(KeyboardInterrupt):
+    """The system asked the process to end (SIGTERM), as a batch scheduler does."""
+
+
 class MissingExtra(ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

@@ -20,6 +20,7 @@ from xql.data.actions import box
 from xql.data.dataset import Dataset
 from xql.errors import EnvironmentFault, InputError
 from xql.reports.comparable import whole_evaluations
+from xql.runs.checkpoints import CheckpointWriter
 from xql.runs.config import EvaluationPlan, RunConfig
 from xql.runs.folder import COLUMNS, Divergence, RunFolder
 from xql.runs.policy import load_policy
@@ -421,7 +422,7 @@ def logged_by_hand(folder: Path, rewards: str, *lines: dict[str, float]) -> tupl
     agent, bar = config.make_agent(), ProgressBar(4, 1, enabled=False)
     population = initial_population(agent, config.spec, config.members)
     created = RunFolder.create(folder, config)
-    logger = RunLogger(created, bar, None, agent, population)
+    logger = RunLogger(created, bar, None, agent, population, writer=CheckpointWriter())
     scale = config.scaling.reward_scale
     scaled = RewardRange(-1.76 * scale, 0.0)
     for step, values in enumerate(lines):
@@ -517,35 +518,18 @@ def test_a_plan_writes_nothing_and_says_what_execution_will_do(
     assert RunConfig.load(tmp_path / "run").to_dict() == plan.config.to_dict()
 
 
-def test_execution_goes_on_from_a_state_bit_for_bit(tmp_path: Path) -> None:
-    plan = plan_offline(line_data(), steps=60, options=SMALL, evaluation=EvaluationPlan(2, 0, 0))
-    whole = execute_offline(plan, tmp_path / "whole", progress=False)
-    half = Run.open(tmp_path / "whole", step=30).population
-    rest = execute_offline(plan, tmp_path / "rest", state=half, step=30, progress=False)
-    assert same_bits(rest.population, whole.population)
-
-
-def test_an_interrupted_run_says_what_is_kept(
+def test_a_run_that_is_interrupted_before_it_saved_anything_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def milestone(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunLogger, "milestone", milestone)
     plan = plan_offline(line_data(), steps=60, options=SMALL, evaluation=EvaluationPlan(2, 0, 0))
-
-    def stop_when(saved: bool) -> str:
-        def milestone(self: RunLogger, step: int, population: Any) -> None:
-            if saved:
-                whole(self, step, population)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(RunLogger, "milestone", milestone)
-            execute_offline(plan, tmp_path / str(saved))
-        return capsys.readouterr().err
-
-    whole = RunLogger.milestone
-    said = f"interrupted: {tmp_path / 'False'} keeps the log and no policy yet"
-    assert said in " ".join(stop_when(saved=False).split())
-    said = f"interrupted: {tmp_path / 'True'} keeps the log and the policy of step 30"
-    assert said in " ".join(stop_when(saved=True).split())
+    with pytest.raises(KeyboardInterrupt):
+        execute_offline(plan, tmp_path / "run")
+    said = f"interrupted: {tmp_path / 'run'} keeps the log and no policy yet"
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_environment_of_other_action_bounds_is_said(

@@ -19,7 +19,15 @@ from typing import Any, NoReturn
 
 from xql import __version__
 from xql.cli.console import print_anything, print_words, with_flags
-from xql.errors import EnvironmentFault, InputError, MissingExtra, nearest, printable, reason
+from xql.errors import (
+    EnvironmentFault,
+    InputError,
+    MissingExtra,
+    Terminated,
+    nearest,
+    printable,
+    reason,
+)
 from xql.runs.origin import command_line
 
 Command = Callable[..., Any]
@@ -32,6 +40,7 @@ LONGEST = 600
 COMMANDS: dict[str, Any] = {
     "demo": "demo:demo",
     "train": {"offline": "train:offline", "online": "train:online"},
+    "resume": "resume:resume",
     "evaluate": "evaluate:evaluate",
     "reproduce": "reproduce:reproduce",
     "compare": "compare:compare",
@@ -67,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit status: 0 done, 1 a check found errors, a run is not the same when made again or an
     environment failed, 2 bad input, 70 a fault of xql itself, 130 interrupted, 141 nobody reads the
-    output any more. One line on standard error says what, where and the hint; with XQL_DEBUG=1, a
-    fault of xql's shows its traceback there too.
+    output any more, 143 terminated. One line on standard error says what, where and the hint; with
+    XQL_DEBUG=1, a fault of xql's shows its traceback there too.
     """
     warnings.showwarning = _show_warning
     print_anything()
@@ -83,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except EnvironmentFault as fault:
         print(f"xql: {with_flags(str(fault))}", file=sys.stderr)
         sys.exit(1)
+    except Terminated:
+        print("xql: terminated", file=sys.stderr)
+        sys.exit(143)
     except KeyboardInterrupt:
         print("xql: interrupted", file=sys.stderr)
         sys.exit(130)

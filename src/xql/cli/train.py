@@ -42,6 +42,10 @@ def offline(
     episodes: int = 10,
     last_episodes: int = 100,
     stop_at_success: bool | None = None,
+    checkpoint_every: str = "10min",
+    keep_last: int = 2,
+    keep_every: int | None = None,
+    keep_best: bool = False,
     trust_environment: Trust = (),
     plot: bool = True,
 ) -> None:
@@ -70,12 +74,18 @@ def offline(
         episodes: evaluation episodes per member at each of these but the last.
         last_episodes: evaluation episodes per member at the last step.
         stop_at_success: end an evaluation episode at its first success; for AntMaze without it.
+        checkpoint_every: how often to save the whole state besides before each evaluation: a time
+            such as 30s, 10min or 2h, or a number of steps.
+        keep_last: how many of the latest checkpoints stay.
+        keep_every: besides, those whose step is a multiple of this.
+        keep_best: besides, the one with the best evaluation.
         trust_environment: installed packages, or ids, whose environments the data may name besides
             Gymnasium's, Gymnasium-Robotics' and xql's own.
         plot: draw learning-curves.png into the run's folder.
     """
     sign_of_life(f"opening {data}")
     from xql.agents import Unchecked
+    from xql.runs.config import CheckpointPlan
     from xql.training.offline import train_offline
     from xql.training.population import use_all_cores
 
@@ -96,6 +106,7 @@ def offline(
         episodes=episodes,
         last_episodes=last_episodes,
         stop_at_success=stop_at_success,
+        checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
         trust=sum(trust_environment, ()),
     )
     finish(run, plot)
@@ -121,6 +132,10 @@ def online(
     last_episodes: int = 100,
     keep_replay: bool = False,
     keep_policies: bool = False,
+    checkpoint_every: str = "10min",
+    keep_last: int = 2,
+    keep_every: int | None = None,
+    keep_best: bool = False,
     plot: bool = True,
 ) -> None:
     """Learn a policy in an environment.
@@ -149,12 +164,17 @@ def online(
         keep_replay: write the replay buffers to replay.npz at the end; not where every member
             diverged.
         keep_policies: keep the policies of every evaluation, as `xql data make mujoco` wants them.
+        checkpoint_every: how often to save the whole state besides before each evaluation: a time
+            such as 30s, 10min or 2h, or a number of steps.
+        keep_last: how many of the latest checkpoints stay.
+        keep_every: besides, those whose step is a multiple of this.
+        keep_best: besides, the one with the best evaluation.
         plot: draw learning-curves.png into the run's folder.
     """
     sign_of_life(f"making {env}")
     from xql.agents import Unchecked
     from xql.presets import preset_warmup
-    from xql.runs.config import OnlineLoop
+    from xql.runs.config import CheckpointPlan, OnlineLoop
     from xql.training.online import loop_for, train_online
     from xql.training.population import use_all_cores
 
@@ -180,6 +200,7 @@ def online(
         last_episodes=last_episodes,
         keep_replay=keep_replay,
         keep_policies=keep_policies,
+        checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
     )
     finish(run, plot)
 

@@ -55,11 +55,12 @@ def configuration(config: RunConfig) -> dict[str, Any]:
     """All that a run's result depends on, in plain values.
 
     Its data counts by name and extent and not by where it lay; what follows from the data or the
-    simulator (numbers of the scaling, sizes, bounds), notes and versions do not count. Nor does the
-    name of the preset: its values do.
+    simulator (numbers of the scaling, sizes, bounds), notes, versions and when it was saved do not
+    count. Nor does the name of the preset: its values do.
     """
     values = config.to_dict()
-    for name in ("version", "xql", "preset", "sources", "keep_policies"):
+    saved = ("checkpoints", "keep_policies", "keep_replay")
+    for name in ("version", "xql", "preset", "sources", *saved):
         values.pop(name, None)
     scaling, data = values["scaling"], values["data"]
     values["scaling"] = {name: scaling[name] for name in ("rewards", "observations")}

@@ -6,6 +6,7 @@ Whatever continues, evaluates, exports or compares a run starts from here.
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -71,6 +72,54 @@ class EvaluationPlan:
 
 
 DEFAULT_EVALUATION = EvaluationPlan()
+
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+
+@dataclass(frozen=True)
+class CheckpointPlan:
+    """When the whole state of a run is saved, besides before each evaluation, and what stays.
+
+    Saving changes no number of a run, so that a resumed run may save at other times.
+    """
+
+    every: str = "10min"
+    """A time such as "30s", "10min" or "2h"; or a number of steps."""
+    keep_last: Count = 2
+    """The latest checkpoints that stay: one to go on from, and others should it be damaged."""
+    keep_every: Count | None = None
+    """Besides, those whose step is a multiple of this."""
+    keep_best: bool = False
+    """Besides, the one with the best evaluation, the mean over the members."""
+
+    def check(self) -> None:
+        """Refuse what says no time and no number of steps.
+
+        Raises:
+            InputError: one of the values cannot be used.
+        """
+        self.interval()
+        require_at_least("keep_last", self.keep_last, 1)
+        if self.keep_every is not None:
+            require_at_least("keep_every", self.keep_every, 1)
+
+    def interval(self) -> tuple[int | None, float | None]:
+        """Steps or seconds from one checkpoint to the next; the other is None.
+
+        Raises:
+            InputError: `every` is neither.
+        """
+        found = re.fullmatch(r"(\d{1,9})(s|min|h)?", str(self.every).strip())
+        if found is None or int(found[1]) == 0:
+            raise InputError(
+                f"`checkpoint_every={brief(self.every)}` is no time and no number of steps",
+                hint="write it as 30s, 10min, 2h or 5000",
+            )
+        number, unit = int(found[1]), found[2]
+        return (number, None) if unit is None else (None, number * float(_SECONDS[unit]))
+
+
+DEFAULT_CHECKPOINTS = CheckpointPlan()
 
 
 def require_at_least(name: str, value: int, least: int) -> None:
@@ -168,11 +217,15 @@ class RunConfig:
     environment: str | None
     """Where the run is evaluated: an id, or the JSON of an `EnvSpec`."""
     evaluation: EvaluationPlan = EvaluationPlan()
+    checkpoints: CheckpointPlan = CheckpointPlan()
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where each value comes from; what is not named here is the library's default."""
     loop: OnlineLoop | None = None
     """None for an offline run."""
     keep_policies: bool = False
+    """Whether the policies of every evaluation stay."""
+    keep_replay: bool = False
+    """Whether the replay buffers are written to replay.npz at the end."""
     trust: tuple[str, ...] = ()
     """Whose environments may be made besides `xql.envs.trusted.PACKAGES`; `environment` itself
     where the user named it. Never stored: a run folder says nothing of whom to trust."""
@@ -267,12 +320,14 @@ class RunConfig:
                 "data": data,
                 "environment": self.environment,
                 "evaluation": dataclasses.asdict(self.evaluation),
+                "checkpoints": dataclasses.asdict(self.checkpoints),
                 **(
                     {}
                     if self.loop is None
                     else {
                         "loop": dataclasses.asdict(self.loop),
                         "keep_policies": self.keep_policies,
+                        "keep_replay": self.keep_replay,
                     }
                 ),
             }
@@ -410,6 +465,11 @@ def _require_consistent(config: "RunConfig", where: str) -> None:
     reference = config.data.reference
     if reference is not None and not reference.minimum < reference.maximum:
         raise damaged("data.reference.minimum is not below data.reference.maximum", where)
+    try:
+        config.checkpoints.interval()
+    except InputError:
+        asked = "a time such as 10min, or a number of steps"
+        raise wrong(where, "checkpoints.every", asked, config.checkpoints.every) from None
     if not config.members:
         raise damaged("members is empty", where)
     known = hyperparameters(config.hyperparameters)

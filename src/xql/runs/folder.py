@@ -24,7 +24,7 @@ import time
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -147,11 +147,17 @@ def evaluation_rows(
 
 
 class RunFolder:
-    """One run's folder. Make it with `create`, come back to it with `open`."""
+    """One run's folder. Make it with `create`, come back to it with `open`.
+
+    Attributes:
+        path: the folder.
+        config: the run's configuration.
+        waiting: the rows of each file that could not be written yet.
+    """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, config
-        self._waiting: dict[str, str] = {}
+        self.waiting: dict[str, str] = {}
         self._events: _Events | None = None
         self._events_missing = False
 
@@ -167,11 +173,10 @@ class RunFolder:
         """
         path = Path(path)
         cls.require_free(path)
-        text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
         with made_folder(path, "run"):
             try:
                 # This file claims the folder.
-                write_text(path / "config.yaml", text, "run", replace=False)
+                write_text(path / "config.yaml", _as_yaml(config), "run", replace=False)
             except InputError:
                 if (path / "config.yaml").exists():
                     raise _taken(path) from None
@@ -450,11 +455,11 @@ class RunFolder:
         Raises:
             InputError: the file cannot be written to; it stays as it is, and the rows wait.
         """
-        rows = self._waiting.pop(name, "") + rows
+        rows = self.waiting.pop(name, "") + rows
         try:
             _append(self.path / name, rows, HEADERS[name])
         except OSError as error:
-            self._waiting[name] = rows
+            self.waiting[name] = rows
             raise unwritable(self.path / name, error, "row") from error
 
     def flush(self) -> None:
@@ -463,7 +468,7 @@ class RunFolder:
         Raises:
             InputError: they cannot be written.
         """
-        for name in list(self._waiting):
+        for name in list(self.waiting):
             self._add(name, "")
 
     def tensorboard(self, step: int, scalars: Mapping[str, float]) -> str | None:
@@ -483,6 +488,54 @@ class RunFolder:
         self._events_missing = True
         self.close()
         return said[0]
+
+    def sync(self) -> None:
+        """Let the rows that are written reach the disk."""
+        for name in HEADERS:
+            with contextlib.suppress(OSError), (self.path / name).open("rb") as file:
+                os.fsync(file.fileno())
+
+    def rewind(self, step: int, *, evaluated: bool) -> None:
+        """Forget the rows of what came after a step, which will come again.
+
+        Args:
+            step: the run's.
+            evaluated: whether the evaluation of that step stays.
+
+        Raises:
+            InputError: a row is damaged, or a file cannot be written.
+        """
+        last = step if evaluated else step - 1
+        keeps: dict[str, Callable[[str], bool]] = {
+            "metrics.jsonl": lambda row: int(json.loads(row)["step"]) <= step,
+            "evaluations.csv": lambda row: int(row.split(",")[0]) <= last,
+            "frozen.csv": lambda row: int(row.split(",")[2]) <= step,
+            "divergence.jsonl": lambda row: int(json.loads(row)["noticed"]) <= step,
+        }
+        for name, keep in keeps.items():
+            path = self.path / name
+            if not path.exists():
+                continue
+            lines, cut = _lines_of(path)
+            head = HEADERS[name].count("\n")
+            kept = lines[:head]
+            for number, row in enumerate(lines[head:], start=head + 1):
+                try:
+                    if keep(row):
+                        kept.append(row)
+                except (ValueError, LookupError, TypeError, RecursionError):
+                    raise _damaged_line(path, number) from None
+            if cut or len(kept) < len(lines):
+                write_text(path, "".join(f"{row}\n" for row in kept), "run")
+
+    def configure(self, config: RunConfig) -> None:
+        """Give the run another configuration.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        write_text(self.path / "config.yaml", _as_yaml(config), "run")
+        self.config = config
 
     def close(self) -> None:
         """Close the TensorBoard writer, if one is open. The other files are never held open."""
@@ -515,6 +568,11 @@ class _Events:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _as_yaml(config: RunConfig) -> str:
+    text: str = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _taken(path: Path) -> InputError:

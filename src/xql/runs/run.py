@@ -1,7 +1,9 @@
 """A finished run: its folder, its scores, its policies."""
 
 import contextlib
+import importlib
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -78,6 +80,13 @@ class Run:
             Policy(member(actors, index), self.config.scaling)
             for index in range(len(self.config.members))
         ]
+
+    def resume(self, **options: Any) -> "Run":
+        """Go on with it; `xql.resume` says with which options."""
+        # By name, since training stands above the runs that it makes.
+        module = importlib.import_module("xql.training.resume")
+        run: Run = module.resume(self.path, **options)
+        return run
 
     @property
     def evaluations(self) -> list[Evaluation]:

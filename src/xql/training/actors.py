@@ -98,10 +98,13 @@ class Actors:
         self._returns = np.zeros(self.observations.shape[:2])
         self._lengths = np.zeros(self.observations.shape[:2], np.int64)
 
-    def state(self) -> dict[str, np.ndarray]:
+    def state(self, *, simulators: bool = True) -> dict[str, np.ndarray]:
         """All that `restore` needs, as arrays for `numpy.savez` that change no more.
 
         The simulators are among it where all of them can be saved (see `xql.envs.state`).
+
+        Args:
+            simulators: whether they are asked for; not where one of them has failed.
         """
         generators = [one.bit_generator.state for one in self._random]
         state: dict[str, np.ndarray] = {
@@ -113,13 +116,15 @@ class Actors:
             "random": np.frombuffer(json.dumps(generators).encode(), np.uint8),
             "finished": np.array(self.finished, np.float64).reshape(-1, len(Episode._fields)),
         }
-        simulators: dict[str, np.ndarray] = {}
+        if not simulators:
+            return state
+        copies: dict[str, np.ndarray] = {}
         for at, copy in self._named_copies():
             saved = simulator_state(copy)
             if saved is None:
                 return state
-            simulators |= {at + name: array for name, array in saved.items()}
-        return state | simulators
+            copies |= {at + name: array for name, array in saved.items()}
+        return state | copies
 
     def restore(self, state: Mapping[str, np.ndarray], step: int) -> bool:
         """Go on where other actors with the same arguments stood.

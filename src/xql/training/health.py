@@ -161,6 +161,16 @@ class HealthMonitor:
             self.problems.append(said.split(" (")[0].split(":")[0])
         return lines
 
+    def notes(self) -> dict[str, Any]:
+        """What it remembers, in plain values."""
+        return {"failing": self._failing.tolist(), "problems": self.problems}
+
+    def restore(self, notes: Mapping[str, Any]) -> None:
+        """Remember what another one had noted; of other checks than these, nothing."""
+        failing = np.asarray(notes.get("failing", []), np.int64)
+        if failing.shape == self._failing.shape:
+            self._failing, self.problems = failing, list(notes["problems"])
+
     def remedy(self, member: int, of: Sequence[str] = CHECKS[0].of) -> str:
         """What to try, with the member's values of it.
 

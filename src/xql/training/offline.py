@@ -29,8 +29,11 @@ from xql.errors import InputError, MissingExtra, nearest
 from xql.evaluation.scores import reference_score
 from xql.jax_config import forget_programs, standard_jax
 from xql.presets import PresetName, resolve, suite
+from xql.runs.checkpoints import CheckpointWriter
 from xql.runs.config import (
+    DEFAULT_CHECKPOINTS,
     DEFAULT_EVALUATION,
+    CheckpointPlan,
     DataConfig,
     EvaluationPlan,
     Extent,
@@ -50,6 +53,7 @@ from xql.runs.sweep import (
 )
 from xql.training.divergence import RewardRange
 from xql.training.evaluate import PopulationEvaluator
+from xql.training.interrupt import interruption
 from xql.training.memory import require_memory
 from xql.training.population import (
     initial_population,
@@ -61,6 +65,7 @@ from xql.training.population import (
 )
 from xql.training.progress import ProgressBar
 from xql.training.run_logger import RunLogger, saying_what_is_kept
+from xql.training.saved import Saved, start_or_go_on
 
 NO_ENVIRONMENT = "none"
 """What `env` is called where nothing is to be evaluated."""
@@ -102,6 +107,7 @@ def train_offline(
     episodes: int = 10,
     last_episodes: int = 100,
     stop_at_success: bool | None = None,
+    checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
     trust: Sequence[str] = (),
     progress: bool = True,
 ) -> Run:
@@ -130,6 +136,7 @@ def train_offline(
         last_episodes: evaluation episodes per member at the last step, whose score is the result.
         stop_at_success: end an evaluation episode at its first success, as D4RL counts AntMaze;
             where None, exactly for AntMaze.
+        checkpoints: when the whole state is saved besides before each evaluation, and what stays.
         trust: packages and ids of environments that the data may name besides those of
             `xql.envs.trusted.PACKAGES`; a package is imported.
         progress: show a progress bar on standard error.
@@ -142,6 +149,7 @@ def train_offline(
         InputError: anything among these that cannot be used, or data that is not sound. Nothing is
             written then.
         EnvironmentFault: the environment failed in an evaluation; the run is kept.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved, and `resume` goes on.
     """
     if out is not None:
         RunFolder.require_free(Path(out))
@@ -157,6 +165,7 @@ def train_offline(
         options=with_policy(options, policy, agent),
         evaluation=EvaluationPlan(evaluations, episodes, last_episodes),
         stop_at_success=stop_at_success,
+        checkpoints=checkpoints,
         trust=trust,
     )
     return execute_offline(plan, out, progress=progress)
@@ -174,13 +183,14 @@ def plan_offline(
     options: Mapping[str, Any] | None = None,
     evaluation: EvaluationPlan = DEFAULT_EVALUATION,
     stop_at_success: bool | None = None,
+    checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
     trust: Sequence[str] = (),
 ) -> OfflinePlan:
     """Decide everything about an offline run; write nothing.
 
     Args:
-        data, agent, preset, steps, seeds, sweep, env, options, stop_at_success, trust: as
-            `train_offline` takes them.
+        data, agent, preset, steps, seeds, sweep, env, options, stop_at_success, checkpoints, trust:
+            as `train_offline` takes them.
         evaluation: when to evaluate; `stop_at_success` has the last word on its own field.
 
     Raises:
@@ -188,6 +198,7 @@ def plan_offline(
     """
     require_at_least("steps", steps, 1)
     evaluation.check()
+    checkpoints.check()
     _require_offline(agent)
     sweep = dict(sweep or {})
     whole = open_dataset(data)
@@ -226,6 +237,7 @@ def plan_offline(
         environment=_environment(whole, env),
         trust=tuple(trust) if env is None else (*trust, env),
         evaluation=dataclasses.replace(evaluation, stop_at_success=stop),
+        checkpoints=checkpoints,
     )
     notes = [
         f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes",
@@ -247,8 +259,7 @@ def execute_offline(
     plan: OfflinePlan,
     out: str | Path | None = None,
     *,
-    state: TrainState | None = None,
-    step: int = 0,
+    saved: Saved | None = None,
     progress: bool = True,
 ) -> Run:
     """Train what was planned.
@@ -256,27 +267,26 @@ def execute_offline(
     Args:
         plan: from `plan_offline`.
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
-        state: a population to go on with, as it was after `step` updates; fresh where None. Its
-            memory is given up to the run.
-        step: updates that `state` has behind it.
+        saved: the run to go on with instead, whose folder is held (`runs.lock`).
         progress: show a progress bar on standard error.
 
     Raises:
         InputError: the environment or the folder cannot be used. Nothing is written then.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved.
     """
     config, dataset = plan.config, plan.dataset
     require_memory(config)
     agent = config.make_agent()
     forget_programs()
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(interruption())
         evaluator = None
         if config.environment is not None:
             by_data = config.environment not in config.trust
             with _or_none() if by_data else contextlib.nullcontext():
                 evaluator = PopulationEvaluator(config, agent.actor)
             stack.callback(evaluator.close)
-        folder = RunFolder.start(out, f"{dataset.name}-{config.agent}", config)
-        stack.callback(folder.close)
+        folder = start_or_go_on(stack, out, f"{dataset.name}-{config.agent}", config, saved)
         bar = stack.enter_context(ProgressBar(config.steps, len(config.members), enabled=progress))
         stack.enter_context(saying_what_is_kept(folder, bar))
         for note in [*plan.notes, *(evaluator.notes if evaluator else [])]:
@@ -284,13 +294,25 @@ def execute_offline(
         for finding in plan.warnings:
             bar.warn_once(f"{finding.what} ({finding.where}); {finding.hint}")
         bar.compiling()
-        if state is None:
+        if saved is None:
             population = initial_population(agent, config.spec, config.members)
         else:
-            population = place(state, mesh_for(len(config.members)))
+            population = place(saved.population, mesh_for(len(config.members)))
         data = apply_scaling(dataset, config.scaling).to_device(replicated(population))
-        logger = RunLogger(folder, bar, evaluator, agent, population, step, data)
-        population = _loop(population, data, agent, logger, config, step)
+        writer = stack.enter_context(CheckpointWriter())
+        logger = RunLogger(
+            folder,
+            bar,
+            evaluator,
+            agent,
+            population,
+            writer=writer,
+            data=data,
+            saved=saved,
+            interruption=stop,
+        )
+        with stop.held():
+            population = _loop(population, data, agent, logger, config, saved)
         if not logger.stopped:
             bar.say(f"{config.steps:,} updates × {len(config.members)} in {logger.seconds:.0f} s")
         bar.say(logger.verdict())
@@ -318,30 +340,37 @@ def _loop(
     agent: Agent,
     logger: RunLogger,
     config: RunConfig,
-    step: int,
+    saved: Saved | None,
 ) -> TrainState:
     """Compiled chunks of updates, and between them what the logger does."""
     rewards = RewardRange(float(data.rewards.min()), float(data.rewards.max()))
     pace, totals = Pace(), zero_totals(population, data, agent)
-    for target in config.evaluation.steps(config.steps):
-        while step < target:
-            stretch = min(LOG_EVERY, target - step)
-            done, totals = 0, jax.tree.map(jnp.zeros_like, totals)
-            while done < stretch:
-                updates = min(pace.updates, stretch - done)
-                began = time.perf_counter()
-                population, totals = train_chunk(population, totals, data, updates, agent=agent)
-                population.step.block_until_ready()
-                pace.took(updates, time.perf_counter() - began)
-                done += updates
-            step += stretch
-            means = {name: np.asarray(total) / np.float32(done) for name, total in totals.items()}
+    step = logged = 0
+    if saved is not None:
+        step, logged = saved.step, saved.logged
+        totals = saved.totals(totals)
+        logger.catch_up(step, population, totals)
+    targets = config.evaluation.steps(config.steps)
+    while step < config.steps:
+        target = next(one for one in targets if one > step)
+        log_at = min(logged + LOG_EVERY, target)
+        updates = min(pace.updates, log_at - step, logger.next_save(step) - step)
+        began = time.perf_counter()
+        population, totals = train_chunk(population, totals, data, updates, agent=agent)
+        population.step.block_until_ready()
+        pace.took(updates, time.perf_counter() - began)
+        step += updates
+        if step == log_at:
+            count = np.float32(step - logged)
+            means = {name: np.asarray(total) / count for name, total in totals.items()}
             population = logger.metrics(step, population, means, rewards)
+            logged, totals = step, jax.tree.map(jnp.zeros_like, totals)
             if logger.stopped:
-                logger.end(population)
-                return population
-        if step == target:
-            logger.milestone(step, population)
+                logger.end(population, totals)
+                break
+            if step == target:
+                logger.milestone(step, population, totals)
+        logger.between(step, population, totals, logged)
     return population
 
 

@@ -11,6 +11,7 @@ the one that learns by one step's updates.
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from jaxtyping import Array
 from xql.agents import ONLINE, Agent, EnvironmentSpec, OnlineName, TrainState, Unchecked
 from xql.data.scaling import Scaling
 from xql.envs.make import make_environment
-from xql.errors import InputError, nearest
+from xql.errors import EnvironmentFault, InputError, nearest
 from xql.evaluation.scores import reference_score
 from xql.files import whole_file
 from xql.jax_config import forget_programs, standard_jax
 from xql.presets import DATA_OPTIONS, PresetName, preset_warmup, resolve, suite
+from xql.runs.checkpoints import CheckpointWriter
 from xql.runs.config import (
+    DEFAULT_CHECKPOINTS,
     DEFAULT_EVALUATION,
+    CheckpointPlan,
     DataConfig,
     EvaluationPlan,
     OnlineLoop,
@@ -39,12 +43,22 @@ from xql.runs.run import Run
 from xql.runs.sweep import SWEPT_SOURCE, Beta, choose_members, require_apart, with_beta
 from xql.training.actors import Actors, environment_spec
 from xql.training.evaluate import PopulationEvaluator
+from xql.training.interrupt import interruption
 from xql.training.memory import require_memory
-from xql.training.online_state import OnlineState, add, explore, initial_online_state, learn
-from xql.training.population import initial_population
+from xql.training.online_state import (
+    OnlineState,
+    add,
+    explore,
+    initial_online_state,
+    learn,
+    online_arrays,
+    restored_online_state,
+)
+from xql.training.population import initial_population, mesh_for, place
 from xql.training.progress import ProgressBar
 from xql.training.replay import Replay, ring_capacity
 from xql.training.run_logger import RunLogger, saying_what_is_kept
+from xql.training.saved import Saved, start_or_go_on
 
 MOST_UPDATES = 100_000
 """Between two steps of the environments."""
@@ -86,6 +100,7 @@ def train_online(
     last_episodes: int = 100,
     keep_replay: bool = False,
     keep_policies: bool = False,
+    checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
     observe: Observe | None = None,
     progress: bool = True,
 ) -> Run:
@@ -111,6 +126,7 @@ def train_online(
         keep_replay: write the replay buffers to replay.npz at the end; not where every member
             diverged.
         keep_policies: keep the policies of every evaluation; `load_policy(run, step=…)`.
+        checkpoints: when the whole state is saved besides before each evaluation, and what stays.
         observe: called whenever metrics are logged, every 1000 steps and at each evaluation, with
             the step, the population, its replay buffers and how many rows of them are filled. The
             arrays are the run's own: look at them, or copy them, before it returns.
@@ -118,6 +134,8 @@ def train_online(
 
     Raises:
         InputError: anything among these that cannot be used. Nothing is written then.
+        EnvironmentFault: the environment failed; the run is kept.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved, and `resume` goes on.
     """
     if out is not None:
         RunFolder.require_free(Path(out))
@@ -133,8 +151,10 @@ def train_online(
         loop=loop,
         evaluation=EvaluationPlan(evaluations, episodes, last_episodes),
         keep_policies=keep_policies,
+        keep_replay=keep_replay,
+        checkpoints=checkpoints,
     )
-    return execute_online(config, out, keep_replay=keep_replay, observe=observe, progress=progress)
+    return execute_online(config, out, observe=observe, progress=progress)
 
 
 def plan_online(
@@ -149,12 +169,14 @@ def plan_online(
     loop: OnlineLoop | None = None,
     evaluation: EvaluationPlan = DEFAULT_EVALUATION,
     keep_policies: bool = False,
+    keep_replay: bool = False,
+    checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
 ) -> RunConfig:
     """Decide everything about an online run; write nothing.
 
     Args:
-        env, agent, preset, steps, seeds, sweep, options, loop, keep_policies: as `train_online`
-            takes them.
+        env, agent, preset, steps, seeds, sweep, options, loop, keep_policies, keep_replay,
+            checkpoints: as `train_online` takes them.
         evaluation: when to evaluate.
 
     Raises:
@@ -162,8 +184,9 @@ def plan_online(
     """
     require_at_least("steps", steps, 1)
     evaluation.check()
+    checkpoints.check()
     loop = loop_for(steps, preset_warmup(agent, preset, env)) if loop is None else loop
-    _check_loop(loop, steps)
+    check_loop(loop, steps)
     if agent not in ONLINE:
         raise InputError(f"agent '{agent}' does not learn online", hint=nearest(agent, ONLINE))
     if unused := [name for name in DATA_OPTIONS if name in (options or {})]:
@@ -196,8 +219,10 @@ def plan_online(
         environment=env,
         trust=(env,),
         evaluation=replace(evaluation, stop_at_success=False),
+        checkpoints=checkpoints,
         loop=loop,
         keep_policies=keep_policies,
+        keep_replay=keep_replay,
     )
 
 
@@ -206,7 +231,7 @@ def execute_online(
     config: RunConfig,
     out: str | Path | None = None,
     *,
-    keep_replay: bool = False,
+    saved: Saved | None = None,
     observe: Observe | None = None,
     progress: bool = True,
 ) -> Run:
@@ -215,10 +240,13 @@ def execute_online(
     Args:
         config: from `plan_online`.
         out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N.
-        keep_replay, observe, progress: as `train_online` takes them.
+        saved: the run to go on with instead, whose folder is held (`runs.lock`).
+        observe, progress: as `train_online` takes them.
 
     Raises:
         InputError: the environment or the folder cannot be used. Nothing is written then.
+        EnvironmentFault: the environment failed; the state is saved.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved.
     """
     assert config.loop is not None and config.environment is not None, "an online run has both"
     require_memory(config)
@@ -226,14 +254,14 @@ def execute_online(
     makes = config.require_environment(env)
     forget_programs()
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(interruption())
         actors = Actors(
             lambda: make_environment(makes), [one.seed for one in config.members], loop.environments
         )
         stack.callback(actors.close)
         evaluator = PopulationEvaluator(config, agent.actor)
         stack.callback(evaluator.close)
-        folder = RunFolder.start(out, f"{env}-{config.agent}", config)
-        stack.callback(folder.close)
+        folder = start_or_go_on(stack, out, f"{env}-{config.agent}", config, saved)
         bar = stack.enter_context(
             ProgressBar(
                 config.steps,
@@ -247,13 +275,27 @@ def execute_online(
         bar.say(config.settings(suite(env)))
         for note in evaluator.notes:
             bar.say(note)
+        if saved is None:
+            population = initial_population(agent, config.spec, config.members)
+        else:
+            population = place(saved.population, mesh_for(len(config.members)))
         bar.compiling()
-        population = initial_population(agent, config.spec, config.members)
-        logger = RunLogger(folder, bar, evaluator, agent, population)
-        population, replay = _loop(population, actors, agent, logger, config, loop, observe)
-        if keep_replay and logger.stopped:
+        writer = stack.enter_context(CheckpointWriter())
+        logger = RunLogger(
+            folder,
+            bar,
+            evaluator,
+            agent,
+            population,
+            writer=writer,
+            saved=saved,
+            interruption=stop,
+        )
+        with stop.held():
+            population, replay = _loop(population, actors, agent, logger, config, saved, observe)
+        if config.keep_replay and logger.stopped:
             bar.warn_once("no replay buffer is kept, since every member diverged")
-        elif keep_replay:
+        elif config.keep_replay:
             _save_replay(folder.path / "replay.npz", replay, config.steps, actors)
         if actors.breakdowns.any():
             each = ", ".join(map(str, actors.breakdowns))
@@ -270,20 +312,52 @@ def _loop(
     agent: Agent,
     logger: RunLogger,
     config: RunConfig,
-    loop: OnlineLoop,
+    saved: Saved | None,
     observe: Observe | None,
 ) -> tuple[TrainState, Replay]:
     """Act, store, learn, until the steps are done."""
-    steps, each = config.steps, loop.environments
+    assert config.loop is not None
+    steps, loop = config.steps, config.loop
+    each = loop.environments
     capacity = ring_capacity(loop.buffer, steps, each)
     seeds = [one.seed for one in config.members]
     state = initial_online_state(population, agent, config.spec, capacity, seeds)
     updates = round(loop.update_to_data * each)
     targets = set(config.evaluation.steps(steps, each))
-    actions: np.ndarray | Array = actors.random_actions()
-    step = logged = done = 0
+    step = logged = 0
+    actions: np.ndarray | Array
+
+    def rest(*, simulators: bool = True) -> dict[str, np.ndarray]:
+        """What the next step depends on, beside the population."""
+        own = actors.state(simulators=simulators)
+        return {
+            **online_arrays(state, min(step, capacity)),
+            **{f"actors.{name}": array for name, array in own.items()},
+            "actions": np.asarray(actions),
+        }
+
+    if saved is None:
+        actions = actors.random_actions()
+    else:
+        step, logged = saved.step, saved.logged
+        state = restored_online_state(state, saved.extra, min(step, capacity))
+        state = state._replace(totals=saved.totals(state.totals))
+        if actors.restore(saved.part("actors"), step):
+            actions = saved.extra["actions"]
+        else:
+            logger.say("the state of these simulators is not saved: every episode starts anew")
+            if step < loop.warmup:
+                actions = actors.random_actions()
+            else:
+                state, actions = explore(state, actors.observations, agent)
+        logger.catch_up(step, state.population, state.totals)
     while step < steps:
-        rows = actors.step(np.asarray(actions))
+        try:
+            rows = actors.step(np.asarray(actions))
+        except EnvironmentFault as fault:
+            # Some copies have taken the step: they start anew where the run goes on.
+            without = partial(rest, simulators=False)
+            logger.rescue(fault, step, state.population, state.totals, logged, without)
         step += each
         filled = min(step, capacity)
         if step < loop.warmup:
@@ -294,17 +368,19 @@ def _loop(
         state = add(state, rows, (step - each) % capacity)
         if step > loop.warmup:
             state = learn(state, filled, updates, agent)
-            done += updates
         if step - logged >= LOG_EVERY or step in targets:
+            # Those at whose steps there was a batch to learn from.
+            done = updates * max(0, step // each - max(logged, loop.warmup) // each)
             state = _log(logger, state, actors, step, done)
-            logged, done = step, 0
+            logged = step
             if observe is not None:
                 observe(step, state.population, state.replay, filled)
             if logger.stopped:
-                logger.end(state.population)
+                logger.end(state.population, state.totals, rest)
                 break
         if step in targets:
-            logger.milestone(step, state.population)
+            logger.milestone(step, state.population, state.totals, rest)
+        logger.between(step, state.population, state.totals, logged, rest)
     return state.population, state.replay
 
 
@@ -319,7 +395,7 @@ def _log(
     return state.restart(logger.metrics(step, state.population, means, actors.rewards, **more))
 
 
-def _check_loop(loop: OnlineLoop, steps: int) -> None:
+def check_loop(loop: OnlineLoop, steps: int) -> None:
     """Refuse a loop that cannot be run.
 
     Raises:
@@ -369,5 +445,5 @@ def _save_replay(path: Path, replay: Replay, steps: int, actors: Actors) -> None
         for name, column in replay._asdict().items()
     }
     arrays: dict[str, Any] = {**columns, **lengths}
-    with whole_file(path, "replay buffer") as draft:
+    with whole_file(path, "replay buffer", replace=True) as draft:
         np.savez(draft, **arrays)

@@ -4,7 +4,7 @@ Inserting is apart from learning, because a program that both writes a buffer an
 loop copies it whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,8 @@ from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from xql.agents import Agent, EnvironmentSpec, Metrics, TrainState
+from xql.errors import InputError
+from xql.runs.checkpoints import flatten, unflatten
 from xql.training.population import MemberMetrics, Update, by_cores, mesh_of, place, side_by_side
 from xql.training.replay import Replay, Rows, empty_replay, insert, pack, sample
 
@@ -75,6 +77,44 @@ def initial_online_state(
     replay = empty_replay(len(seeds), capacity, spec)
     arrays, tree = jax.tree.flatten(population)
     return OnlineState(arrays, tree, *place((replay, keys, totals), mesh_of(population)))
+
+
+def online_arrays(state: OnlineState, filled: int) -> dict[str, np.ndarray]:
+    """What a checkpoint keeps beside the population and the sums: keys, and the rows filled."""
+    columns = state.replay._asdict().items()
+    rows = {f"replay.{name}": np.asarray(column)[:, :filled] for name, column in columns}
+    return {**rows, **flatten(state.keys, "keys")}
+
+
+def restored_online_state(
+    fresh: OnlineState, arrays: Mapping[str, np.ndarray], filled: int
+) -> OnlineState:
+    """The state that `online_arrays` was taken of.
+
+    Args:
+        fresh: from `initial_online_state`, with the population and at least `filled` rows.
+        arrays: by name.
+        filled: rows of each member's buffer.
+
+    Raises:
+        InputError: an array is missing, or not of this run.
+    """
+    columns: dict[str, Any] = {}
+    for name, column in fresh.replay._asdict().items():
+        kept = arrays.get(f"replay.{name}")
+        wanted = (column.shape[0], filled, *column.shape[2:])
+        if kept is None or kept.shape != wanted:
+            found = "missing" if kept is None else f"{list(kept.shape)}, not {list(wanted)}"
+            raise InputError(
+                f"the replay buffer's {name} is {found}",
+                where="checkpoint",
+                hint="restore the folder as the run wrote it, or make the run again",
+            )
+        whole = np.zeros(column.shape, np.float32)
+        whole[:, :filled] = kept
+        columns[name] = whole
+    keys = unflatten(arrays, "keys", fresh.keys)
+    return fresh._replace(replay=place(Replay(**columns), fresh.mesh), keys=keys)
 
 
 def _explore_on_devices(

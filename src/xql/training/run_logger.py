@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -12,14 +12,24 @@ from xql.agents import Agent, TrainState
 from xql.agents.hyperparameters import learning_rates
 from xql.data.dataset import DeviceData
 from xql.errors import EnvironmentFault, InputError, decoration
-from xql.runs.checkpoints import latest_step, save_checkpoint
+from xql.runs.checkpoints import (
+    CheckpointWriter,
+    Retention,
+    flatten,
+    latest_step,
+    save_checkpoint,
+    unflatten,
+)
 from xql.runs.folder import SMALLER, Divergence, RunFolder
 from xql.runs.summary import in_brief, member_means, quantity_of
 from xql.training.diagnosis import Cause, replayed_causes
 from xql.training.divergence import DivergenceGuard, RewardRange
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.health import LOWER_RATE, HealthMonitor
+from xql.training.interrupt import Interruption
+from xql.training.population import MemberMetrics
 from xql.training.progress import ProgressBar
+from xql.training.saved import Saved
 from xql.training.units import in_own_unit, reward_unit
 
 
@@ -30,9 +40,19 @@ def saying_what_is_kept(folder: RunFolder, progress: ProgressBar) -> Iterator[No
         yield
     except KeyboardInterrupt:
         step = latest_step(folder.checkpoints)
-        policy = "no policy yet" if step is None else f"the policy of step {step:,}"
-        progress.say(f"interrupted: {folder.path} keeps the log and {policy}")
+        if step is None:
+            progress.say(f"interrupted: {folder.path} keeps the log and no policy yet")
+        else:
+            progress.say(
+                f"interrupted: {folder.path} keeps the log and all of step {step:,}; "
+                f"{going_on(folder)}"
+            )
         raise
+
+
+def going_on(folder: RunFolder) -> str:
+    """How to continue a run."""
+    return f"xql resume {folder.path} goes on from there"
 
 
 class RunLogger:
@@ -49,10 +69,13 @@ class RunLogger:
         evaluator: PopulationEvaluator | None,
         agent: Agent,
         population: TrainState,
-        step: int = 0,
+        *,
+        writer: CheckpointWriter,
         data: DeviceData | None = None,
+        saved: Saved | None = None,
+        interruption: Interruption | None = None,
     ) -> None:
-        """Start the clock.
+        """Start the clock, or let it go on.
 
         Args:
             folder: the run's.
@@ -60,26 +83,59 @@ class RunLogger:
             evaluator: of the run's environment; None where nothing is evaluated.
             agent: what is trained.
             population: as training starts.
-            step: what it has behind it.
+            writer: of the run's checkpoints.
             data: offline, what it draws from, to find out what broke first where a member diverges.
+            saved: where it started from, of a run that goes on.
+            interruption: what notes that the run is to end.
         """
         self._folder, self._progress, self._evaluator = folder, progress, evaluator
-        self._agent = agent
-        self._guard = DivergenceGuard(population, step)
-        self._data = data
+        self._agent, self._data = agent, data
+        self._interruption = interruption or Interruption()
+        self._guard = DivergenceGuard(population)
         self._beyond: dict[str, set[int]] = {"above": set(), "below": set()}
         self.stopped = False
         config = folder.config
+        self._seeds = [one.seed for one in config.members]
         configs = [config.member_config(index) for index in range(len(config.members))]
         self._unit = reward_unit(config.scaling)
         scalable = not config.online and config.scaling.rewards != "auto"
         self._health = HealthMonitor(agent, configs, scalable=scalable, unit=self._unit)
-        self._began = time.perf_counter()
+        self._writer = writer
+        self._every = config.checkpoints.interval()
+        self._scores: dict[int, float] = {}
+        spent = 0.0
+        if saved is not None:
+            spent = self._restore(saved, population)
+        self._saved_step, self._saved_at = None if saved is None else saved.step, time.monotonic()
+        self._began = time.perf_counter() - spent
+
+    def _restore(self, saved: Saved, population: TrainState) -> float:
+        """Take up what a checkpoint keeps of the logger, and give the seconds that were spent."""
+        notes = saved.notes
+        good = unflatten(saved.extra, "good", population) if notes.get("good") else population
+        # A run of xql 0.2 has no notes.
+        guard = {"rolled_back": {}, "frozen": self._folder.read_frozen()}
+        self._guard.restore(good, notes.get("guard", guard), saved.logged)
+        self._health.restore(notes.get("health", {}))
+        for side, members in notes.get("beyond", {}).items():
+            self._beyond[side] = set(members)
+        self._folder.waiting = dict(notes.get("waiting", {}))
+        rows = self._folder.read_evaluations()
+        if rows:
+            quantity = quantity_of(rows)
+            for step in {row.step for row in rows}:
+                means = member_means([row for row in rows if row.step == step], quantity)
+                self._scores[step] = float(np.mean(list(means.values())))
+        return float(notes.get("seconds", 0.0))
 
     @property
     def seconds(self) -> float:
         """Since the run began."""
         return time.perf_counter() - self._began
+
+    def say(self, text: str) -> None:
+        """One row above the progress bar."""
+        self._progress.say(text)
 
     def metrics(
         self,
@@ -207,10 +263,15 @@ class RunLogger:
                 f"trust its policy; try {advice}"
             )
 
-    def end(self, population: TrainState) -> None:
+    def end(
+        self,
+        population: TrainState,
+        totals: MemberMetrics,
+        more: Callable[[], Mapping[str, np.ndarray]] = dict,
+    ) -> None:
         """Save and evaluate what diverged, at the last step: going on would not have changed it."""
         if self.stopped:
-            self.milestone(self._folder.config.steps, population)
+            self.milestone(self._folder.config.steps, population, totals, more)
 
     def _log(self, write: Callable[..., None], *rows: Any) -> None:
         """Write rows; where they cannot be, training goes on and the folder keeps them for later.
@@ -222,22 +283,156 @@ class RunLogger:
         except InputError as error:
             self._progress.warn_once(f"{error}; training goes on, and tries again")
 
-    def milestone(self, step: int, population: TrainState) -> None:
+    def catch_up(self, step: int, population: TrainState, totals: MemberMetrics) -> None:
+        """Of a run that goes on: the evaluation that it was to make at this step, if it did not."""
+        config = self._folder.config
+        if step in config.evaluation.steps(config.steps) and step not in self._scores:
+            self.milestone(step, population, totals)
+
+    def next_save(self, step: int) -> int:
+        """The next step whose state is to be saved, where checkpoints are counted in steps."""
+        every = self._every[0]
+        return self._folder.config.steps if every is None else (step // every + 1) * every
+
+    def between(
+        self,
+        step: int,
+        population: TrainState,
+        totals: MemberMetrics,
+        logged: int,
+        more: Callable[[], Mapping[str, np.ndarray]] = dict,
+    ) -> None:
+        """Save the state where that is due, and where the run is to end.
+
+        Args:
+            step: the run's.
+            population: as it is then.
+            totals: the sums of the metrics since they were last logged.
+            logged: the step at which they were.
+            more: gives what else the next update depends on.
+
+        Raises:
+            KeyboardInterrupt: the run is to end; its state is saved.
+            InputError: then, and the state cannot be saved.
+        """
+        steps, seconds = self._every
+        due = step % steps == 0 if steps is not None else False
+        if seconds is not None:
+            due = time.monotonic() - self._saved_at >= seconds
+        ending = self._interruption.requested is not None
+        if (due or ending) and step != self._saved_step:
+            try:
+                self._save(step, population, totals, logged, more)
+                if ending:
+                    self._writer.wait()
+            except InputError as error:
+                if ending:
+                    raise
+                self._progress.warn_once(f"{error}; training goes on, and tries again")
+        if ending:
+            self._writer.wait()
+            self._interruption.end()
+
+    def rescue(
+        self,
+        fault: EnvironmentFault,
+        step: int,
+        population: TrainState,
+        totals: MemberMetrics,
+        logged: int,
+        more: Callable[[], Mapping[str, np.ndarray]],
+    ) -> NoReturn:
+        """Save the state, since the environment failed; then raise what it raised.
+
+        Args:
+            fault: what it raised.
+            step, population, totals, logged, more: as `between` takes them.
+
+        Raises:
+            EnvironmentFault: always.
+        """
+        kept = going_on(self._folder)
+        try:
+            if step > 0 and step != self._saved_step:
+                self._save(step, population, totals, logged, more)
+            self._writer.wait()
+        except InputError as error:
+            kept = str(error)
+        hint = f"{fault.hint}; {kept}" if fault.hint else kept
+        raise EnvironmentFault(fault.what, where=fault.where, hint=hint) from fault
+
+    def _save(
+        self,
+        step: int,
+        population: TrainState,
+        totals: MemberMetrics,
+        logged: int,
+        more: Callable[[], Mapping[str, np.ndarray]],
+    ) -> None:
+        """Hand the whole state to the writer."""
+        folder, plan = self._folder, self._folder.config.checkpoints
+        # Where metrics were just logged, the sums are zero and the guard's copy is the population.
+        apart = step != logged
+        extra = dict(more())
+        if apart:
+            extra |= flatten(totals, "totals") | flatten(self._guard.good, "good")
+        notes = {
+            "logged": logged,
+            "good": apart,
+            "guard": self._guard.notes(),
+            "health": self._health.notes(),
+            "beyond": {side: sorted(members) for side, members in self._beyond.items()},
+            "seconds": self.seconds,
+            "waiting": folder.waiting,
+        }
+        try:
+            self._writer.wait()
+        except InputError as error:
+            self._progress.warn_once(f"{error}; training goes on, and tries again")
+        # The rows that lie before a checkpoint must not be lost where it survives.
+        folder.sync()
+        best = max(self._scores, key=lambda one: (self._scores[one], one), default=None)
+        self._saved_step, self._saved_at = step, time.monotonic()
+        self._writer.save(
+            folder.checkpoints,
+            step,
+            population,
+            seeds=self._seeds,
+            extra=extra,
+            notes=notes,
+            keep=Retention(plan.keep_last, plan.keep_every, best if plan.keep_best else None),
+        )
+
+    def milestone(
+        self,
+        step: int,
+        population: TrainState,
+        totals: MemberMetrics,
+        more: Callable[[], Mapping[str, np.ndarray]] = dict,
+    ) -> None:
         """Save the whole state, then evaluate as the run's configuration says.
+
+        Args:
+            step: the run's, at which metrics were just logged.
+            population, totals, more: as `between` takes them.
 
         Raises:
             InputError: the state cannot be saved, or by the last step the log is not whole.
             EnvironmentFault: the environment failed in the evaluation; the state is saved by then.
         """
+        if step != self._saved_step:
+            self._save(step, population, totals, step, more)
+        self._writer.wait()
         folder, config = self._folder, self._folder.config
-        seeds = [one.seed for one in config.members]
-        save_checkpoint(folder.checkpoints, step, population, seeds=seeds)
         saved = f"the policy of step {step:,} is kept in {folder.path}"
         try:
-            if config.keep_policies:
-                actors = jax.vmap(self._agent.actor)(population)
-                save_checkpoint(folder.policies, step, actors, seeds=seeds, name=str(step))
-            self._evaluate(step, population)
+            with self._interruption.released():
+                if config.keep_policies:
+                    actors = jax.vmap(self._agent.actor)(population)
+                    save_checkpoint(
+                        folder.policies, step, actors, seeds=self._seeds, name=str(step)
+                    )
+                self._evaluate(step, population)
             if step == config.steps:
                 folder.flush()
         except (EnvironmentFault, InputError) as fault:
@@ -255,6 +450,7 @@ class RunLogger:
         self._progress.scored(step, in_brief(rows, config.members))
         quantity = quantity_of(rows)
         means = member_means(rows, quantity)
+        self._scores[step] = float(np.mean(list(means.values())))
         scalars = {f"{quantity}/{m}": mean for m, mean in means.items()}
         if missing := folder.tensorboard(step, scalars):
             self._progress.say(missing)

@@ -1,0 +1,37 @@
+"""`xql resume RUN`: go on with a run."""
+
+from pathlib import Path
+
+import tyro
+
+from xql.cli.console import sign_of_life
+from xql.cli.train import Trust, finish
+
+
+def resume(
+    run: tyro.conf.Positional[Path],
+    steps: int | None = None,
+    evaluations: int | None = None,
+    data: str | None = None,
+    trust_environment: Trust = (),
+    plot: bool = True,
+) -> None:
+    """Go on with an interrupted run, bit for bit, or make one longer.
+
+    Args:
+        run: the run's folder.
+        steps: how many in all, to make the run longer. A cosine schedule ends with the run, so that
+            a longer one has higher learning rates from there on.
+        evaluations: how many in all, evenly spaced; the run's own without it.
+        data: where an offline run's data lies now; where it lay without it.
+        trust_environment: installed packages, or ids, whose environments the run may name besides
+            Gymnasium's, Gymnasium-Robotics' and xql's own.
+        plot: draw learning-curves.png into the run's folder.
+    """
+    sign_of_life(f"opening {run}")
+    from xql.training.population import use_all_cores
+    from xql.training.resume import resume as go_on
+
+    use_all_cores()
+    trust = sum(trust_environment, ())
+    finish(go_on(run, data=data, steps=steps, evaluations=evaluations, trust=trust), plot)

@@ -1,0 +1,132 @@
+"""Go on with a run that was interrupted, bit for bit as if it had not been; or make one longer.
+
+What it goes on from is the latest checkpoint that can be read. Rows of the log that came after it
+come again, the same. Bits are those of the uninterrupted run on the same machine with as many
+cores; online, where the simulators' state can be saved (`envs.state`).
+"""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xql.agents.hyperparameters import to_dict
+from xql.data.dataset import Dataset
+from xql.errors import InputError
+from xql.jax_config import standard_jax
+from xql.runs.checkpoints import latest_step
+from xql.runs.config import RunConfig, require_at_least
+from xql.runs.folder import RunFolder
+from xql.runs.lock import locked
+from xql.runs.run import Run
+from xql.training.offline import execute_offline
+from xql.training.online import check_loop, execute_online
+from xql.training.reopen import plan_again
+from xql.training.saved import Saved, load_saved
+
+
+@standard_jax()
+def resume(
+    run: str | Path,
+    *,
+    data: str | Path | Mapping[str, np.ndarray] | Dataset | None = None,
+    steps: int | None = None,
+    evaluations: int | None = None,
+    trust: Sequence[str] = (),
+    progress: bool = True,
+) -> Run:
+    """Go on with a run from its latest checkpoint.
+
+    Args:
+        run: its folder.
+        data: what an offline run learns from, where it lies elsewhere now or was given as arrays.
+        steps: in all, where the run is to become longer. A cosine schedule ends with the run, so
+            that a longer one has higher learning rates from there on, and other results than one
+            that was planned so long.
+        evaluations: how many in all, evenly spaced over all the steps, where they are to be others.
+        trust: packages and ids of environments that the run may name besides those of
+            `xql.envs.trusted.PACKAGES`.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        The run; one that was complete as it is.
+
+    Raises:
+        InputError: no run, no checkpoint, data that is gone or has changed, another process that
+            writes to the run, or fewer `steps` than are done. Nothing is written then.
+        EnvironmentFault: the environment failed; the run is kept.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved.
+    """
+    folder = RunFolder.open(Path(run))
+    if latest_step(folder.checkpoints) is None:
+        raise InputError(
+            "there is no checkpoint to go on from", where=str(run), hint="train it again"
+        )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(folder.path))
+        saved = load_saved(RunFolder.open(folder.path))
+        config = _continued(saved, steps, evaluations, trust)
+        if _complete(saved, config):
+            return Run(saved.folder, saved.population)
+        if config.online:
+            return execute_online(config, saved=saved, progress=progress)
+        plan = plan_again(config, folder.path, data)
+        return execute_offline(plan, saved=saved, progress=progress)
+
+
+def _complete(saved: Saved, config: RunConfig) -> bool:
+    """Whether there is nothing left to do."""
+    missing = config.keep_replay and not (saved.folder.path / "replay.npz").exists()
+    return saved.step == config.steps and saved.evaluated and not missing
+
+
+def _continued(
+    saved: Saved, steps: int | None, evaluations: int | None, trust: Sequence[str]
+) -> RunConfig:
+    """The configuration of a run from now on.
+
+    Raises:
+        InputError: a number that cannot be, or every member has diverged.
+    """
+    before = saved.folder.config
+    config = dataclasses.replace(before, trust=tuple(trust))
+    if len(saved.folder.read_frozen()) == len(config.members) and saved.step == config.steps:
+        raise InputError(
+            "every member of this run diverged, so there is nothing to go on from",
+            where=str(saved.folder.path),
+            hint="train it again with other settings",
+        )
+    if steps is not None:
+        require_at_least("steps", steps, 1)
+        if steps < saved.step:
+            raise InputError(
+                f"`steps={steps}` is fewer than the {saved.step:,} that are done",
+                where=str(saved.folder.path),
+                hint="give more, or leave it out",
+            )
+        config = dataclasses.replace(config, steps=steps)
+        if config.loop is not None:
+            check_loop(config.loop, steps)
+    if evaluations is not None:
+        plan = dataclasses.replace(config.evaluation, evaluations=evaluations)
+        plan.check()
+        config = dataclasses.replace(config, evaluation=plan)
+    _warn_of_schedules(before, config)
+    return config
+
+
+def _warn_of_schedules(before: RunConfig, config: RunConfig) -> None:
+    """Say which learning rates a longer run changes."""
+    schedules = [
+        name for name, value in to_dict(config.hyperparameters).items() if value == "cosine"
+    ]
+    if config.steps != before.steps and schedules:
+        warnings.warn(
+            f"{' and '.join(schedules)}: the cosine ends at step {config.steps:,} now and not at "
+            f"{before.steps:,}, so the learning rate differs from here on",
+            UserWarning,
+            stacklevel=4,
+        )

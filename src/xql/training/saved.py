@@ -1,0 +1,119 @@
+"""What a run goes on from: its latest checkpoint, and all that lies beside the population in it."""
+
+import contextlib
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xql.agents import TrainState
+from xql.errors import InputError
+from xql.runs import origin
+from xql.runs.checkpoints import load_extra, unflatten
+from xql.runs.config import RunConfig
+from xql.runs.folder import RunFolder
+from xql.runs.lock import locked
+from xql.runs.policy import load_population
+from xql.training.population import MemberMetrics
+
+
+class Saved(NamedTuple):
+    """A run as it was at a step."""
+
+    folder: RunFolder
+    step: int
+    population: TrainState
+    extra: dict[str, np.ndarray]
+    """What else the next update depends on, by name."""
+    notes: dict[str, Any]
+    """What the host remembers, in plain values."""
+
+    @property
+    def logged(self) -> int:
+        """The step at which metrics were last logged."""
+        return int(self.notes.get("logged", self.step))
+
+    def totals(self, zeros: MemberMetrics) -> MemberMetrics:
+        """The sums of the metrics since then; `zeros` where they had just been logged."""
+        if self.logged == self.step:
+            return zeros
+        totals: MemberMetrics = unflatten(self.extra, "totals", zeros)
+        return totals
+
+    def part(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays whose names begin with `prefix.`, by the rest of their names."""
+        start = f"{prefix}."
+        return {
+            name.removeprefix(start): array
+            for name, array in self.extra.items()
+            if name.startswith(start)
+        }
+
+    def go_on(self, config: RunConfig) -> RunFolder:
+        """The run's folder with its configuration from now on, and no row of what will be repeated.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        folder = self.folder
+        folder.rewind(self.step, evaluated=self.evaluated)
+        if config.to_dict() != folder.config.to_dict():
+            folder.configure(config)
+        origin.append(folder.path, self.step)
+        return folder
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether all of this step's evaluation is there already."""
+        config = self.folder.config
+        plan = config.evaluation
+        each = plan.last_episodes if self.step == config.steps else plan.episodes
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a row cut short, which will be written again
+            rows = self.folder.read_evaluations()
+        return sum(row.step == self.step for row in rows) == each * len(config.members)
+
+
+def load_saved(folder: RunFolder) -> Saved:
+    """The latest state of a run that can be read.
+
+    Raises:
+        InputError: there is none.
+    """
+    _, population, step = load_population(folder)
+    extra, notes = load_extra(folder.checkpoints, step)
+    if not 0 <= int(notes.get("logged", step)) <= step:
+        raise InputError(
+            "notes.json is not of this checkpoint",
+            where=str(folder.checkpoints / str(step)),
+            hint="restore the folder as the run wrote it",
+        )
+    return Saved(folder, step, population, extra, notes)
+
+
+def start_or_go_on(
+    stack: contextlib.ExitStack,
+    out: str | Path | None,
+    name: str,
+    config: RunConfig,
+    saved: Saved | None,
+) -> RunFolder:
+    """The folder of a new run, held and closed by `stack`; or that of a run that goes on.
+
+    Args:
+        stack: what ends with the run.
+        out, name: as `RunFolder.start` takes them.
+        config: the run's.
+        saved: where it goes on from, its folder held already.
+
+    Raises:
+        InputError: as `RunFolder.start` and `Saved.go_on` say.
+    """
+    if saved is not None:
+        folder = saved.go_on(config)
+    else:
+        folder = RunFolder.start(out, name, config)
+        stack.enter_context(locked(folder.path))
+    stack.callback(folder.close)
+    return folder
