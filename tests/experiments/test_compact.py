@@ -12,7 +12,7 @@ from xql.evaluation.scores import Reference, normalised_score
 from xql.experiments.compact import compact, compress, reduce_colours
 from xql.experiments.offline_results import Entry, rows_of
 from xql.runs.config import RunConfig
-from xql.runs.folder import Evaluation, RunFolder
+from xql.runs.folder import Divergence, Evaluation, RunFolder
 from xql.training.online import plan_online
 
 METRICS = (

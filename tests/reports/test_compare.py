@@ -19,7 +19,7 @@ from xql.reports.compare import compare
 from xql.reports.plots import plot_comparison
 from xql.reports.tables import as_csv, as_latex, as_markdown
 from xql.runs.config import DataConfig, EvaluationPlan, Extent, Member, OnlineLoop, RunConfig
-from xql.runs.folder import Evaluation, RunFolder
+from xql.runs.folder import Divergence, Evaluation, RunFolder
 
 CONFIG = RunConfig(
     agent="xql",

@@ -24,6 +24,7 @@ from xql.evaluation.scores import Reference
 from xql.runs.config import DataConfig, EvaluationPlan, Member, RunConfig
 from xql.runs.folder import (
     HEADERS,
+    Divergence,
     Evaluation,
     Metrics,
     RunFolder,
