@@ -197,13 +197,10 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
 
     monkeypatch.setattr(os, "fsync", records_sync)
     monkeypatch.setattr(os, "replace", records_replace)
-    with made_folder(tmp_path / "a" / "b"):
-        write_text(tmp_path / "a" / "b" / "config.yaml", "x: 1")
-    above, folder, place = (
-        tmp_path / "a",
-        tmp_path / "a" / "b",
-        tmp_path / "a" / "b" / "config.yaml",
-    )
+    above, folder = tmp_path / "a", tmp_path / "a" / "b"
+    place = folder / "config.yaml"
+    with made_folder(folder):
+        write_text(place, "x: 1")
     inodes = [one.stat().st_ino for one in (above, tmp_path, place, folder)]
     assert events == [*inodes[:3], "named", inodes[3]]
 

@@ -275,7 +275,7 @@ def test_a_damaged_checkpoint_is_one_line(
     )
     assert str(error.value) == line
     saved = {"x": jnp.arange(100_000) * 1.37}
-    path = save_checkpoint(tmp_path, 8, saved)
+    path = without_checksums(save_checkpoint(tmp_path, 8, saved))
     # The largest file holds the array; the description, in another, stays readable.
     largest = max((file for file in path.rglob("d/*")), key=lambda file: file.stat().st_size)
     largest.write_bytes(b"")
@@ -462,17 +462,33 @@ def test_files_that_somebody_added_do_no_harm(two_checkpoints: Path, tmp_path: P
     assert bits(load_latest(folder, TEMPLATE)[1]) == bits(weights(2))
 
 
+def without_checksums(path: Path) -> Path:
+    """Make of a checkpoint one as versions 0.1 and 0.2 wrote it."""
+    for name in ("checksums.json", "notes.json", "extra.npz"):
+        (path / name).unlink(missing_ok=True)
+    place = path / "_CHECKPOINT_METADATA"
+    about = json.loads(place.read_text())
+    del about["custom_metadata"]["checksums"]
+    place.write_text(json.dumps(about))
+    return path
+
+
 def test_checkpoints_without_checksums_still_load(two_checkpoints: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(two_checkpoints, folder)
-    for name in ("checksums.json", "notes.json", "extra.npz"):
-        (folder / "2" / name).unlink()
-    place = folder / "2" / "_CHECKPOINT_METADATA"
-    about = json.loads(place.read_text())
-    about["custom_metadata"] = {"seeds": [0]}  # as version 0.1 and 0.2 wrote it
-    place.write_text(json.dumps(about))
-    assert bits(load_latest(folder, TEMPLATE)[1]) == bits(weights(2))
+    without_checksums(folder / "2")
+    assert bits(load_latest(folder, TEMPLATE, [0])[1]) == bits(weights(2))
     assert load_extra(folder, 2) == ({}, {})
+
+
+def test_what_tensorstore_says_late_is_not_printed(
+    two_checkpoints: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_checkpoint(two_checkpoints, 2, TEMPLATE)
+    log = logging.getLogger("asyncio")
+    log.error("Future exception was never retrieved\nfuture: <ValueError('... tensorstore ...')>")
+    log.error("Future exception was never retrieved\nfuture: <ValueError('of another')>")
+    assert [record.message.split()[-1] for record in caplog.records] == ["another')>"]
 
 
 def identity(path: Path | int) -> int:
@@ -728,3 +744,12 @@ def test_two_threads_may_use_one_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["4", "5", "first", "mine"]
     for step in (4, 5):
         assert bits(load_checkpoint(tmp_path, step, TEMPLATE)) == bits(weights(step))
+
+
+@pytest.mark.parametrize("value", [np.float32(1), {"half": "\ud800"}, {1: 0, "1": 0}])
+def test_notes_that_could_not_be_read_back_are_not_written(tmp_path: Path, value: Any) -> None:
+    with CheckpointWriter() as writer:
+        for save in (writer.save, save_checkpoint):
+            with pytest.raises((TypeError, ValueError)):
+                save(tmp_path, 1, {"x": jnp.ones(1)}, notes={"value": value})
+    assert names(tmp_path) == []

@@ -110,7 +110,7 @@ def save_checkpoint(
         state: any pytree whose leaves are arrays, numbers or typed random keys.
         seeds: of the population's members, stored beside the state.
         extra: further arrays by name, as `flatten` makes them of a pytree.
-        notes: further values, as JSON holds them: a tuple comes back as a list.
+        notes: further values by name, as JSON holds them: a tuple comes back as a list.
         keep: which unnamed checkpoints stay.
         name: keep this one for good, under `name` instead of its step.
 
@@ -119,6 +119,7 @@ def save_checkpoint(
 
     Raises:
         InputError: it cannot be written, as on a full disk; those before it stay as they are.
+        TypeError, ValueError: JSON cannot hold the notes.
     """
     content = _Content(_arrays(state), dict(extra or {}), _json(notes), _about(seeds))
     return _write(Path(folder), step, content, keep, name)
@@ -207,7 +208,9 @@ class _Content(NamedTuple):
 
 
 def _json(notes: Mapping[str, Any] | None) -> str:
-    return json.dumps(dict(notes or {}))
+    text = json.dumps(dict(notes or {}))
+    parse_json(text)  # what could not be read back is no checkpoint
+    return text
 
 
 def _about(seeds: Sequence[int]) -> dict[str, Any]:
