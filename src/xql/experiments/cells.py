@@ -31,6 +31,7 @@ from xql.experiments.compact import compact
 from xql.experiments.executors import Executor, in_process
 from xql.files import beside, made_folder, require_writable, unwritable, write_text, writing
 from xql.presets import resolve
+from xql.runs.checkpoints import drop_extra
 from xql.runs.config import (
     DEFAULT_EVALUATION,
     DataConfig,
@@ -389,6 +390,8 @@ def _keep(run: Path, home: Path, cell: Cell) -> Path:
             write_text(draft / "cell.json", json.dumps(cell.identity) + "\n")
             if (run / "checkpoints").is_dir():
                 shutil.copytree(run / "checkpoints", draft / "checkpoints")
+                for checkpoint in (draft / "checkpoints").iterdir():
+                    drop_extra(checkpoint)  # a replay buffer, which no table needs
             try:
                 draft.rename(folder)
             except OSError:

@@ -283,12 +283,12 @@ def _forget(folder: Path, step: int, keep: Retention) -> None:
             remove_folder(path)
         elif one not in last:
             if one == keep.best or (keep.every and one % keep.every == 0):
-                _drop_extra(path)
+                drop_extra(path)
             else:
                 remove_folder(path)
 
 
-def _drop_extra(path: Path) -> None:
+def drop_extra(path: Path) -> None:
     """Remove the extra arrays of a checkpoint, which loads at every moment of that."""
     if not (path / EXTRA).exists():
         return

@@ -83,11 +83,12 @@ def load_saved(folder: RunFolder) -> Saved:
     """
     _, population, step = load_population(folder)
     extra, notes = load_extra(folder.checkpoints, step)
-    if not 0 <= int(notes.get("logged", step)) <= step:
+    if not extra and (notes.get("good") or folder.config.online):
+        # As those that stay for their step or their score, and those of xql 0.2 online.
         raise InputError(
-            "notes.json is not of this checkpoint",
+            "this checkpoint keeps the networks alone, from which no run goes on",
             where=str(folder.checkpoints / str(step)),
-            hint="restore the folder as the run wrote it",
+            hint="train it again; its policy can be evaluated",
         )
     return Saved(folder, step, population, extra, notes)
 
