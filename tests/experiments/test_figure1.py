@@ -181,6 +181,10 @@ def test_the_verdict_says_what_made_the_errors() -> None:
     assert "KS rejects all four (p < 0.05) at 0 of 3." in words
     left = made_of([-random.gumbel(size=3000) for _ in range(3)])
     assert "the left-skewed Gumbel distribution is nearest" in verdict(left)
+    assert "Diverged" not in verdict(left)
+    words = verdict(left._replace(frozen=[3], rolled_back=[3, 4]))
+    assert "Diverged, and held at the last good networks: seed 3." in words
+    assert "Diverged, and went on with smaller learning rates: seed 3, 4." in words
     table = report([left], "xql paper figure1").splitlines()
     row = next(line for line in table if line.startswith("| gumbel, left-skewed"))
     assert row.split("|")[2:4] == [" 3 ", " 3 "]

@@ -15,7 +15,7 @@ from xql.experiments.figure3 import METHODS, PAPER, TASKS, cells, figure3
 from xql.experiments.published import curves
 from xql.presets import resolve
 from xql.runs.config import EvaluationPlan, RunConfig
-from xql.runs.folder import Evaluation, RunFolder
+from xql.runs.folder import Divergence, Evaluation, RunFolder
 from xql.training.online import plan_online
 
 
@@ -41,6 +41,8 @@ def kept_cell(out: Path, method: str, returns: dict[int, list[float]]) -> None:
             for seed, value in enumerate(each)
         ]
         folder.log_evaluations(step, rows)
+    for seed in (0, 1):
+        folder.log_divergence(Divergence(seed, 80_000, 81_000, "rolled back", 1000), {})
     folder.log_frozen(1, 90_000, 91_000)
 
 
@@ -156,7 +158,7 @@ def test_ours_stands_beside_theirs_at_the_same_step(tmp_path: Path) -> None:
     published = curves()["hopper-hop", "td3"]
     place = int(np.flatnonzero(published.steps == 260_000)[0])
     assert float(row["paper_return"]) == round(published.returns[place], 1)
-    assert "| hopper-hop | TD3 | 260,000 | 40.0 [30.0, 50.0] | 2 × 1 | 1 |" in text
+    assert "| hopper-hop | TD3 | 260,000 | 40.0 [30.0, 50.0] | 2 × 1 | 2 |" in text
     assert (tmp_path / "figure3.png").stat().st_size > 10_000
 
 

@@ -247,6 +247,8 @@ def test_members_that_diverge_are_rolled_back_then_frozen_and_the_run_goes_on(
     assert "try a smaller beta_kl and a smaller policy_kl warning" in said
     assert "1 of 3 diverged and stopped; 1 of 3 diverged and went on with smaller steps" in said
     assert "training stops" not in said
+    # Of what was thrown away nothing else is said.
+    assert "member 2's critic" not in said and "member 2 by step" not in said
     assert run.folder.read_divergences() == [
         Divergence(member=1, step=0, noticed=20, action="rolled back", lost=20),
         Divergence(member=2, step=0, noticed=20, action="rolled back", lost=20),

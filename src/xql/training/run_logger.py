@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -182,6 +182,10 @@ class RunLogger:
                 f"{self._health.remedy(diverged[0].member)}; the run is kept in {folder.path}"
             )
             return population
+        # What was learned by members that were put back is thrown away.
+        away = [*self._guard.frozen, *(one.member for one in diverged)]
+        if away:
+            metrics, shown = _without(metrics, away), _without(shown, away)
         # A critic with entropy in its values has no such bound.
         if not self._agent.values_include_entropy:
             for name, called in (("q", "critic"), ("v", "V")):
@@ -459,3 +463,11 @@ class RunLogger:
 def _shown(value: float) -> str:
     """Whole, or three digits where it is small."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _without(metrics: Mapping[str, np.ndarray], members: Sequence[int]) -> dict[str, np.ndarray]:
+    """The same with nan for some members."""
+    return {
+        name: np.where(np.isin(np.arange(len(values)), members), np.nan, values)
+        for name, values in metrics.items()
+    }
