@@ -1,5 +1,6 @@
 """`origin.json`: how a run was made, and what cannot be known is left out."""
 
+import errno
 import json
 import os
 import subprocess
@@ -11,7 +12,11 @@ import jax
 import pytest
 
 import xql
+from xql.errors import InputError
+from xql.files import unwritable
 from xql.runs import origin
+from xql.runs.config import RunConfig
+from xql.runs.folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +119,19 @@ def test_what_is_no_absolute_path_is_no_folder(tmp_path: Path, folder: Any) -> N
     text = json.dumps({"sessions": [{"folder": folder}]})
     (tmp_path / "origin.json").write_text(text, encoding="utf-8")
     assert origin.started_in(tmp_path) is None
+
+
+def test_a_run_whose_origin_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: Any) -> None:
+        raise unwritable(path, OSError(errno.ENOSPC, "full"), "run")
+
+    config = RunConfig.load(Path(__file__).parent.parent / "fixtures" / "run-0.1")
+    monkeypatch.setattr(origin, "append", full)
+    with pytest.raises(InputError, match="no run can be written here"):
+        RunFolder.create(tmp_path / "run", config)
+    assert not any(tmp_path.iterdir())
+    monkeypatch.undo()
+    RunFolder.create(tmp_path / "run", config)
+    assert len(origin.read(tmp_path / "run")) == 1
