@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xql.reports.compare import compare
     from xql.runs.policy import load_policy
     from xql.runs.run import Run
+    from xql.training.finetune import train_finetune
     from xql.training.offline import train_offline
     from xql.training.online import train_online
 
@@ -38,6 +39,7 @@ _HOMES = {
     "load_policy": "xql.runs.policy",
     "open_dataset": "xql.data.sources",
     "options": "xql.agents.hyperparameters",
+    "train_finetune": "xql.training.finetune",
     "train_offline": "xql.training.offline",
     "train_online": "xql.training.online",
 }
@@ -52,6 +54,7 @@ __all__ = [
     "load_policy",
     "open_dataset",
     "options",
+    "train_finetune",
     "train_offline",
     "train_online",
 ]

@@ -55,11 +55,11 @@ from xql.training.population import (
     initial_population,
     mesh_for,
     place,
-    replicated,
     train_chunk,
     zero_totals,
 )
 from xql.training.progress import ProgressBar
+from xql.training.recipe import on_devices, require_one_discount
 from xql.training.run_logger import RunLogger, saying_what_is_kept
 
 NO_ENVIRONMENT = "none"
@@ -196,6 +196,7 @@ def plan_offline(
     made = OFFLINE[agent].make(chosen.config, steps)
     members = choose_members(made, agent, seeds, sweep)
     require_apart(sweep, options)
+    require_one_discount(made, members)
     findings = require_sound(whole)
     dataset = select_episodes(whole, chosen.subset)
     scaling = fit_scaling(
@@ -287,7 +288,7 @@ def execute_offline(
             population = initial_population(agent, config.spec, config.members)
         else:
             population = place(state, mesh_for(len(config.members)))
-        data = apply_scaling(dataset, config.scaling).to_device(replicated(population))
+        data = on_devices(apply_scaling(dataset, config.scaling), config, population, agent)
         logger = RunLogger(folder, bar, evaluator, agent, population, step)
         population = _loop(population, data, agent, logger, config, step)
         if not logger.stopped:

@@ -41,8 +41,9 @@ from xql.training.actors import Actors, environment_spec
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.memory import require_memory
 from xql.training.online_state import OnlineState, add, explore, initial_online_state, learn
-from xql.training.population import initial_population
+from xql.training.population import initial_population, mesh_for, place
 from xql.training.progress import ProgressBar
+from xql.training.recipe import SCRATCH, Recipe, Start, recipe_for, training_environment
 from xql.training.replay import Replay, ring_capacity
 from xql.training.run_logger import RunLogger, saying_what_is_kept
 
@@ -163,7 +164,7 @@ def plan_online(
     require_at_least("steps", steps, 1)
     evaluation.check()
     loop = loop_for(steps, preset_warmup(agent, preset, env)) if loop is None else loop
-    _check_loop(loop, steps)
+    check_loop(loop, steps)
     if agent not in ONLINE:
         raise InputError(f"agent '{agent}' does not learn online", hint=nearest(agent, ONLINE))
     if unused := [name for name in DATA_OPTIONS if name in (options or {})]:
@@ -207,14 +208,16 @@ def execute_online(
     out: str | Path | None = None,
     *,
     keep_replay: bool = False,
+    start: Start | None = None,
     observe: Observe | None = None,
     progress: bool = True,
 ) -> Run:
     """Train what was planned.
 
     Args:
-        config: from `plan_online`.
+        config: from `plan_online` or `plan_finetune`.
         out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N.
+        start: what a fine-tuned run begins with; its population's memory is given up to the run.
         keep_replay, observe, progress: as `train_online` takes them.
 
     Raises:
@@ -227,12 +230,14 @@ def execute_online(
     forget_programs()
     with contextlib.ExitStack() as stack:
         actors = Actors(
-            lambda: make_environment(makes), [one.seed for one in config.members], loop.environments
+            lambda: training_environment(config, makes),
+            [one.seed for one in config.members],
+            loop.environments,
         )
         stack.callback(actors.close)
         evaluator = PopulationEvaluator(config, agent.actor)
         stack.callback(evaluator.close)
-        folder = RunFolder.start(out, f"{env}-{config.agent}", config)
+        folder = RunFolder.start(out, _name(config), config)
         stack.callback(folder.close)
         bar = stack.enter_context(
             ProgressBar(
@@ -244,13 +249,22 @@ def execute_online(
             )
         )
         stack.enter_context(saying_what_is_kept(folder, bar))
-        bar.say(config.settings(suite(env)))
-        for note in evaluator.notes:
+        about = [config.settings(suite(env))] if start is None else start.notes
+        for note in [*about, *evaluator.notes]:
             bar.say(note)
         bar.compiling()
-        population = initial_population(agent, config.spec, config.members)
+        if start is None:
+            population, recipe = initial_population(agent, config.spec, config.members), SCRATCH
+        else:
+            population = place(start.population, mesh_for(len(config.members)))
+            recipe = recipe_for(config, start, population, agent)
         logger = RunLogger(folder, bar, evaluator, agent, population)
-        population, replay = _loop(population, actors, agent, logger, config, loop, observe)
+        if start is not None:
+            # What it scores before it learns anything online.
+            logger.milestone(0, population)
+            if config.steps == 0:
+                return Run(folder, population)
+        population, replay = _loop(population, actors, agent, logger, config, loop, recipe, observe)
         if keep_replay and logger.stopped:
             bar.warn_once("no replay buffer is kept, since every member diverged")
         elif keep_replay:
@@ -271,32 +285,37 @@ def _loop(
     logger: RunLogger,
     config: RunConfig,
     loop: OnlineLoop,
+    recipe: Recipe,
     observe: Observe | None,
 ) -> tuple[TrainState, Replay]:
     """Act, store, learn, until the steps are done."""
     steps, each = config.steps, loop.environments
     capacity = ring_capacity(loop.buffer, steps, each)
     seeds = [one.seed for one in config.members]
-    state = initial_online_state(population, agent, config.spec, capacity, seeds)
+    state = initial_online_state(population, agent, config.spec, capacity, seeds, recipe)
     updates = round(loop.update_to_data * each)
     targets = set(config.evaluation.steps(steps, each))
-    actions: np.ndarray | Array = actors.random_actions()
+    actions: np.ndarray | Array
+    if recipe.pretrained:
+        state, actions = explore(state, recipe.observations(actors.observations), agent)
+    else:
+        actions = actors.random_actions()
     step = logged = done = 0
     while step < steps:
-        rows = actors.step(np.asarray(actions))
+        rows = recipe.rows(actors.step(np.asarray(actions)))
         step += each
         filled = min(step, capacity)
-        if step < loop.warmup:
+        if step < loop.warmup and not recipe.pretrained:
             actions = actors.random_actions()
         else:
             # Before the update is dispatched, so that the simulators need not wait for it.
-            state, actions = explore(state, actors.observations, agent)
+            state, actions = explore(state, recipe.observations(actors.observations), agent)
         state = add(state, rows, (step - each) % capacity)
         if step > loop.warmup:
-            state = learn(state, filled, updates, agent)
+            state = learn(state, filled, updates, agent, recipe)
             done += updates
         if step - logged >= LOG_EVERY or step in targets:
-            state = _log(logger, state, actors, step, done)
+            state = _log(logger, state, actors, recipe, step, done)
             logged, done = step, 0
             if observe is not None:
                 observe(step, state.population, state.replay, filled)
@@ -309,17 +328,25 @@ def _loop(
 
 
 def _log(
-    logger: RunLogger, state: OnlineState, actors: Actors, step: int, updates: int
+    logger: RunLogger, state: OnlineState, actors: Actors, recipe: Recipe, step: int, updates: int
 ) -> OnlineState:
     """The mean of each metric over `updates` updates; the sums begin anew."""
     means = {name: np.asarray(total) / updates for name, total in state.totals.items() if updates}
     more = actors.recent_returns()
     if actors.breakdowns.any():
         more["breakdowns"] = actors.breakdowns.astype(np.float64)
-    return state.restart(logger.metrics(step, state.population, means, actors.rewards, **more))
+    rewards = recipe.reward_range(actors.rewards)
+    return state.restart(logger.metrics(step, state.population, means, rewards, **more))
 
 
-def _check_loop(loop: OnlineLoop, steps: int) -> None:
+def _name(config: RunConfig) -> str:
+    """What a run is called where nobody names its folder."""
+    if config.finetune is not None:
+        return f"{config.data.name}-{config.agent}-finetune"
+    return f"{config.environment}-{config.agent}"
+
+
+def check_loop(loop: OnlineLoop, steps: int) -> None:
     """Refuse a loop that cannot be run.
 
     Raises:

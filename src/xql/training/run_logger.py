@@ -211,7 +211,8 @@ class RunLogger:
     def _evaluate(self, step: int, population: TrainState) -> None:
         folder, config = self._folder, self._folder.config
         plan = config.evaluation
-        episodes = plan.last_episodes if step == config.steps else plan.episodes
+        # Before fine-tuning, at step 0, as many as after it.
+        episodes = plan.last_episodes if step in (0, config.steps) else plan.episodes
         if self._evaluator is None or episodes == 0:
             return
         rows = self._evaluator.evaluate(population, step, episodes)

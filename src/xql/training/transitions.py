@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,14 @@ from xql.data.dataset import Dataset
 from xql.data.scaling import apply_scaling
 from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
-from xql.envs.make import make_environment
 from xql.errors import InputError, require_seed
 from xql.evaluation.bellman import bellman_errors
 from xql.jax_config import standard_jax
+from xql.runs.config import RunConfig
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_population
 from xql.training.actors import Actors
+from xql.training.recipe import Recipe, training_environment
 from xql.training.replay import Rows, read_replay
 from xql.training.units import reward_unit
 
@@ -87,12 +88,10 @@ def run_errors(
     elif config.online:
         policy = Policy(agent.actor(state), config.scaling)
         environment = config.require_environment(str(run), trust=trust)
-        batch = _played(environment, policy, transitions, seed, play_key)
+        batch = _played(config, environment, policy, transitions, seed, play_key)
         origin = f"{transitions:,} steps that its exploring policy played"
     else:
-        batch, origin = _logged(
-            apply_scaling(_data_of(folder), config.scaling), transitions, random
-        )
+        batch, origin = _logged(apply_scaling(data_of(folder), config.scaling), transitions, random)
     on_device = jax.tree.map(jnp.asarray, batch)
     errors = np.asarray(bellman_errors(state, on_device, error_key, backup=agent.backup))
     errors = errors.astype(np.float64) * reward_unit(config.scaling)
@@ -108,13 +107,19 @@ def _replayed(kept: Rows, index: int, count: int, random: np.random.Generator) -
 
 
 def _played(
-    environment: str, policy: Policy, steps: int, seed: int, play_key: PRNGKeyArray
+    config: RunConfig,
+    environment: str,
+    policy: Policy,
+    steps: int,
+    seed: int,
+    play_key: PRNGKeyArray,
 ) -> Batch:
-    """The transitions of one copy of the environment while the policy explores in it."""
-    actors = Actors(lambda: make_environment(environment), [seed], 1)
+    """The transitions of one copy of the environment while the policy explores in it, scaled."""
+    recipe = Recipe(config.scaling)
+    actors = Actors(lambda: training_environment(config, environment), [seed], 1)
     try:
         keys = jax.random.split(play_key, steps)
-        played = [actors.step(policy(actors.observations, key)) for key in keys]
+        played = [recipe.rows(actors.step(policy(actors.observations, key))) for key in keys]
     finally:
         actors.close()
     return Batch(*(np.concatenate(column, axis=1)[0] for column in zip(*played, strict=True)))
@@ -134,23 +139,29 @@ def _logged(scaled: Dataset, count: int, random: np.random.Generator) -> tuple[B
     return batch, f"{len(rows):,} of {len(starts):,} transitions of {scaled.name}"
 
 
-def _data_of(folder: RunFolder) -> Dataset:
-    """The episodes that an offline run learned from.
+def data_of(folder: RunFolder, given: Any = None) -> Dataset:
+    """The episodes that a run learned from offline.
+
+    Args:
+        folder: the run's.
+        given: the same data from elsewhere, as `open_dataset` takes it.
 
     Raises:
         InputError: they are not there any more, or not as many.
     """
     data = folder.config.data
     source = data.source
-    if source == "arrays":
+    if given is None and source == "arrays":
         raise InputError(
             "its data was given as arrays, which no run keeps",
             where=str(folder.path),
             hint="train it from a file",
         )
     try:
-        dataset = open_dataset(source, download=False)
+        dataset = open_dataset(source, download=False) if given is None else open_dataset(given)
     except InputError as error:
+        if given is not None:
+            raise
         raise InputError(
             f"its data cannot be opened any more ({error.what})",
             where=f"{folder.path}, {source}",
