@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xql.reports.compare import compare
     from xql.runs.policy import load_policy
     from xql.runs.run import Run
+    from xql.training.finetune import train_finetune
     from xql.training.offline import train_offline
     from xql.training.online import train_online
     from xql.training.reproduce import reproduce
@@ -42,6 +43,7 @@ _HOMES = {
     "options": "xql.agents.hyperparameters",
     "reproduce": "xql.training.reproduce",
     "resume": "xql.training.resume",
+    "train_finetune": "xql.training.finetune",
     "train_offline": "xql.training.offline",
     "train_online": "xql.training.online",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "options",
     "reproduce",
     "resume",
+    "train_finetune",
     "train_offline",
     "train_online",
 ]

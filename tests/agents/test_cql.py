@@ -33,6 +33,7 @@ SPEC = EnvironmentSpec(3, box([-1.0, -2.0], [1.0, 2.0]))
 SMALL = CQLConfig(hidden=(8,), critic_hidden=(), batch_size=6, samples=4)
 AGENT = make_cql(SMALL, 10)
 LAGRANGE = make_cql(dataclasses.replace(SMALL, lagrange=True), 10)
+CALIBRATED = make_cql(dataclasses.replace(SMALL, calibrated=True), 10)
 BEST_OF_N = make_cql(dataclasses.replace(SMALL, max_backup=True), 10)
 
 samples_of = jax.jit(penalty_actions, static_argnums=1)
@@ -60,15 +61,18 @@ WEIGHTS, BIAS = [0.5, -0.2, 0.1, 1.5, -0.7], 0.3
 SLOPED = critic_of((WEIGHTS, BIAS), ([0.0, 0.0, 0.0, -0.4, 0.2], -1.0))
 
 
-@pytest.mark.parametrize("penalty", [0.0, 0.5])
-def test_the_penalty_and_its_gradient_by_hand(penalty: float) -> None:
+@pytest.mark.parametrize(("agent", "penalty"), [(AGENT, 0.0), (AGENT, 0.5), (CALIBRATED, 0.5)])
+def test_the_penalty_and_its_gradient_by_hand(agent: Agent, penalty: float) -> None:
     # Rewards are given and every episode ends, so that the targets are the rewards. A linear critic
     # has the features φ = (s, a, 1) as its gradient, so that of the squared error is the mean of
     # 2 (Q − y) φ, and that of the gap the mean of Σ_b w_b φ(s, b) − φ(s, a), w_b the softmax of
-    # Q(s, b) − log p(b): rare samples count by the inverse of their density.
-    batch = random_batch(6, SPEC)._replace(masks=jnp.zeros(6))
-    state = in_place(start(AGENT, penalty=penalty), critic=SLOPED)
-    after, metrics = one_update(AGENT, state, batch)
+    # Q(s, b) − log p(b): rare samples count by the inverse of their density. Calibrated, a policy's
+    # action counts as the return of the log where Q is below that, and is not pushed down there.
+    bounds = [-np.inf, -0.5, 0.0, 0.5, 2.0, -np.inf] if agent is CALIBRATED else [-np.inf] * 6
+    returns = jnp.array(bounds) if agent is CALIBRATED else None
+    batch = random_batch(6, SPEC)._replace(masks=jnp.zeros(6), returns=returns)
+    state = in_place(start(agent, penalty=penalty), critic=SLOPED)
+    after, metrics = one_update(agent, state, batch)
     key = jax.random.split(state.key, 3)[1]
     actions, logs = (
         np.asarray(one, np.float64) for one in samples_of(state.policy.network, 4, batch, key)
@@ -79,14 +83,17 @@ def test_the_penalty_and_its_gradient_by_hand(penalty: float) -> None:
         s = np.broadcast_to(s, (*a.shape[:-1], 3))
         return np.concatenate([s, a, np.ones((*a.shape[:-1], 1))], axis=-1)
 
-    gaps, errors = [], []
+    gaps, errors, lower = [], [], []
     for found, mlp in zip(first_gradient(after.critic).mlps, SLOPED.mlps, strict=True):
         w = np.append(np.asarray(mlp.layers[0].weight)[:, 0], mlp.layers[0].bias)
         here, there = features(s, a), features(s, actions)
-        odds = np.exp(there @ w - logs)
+        # The first 4 actions are uniform, the others the policy's.
+        bounded = (there @ w < bounds) & (np.arange(12) >= 4)[:, None]
+        lower.append(bounded[4:].mean())
+        odds = np.exp(np.where(bounded, bounds, there @ w) - logs)
         error = here @ w - y
         gap = np.log(odds.sum(0)) - here @ w
-        slope = ((odds / odds.sum(0))[..., None] * there).sum(0) - here
+        slope = ((odds / odds.sum(0) * ~bounded)[..., None] * there).sum(0) - here
         by_hand = (2 * error[:, None] * here).mean(0) + penalty * slope.mean(0)
         layer = found.layers[0]
         np.testing.assert_allclose(
@@ -96,6 +103,9 @@ def test_the_penalty_and_its_gradient_by_hand(penalty: float) -> None:
         errors.append((error**2).mean())
     assert float(metrics["gap"]) == pytest.approx(np.mean(gaps), rel=1e-4)
     assert float(metrics["critic_loss"]) == pytest.approx(np.sum(errors), rel=1e-4)
+    if agent is CALIBRATED:
+        assert 0.1 < np.mean(lower) < 0.9
+        assert float(metrics["calibrated_fraction"]) == pytest.approx(np.mean(lower), rel=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +262,7 @@ SHARED = {
     "critics": 2,
     "critic_layer_norm": False,
     "samples": 10,
+    "calibrated": False,
     "initial_multiplier": 1.0,
     "schedule": "constant",
     "batch_size": 256,

@@ -210,6 +210,7 @@ def test_the_tuned_preset_is_the_published_configuration(dataset: str) -> None:
         "critic_layer_norm": True,
         "policy_layer_norm": False,
         "policy_delay": 2,
+        "exploration_noise": 0.1,
         "target_noise": 0.2,
         "target_noise_clip": 0.5,
         "schedule": "constant",

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from xql.data.dataset import Dataset, Episode
-from xql.data.scaling import Scaling, apply_scaling, fit_scaling, returns_to_go
+from xql.data.scaling import (
+    Scaling,
+    apply_scaling,
+    fit_scaling,
+    least_returns,
+    returns_to_go,
+)
 from xql.errors import InputError
 
 
@@ -157,6 +163,18 @@ def test_returns_to_go_are_those_of_a_sum_backwards() -> None:
         later = 0.0 if row in last else float(data.rewards[row]) + 0.999 * later
         expected[row] = later
     np.testing.assert_allclose(returns_to_go(data, 0.999), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_least_returns_go_on_with_the_lowest_reward_where_nothing_terminated() -> None:
+    rewards, lengths = [-1.0, -2.0, -1.0, 0.0], [2, 1, 1]
+    data = logged(rewards, lengths).with_metadata(terminated=np.array([False, True, False]))
+    # −2 for ever is −4 at a discount of 1/2; a stored row without a step stands behind each.
+    expected = [-1 - 2 / 2 - 4 / 4, -2 - 4 / 2, -4, -1, 0, 0 - 4 / 2, -4]
+    np.testing.assert_allclose(least_returns(data, 0.5), expected)
+    # Rewards above 0 may have ended there.
+    positive = data.with_metadata(rewards=-data.rewards)
+    np.testing.assert_allclose(least_returns(positive, 0.5), [2, 2, 0, 1, 0, 0, 0])
+    assert np.isneginf(least_returns(data, 1.0)[0]) and least_returns(data, 1.0)[3] == -1
 
 
 def test_auto_divides_by_the_deviation_of_returns_as_a_power_of_two() -> None:

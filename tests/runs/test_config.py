@@ -168,7 +168,7 @@ WRONG = [
     ),
     ("loop", None, "loop: an online run has one"),
     ("loop.buffers", 3, "loop.buffers is unknown; did you mean 'buffer'?"),
-    ("kind", "both", "kind: expected 'offline' or 'online', found 'both'"),
+    ("kind", "both", "kind: expected 'offline' or 'online' or 'finetune', found 'both'"),
     ("trust", ["os"], "trust is unknown"),
     ("xql", 1, "xql: expected text, found 1"),
 ]
@@ -321,6 +321,7 @@ def test_a_member_s_own_values_come_on_top() -> None:
         dataclasses.replace(FULL, environment=None).require_environment("run")
 
 
+NOT_OF_AWR = {"bc_weight", "candidates", "exploration_noise", "flow_steps"}
 INACTIVE = [
     ("sac", {}, {"beta", "beta_kl", "clip", "value_learning_rate"}),
     ("sac", {"value": "soft"}, {"beta", "beta_kl", "clip"}),
@@ -332,12 +333,19 @@ INACTIVE = [
     ("cql", {}, {"target_gap"}),
     ("cql", {"lagrange": True}, set()),
     ("awac", {"weights": "softmax"}, {"weight_cap"}),
-    ("xql", {}, {"beta_kl", "policy_kl", "bc_weight", "candidates", "flow_steps"}),
-    ("xql", {"beta": "auto"}, {"policy_kl", "bc_weight", "candidates", "flow_steps"}),
+    ("xql", {}, {"beta_kl", "policy_kl", *NOT_OF_AWR}),
+    ("xql", {"beta": "auto"}, {"policy_kl", *NOT_OF_AWR}),
     (
         "xql",
         {"policy": "flow", "beta": "auto", "inverse_temperature": "auto"},
-        {"inverse_temperature", "policy_kl", "weight_cap", "policy_dropout", "candidates"},
+        {
+            "inverse_temperature",
+            "policy_kl",
+            "weight_cap",
+            "policy_dropout",
+            "candidates",
+            "exploration_noise",
+        },
     ),
 ]
 

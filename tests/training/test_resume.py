@@ -77,7 +77,7 @@ def learn_online(folder: Path, agent: str = "td3", **changes: Any) -> Run:
 
 def go_on(path: Path, **changes: Any) -> Run:
     config = RunConfig.load(path)
-    data = {} if config.online else {"data": line_data()}
+    data = {} if config.loop and not config.finetune else {"data": line_data()}
     return xql.resume(path, trust=["worlds"], progress=False, **(data | changes))
 
 
@@ -159,6 +159,33 @@ def test_every_agent_goes_on_bit_for_bit(
         stop_after(2, patch)
         go_on(tmp_path / "run")
     assert_same(go_on(tmp_path / "run"), whole)
+
+
+def test_fine_tuning_goes_on_bit_for_bit(
+    wholes: Callable[[Learn, str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tune(folder: Path) -> Run:
+        return xql.train_finetune(
+            wholes(learn_offline, "xql"),
+            steps=60,
+            data=line_data(),
+            out=folder,
+            loop=OnlineLoop(warmup=20),
+            evaluations=3,
+            episodes=1,
+            last_episodes=2,
+            trust=["worlds"],
+            keep_replay=True,
+            progress=False,
+        )
+
+    whole = tune(tmp_path / "whole")
+    for calls in (1, 33):
+        run = tmp_path / str(calls)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_after(calls, patch)
+            tune(run)
+        assert_same(go_on(run), whole)
 
 
 def test_a_second_signal_ends_at_once_and_the_last_checkpoint_stays(

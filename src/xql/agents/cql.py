@@ -19,6 +19,11 @@ multiplies α by a Lagrange multiplier α', which starts at `initial_multiplier`
 
 `max_backup=True` takes the best of the n actions at s' in the backup, as for AntMaze.
 
+`calibrated=True` is Cal-QL (Nakamoto et al., NeurIPS 2023, arXiv 2303.05479): at the 2n actions of
+the policy, max(Q(s, b), G(s)) takes the place of Q(s, b) in the gap, G being the discounted return
+of the log from s on. Q is then not pushed below the value of the behaviour policy, which keeps its
+scale for fine-tuning: online, a Q that is too low has the first better action look far too good.
+
 One update evaluates each critic at 3n + 1 actions per state, with a gradient: at n = 10 that is 23
 times the arithmetic of one update of `xql.py`. Fewer `samples` are cheaper; the penalty is noisier.
 
@@ -35,6 +40,11 @@ Deviations from the published code, each with its switch in `CQLConfig` where it
     default and the code's.
  7. Networks start orthogonal, as everywhere in this library.
  8. The policy climbs Q after Q's step of the same update; CORL takes its gradient before it.
+
+ 9. Where the log stops before an episode terminates, G assumes the data's lowest reward for ever,
+    or 0 if that is less: a bound from below. Cal-QL's code does so for sparse rewards alone. At
+    states that fine-tuning adds there is no G, and the gap is CQL's: the actions there are the
+    policy's own.
 
 What it scores is in results/, with the commands.
 """
@@ -110,6 +120,10 @@ class CQLConfig:
     max_backup: bool = static(
         default=False, doc="Back up the best of the n actions at s', not one."
     )
+    calibrated: bool = static(
+        default=False,
+        doc="Push the policy's Q no lower than the log's return from the same state on (Cal-QL).",
+    )
     schedule: Schedule = static(
         default="constant", doc="Learning rate schedule of Q and the policy."
     )
@@ -145,6 +159,7 @@ def make_cql(config: CQLConfig, total_steps: int) -> Agent:
         config=config,
         transitions=config.batch_size,
         backup=policy_backup,
+        wants_returns=config.calibrated,
     )
 
 
@@ -196,11 +211,20 @@ def update(total_steps: int, state: CQLState, batch: Batch) -> tuple[CQLState, M
     def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
         q = network(batch.observations, batch.actions)
         error = q - q_targets
-        all_actions = jax.nn.logsumexp(network(states, samples) - log_densities, axis=1)
+        sampled_q = network(states, samples)
+        if config.calibrated:
+            assert batch.returns is not None, "data for this agent has them"
+            own = sampled_q[:, config.samples :]  # of the policy's actions
+            below = (own < batch.returns).mean(dtype=jnp.float32)
+            own = jnp.maximum(own, batch.returns)
+            sampled_q = jnp.concatenate([sampled_q[:, : config.samples], own], axis=1)
+        all_actions = jax.nn.logsumexp(sampled_q - log_densities, axis=1)
         gap = (all_actions - q).mean(-1)
         # The whole square, not its half as elsewhere: published penalty weights stand beside that.
         squared = jnp.square(error).mean(-1).sum()
         metrics = critic_metrics(squared, q, error) | {"gap": gap.mean()}
+        if config.calibrated:
+            metrics |= {"calibrated_fraction": below}
         return squared + weight * gap.sum(), metrics
 
     critic, metrics = descend(state.critic, q_loss, config.critic_learning_rate * rate)

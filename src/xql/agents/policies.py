@@ -5,6 +5,7 @@ in the environment's own action units. Densities are those of actions rescaled t
 temperature or a target entropy means the same whatever the bounds are.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -255,6 +256,14 @@ class SquashedGaussianPolicy(eqx.Module):
 def network_of(state: Any) -> Any:
     """The policy network of a state: the actor of every agent that acts by it alone."""
     return state.policy.network
+
+
+def exploring_actor(state: Any) -> DeterministicPolicy:
+    """The deterministic policy of a state, with Gaussian noise where it explores."""
+    policy: DeterministicPolicy = dataclasses.replace(
+        state.policy.network, exploration_noise=state.config.exploration_noise
+    )
+    return policy
 
 
 def project(policy: Trainable) -> Trainable:

@@ -51,7 +51,7 @@ from xql.agents.hyperparameters import (
 )
 from xql.agents.losses import critic_loss, mean_magnitude
 from xql.agents.networks import Critic
-from xql.agents.policies import DeterministicPolicy, network_of
+from xql.agents.policies import DeterministicPolicy, exploring_actor
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, every, polyak, trainable
 
@@ -86,6 +86,10 @@ class ReBRACConfig:
     policy_delay: int = static(
         default=2, doc="Critic updates per update of the policy and the targets.", range=SIZE
     )
+    exploration_noise: float = static(
+        default=0.1,
+        doc="Standard deviation of the exploration noise in fine-tuning, in half action ranges.",
+    )
     target_noise: float = static(
         default=0.2,
         doc="Standard deviation of the target policy's noise, in half action ranges.",
@@ -116,7 +120,7 @@ def make_rebrac(config: ReBRACConfig, total_steps: int) -> Agent:
     return Agent(
         init=init,
         update=bind(update, total_steps),
-        actor=network_of,
+        actor=exploring_actor,
         config=config,
         transitions=config.batch_size,
         backup=policy_backup,

@@ -38,7 +38,6 @@ Deviations from the papers, each with its switch in `TD3Config` where it has one
     std(d)·√(ε/2) to every target, and 1/(1 − γ) times that to Q. So ε is far smaller than offline.
 """
 
-import dataclasses
 import functools
 from typing import Literal, NamedTuple
 
@@ -64,7 +63,7 @@ from xql.agents.hyperparameters import (
 )
 from xql.agents.losses import critic_loss, critic_metrics, gumbel_metrics, mean_magnitude
 from xql.agents.networks import Critic
-from xql.agents.policies import DeterministicPolicy
+from xql.agents.policies import DeterministicPolicy, exploring_actor
 from xql.agents.temperature import SMALLEST_BETA, Temperatures, initial_temperatures, tune
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import descend, every, polyak, trainable
@@ -163,7 +162,7 @@ def make_td3(config: TD3Config, total_steps: int) -> Agent:
     return Agent(
         init=init,
         update=update,
-        actor=actor,
+        actor=exploring_actor,
         config=config,
         transitions=config.batch_size,
         backup=policy_backup,
@@ -195,14 +194,6 @@ def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: TD3Config) -> TD3Stat
         step=jnp.zeros((), jnp.int32),
         config=config,
     )
-
-
-def actor(state: TD3State) -> DeterministicPolicy:
-    """The policy, with Gaussian noise where it explores."""
-    policy: DeterministicPolicy = dataclasses.replace(
-        state.policy.network, exploration_noise=state.config.exploration_noise
-    )
-    return policy
 
 
 def update(state: TD3State, batch: Batch) -> tuple[TD3State, Metrics]:

@@ -44,7 +44,7 @@ from xql.agents.hyperparameters import (
 )
 from xql.agents.losses import critic_loss, mean_magnitude
 from xql.agents.networks import Critic
-from xql.agents.policies import DeterministicPolicy, network_of
+from xql.agents.policies import DeterministicPolicy, exploring_actor
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, every, polyak, trainable
 
@@ -72,6 +72,10 @@ class TD3BCConfig:
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
     policy_delay: int = static(
         default=2, doc="Critic updates per update of the policy and the targets.", range=SIZE
+    )
+    exploration_noise: float = static(
+        default=0.1,
+        doc="Standard deviation of the exploration noise in fine-tuning, in half action ranges.",
     )
     target_noise: float = static(
         default=0.2,
@@ -103,7 +107,7 @@ def make_td3_bc(config: TD3BCConfig, total_steps: int) -> Agent:
     return Agent(
         init=init,
         update=bind(update, total_steps),
-        actor=network_of,
+        actor=exploring_actor,
         config=config,
         transitions=config.batch_size,
         backup=policy_backup,

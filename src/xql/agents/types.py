@@ -26,9 +26,12 @@ class Batch(NamedTuple):
     masks: Float32[Array, " batch"]
     next_observations: Float32[Array, "batch observation"]
     next_actions: Float32[Array, "batch action"] | None = None
-    """The action taken at s', where `next_acted` is 1; logged data has it, a replay buffer not."""
+    """The action taken at s', where `next_acted` is 1; an online run from scratch has none."""
     next_acted: Float32[Array, " batch"] | None = None
     """0 where the log ends at s', or the episode does."""
+    returns: Float32[Array, " batch"] | None = None
+    """A bound from below on the discounted return from s on under the behaviour policy, −∞ where
+    none is known; only for an agent with `wants_returns`."""
 
 
 class EnvironmentSpec(NamedTuple):
@@ -113,6 +116,7 @@ class Agent(NamedTuple):
         values_include_entropy: whether its values hold discounted entropy beside the rewards, so
             that no bound on returns is a bound on them.
         scale_hint: what helps where its values or its policy's weights do not fit the rewards.
+        wants_returns: whether its batches need `Batch.returns`.
     """
 
     init: Callable[[PRNGKeyArray, EnvironmentSpec, Any], Any]
@@ -123,6 +127,7 @@ class Agent(NamedTuple):
     backup: Backup | None = None
     values_include_entropy: bool = False
     scale_hint: ScaleHint = ScaleHint()
+    wants_returns: bool = False
 
 
 def member(population: PyTree, index: int) -> PyTree:

@@ -91,7 +91,7 @@ from xql.agents.losses import (
     mean_magnitude,
 )
 from xql.agents.networks import Critic, Value
-from xql.agents.policies import DeterministicPolicy, GaussianPolicy, project
+from xql.agents.policies import DeterministicPolicy, GaussianPolicy, exploring_actor, project
 from xql.agents.temperature import SPREAD, Temperatures, initial_temperatures, tune
 from xql.agents.types import (
     Agent,
@@ -203,6 +203,11 @@ class XQLConfig:
         default=0.3,
         doc="α of ddpg_bc and flow: what half a squared distance costs, in mean |Q|.",
     )
+    exploration_noise: float = static(
+        default=0.1,
+        doc="Standard deviation of ddpg_bc's exploration noise in fine-tuning, in half action "
+        "ranges.",
+    )
     candidates: int = static(
         default=32, doc="n of best_of_n: actions drawn, of which the best acts.", range=SIZE
     )
@@ -215,7 +220,7 @@ class XQLConfig:
         """What other choices of `policy` have, and the KL bounds of fixed temperatures."""
         of: dict[Extraction, set[str]] = {
             "awr": {"inverse_temperature", "policy_kl", "weight_cap", "policy_dropout"},
-            "ddpg_bc": {"bc_weight"},
+            "ddpg_bc": {"bc_weight", "exploration_noise"},
             "best_of_n": {"candidates", "flow_steps"},
             "flow": {"bc_weight", "flow_steps"},
         }
@@ -260,7 +265,7 @@ def actor(state: XQLState) -> Any:
     config, network = state.config, state.policy.network
     if config.policy == "best_of_n":
         return BestOfN(network, state.target_critic, config.candidates)
-    return network
+    return exploring_actor(state) if config.policy == "ddpg_bc" else network
 
 
 def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: XQLConfig) -> XQLState:

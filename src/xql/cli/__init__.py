@@ -39,7 +39,11 @@ LONGEST = 600
 # was typed is imported, so that every other line of help comes at once.
 COMMANDS: dict[str, Any] = {
     "demo": "demo:demo",
-    "train": {"offline": "train:offline", "online": "train:online"},
+    "train": {
+        "offline": "train:offline",
+        "online": "train:online",
+        "finetune": "finetune:finetune",
+    },
     "resume": "resume:resume",
     "evaluate": "evaluate:evaluate",
     "reproduce": "reproduce:reproduce",

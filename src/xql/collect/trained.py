@@ -88,7 +88,7 @@ def open_source(path: Path, env: str | None = None) -> Source:
     """
     folder = RunFolder.open(path)
     config, where = folder.config, str(path)
-    if not config.online:
+    if config.kind != "online":
         raise InputError(
             "this is no online run", where=where, hint="take one that xql train online has made"
         )

@@ -38,6 +38,8 @@ class DeviceData(NamedTuple):
     masks: Float32[Array, " rows"]
     starts: Int32[Array, " transitions"]
     """The rows that hold a transition: all but each episode's last."""
+    returns: Float32[Array, " rows"] | None = None
+    """A bound from below on the return from each row on, for agents that ask for it."""
 
 
 class Episode(NamedTuple):
@@ -252,7 +254,11 @@ class Dataset:
         """A copy with some fields changed (name, bounds, ...); shares the others' arrays."""
         return replace(self, **changes)
 
-    def to_device(self, sharding: jax.sharding.Sharding | None = None) -> DeviceData:
+    def to_device(
+        self,
+        sharding: jax.sharding.Sharding | None = None,
+        returns: Float32[np.ndarray, " rows"] | None = None,
+    ) -> DeviceData:
         """The arrays that the compiled loop samples from, placed by `sharding` or on one device.
 
         On the CPU they are the host's own memory (see `empty`), so the data exists once; the host
@@ -266,6 +272,7 @@ class Dataset:
             rewards=jax.device_put(self.rewards, sharding),
             masks=jax.device_put(self.masks, sharding),
             starts=jax.device_put(self.starts.astype(np.int32), sharding),
+            returns=None if returns is None else jax.device_put(returns, sharding),
         )
 
     @classmethod

@@ -206,6 +206,23 @@ def returns_to_go(dataset: Dataset, discount: float) -> Float64[np.ndarray, " ro
     return returns
 
 
+def least_returns(dataset: Dataset, discount: float) -> Float32[np.ndarray, " rows"]:
+    """A bound from below on the discounted return from each row on, of the policy that acted.
+
+    The rewards to the end of the log and, where the episode did not terminate, the lowest reward of
+    the data for ever after, or 0 if that is less.
+    """
+    returns = returns_to_go(dataset, discount)
+    lowest = min(float(dataset.rewards[dataset.starts].min()), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        after = np.divide(lowest, 1.0 - discount) if lowest else 0.0
+    firsts, lengths = dataset.firsts, dataset.lengths
+    left = np.repeat(firsts + lengths, lengths + 1) - np.arange(len(returns))
+    goes_on = np.repeat(~dataset.terminated, lengths + 1)
+    bound = returns + np.where(goes_on, discount**left * after, 0.0)
+    return np.asarray(bound, np.float32)
+
+
 def _unit_scale(dataset: Dataset, discount: float) -> float:
     """The power of two that brings the deviation of the returns-to-go nearest to 1.
 

@@ -64,6 +64,10 @@ class EvaluationPlan:
         """
         require_in_range(self)
 
+    def episodes_at(self, step: int, total: int) -> int:
+        """Episodes of each member at a step: a fine-tuned run is evaluated at step 0 too."""
+        return self.last_episodes if step in (0, total) else self.episodes
+
     def steps(self, total: int, stride: int = 1) -> list[int]:
         """The steps to evaluate at: evenly spaced multiples of `stride`, the last step included."""
         strides = total // stride
@@ -159,11 +163,33 @@ class OnlineLoop:
     environments: Annotated[int, Range(1, 10_000)] = 1
     """Copies of the environment for each member, stepped in turn."""
     warmup: Count = 5_000
-    """Steps of uniformly random actions before the first update."""
+    """Steps before the first update: of uniformly random actions, or in fine-tuning of the policy
+    that the run starts from."""
     update_to_data: Finite = 1.0
     """Updates for each step after the warm-up (the UTD ratio)."""
     buffer: Count = 1_000_000
     """Capacity of each member's replay buffer, in transitions."""
+
+
+ReplayKind = Literal["symmetric", "prefill", "online"]
+"""What fine-tuning learns from: half of each batch from the log and half from the replay buffer
+(Ball et al. 2023, arXiv 2302.02948), all rows of both alike, or the replay buffer alone."""
+
+AtSuccess = Literal["simulator", "terminate", "continue"]
+"""What a success means for an online episode: what the simulator makes of it, that the episode
+terminates there (mask 0), or that its value goes on (mask 1)."""
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Where a fine-tuned run starts, and what it learns from."""
+
+    run: str
+    """The folder's name of the offline run."""
+    step: Annotated[int, Range(0, LARGEST)]
+    """Of the offline run's checkpoint: its updates."""
+    replay: ReplayKind = "symmetric"
+    at_success: AtSuccess = "simulator"
 
 
 @dataclass(frozen=True)
@@ -207,8 +233,8 @@ class RunConfig:
 
     agent: str
     preset: str
-    steps: Count
-    """Offline, updates of each member; online, environment steps."""
+    steps: Annotated[int, Range(0, LARGEST)]
+    """Offline, updates of each member; online, environment steps. Fine-tuning alone may have 0."""
     members: tuple[Member, ...]
     hyperparameters: Any
     """The agent's configuration; a member's own changes come on top."""
@@ -222,6 +248,8 @@ class RunConfig:
     """Where each value comes from; what is not named here is the library's default."""
     loop: OnlineLoop | None = None
     """None for an offline run."""
+    finetune: FineTuning | None = None
+    """What an online run that continues an offline one starts from; None for any other."""
     keep_policies: bool = False
     """Whether the policies of every evaluation stay."""
     keep_replay: bool = False
@@ -235,8 +263,15 @@ class RunConfig:
 
     @property
     def online(self) -> bool:
-        """Whether the run learned in an environment instead of from logged data."""
+        """Whether the run learned in an environment, after logged data or without any."""
         return self.loop is not None
+
+    @property
+    def kind(self) -> Literal["offline", "online", "finetune"]:
+        """How the run was trained: `train_offline`, `train_online` or `train_finetune`."""
+        if self.finetune is not None:
+            return "finetune"
+        return "online" if self.online else "offline"
 
     @property
     def spec(self) -> EnvironmentSpec:
@@ -309,7 +344,7 @@ class RunConfig:
             {
                 "version": self.version,
                 "xql": self.xql,
-                "kind": "online" if self.online else "offline",
+                "kind": self.kind,
                 "agent": self.agent,
                 "preset": self.preset,
                 "steps": self.steps,
@@ -329,6 +364,9 @@ class RunConfig:
                         "keep_policies": self.keep_policies,
                         "keep_replay": self.keep_replay,
                     }
+                ),
+                **(
+                    {} if self.finetune is None else {"finetune": dataclasses.asdict(self.finetune)}
                 ),
             }
         )
@@ -372,13 +410,16 @@ class RunConfig:
             extent = {one.name: data.pop(one.name) for one in fields(Extent) if one.name in data}
             data["extent"] = typed(Extent, extent, where, "data")
         plain["data"] = {"source": ""} | data
-        kind = typed(Literal["offline", "online"], plain.pop("kind", "offline"), where, "kind")
+        kinds = Literal["offline", "online", "finetune"]
+        kind = typed(kinds, plain.pop("kind", "offline"), where, "kind")
         if kind == "offline" and plain.get("loop") is not None:
             raise damaged("loop: an offline run has none", where)
-        if kind == "online":
+        if kind != "offline":
             plain.setdefault("loop", {})
             if plain["loop"] is None:
                 raise damaged("loop: an online run has one", where)
+        if (kind == "finetune") != (plain.get("finetune") is not None):
+            raise damaged("finetune: a run of that kind has it, and no other", where)
         if "trust" in plain:
             raise damaged("trust is unknown: a file says nothing of whom to trust", where)
         config: RunConfig = typed(cls, {"preset": "default", "xql": ""} | plain, where)
@@ -470,6 +511,9 @@ def _require_consistent(config: "RunConfig", where: str) -> None:
     except InputError:
         asked = "a time such as 10min, or a number of steps"
         raise wrong(where, "checkpoints.every", asked, config.checkpoints.every) from None
+    if config.steps == 0 and config.finetune is None:
+        asked = f"a whole number, at least 1 and at most {LARGEST}"
+        raise wrong(where, "steps", asked, config.steps)
     if not config.members:
         raise damaged("members is empty", where)
     known = hyperparameters(config.hyperparameters)

@@ -368,7 +368,7 @@ class RunFolder:
         why = "its last row is cut short and left out" if cut else ""
         if rows:
             plan, last = self.config.evaluation, max(row.step for row in rows)
-            each = plan.last_episodes if last == self.config.steps else plan.episodes
+            each = plan.episodes_at(last, self.config.steps)
             there, asked = sum(row.step == last for row in rows), each * len(self.config.members)
             if there < asked:
                 count = f"{there} of {asked} episodes of step {last}"

@@ -59,11 +59,11 @@ from xql.training.population import (
     initial_population,
     mesh_for,
     place,
-    replicated,
     train_chunk,
     zero_totals,
 )
 from xql.training.progress import ProgressBar
+from xql.training.recipe import on_devices, require_one_discount
 from xql.training.run_logger import RunLogger, saying_what_is_kept
 from xql.training.saved import Saved, start_or_go_on
 
@@ -207,6 +207,7 @@ def plan_offline(
     made = OFFLINE[agent].make(chosen.config, steps)
     members = choose_members(made, agent, seeds, sweep)
     require_apart(sweep, options)
+    require_one_discount(made, members)
     findings = require_sound(whole)
     dataset = select_episodes(whole, chosen.subset)
     scaling = fit_scaling(
@@ -298,7 +299,7 @@ def execute_offline(
             population = initial_population(agent, config.spec, config.members)
         else:
             population = place(saved.population, mesh_for(len(config.members)))
-        data = apply_scaling(dataset, config.scaling).to_device(replicated(population))
+        data = on_devices(apply_scaling(dataset, config.scaling), config, population, agent)
         writer = stack.enter_context(CheckpointWriter())
         logger = RunLogger(
             folder,

@@ -56,6 +56,7 @@ from xql.training.online_state import (
 )
 from xql.training.population import initial_population, mesh_for, place
 from xql.training.progress import ProgressBar
+from xql.training.recipe import SCRATCH, Recipe, Start, recipe_for, training_environment
 from xql.training.replay import Replay, ring_capacity
 from xql.training.run_logger import RunLogger, saying_what_is_kept
 from xql.training.saved import Saved, start_or_go_on
@@ -231,6 +232,7 @@ def execute_online(
     config: RunConfig,
     out: str | Path | None = None,
     *,
+    start: Start | None = None,
     saved: Saved | None = None,
     observe: Observe | None = None,
     progress: bool = True,
@@ -238,8 +240,10 @@ def execute_online(
     """Train what was planned.
 
     Args:
-        config: from `plan_online`.
+        config: from `plan_online` or `plan_finetune`.
         out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N.
+        start: what a fine-tuned run begins with, or goes on with; its population's memory is given
+            up to the run.
         saved: the run to go on with instead, whose folder is held (`runs.lock`).
         observe, progress: as `train_online` takes them.
 
@@ -256,12 +260,14 @@ def execute_online(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(interruption())
         actors = Actors(
-            lambda: make_environment(makes), [one.seed for one in config.members], loop.environments
+            lambda: training_environment(config, makes),
+            [one.seed for one in config.members],
+            loop.environments,
         )
         stack.callback(actors.close)
         evaluator = PopulationEvaluator(config, agent.actor)
         stack.callback(evaluator.close)
-        folder = start_or_go_on(stack, out, f"{env}-{config.agent}", config, saved)
+        folder = start_or_go_on(stack, out, _name(config), config, saved)
         bar = stack.enter_context(
             ProgressBar(
                 config.steps,
@@ -272,13 +278,17 @@ def execute_online(
             )
         )
         stack.enter_context(saying_what_is_kept(folder, bar))
-        bar.say(config.settings(suite(env)))
-        for note in evaluator.notes:
+        about = [config.settings(suite(env))] if start is None else start.notes
+        for note in [*about, *evaluator.notes]:
             bar.say(note)
-        if saved is None:
-            population = initial_population(agent, config.spec, config.members)
-        else:
+        recipe = SCRATCH
+        if start is not None:
+            population = place(start.population, mesh_for(len(config.members)))
+            recipe = recipe_for(config, start, population, agent)
+        elif saved is not None:
             population = place(saved.population, mesh_for(len(config.members)))
+        else:
+            population = initial_population(agent, config.spec, config.members)
         bar.compiling()
         writer = stack.enter_context(CheckpointWriter())
         logger = RunLogger(
@@ -291,8 +301,13 @@ def execute_online(
             saved=saved,
             interruption=stop,
         )
+        if config.steps == 0:
+            logger.milestone(0, population, {})
+            return Run(folder, population)
         with stop.held():
-            population, replay = _loop(population, actors, agent, logger, config, saved, observe)
+            population, replay = _loop(
+                population, actors, agent, logger, config, recipe, saved, observe
+            )
         if config.keep_replay and logger.stopped:
             bar.warn_once("no replay buffer is kept, since every member diverged")
         elif config.keep_replay:
@@ -312,6 +327,7 @@ def _loop(
     agent: Agent,
     logger: RunLogger,
     config: RunConfig,
+    recipe: Recipe,
     saved: Saved | None,
     observe: Observe | None,
 ) -> tuple[TrainState, Replay]:
@@ -321,7 +337,7 @@ def _loop(
     each = loop.environments
     capacity = ring_capacity(loop.buffer, steps, each)
     seeds = [one.seed for one in config.members]
-    state = initial_online_state(population, agent, config.spec, capacity, seeds)
+    state = initial_online_state(population, agent, config.spec, capacity, seeds, recipe)
     updates = round(loop.update_to_data * each)
     targets = set(config.evaluation.steps(steps, each))
     step = logged = 0
@@ -336,8 +352,17 @@ def _loop(
             "actions": np.asarray(actions),
         }
 
+    def first_actions(state: OnlineState, step: int) -> tuple[OnlineState, np.ndarray | Array]:
+        """Of new episodes."""
+        if step < loop.warmup and not recipe.pretrained:
+            return state, actors.random_actions()
+        return explore(state, recipe.observations(actors.observations), agent)
+
     if saved is None:
-        actions = actors.random_actions()
+        state, actions = first_actions(state, step)
+        if recipe.pretrained:
+            # What it scores before it learns anything online.
+            logger.milestone(0, state.population, state.totals, rest)
     else:
         step, logged = saved.step, saved.logged
         state = restored_online_state(state, saved.extra, min(step, capacity))
@@ -346,32 +371,29 @@ def _loop(
             actions = saved.extra["actions"]
         else:
             logger.say("the state of these simulators is not saved: every episode starts anew")
-            if step < loop.warmup:
-                actions = actors.random_actions()
-            else:
-                state, actions = explore(state, actors.observations, agent)
+            state, actions = first_actions(state, step)
         logger.catch_up(step, state.population, state.totals)
     while step < steps:
         try:
-            rows = actors.step(np.asarray(actions))
+            rows = recipe.rows(actors.step(np.asarray(actions)))
         except EnvironmentFault as fault:
             # Some copies have taken the step: they start anew where the run goes on.
             without = partial(rest, simulators=False)
             logger.rescue(fault, step, state.population, state.totals, logged, without)
         step += each
         filled = min(step, capacity)
-        if step < loop.warmup:
+        if step < loop.warmup and not recipe.pretrained:
             actions = actors.random_actions()
         else:
             # Before the update is dispatched, so that the simulators need not wait for it.
-            state, actions = explore(state, actors.observations, agent)
+            state, actions = explore(state, recipe.observations(actors.observations), agent)
         state = add(state, rows, (step - each) % capacity)
         if step > loop.warmup:
-            state = learn(state, filled, updates, agent)
+            state = learn(state, filled, updates, agent, recipe)
         if step - logged >= LOG_EVERY or step in targets:
             # Those at whose steps there was a batch to learn from.
             done = updates * max(0, step // each - max(logged, loop.warmup) // each)
-            state = _log(logger, state, actors, step, done)
+            state = _log(logger, state, actors, recipe, step, done)
             logged = step
             if observe is not None:
                 observe(step, state.population, state.replay, filled)
@@ -385,14 +407,22 @@ def _loop(
 
 
 def _log(
-    logger: RunLogger, state: OnlineState, actors: Actors, step: int, updates: int
+    logger: RunLogger, state: OnlineState, actors: Actors, recipe: Recipe, step: int, updates: int
 ) -> OnlineState:
     """The mean of each metric over `updates` updates; the sums begin anew."""
     means = {name: np.asarray(total) / updates for name, total in state.totals.items() if updates}
     more = actors.recent_returns()
     if actors.breakdowns.any():
         more["breakdowns"] = actors.breakdowns.astype(np.float64)
-    return state.restart(logger.metrics(step, state.population, means, actors.rewards, **more))
+    rewards = recipe.reward_range(actors.rewards)
+    return state.restart(logger.metrics(step, state.population, means, rewards, **more))
+
+
+def _name(config: RunConfig) -> str:
+    """What a run is called where nobody names its folder."""
+    if config.finetune is not None:
+        return f"{config.data.name}-{config.agent}-finetune"
+    return f"{config.environment}-{config.agent}"
 
 
 def check_loop(loop: OnlineLoop, steps: int) -> None:

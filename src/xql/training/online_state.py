@@ -15,10 +15,12 @@ from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from xql.agents import Agent, EnvironmentSpec, Metrics, TrainState
+from xql.data.dataset import DeviceData
 from xql.errors import InputError
 from xql.runs.checkpoints import flatten, unflatten
 from xql.training.population import MemberMetrics, Update, by_cores, mesh_of, place, side_by_side
-from xql.training.replay import Replay, Rows, empty_replay, insert, pack, sample
+from xql.training.recipe import SCRATCH, Mixture, Recipe, draw_batch
+from xql.training.replay import Replay, Rows, empty_replay, insert, pack
 
 _EXPLORATION = 2**31 - 1
 
@@ -60,13 +62,18 @@ class OnlineState(NamedTuple):
 
 
 def initial_online_state(
-    population: TrainState, agent: Agent, spec: EnvironmentSpec, capacity: int, seeds: Sequence[int]
+    population: TrainState,
+    agent: Agent,
+    spec: EnvironmentSpec,
+    capacity: int,
+    seeds: Sequence[int],
+    recipe: Recipe = SCRATCH,
 ) -> OnlineState:
     """Empty buffers, the exploration's keys and zero sums, spread as the population is."""
 
     def metrics_of(state: TrainState) -> Metrics:
-        batch = sample(empty, state.key, jnp.int32(1), agent.transitions)
-        return agent.update(state, batch)[1]
+        drawn = (recipe.log, state.key, jnp.int32(1), agent.transitions, recipe.mixture)
+        return agent.update(state, draw_batch(empty, *drawn))[1]
 
     empty = empty_replay(1, 1, spec)
     empty = jax.tree.map(lambda column: column[0], empty)
@@ -167,36 +174,44 @@ def _learn_on_devices(
     arrays: list[Array],
     totals: MemberMetrics,
     replay: Replay,
+    log: DeviceData | None,
     filled: Int[Array, ""],
     updates: Int[Array, ""],
     *,
     tree: PyTreeDef,
     update: Update,
     transitions: int,
+    mixture: Mixture | None,
     mesh: Mesh,
 ) -> tuple[list[Array], MemberMetrics]:
-    """`updates` updates of every member from the first `filled` rows of its buffer."""
+    """`updates` updates of every member from the first `filled` rows of its buffer, and the log."""
 
-    def one(state: TrainState, totals: Metrics, memory: Replay) -> tuple[TrainState, Metrics]:
-        def body(
-            _: Int[Array, ""], carry: tuple[TrainState, Metrics]
-        ) -> tuple[TrainState, Metrics]:
-            key, batch_key = jax.random.split(carry[0].key)
-            batch = sample(memory, batch_key, filled, transitions)
-            state, metrics = update(carry[0]._replace(key=key), batch)
-            return state, jax.tree.map(jnp.add, carry[1], metrics)
+    def of_device(
+        states: TrainState, totals: MemberMetrics, replay: Replay, log: DeviceData | None
+    ) -> tuple[TrainState, MemberMetrics]:
+        def one(state: TrainState, totals: Metrics, memory: Replay) -> tuple[TrainState, Metrics]:
+            def body(
+                _: Int[Array, ""], carry: tuple[TrainState, Metrics]
+            ) -> tuple[TrainState, Metrics]:
+                key, batch_key = jax.random.split(carry[0].key)
+                batch = draw_batch(memory, log, batch_key, filled, transitions, mixture)
+                state, metrics = update(carry[0]._replace(key=key), batch)
+                return state, jax.tree.map(jnp.add, carry[1], metrics)
 
-        learned: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, updates, body, (state, totals))
+            done: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, updates, body, (state, totals))
+            return done
+
+        learned: tuple[TrainState, MemberMetrics] = side_by_side(one)(states, totals, replay)
         return learned
 
-    members = PartitionSpec("members")  # type: ignore[no-untyped-call]
+    members, everywhere = PartitionSpec("members"), PartitionSpec()  # type: ignore[no-untyped-call]
     population, totals = jax.shard_map(
-        side_by_side(one),
+        of_device,
         mesh=mesh,
-        in_specs=(members, members, members),
+        in_specs=(members, members, members, everywhere),
         out_specs=members,
         check_vma=False,
-    )(jax.tree.unflatten(tree, arrays), totals, replay)
+    )(jax.tree.unflatten(tree, arrays), totals, replay, log)
     return jax.tree.leaves(population), totals
 
 
@@ -204,7 +219,7 @@ _explore = by_cores(_explore_on_devices, static=("tree", "actor"), donate=("keys
 _insert = by_cores(_insert_on_devices, static=(), donate=("replay",))
 _learn = by_cores(
     _learn_on_devices,
-    static=("tree", "update", "transitions"),
+    static=("tree", "update", "transitions", "mixture"),
     donate=("arrays", "totals"),
 )
 # Numbers are passed as numpy's: making a JAX array of one takes 0.1 ms, a fiftieth of a step.
@@ -233,17 +248,21 @@ def add(state: OnlineState, rows: Rows, position: int) -> OnlineState:
     return state._replace(replay=replay)
 
 
-def learn(state: OnlineState, filled: int, updates: int, agent: Agent) -> OnlineState:
+def learn(
+    state: OnlineState, filled: int, updates: int, agent: Agent, recipe: Recipe = SCRATCH
+) -> OnlineState:
     """Make updates from the first `filled` transitions; `state` is given up. Not awaited."""
     arrays, totals = _learn(
         state.arrays,
         state.totals,
         state.replay,
+        recipe.log,
         np.int32(filled),
         np.int32(updates),
         tree=state.tree,
         update=agent.update,
         transitions=agent.transitions,
+        mixture=recipe.mixture,
         mesh=state.mesh,
     )
     return state._replace(arrays=arrays, totals=totals)

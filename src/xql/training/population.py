@@ -74,7 +74,11 @@ def mesh_of(population: TrainState) -> Mesh:
 
 def draw(data: DeviceData, key: PRNGKeyArray, size: int) -> Batch:
     """`size` transitions, uniformly with replacement."""
-    drawn = jax.random.randint(key, (size,), 0, len(data.starts))
+    return transitions_at(data, jax.random.randint(key, (size,), 0, len(data.starts)))
+
+
+def transitions_at(data: DeviceData, drawn: Int[Array, " batch"]) -> Batch:
+    """The transitions of these numbers, counted over all of the data."""
     rows = data.starts[drawn]
     following = data.starts[jnp.minimum(drawn + 1, len(data.starts) - 1)]
     return Batch(
@@ -85,6 +89,7 @@ def draw(data: DeviceData, key: PRNGKeyArray, size: int) -> Batch:
         next_observations=data.observations[rows + 1],
         next_actions=data.actions[rows + 1],
         next_acted=(following == rows + 1).astype(jnp.float32),
+        returns=None if data.returns is None else data.returns[rows],
     )
 
 

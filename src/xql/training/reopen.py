@@ -64,7 +64,7 @@ def reopen(config: RunConfig, where: Path, data: Source | None = None) -> Datase
         InputError: the data is not there any more, was given as arrays, or is not what the run
             learned from.
     """
-    if config.online:
+    if config.online and config.finetune is None:
         raise InputError("an online run has no data", where=str(where), hint="leave out `data`")
     if data is not None:
         dataset, shown = open_dataset(data), _shown(data)

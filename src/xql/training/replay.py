@@ -153,5 +153,9 @@ def insert(
 
 def sample(replay: Replay, key: PRNGKeyArray, filled: Int[Array, ""], size: int) -> Batch:
     """`size` transitions of one member, uniformly with replacement among the first `filled`."""
-    rows = jax.random.randint(key, (size,), 0, filled)
+    return rows_at(replay, jax.random.randint(key, (size,), 0, filled))
+
+
+def rows_at(replay: Replay, rows: Int[Array, " batch"]) -> Batch:
+    """The transitions of one member in these rows."""
     return Batch(*(column[rows] for column in replay))

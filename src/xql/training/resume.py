@@ -24,7 +24,8 @@ from xql.runs.lock import locked
 from xql.runs.run import Run
 from xql.training.offline import execute_offline
 from xql.training.online import check_loop, execute_online
-from xql.training.reopen import plan_again
+from xql.training.recipe import Start
+from xql.training.reopen import plan_again, reopen
 from xql.training.saved import Saved, load_saved
 
 
@@ -71,6 +72,11 @@ def resume(
         config = _continued(saved, steps, evaluations, trust)
         if _complete(saved, config):
             return Run(saved.folder, saved.population)
+        if config.finetune is not None:
+            log = config.finetune.replay != "online"
+            dataset = reopen(config, folder.path, data) if log else None
+            start = Start(saved.population, dataset, [config.scaling.describe()])
+            return execute_online(config, start=start, saved=saved, progress=progress)
         if config.online:
             return execute_online(config, saved=saved, progress=progress)
         plan = plan_again(config, folder.path, data)

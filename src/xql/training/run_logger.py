@@ -290,7 +290,9 @@ class RunLogger:
     def catch_up(self, step: int, population: TrainState, totals: MemberMetrics) -> None:
         """Of a run that goes on: the evaluation that it was to make at this step, if it did not."""
         config = self._folder.config
-        if step in config.evaluation.steps(config.steps) and step not in self._scores:
+        # A fine-tuned run is evaluated at step 0 too.
+        targets = [0, *config.evaluation.steps(config.steps)]
+        if step in targets and step not in self._scores:
             self.milestone(step, population, totals)
 
     def next_save(self, step: int) -> int:
@@ -445,8 +447,7 @@ class RunLogger:
 
     def _evaluate(self, step: int, population: TrainState) -> None:
         folder, config = self._folder, self._folder.config
-        plan = config.evaluation
-        episodes = plan.last_episodes if step == config.steps else plan.episodes
+        episodes = config.evaluation.episodes_at(step, config.steps)
         if self._evaluator is None or episodes == 0:
             return
         rows = self._evaluator.evaluate(population, step, episodes)

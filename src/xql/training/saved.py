@@ -67,8 +67,7 @@ class Saved(NamedTuple):
     def evaluated(self) -> bool:
         """Whether all of this step's evaluation is there already."""
         config = self.folder.config
-        plan = config.evaluation
-        each = plan.last_episodes if self.step == config.steps else plan.episodes
+        each = config.evaluation.episodes_at(self.step, config.steps)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a row cut short, which will be written again
             rows = self.folder.read_evaluations()

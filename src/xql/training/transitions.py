@@ -13,13 +13,14 @@ from jaxtyping import Float, PRNGKeyArray
 from xql.agents import Batch, member
 from xql.data.dataset import Dataset
 from xql.data.scaling import apply_scaling
-from xql.envs.make import make_environment
 from xql.errors import InputError, require_seed
 from xql.evaluation.bellman import bellman_errors
 from xql.jax_config import standard_jax
+from xql.runs.config import RunConfig
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_population
 from xql.training.actors import Actors
+from xql.training.recipe import Recipe, training_environment
 from xql.training.reopen import Source, reopen
 from xql.training.replay import Rows, read_replay
 from xql.training.units import reward_unit
@@ -89,12 +90,11 @@ def run_errors(
     elif online:
         policy = Policy(agent.actor(state), config.scaling)
         environment = config.require_environment(str(run), trust=trust)
-        batch = _played(environment, policy, transitions, seed, play_key)
+        batch = _played(config, environment, policy, transitions, seed, play_key)
         origin = f"{transitions:,} steps that its exploring policy played"
     else:
-        batch, origin = _logged(
-            apply_scaling(reopen(config, folder.path, data), config.scaling), transitions, random
-        )
+        scaled = apply_scaling(reopen(config, folder.path, data), config.scaling)
+        batch, origin = _logged(scaled, transitions, random)
     on_device = jax.tree.map(jnp.asarray, batch)
     errors = np.asarray(bellman_errors(state, on_device, error_key, backup=agent.backup))
     errors = errors.astype(np.float64) * reward_unit(config.scaling)
@@ -110,13 +110,19 @@ def _replayed(kept: Rows, index: int, count: int, random: np.random.Generator) -
 
 
 def _played(
-    environment: str, policy: Policy, steps: int, seed: int, play_key: PRNGKeyArray
+    config: RunConfig,
+    environment: str,
+    policy: Policy,
+    steps: int,
+    seed: int,
+    play_key: PRNGKeyArray,
 ) -> Batch:
-    """The transitions of one copy of the environment while the policy explores in it."""
-    actors = Actors(lambda: make_environment(environment), [seed], 1)
+    """The transitions of one copy of the environment while the policy explores in it, scaled."""
+    recipe = Recipe(config.scaling)
+    actors = Actors(lambda: training_environment(config, environment), [seed], 1)
     try:
         keys = jax.random.split(play_key, steps)
-        played = [actors.step(policy(actors.observations, key)) for key in keys]
+        played = [recipe.rows(actors.step(policy(actors.observations, key))) for key in keys]
     finally:
         actors.close()
     return Batch(*(np.concatenate(column, axis=1)[0] for column in zip(*played, strict=True)))
