@@ -54,6 +54,16 @@ FROZEN: dict[str, bytes] = {
     "giant": b"member,step,noticed\n" + b"9" * 5000 + b",1,1\n",
     "empty line": b"member,step,noticed\n\n",
 }
+ORIGINS: dict[str, bytes] = {
+    "empty": b"",
+    "a list": b"[1]",
+    "no list": b'{"sessions": {}}',
+    "devices of text": b'{"sessions": [{"device": "cpu", "devices": "x"}]}',
+    "giant devices": b'{"sessions": [{"device": "cpu", "devices": 1e999, "folder": "/\\u0000"}]}',
+    "deep": b"[" * 100_000,
+    "giant digits": b'{"sessions": [{"devices": ' + b"9" * 5000 + b"}]}",
+    "bytes": bytes(range(256)),
+}
 
 
 def _with_file(
@@ -139,6 +149,15 @@ def file_cases() -> list[Case]:
     cases += [
         Case(name, "frozen", _with_file("frozen.csv", content, _describe), exits=(0, 2))
         for name, content in FROZEN.items()
+    ]
+    cases += [
+        Case(
+            name,
+            "origin",
+            _with_file("origin.json", content, lambda run: ["reproduce", str(run)]),
+            says="its data was given as arrays",
+        )
+        for name, content in ORIGINS.items()
     ]
     cases += [
         _checkpoint("none", shutil.rmtree),

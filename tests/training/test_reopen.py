@@ -14,7 +14,7 @@ from xql.errors import InputError
 from xql.runs import origin
 from xql.runs.config import OnlineLoop, RunConfig
 from xql.training.offline import plan_offline
-from xql.training.reopen import plan_again, reopen
+from xql.training.reopen import _found, plan_again, reopen
 
 SMALL = {"hidden": [4], "batch_size": 4}
 
@@ -126,6 +126,13 @@ def test_a_relative_path_starts_where_the_run_did(
     monkeypatch.chdir(second)
     save_dataset(line_data(episodes=3), Path("line.npz"))
     assert len(reopen(config, run)) == 20
+    for source, found in (
+        ("d4rl:line.npz?keys=a", f"d4rl:{first}/line.npz?keys=a"),
+        ("minari:line.npz", "minari:line.npz"),
+        ("none.npz", "none.npz"),
+        (f"{second}/line.npz", f"{second}/line.npz"),
+    ):
+        assert _found(source, run) == found
     with monkeypatch.context() as context:
         for home in ("\0", f"/{'x' * 5000}", str(tmp_path / "none")):
             context.setattr("xql.training.reopen.started_in", lambda _, home=home: Path(home))

@@ -158,6 +158,8 @@ def test_an_offline_run_opens_its_data_again_scaled_as_it_learned(home: Path) ->
     path.unlink()
     with pytest.raises(InputError, match="its data cannot be opened any more"):
         run_errors(run.path)
+    again = run_errors(run.path, transitions=1_000, data=line_data())
+    np.testing.assert_array_equal(again.errors, found.errors)
     (home / "fewer.npz").rename(path)
     with pytest.raises(InputError, match="had 200 transitions and has 30 now"):
         run_errors(run.path)
@@ -168,6 +170,8 @@ def test_what_has_no_errors_says_so(home: Path, online: Run) -> None:
         run_errors(offline(home, line_data(), "bc").path)
     with pytest.raises(InputError, match="given as arrays"):
         run_errors(offline(home, line_data()).path)
+    with pytest.raises(InputError, match="an online run has no data"):
+        run_errors(online.path, data=line_data())
     with pytest.raises(InputError, match=r"there is no member 2; choose 0 to 1"):
         run_errors(online.path, index=2)
     with pytest.raises(InputError, match="`transitions=1` is too small"):

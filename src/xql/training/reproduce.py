@@ -106,7 +106,7 @@ def use_devices_of(run: Path | str) -> None:
     """
     session = next(iter(origin.read(Path(run))), {})
     count = session.get("devices")
-    if session.get("device") != "cpu" or type(count) is not int or not 1 <= count <= 1024:
+    if session.get("device") != "cpu" or type(count) is not int or not 1 <= count <= 256:
         use_all_cores()
         return
     with contextlib.suppress(RuntimeError):
