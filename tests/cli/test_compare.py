@@ -48,7 +48,7 @@ def test_tables_and_figure(
     out = tmp_path / "out"
     assert run("compare", str(runs["xql"]), str(runs["bc"]), "--out", str(out)) == 0
     printed = capsys.readouterr().out
-    for part in ("xql β=0.5", "xql β=2", "| bc", "% success", "last: IQM", "best: IQM"):
+    for part in ("xql fixed β=0.5", "xql fixed β=2", "| bc", "% success", "last: IQM", "best: IQM"):
         assert part in printed
     assert (out / "comparison.md").read_text(encoding="utf-8") == printed
     names = {"comparison.md", "comparison.csv", "comparison.tex", "comparison.png"}

@@ -22,7 +22,7 @@ Deviations from the published code, each with its switch in `IQLConfig` where it
     constant is the default and the code's.
  4. The policy's cosine ends with the run, whose length the code fixes at 10⁶.
  5. Q's error is half the square, as in `xql.py`; Adam's steps do not depend on the factor.
- 6. `preset="matched"` has XQL's settings in all but the loss of V: LayerNorm in V, Huber's error of
+ 6. `preset="matched"` is XQL's `fixed` in all but the loss of V: LayerNorm in V, Huber's error of
     Q, the limit on the norm of V's gradient where XQL has one, XQL's schedules. A difference
     between the two agents is then one between an expectile and a soft maximum.
 

@@ -52,8 +52,8 @@ Deviations from the paper, each with its switch in `XQLConfig` where it has one:
      takes min Q, not the mean, always divides it by E|Q|, and sums its distance over dimensions as
      `ddpg_bc` does; `best_of_n` takes Q̄, which V is fitted to, where IFQL takes Q. All four have
      the networks and the schedule of `awr`.
- 12. β and κ can be `auto`: each is solved for a KL from the data, at every update
-     (xql.agents.temperature, docs/choosing-beta.md). The paper chooses β by hand.
+ 12. β and κ can be `auto`, as in the preset default: each is solved for a KL from the data, at
+     every update (xql.agents.temperature, docs/choosing-beta.md). The paper chooses β by hand.
 
 What it scores is in results/, with the commands.
 """

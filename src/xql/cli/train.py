@@ -55,13 +55,14 @@ def offline(
         data: minari:ID, d4rl:FILE, ogbench:FILE, neorl2:FILE, or a .npz, .hdf5, .h5, .parquet or
             .csv file.
         agent: xql, iql, cql, td3-bc, awac, rebrac or bc (docs/agents.md).
-        preset: named settings, default for any data; xql has consistent, tuned and official too,
-            iql published and matched, rebrac tuned (docs/presets.md).
+        preset: named settings, default for any data; xql has fixed, consistent, tuned and official
+            too, iql published and matched, rebrac tuned (docs/presets.md).
         steps: gradient updates of each member of the population.
         seeds: how many seeds.
         first_seed: the first of them.
-        beta: auto, for a temperature of the Gumbel loss that tunes itself; or temperatures, such as
-            0.5,2: short for --sweep beta=0.5,2. The preset's without it.
+        beta: auto, for a temperature of the Gumbel loss that tunes itself, as xql's does without
+            this flag; or temperatures, such as 0.5,2: short for --sweep beta=0.5,2. With numbers
+            the preset default is fixed.
         policy: how xql extracts its policy from Q and V: awr, ddpg_bc, best_of_n or flow
             (docs/xql.md); short for --set policy=awr.
         sweep: values of hyperparameters, such as beta=0.5,2 discount=0.99,0.995; every combination

@@ -121,8 +121,9 @@ def train_offline(
         seeds: how many seeds (0, 1, ...), or which.
         sweep: values by hyperparameter, such as {"beta": [0.5, 2], "discount": [0.99, 0.995]}; the
             population is every combination × seeds, trained as one compiled program.
-        beta: one temperature or several, short for sweep={"beta": ...}; or "auto", one that tunes
-            itself, short for options={"beta": "auto"}.
+        beta: one temperature or several, short for sweep={"beta": ...}, and the preset "default" of
+            XQL is "fixed" then; or "auto", one that tunes itself, short for
+            options={"beta": "auto"}, which "default" has anyway.
         policy: how XQL extracts its policy: "awr", "ddpg_bc", "best_of_n" or "flow"; short for
             options={"policy": ...}.
         env: the environment to evaluate in, a Gymnasium id; where None, the one that the data
