@@ -24,8 +24,8 @@ def reproduce(
             Gymnasium's, Gymnasium-Robotics' and xql's own.
     """
     sign_of_life(f"reading {run}")
+    from xql.training.population import use_devices_of
     from xql.training.reproduce import reproduce as make_again
-    from xql.training.reproduce import use_devices_of
 
     use_devices_of(run)
     found = make_again(run, out=out, data=data, trust=sum(trust_environment, ()))

@@ -29,9 +29,9 @@ def resume(
         plot: draw learning-curves.png into the run's folder.
     """
     sign_of_life(f"opening {run}")
-    from xql.training.population import use_all_cores
+    from xql.training.population import use_devices_of
     from xql.training.resume import resume as go_on
 
-    use_all_cores()
+    use_devices_of(run)
     trust = sum(trust_environment, ())
     finish(go_on(run, data=data, steps=steps, evaluations=evaluations, trust=trust), plot)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from xql.agents import Agent, Batch, EnvironmentSpec, Metrics, TrainState
 from xql.data.dataset import DeviceData
 from xql.jax_config import cores
+from xql.runs import origin
 from xql.runs.config import Member
 
 Update = Callable[[Any, Batch], tuple[Any, Metrics]]
@@ -251,3 +253,18 @@ def use_all_cores() -> None:
     """
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores())  # type: ignore[no-untyped-call]
+
+
+def use_devices_of(run: Path | str) -> None:
+    """Give JAX as many devices of the processor as a run had: a member's bits depend on that.
+
+    One for each core, as the command line has, where the run does not say. It does nothing once JAX
+    has been used.
+    """
+    session = next(iter(origin.read(Path(run))), {})
+    count = session.get("devices")
+    if session.get("device") != "cpu" or type(count) is not int or not 1 <= count <= 256:
+        use_all_cores()
+        return
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)  # type: ignore[no-untyped-call]

@@ -1,12 +1,9 @@
 """Make a run again from its folder, and compare the two."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
-
-import jax
 
 from xql.errors import InputError
 from xql.runs import origin
@@ -16,7 +13,6 @@ from xql.runs.folder import RunFolder
 from xql.runs.run import Run
 from xql.training.offline import execute_offline
 from xql.training.online import execute_online
-from xql.training.population import use_all_cores
 from xql.training.reopen import Source, plan_again
 from xql.version import __version__
 
@@ -81,6 +77,12 @@ def reproduce(
     folder = RunFolder.open(Path(run))
     if out is not None:
         RunFolder.require_free(Path(out))
+    if folder.config.finetune is not None:
+        raise InputError(
+            "a fine-tuned run began with the networks of another one",
+            where=str(run),
+            hint="fine-tune that one again, and compare the two",
+        )
     then = _finished(folder)
     config = replace(folder.config, trust=tuple(trust), xql=__version__, version=VERSION)
     if config.online:
@@ -96,21 +98,6 @@ def reproduce(
         again = execute_offline(plan, out, progress=progress)
     parts = compare_outcomes(then, outcome_of(RunFolder.open(again.path)))
     return Reproduction(again, tuple(parts), tuple(_making(folder, again)))
-
-
-def use_devices_of(run: Path | str) -> None:
-    """Give JAX as many devices of the processor as a run had: a member's bits depend on that.
-
-    One for each core, as the command line has, where the run does not say. It does nothing once JAX
-    has been used.
-    """
-    session = next(iter(origin.read(Path(run))), {})
-    count = session.get("devices")
-    if session.get("device") != "cpu" or type(count) is not int or not 1 <= count <= 256:
-        use_all_cores()
-        return
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", count)  # type: ignore[no-untyped-call]
 
 
 def _finished(folder: RunFolder) -> Outcome:
