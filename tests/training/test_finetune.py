@@ -20,7 +20,9 @@ from xql.agents import AGENTS, OFFLINE, Unchecked, configure, member
 from xql.cli import main
 from xql.data.dataset import Dataset, DeviceData
 from xql.errors import InputError
-from xql.runs.config import OnlineLoop, RunConfig
+from xql.experiments.cells import finetuned_cell, kept, offline_cell, train_and_keep
+from xql.runs.config import EvaluationPlan, OnlineLoop, RunConfig
+from xql.runs.folder import RunFolder
 from xql.runs.policy import template
 from xql.runs.run import Run
 from xql.training.evaluate import evaluate_run
@@ -174,6 +176,29 @@ def test_a_command_and_a_member_alone(
 
 
 batch_of = jax.jit(draw_batch, static_argnums=(4, 5))
+
+
+def test_a_cell_of_table_2_goes_on_online_where_it_ended_offline(log: Path, tmp_path: Path) -> None:
+    cell = offline_cell(
+        "line",
+        "line",
+        opened=str(log),
+        agent="xql",
+        steps=30,
+        seeds=1,
+        env=register_line(),
+        options=SMALL | SCALED,
+        evaluation=EvaluationPlan(2, 1, 2),
+        quiet=True,
+    )
+    cell = finetuned_cell(cell, 40, "symmetric")
+    folder = train_and_keep(tmp_path, cell)
+    assert kept(tmp_path, cell) == folder
+    rows = RunFolder.open(folder).read_evaluations()
+    assert [row.step for row in rows] == [0, 0, 20, 40, 40]
+    changes: list[dict[str, Any]] = [{"online_steps": 44}, {"offline": {}}]
+    for change in changes:
+        assert kept(tmp_path, cell._replace(more={**cell.more, **change})) is None
 
 
 def played(rewards: list[float], starts: list[float], ends: list[float]) -> Replay:

@@ -28,7 +28,7 @@ class Options:
     seeds: int = 4
     """How many."""
     steps: int = 1_000_000
-    """Updates of each seed."""
+    """Updates of each seed, from logged data."""
     d4rl_dir: Path | None = None
     """The folder with D4RL's files. Minari's datasets and those made here are found by name."""
     jobs: int = 1
@@ -58,19 +58,28 @@ def table1(options: Flags = Options(), out: Path = Path("table1")) -> None:
         options: what to train, and how.
         out: the folder for the table, as Markdown and CSV, and for its cells.
     """
-    _offline("table1", options, out)
+    _fill("table1", options, out)
 
 
-def table2(rows: Words = (), out: Path = Path("table2")) -> None:
-    """Table 2, fine-tuning on AntMaze: the published numbers alone, as nothing here fine-tunes.
+def table2(
+    options: Flags = Options(),
+    online_steps: int = 1_000_000,
+    replay: str = "prefill",
+    out: Path = Path("table2"),
+) -> None:
+    """Table 2, fine-tuning on AntMaze, ours beside theirs: before it and after.
+
+    Trains as `xql paper table1` does, and goes on from each cell's last step in the environment.
 
     Args:
-        rows: datasets, such as antmaze-umaze-v0; all of the table without it.
-        out: the folder for the table, as Markdown and CSV.
+        options: what to train, and how; the evaluations are those of the online steps.
+        online_steps: environment steps of each seed, after the updates of --steps.
+        replay: what batches are drawn from online: prefill, from all rows of the log and the
+            replay buffer alike, as in the published code; symmetric, half from each; online, from
+            the replay buffer alone.
+        out: the folder for the table, as Markdown and CSV, and for its cells.
     """
-    from xql.experiments.paper_tables import Training, choose_rows
-
-    _write("table2", choose_rows("table2", rows), [], Training(), out)
+    _fill("table2", options, out, online_steps, replay)
 
 
 def table3(options: Flags = Options(), out: Path = Path("table3")) -> None:
@@ -82,10 +91,17 @@ def table3(options: Flags = Options(), out: Path = Path("table3")) -> None:
         options: what to train, and how.
         out: the folder for the table, as Markdown and CSV, and for its cells.
     """
-    _offline("table3", options, out)
+    _fill("table3", options, out)
 
 
-def _offline(table: str, options: Options, out: Path) -> None:
+def _fill(
+    table: str,
+    options: Options,
+    out: Path,
+    online_steps: int | None = None,
+    replay: str = "prefill",
+) -> None:
+    from xql.agents import Unchecked
     from xql.experiments.executors import local
     from xql.experiments.paper_tables import Training, choose_methods, choose_rows, fill
     from xql.training.population import use_all_cores
@@ -99,6 +115,8 @@ def _offline(table: str, options: Options, out: Path) -> None:
         episodes=options.episodes,
         last_episodes=options.last_episodes,
         options=parse_settings(options.set),
+        online_steps=online_steps,
+        replay=Unchecked(replay),
     )
     places = fill(
         rows,

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xql.agents import AGENTS
+from xql.agents import AGENTS, Unchecked
 from xql.data.actions import Box
 from xql.data.scaling import Scaling
 from xql.errors import EnvironmentFault, InputError, MissingExtra
@@ -37,10 +37,12 @@ from xql.runs.config import (
     DataConfig,
     EvaluationPlan,
     OnlineLoop,
+    ReplayKind,
     RunConfig,
     require_at_least,
 )
 from xql.runs.sweep import choose_members
+from xql.training.finetune import train_finetune
 from xql.training.offline import plan_offline, train_offline
 from xql.training.online import train_online
 
@@ -245,6 +247,67 @@ def online_cell(
         loop=loop,
     )
     return Cell(name, train_online, settings, known)
+
+
+def train_then_finetune(
+    data: str,
+    *,
+    steps: int,
+    online_steps: int,
+    replay: ReplayKind | Unchecked,
+    env: str | None,
+    evaluations: int,
+    episodes: int,
+    last_episodes: int,
+    progress: bool,
+    out: Path,
+    **settings: Any,
+) -> None:
+    """Train offline, then go on online from the last step; only the second run is kept.
+
+    Args:
+        data, steps, env, **settings: as `train_offline` takes them.
+        online_steps, replay, out: as `train_finetune` takes `steps`, `replay` and `out`.
+        evaluations, episodes, last_episodes: of the second run, whose step 0 is the first's last.
+        progress: show progress bars.
+    """
+    with tempfile.TemporaryDirectory(prefix="xql-offline-") as work:
+        run = train_offline(
+            data,
+            steps=steps,
+            env=env,
+            evaluations=1,
+            last_episodes=0,
+            progress=progress,
+            out=Path(work) / "offline",
+            **settings,
+        )
+        if len(run.folder.read_frozen()) == len(run.config.members):
+            raise InputError("every member diverged offline", hint="take another preset or seed")
+        train_finetune(
+            run,
+            env=env,
+            steps=online_steps,
+            replay=replay,
+            evaluations=evaluations,
+            episodes=episodes,
+            last_episodes=last_episodes,
+            progress=progress,
+            out=out,
+        )
+
+
+def finetuned_cell(cell: Cell, online_steps: int, replay: ReplayKind | Unchecked) -> Cell:
+    """A cell that goes on online where an offline one ends.
+
+    Args:
+        cell: from `offline_cell`; its evaluations are those of the online steps.
+        online_steps: environment steps of each member.
+        replay: what batches are drawn from.
+    """
+    online: dict[str, Any] = {"online_steps": online_steps, "replay": replay}
+    known = {"offline": dict(cell.configuration), **online, **cell.more}
+    return Cell(cell.name, train_then_finetune, {**cell.settings, **online}, {}, known)
 
 
 def _counts(plan: EvaluationPlan) -> dict[str, Any]:

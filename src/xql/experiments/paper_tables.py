@@ -9,17 +9,25 @@ import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from xql.agents import OFFLINE
+from xql.agents import OFFLINE, Unchecked
 from xql.agents.hyperparameters import hyperparameters
 from xql.errors import InputError, nearest
-from xql.experiments.cells import Cell, Outcome, kept, offline_cell, train_cells
+from xql.evaluation.statistics import Summary
+from xql.experiments.cells import (
+    Cell,
+    Outcome,
+    finetuned_cell,
+    kept,
+    offline_cell,
+    train_cells,
+)
 from xql.experiments.executors import Executor, in_process
 from xql.experiments.published import Benchmark, benchmarks
 from xql.experiments.sources import Data, local_data, sources_of
 from xql.presets import preset_names, resolve
-from xql.runs.config import EvaluationPlan, require_at_least
+from xql.runs.config import EvaluationPlan, ReplayKind, require_at_least
 from xql.runs.folder import RunFolder
 from xql.runs.summary import Result, results
 
@@ -47,6 +55,10 @@ class Training:
     last_episodes: int = 100
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings over the preset's."""
+    online_steps: int | None = None
+    """Environment steps after the offline ones, of table 2; None offline."""
+    replay: ReplayKind | Unchecked = "prefill"
+    """What the updates between them learn from."""
 
     @property
     def evaluation(self) -> EvaluationPlan:
@@ -63,6 +75,8 @@ class Place(NamedTuple):
     result: Result | None
     problem: str
     """Why there is no result; empty where there is one, or the data is only absent."""
+    before: Summary | None = None
+    """Of the offline policies, where the result is that of fine-tuning."""
 
 
 def choose_rows(table: str, patterns: Sequence[str]) -> list[Benchmark]:
@@ -170,17 +184,18 @@ def fill(
         found |= train_cells(ready, home, executor, say=say)
     places = []
     for (benchmark, data, method), (cell, problem) in zip(wanted, planned, strict=True):
-        result = None
+        result = before = None
         if cell is not None:
             folder, problem = found[cell.name]
             if folder is not None:
                 result = _result(folder, benchmark)
+                before = None if training.online_steps is None else _before(folder, result)
                 problem = (
                     "" if result else "trained, but its data names no simulator to evaluate in"
                 )
             elif not problem and data.opened is not None:
                 problem = "not trained yet"
-        places.append(Place(benchmark, data, method, result, problem))
+        places.append(Place(benchmark, data, method, result, problem, before))
     return places
 
 
@@ -210,7 +225,19 @@ def _check(methods: Sequence[Method], training: Training) -> None:
     training.evaluation.check()
     if training.last_episodes == 0:
         raise InputError("`last_episodes=0` is too small", hint="a table shows the last step")
+    if training.online_steps is not None:
+        require_at_least("online_steps", training.online_steps, 2)
+        if training.replay not in get_args(ReplayKind):
+            raise InputError(
+                f"`replay={training.replay}` is no way to draw batches",
+                hint=f"choose from {', '.join(get_args(ReplayKind))}",
+            )
     for method in methods:
+        made = OFFLINE[method.agent].make(OFFLINE[method.agent].config(), 1)
+        if training.online_steps is not None and made.backup is None:
+            raise InputError(
+                f"agent {method.agent} has no critic to fine-tune with", hint="leave it out"
+            )
         # As if all were swept: what a preset must be given depends on the dataset.
         every = hyperparameters(OFFLINE[method.agent].config)
         resolve(method.agent, "default", "", training.options, swept=every)
@@ -227,7 +254,7 @@ def cell_of(
     Raises:
         InputError: the preset has nothing for this dataset, or an option is unknown.
     """
-    return offline_cell(
+    cell = offline_cell(
         f"{benchmark.name}-{data.source}-{method.agent}-{method.preset}",
         data.name,
         opened=data.opened,
@@ -241,6 +268,18 @@ def cell_of(
         evaluation=training.evaluation,
         quiet=quiet,
     )
+    if training.online_steps is None:
+        return cell
+    return finetuned_cell(cell, training.online_steps, training.replay)
+
+
+def _before(folder: Path, after: Result | None) -> Summary | None:
+    """What the policies came to at step 0, in the measure of what they came to after it."""
+    run = RunFolder.open(folder)
+    rows = [row for row in run.read_evaluations() if row.step == 0]
+    if after is None or not rows:
+        return None
+    return results(rows, run.config.members, after.quantity)[0].last
 
 
 def _result(folder: Path, benchmark: Benchmark) -> Result | None:

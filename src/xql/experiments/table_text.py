@@ -14,7 +14,6 @@ TITLES = {
     "table2": "Table 2: fine-tuning on AntMaze, normalised score before and after 1M steps online",
     "table3": "Table 3: offline learning on D4RL's Adroit, normalised score",
 }
-NO_FINE_TUNING = "not run: fine-tuning is not in this release"
 _BEST = (
     "*best?*: the step is not given. Others report that the published X-QL numbers are each seed's "
     "best evaluation over training (Sikchi et al., arXiv 2302.08560; Dragon-Zhuang/BPPO issue 1). "
@@ -29,7 +28,10 @@ NOTES = {
         "and 10 % BC 10; IQL, AWAC, Onestep RL and TD3+BC 20; CQL 80; DT 960. Ours are in each "
         "cell's metrics.jsonl.",
     ),
-    "table2": ("Theirs alone. " + NO_FINE_TUNING.removeprefix("not run: ").capitalize() + ".",),
+    "table2": (
+        "Theirs is after 1M updates offline and 1M environment steps. Ours acts for up to 5,000 "
+        "steps before its first update online, theirs updates from the first.",
+    ),
     "table3": (
         "*smoothed*: the published X-QL numbers are smoothed over training with 0.7.",
         "The simulators' rewards of door, hammer and relocate are no longer D4RL's, so ours there "
@@ -47,12 +49,10 @@ def markdown(
     Args:
         table: table1, table2 or table3.
         rows: the datasets.
-        places: what `tables.fill` found; none for table2.
+        places: what `tables.fill` found.
         training: how ours were trained.
     """
-    parts = [f"# {TITLES[table]}\n"]
-    if table != "table2":
-        parts.append(_how(training))
+    parts = [f"# {TITLES[table]}\n", _how(training)]
     parts.append(as_markdown(*_main(table, rows, places)))
     parts += [f"{note}\n" for note in NOTES[table]]
     absent = [
@@ -85,8 +85,6 @@ def csv_lines(table: str, rows: Sequence[Benchmark], places: Sequence[Place]) ->
             lines += [_published_line(row, number) for number in _numbers(name, row)]
         for place in (place for place in places if place.benchmark == row):
             lines += _our_lines(place)
-        if table == "table2":
-            lines.append([row.name, "ours", NO_FINE_TUNING, *[""] * 8])
     return as_csv(header, lines)
 
 
@@ -94,6 +92,14 @@ def _how(training: Training) -> str:
     """The line above the table: what ours are."""
     options = ", ".join(f"{key}={value}" for key, value in training.options.items())
     over = f" Settings over the presets: {options}." if options else ""
+    if training.online_steps is not None:
+        return (
+            f"Ours are **before**, after {training.steps:,} updates offline, and **after**, "
+            f"{training.online_steps:,} environment steps later (`--replay {training.replay}`): "
+            f"the interquartile mean of {training.seeds} seeds, {training.last_episodes} episodes "
+            "each, with its 95 % bootstrap interval over seeds. D4RL's files, Minari's ports and "
+            f"data made here are different data and have columns of their own.{over}\n"
+        )
     return (
         f"Ours are the **last** of {training.evaluations} evaluations, after {training.steps:,} "
         f"updates: the interquartile mean of {training.seeds} seeds, {training.last_episodes} "
@@ -119,7 +125,7 @@ def _main(
     header = ["dataset", *(f"{method}{_tag(protocol)}" for method, protocol in theirs)]
     for method, source in ours:
         of = f"ours: {method.label}, {LABELS[source]}"
-        header += [f"{of}, last", f"{of}, best"]
+        header += [f"{of}, {kind}" for kind in _kinds(table)]
     lines = []
     for row in rows:
         found = {(one.method, one.protocol): one for one in _numbers(table, row)}
@@ -129,10 +135,28 @@ def _main(
         }
         for column in ours:
             result = own[column].result if column in own else None
-            line += ["", ""] if result is None else [_ours(result, one) for one in result[2:]]
-        line.append(NO_FINE_TUNING if table == "table2" else _gaps(row, places))
+            line += (
+                ["", ""]
+                if result is None
+                else [_ours(result, one) for one in _summaries(own[column]).values()]
+            )
+        line.append(_gaps(row, places))
         lines.append(line)
-    return [*header, "ours" if table == "table2" else "not run"], lines
+    return [*header, "not run"], lines
+
+
+def _kinds(table: str) -> tuple[str, str]:
+    """The two numbers of ours in a column."""
+    return ("before", "after") if table == "table2" else ("last", "best")
+
+
+def _summaries(place: Place) -> dict[str, Summary]:
+    """The two numbers of a place, by kind; none where it has no result."""
+    if place.result is None:
+        return {}
+    if place.before is not None:
+        return {"before": place.before, "after": place.result.last}
+    return {"last": place.result.last, "best": place.result.best}
 
 
 def _others(rows: Sequence[Benchmark]) -> list[str]:
@@ -218,7 +242,7 @@ def _our_lines(place: Place) -> list[list[str]]:
         why = place.problem or f"dataset absent, get it with {data.get}"
         return [[name, _column(method), f"not run: {why}", *[""] * 6, *where]]
     lines = []
-    for kind, summary in (("last", place.result.last), ("best", place.result.best)):
+    for kind, summary in _summaries(place).items():
         found = [f"{value:.6g}" for value in summary.interval[:3]]
         of = f"{kind}: {summary.label}"
         head = [name, _column(method), of, *found, "", str(summary.interval.seeds)]
