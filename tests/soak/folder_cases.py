@@ -54,6 +54,15 @@ FROZEN: dict[str, bytes] = {
     "giant": b"member,step,noticed\n" + b"9" * 5000 + b",1,1\n",
     "empty line": b"member,step,noticed\n\n",
 }
+DIVERGENCES: dict[str, bytes] = {
+    "text": b"member\n",
+    "a list": b"[0, 1, 2]\n",
+    "short": b'{"member": 0}\n',
+    "bytes": b"\xff\xfe\n",
+    "deep": b"[" * 100_000 + b"\n",
+    "giant": b'{"member": ' + b"9" * 5000 + b"}\n",
+    "empty line": b"\n",
+}
 
 
 def _with_file(
@@ -80,7 +89,9 @@ def _describe(run: Path) -> Callable[[], object]:
     def read() -> None:
         from xql.runs.folder import RunFolder
 
-        RunFolder.open(run).read_frozen()
+        folder = RunFolder.open(run)
+        folder.read_frozen()
+        folder.read_divergences()
 
     return read
 
@@ -139,6 +150,10 @@ def file_cases() -> list[Case]:
     cases += [
         Case(name, "frozen", _with_file("frozen.csv", content, _describe), exits=(0, 2))
         for name, content in FROZEN.items()
+    ]
+    cases += [
+        Case(name, "divergences", _with_file("divergence.jsonl", content, _describe), exits=(0, 2))
+        for name, content in DIVERGENCES.items()
     ]
     cases += [
         _checkpoint("none", shutil.rmtree),
