@@ -54,6 +54,7 @@ FROZEN: dict[str, bytes] = {
     "giant": b"member,step,noticed\n" + b"9" * 5000 + b",1,1\n",
     "empty line": b"member,step,noticed\n\n",
 }
+<<<<<<< HEAD
 ORIGINS: dict[str, bytes] = {
     "empty": b"",
     "a list": b"[1]",
@@ -63,6 +64,16 @@ ORIGINS: dict[str, bytes] = {
     "deep": b"[" * 100_000,
     "giant digits": b'{"sessions": [{"devices": ' + b"9" * 5000 + b"}]}",
     "bytes": bytes(range(256)),
+=======
+DIVERGENCES: dict[str, bytes] = {
+    "text": b"member\n",
+    "a list": b"[0, 1, 2]\n",
+    "short": b'{"member": 0}\n',
+    "bytes": b"\xff\xfe\n",
+    "deep": b"[" * 100_000 + b"\n",
+    "giant": b'{"member": ' + b"9" * 5000 + b"}\n",
+    "empty line": b"\n",
+>>>>>>> h-guard
 }
 
 
@@ -90,7 +101,9 @@ def _describe(run: Path) -> Callable[[], object]:
     def read() -> None:
         from xql.runs.folder import RunFolder
 
-        RunFolder.open(run).read_frozen()
+        folder = RunFolder.open(run)
+        folder.read_frozen()
+        folder.read_divergences()
 
     return read
 
@@ -151,6 +164,7 @@ def file_cases() -> list[Case]:
         for name, content in FROZEN.items()
     ]
     cases += [
+<<<<<<< HEAD
         Case(
             name,
             "origin",
@@ -158,6 +172,10 @@ def file_cases() -> list[Case]:
             says="its data was given as arrays",
         )
         for name, content in ORIGINS.items()
+=======
+        Case(name, "divergences", _with_file("divergence.jsonl", content, _describe), exits=(0, 2))
+        for name, content in DIVERGENCES.items()
+>>>>>>> h-guard
     ]
     cases += [
         _checkpoint("none", shutil.rmtree),

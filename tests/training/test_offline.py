@@ -263,8 +263,8 @@ def test_members_that_diverge_are_rolled_back_then_frozen_and_the_run_goes_on(
     assert same_bits(xql.Run.open(run.path).population, run.population)
     described = run.describe()
     assert (
-        "member 1 diverged by step 20 and went on from step 0 with learning rates divided by 10: "
-        "it has 20 fewer updates"
+        "member 1 diverged by step 20 and was put back to step 0, with learning rates divided by "
+        "10: it has 20 fewer updates"
     ) in described
     assert "member 2 diverged: it is evaluated as it was at step 20" in described
     finish(run, plot=False)
@@ -282,8 +282,13 @@ def test_members_that_diverge_are_rolled_back_then_frozen_and_the_run_goes_on(
 
 
 def test_where_every_member_is_frozen_training_stops(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def no_memory(*_: Any) -> None:
+        raise RuntimeError("no memory left")
+
+    # To find out what broke first decorates the run.
+    monkeypatch.setattr("xql.training.run_logger.replayed_causes", no_memory)
     # The last policy is kept, and evaluated as the result.
     alone = learn(
         tmp_path / "alone",
@@ -292,6 +297,9 @@ def test_where_every_member_is_frozen_training_stops(
         progress=True,
     )
     said = " ".join(capsys.readouterr().err.split())
+    missing = "no diagnosis of the divergence: RuntimeError: no memory left"
+    assert said.count(missing) == 2
+    assert "; not finite by then, and which was first is not known: networks: critic opt" in said
     assert "warning: the member has diverged by step 40 (not finite: parameters)" in said
     assert "so training stops here; beta_kl is 0.05, policy_kl is 2, try a smaller" in said
     assert f"the run is kept in {alone.path}" in said and "1 of 1 diverged and stopped" in said

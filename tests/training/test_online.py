@@ -237,7 +237,7 @@ def test_a_diverging_member_is_rolled_back_then_frozen_and_the_other_goes_on(
     assert run.population.step.tolist() == [0, 40]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.population.policy.network))
     assert all(np.isfinite(row.episode_return) for row in run.evaluations)
-    assert "member 0 diverged by step 40 and went on from step 20 with" in run.describe()
+    assert "member 0 diverged by step 40 and was put back to step 20, with" in run.describe()
     assert "member 0 diverged: it is evaluated as it was at step 40" in run.describe()
     assert same_bits(xql.Run.open(run.path).population, run.population)
 

@@ -112,8 +112,8 @@ class Run:
                 lines.append(f"{head}{_score(result, summary)}, {summary.label}, {count}")
         for index, one in self.folder.read_rolled_back().items():
             lines.append(
-                f"member {index} diverged by step {one.noticed:,} and went on from step "
-                f"{one.step:,} with learning rates divided by {SMALLER}: it has {one.lost:,} "
+                f"member {index} diverged by step {one.noticed:,} and was put back to step "
+                f"{one.step:,}, with learning rates divided by {SMALLER}: it has {one.lost:,} "
                 "fewer updates"
             )
         for index, step in self.folder.read_frozen().items():

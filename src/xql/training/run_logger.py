@@ -205,7 +205,7 @@ class RunLogger:
         replayed: dict[int, Cause] = {}
         if found and self._data is not None:
             members = [one.member for one, _ in found]
-            with decoration("first update that was not finite", self._progress.say):
+            with decoration("diagnosis of the divergence", self._progress.say):
                 replayed = replayed_causes(
                     before, members, since, step - since, self._data, self._agent
                 )
