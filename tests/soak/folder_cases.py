@@ -54,7 +54,6 @@ FROZEN: dict[str, bytes] = {
     "giant": b"member,step,noticed\n" + b"9" * 5000 + b",1,1\n",
     "empty line": b"member,step,noticed\n\n",
 }
-<<<<<<< HEAD
 ORIGINS: dict[str, bytes] = {
     "empty": b"",
     "a list": b"[1]",
@@ -64,7 +63,7 @@ ORIGINS: dict[str, bytes] = {
     "deep": b"[" * 100_000,
     "giant digits": b'{"sessions": [{"devices": ' + b"9" * 5000 + b"}]}",
     "bytes": bytes(range(256)),
-=======
+}
 DIVERGENCES: dict[str, bytes] = {
     "text": b"member\n",
     "a list": b"[0, 1, 2]\n",
@@ -73,7 +72,6 @@ DIVERGENCES: dict[str, bytes] = {
     "deep": b"[" * 100_000 + b"\n",
     "giant": b'{"member": ' + b"9" * 5000 + b"}\n",
     "empty line": b"\n",
->>>>>>> h-guard
 }
 
 
@@ -164,7 +162,6 @@ def file_cases() -> list[Case]:
         for name, content in FROZEN.items()
     ]
     cases += [
-<<<<<<< HEAD
         Case(
             name,
             "origin",
@@ -172,10 +169,10 @@ def file_cases() -> list[Case]:
             says="its data was given as arrays",
         )
         for name, content in ORIGINS.items()
-=======
+    ]
+    cases += [
         Case(name, "divergences", _with_file("divergence.jsonl", content, _describe), exits=(0, 2))
         for name, content in DIVERGENCES.items()
->>>>>>> h-guard
     ]
     cases += [
         _checkpoint("none", shutil.rmtree),
