@@ -299,15 +299,20 @@ def test_giant_populations_are_refused_before_they_are_made() -> None:
 
 
 def test_beta_is_short_for_a_sweep_or_an_option() -> None:
-    assert with_beta(None, None, 2.0) == ({"beta": [2.0]}, {})
-    swept = with_beta({"clip": [3.0]}, None, [1.0, 2.0])
+    assert with_beta(None, None, 2.0, "xql") == ({"beta": [2.0]}, {})
+    swept = with_beta({"clip": [3.0]}, None, [1.0, 2.0], "xql")
     assert swept == ({"beta": [1.0, 2.0], "clip": [3.0]}, {})
-    assert with_beta(None, {"clip": 3.0}, "auto") == ({}, {"clip": 3.0, "beta": "auto"})
-    assert with_beta(None, None, None) == ({}, {})
+    assert with_beta(None, {"clip": 3.0}, "auto", "xql") == ({}, {"clip": 3.0, "beta": "auto"})
+    assert with_beta(None, None, None, "iql") == ({}, {})
     with pytest.raises(InputError, match="beta is given twice"):
-        with_beta({"beta": [1.0]}, None, 2.0)
+        with_beta({"beta": [1.0]}, None, 2.0, "xql")
     with pytest.raises(InputError, match="beta is given twice"):
-        with_beta(None, {"beta": 1.0}, "auto")
+        with_beta(None, {"beta": 1.0}, "auto", "xql")
+    for beta in ("auto", 2.0, [1.0, 2.0]):
+        with pytest.raises(InputError, match="agent iql has no beta; leave out `beta`"):
+            with_beta(None, None, beta, "iql")
+    # An agent that does not exist is refused elsewhere.
+    assert with_beta(None, None, 2.0, "iqql") == ({"beta": [2.0]}, {})
 
 
 def test_a_member_s_own_values_come_on_top() -> None:

@@ -348,7 +348,7 @@ REFUSED = [
     ({"options": {"lr": 1.0}}, "unknown option 'lr'"),
     ({"seeds": [1, 1]}, "a seed is given twice in [1, 1]"),
     ({"seeds": 0}, "there is no seed to train"),
-    ({"agent": "bc", "beta": 1.0}, "agent bc has no beta; choose from policy_learning_rate"),
+    ({"agent": "bc", "beta": 1.0}, "agent bc has no beta; leave out `beta`"),
     ({"sweep": {"discount": [0.9, 1.1]}}, "discount cannot be 1.1; give at least 0 and at most 1"),
     ({"sweep": {"hidden": [8.0]}}, "hidden cannot be swept: it changes the compiled program"),
     (
@@ -425,8 +425,13 @@ def test_overestimation_is_warned_of_once_a_member(
     assert run.folder.read_frozen() == {}
 
 
-def logged_by_hand(folder: Path, rewards: str, *lines: dict[str, float]) -> tuple[Run, str]:
-    """A run's folder after these metrics at steps 0, 1, ..., and the verdict."""
+def logged_by_hand(
+    folder: Path, rewards: str, *lines: dict[str, float], stretch: int = 1
+) -> tuple[Run, str]:
+    """A run's folder after these metrics, and the verdict.
+
+    They are at steps 0, stretch, 2 stretch and so on.
+    """
     options = SMALL | {"rewards": rewards}
     config = plan_offline(line_data(), steps=4, options=options, env="none").config
     agent, bar = config.make_agent(), ProgressBar(4, 1, enabled=False)
@@ -437,7 +442,7 @@ def logged_by_hand(folder: Path, rewards: str, *lines: dict[str, float]) -> tupl
     scaled = RewardRange(-1.76 * scale, 0.0)
     for step, values in enumerate(lines):
         metrics = {name: np.array([value], np.float32) for name, value in values.items()}
-        logger.metrics(step, population, metrics, scaled)
+        logger.metrics(step * stretch, population, metrics, scaled)
     created.close()
     return Run(created, population), logger.verdict()
 
@@ -464,8 +469,12 @@ def test_a_v_beyond_every_return_is_warned_of_too(
 def test_a_critic_that_is_conservative_may_lie_below_every_return(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, verdict = logged_by_hand(tmp_path / "run", "raw", {"q": -400.0}, {"q": -500.0})
+    lines = [{"q": -400.0}, {"q": -500.0}]
+    _, verdict = logged_by_hand(tmp_path / "run", "raw", *lines, stretch=2_000)
     assert verdict == "training looks healthy"
+    # Nothing would have been found yet.
+    _, verdict = logged_by_hand(tmp_path / "short", "raw", *lines, stretch=1_999)
+    assert verdict == "too short to say whether training is healthy"
 
 
 def test_what_auto_scaled_is_logged_and_said_in_the_data_s_own_unit(

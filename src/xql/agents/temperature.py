@@ -60,6 +60,19 @@ def initial_temperatures(config: Any) -> Temperatures:
     }
 
 
+def activation(config: Any, name: str) -> str:
+    """What a hint says first of a KL bound that nothing is tuned to; empty of anything else.
+
+    Args:
+        config: of an agent.
+        name: of a hyperparameter without effect in it.
+    """
+    for temperature, bound in BOUNDS.items():
+        if bound == name and temperature not in inactive(config):
+            return f"give {temperature}=auto, or "
+    return ""
+
+
 def divergence(
     differences: Float[Array, " samples"], beta: Float[Array, "*betas"]
 ) -> Float[Array, "*betas"]:

@@ -22,6 +22,8 @@ Trust = Annotated[
 ]
 MOST_LETTERS = 10_000
 """Of one value on the command line."""
+TEMPERATURES = ("beta", "inverse_temperature")
+"""What can be "auto", but not in a sweep."""
 Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="auto or NUMBER...")]
 
 
@@ -308,8 +310,10 @@ def _numbers(flag: str, text: str, example: str = "0.5,2") -> list[float]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     wrong = [word for word in words if not _is_number(word)]
     if wrong or not words:
-        what = f"{flag} {text}: '{''.join(wrong[:1])}' is no number"
-        raise InputError(what, hint=f"write it as {example}")
+        hint = f"write it as {example}"
+        if wrong[:1] == ["auto"] and (name := flag.removeprefix("--sweep ")) in TEMPERATURES:
+            hint = f"give --set {name}=auto, in a run of its own"
+        raise InputError(f"{flag} {text}: '{''.join(wrong[:1])}' is no number", hint=hint)
     return [float(word) for word in words]
 
 

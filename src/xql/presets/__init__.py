@@ -9,6 +9,7 @@ import yaml
 
 from xql.agents import AGENTS, configure
 from xql.agents.hyperparameters import AUTO, hyperparameters, inactive
+from xql.agents.temperature import activation
 from xql.errors import InputError, nearest
 
 PresetName = Literal[
@@ -161,7 +162,7 @@ def resolve(
     for name in unused & set(options or {}):
         raise InputError(
             f"{name} has no effect on agent {agent} as it is configured",
-            hint="leave it out of `options`",
+            hint=f"{activation(config, name)}leave it out of `options`",
         )
     # What a preset sets without effect keeps its default: config.yaml does not have it either.
     if idle := unused & values.keys():

@@ -11,6 +11,7 @@ import numpy as np
 
 from xql.agents import AGENTS, Agent
 from xql.agents.hyperparameters import hyperparameters, inactive
+from xql.agents.temperature import activation
 from xql.errors import InputError, brief, nearest, require_seed
 from xql.runs.config import MOST_MEMBERS, Member
 
@@ -26,15 +27,18 @@ def with_beta(
     sweep: Mapping[str, Sequence[float]] | None,
     options: Mapping[str, Any] | None,
     beta: Beta | None,
+    agent: str,
 ) -> tuple[dict[str, Sequence[float]], dict[str, Any]]:
     """A sweep and options with `beta`, the short form of either, taken in.
 
     Raises:
-        InputError: two of them say what β is.
+        InputError: two of them say what β is, or the agent has none.
     """
     swept, given = dict(sweep or {}), dict(options or {})
     if beta is None:
         return swept, given
+    if agent in AGENTS and "beta" not in hyperparameters(AGENTS[agent].config):
+        raise InputError(f"agent {agent} has no beta", hint="leave out `beta`")
     for name, other in (("sweep", swept), ("options", given)):
         if "beta" in other:
             raise InputError(
@@ -142,7 +146,7 @@ def _swept_values(config: Any, agent: str, key: str, values: Sequence[float]) ->
         raise InputError(
             f"{key} has no effect on agent {agent} as it is configured",
             where="`sweep`",
-            hint=f"leave it out; these can be swept: {', '.join(can)}",
+            hint=f"{activation(config, key)}leave it out; these can be swept: {', '.join(can)}",
         )
     if key in known and not known[key].swept:
         raise InputError(
@@ -167,16 +171,12 @@ def _swept_values(config: Any, agent: str, key: str, values: Sequence[float]) ->
             or not isinstance(value, Real)
             or not abs(value) <= sys.float_info.max
         ):
-            raise InputError(
-                f"{key} cannot be {brief(value)}", where="`sweep`", hint="give finite numbers"
-            )
+            raise InputError(f"{key} cannot be {brief(value)}", hint="give finite numbers")
     numbers = [float(value) for value in values]
     for number in numbers:
         if not known[key].range.holds(number):
-            raise InputError(
-                f"{key} cannot be {number:g}", where="`sweep`", hint=f"give {known[key].range.text}"
-            )
+            raise InputError(f"{key} cannot be {number:g}", hint=f"give {known[key].range.text}")
     if not numbers or len(set(numbers)) < len(numbers):
         given = ",".join(f"{number:g}" for number in numbers[:20])
-        raise InputError(f"{key}={given}", where="`sweep`", hint="give values, each one once")
+        raise InputError(f"{key}={given}", hint="give values, each one once")
     return numbers

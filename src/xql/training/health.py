@@ -20,6 +20,9 @@ from xql.training.units import POWERS
 PATIENCE = 2
 """Stretches in a row: the first updates of a sound run look wild too."""
 
+EARLIEST = 2_000
+"""Updates before which a run without a finding says nothing: `PATIENCE` stretches."""
+
 SETTLED = 10_000
 """Updates by which values that begin near 0 change less than actions differ."""
 

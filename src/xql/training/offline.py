@@ -154,7 +154,7 @@ def train_offline(
     """
     if out is not None:
         RunFolder.require_free(Path(out))
-    sweep, options = with_beta(sweep, options, beta)
+    sweep, options = with_beta(sweep, options, beta, agent)
     plan = plan_offline(
         data,
         agent=agent,

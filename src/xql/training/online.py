@@ -140,7 +140,7 @@ def train_online(
     """
     if out is not None:
         RunFolder.require_free(Path(out))
-    sweep, options = with_beta(sweep, options, beta)
+    sweep, options = with_beta(sweep, options, beta, agent)
     config = plan_online(
         env,
         agent=agent,

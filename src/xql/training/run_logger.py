@@ -25,7 +25,7 @@ from xql.runs.summary import in_brief, member_means, quantity_of
 from xql.training.diagnosis import Cause, replayed_causes
 from xql.training.divergence import DivergenceGuard, RewardRange
 from xql.training.evaluate import PopulationEvaluator
-from xql.training.health import LOWER_RATE, HealthMonitor
+from xql.training.health import EARLIEST, LOWER_RATE, HealthMonitor
 from xql.training.interrupt import Interruption
 from xql.training.population import MemberMetrics
 from xql.training.progress import ProgressBar
@@ -94,6 +94,7 @@ class RunLogger:
         self._guard = DivergenceGuard(population)
         self._beyond: dict[str, set[int]] = {"above": set(), "below": set()}
         self.stopped = False
+        self._step = 0 if saved is None else saved.step
         config = folder.config
         self._seeds = [one.seed for one in config.members]
         configs = [config.member_config(index) for index in range(len(config.members))]
@@ -159,6 +160,7 @@ class RunLogger:
             The population to go on with.
         """
         folder, progress = self._folder, self._progress
+        self._step = 0 if saved is None else saved.step
         shown = in_own_unit(metrics, self._unit)
         everything = {**shown, **more, "seconds": self.seconds}
         self._log(folder.log_metrics, step, everything)
@@ -242,7 +244,11 @@ class RunLogger:
         found += [
             f"values {side} all possible returns" for side in self._beyond if self._beyond[side]
         ]
-        return f"look at the warnings: {'; '.join(found)}" if found else "training looks healthy"
+        if found:
+            return f"look at the warnings: {'; '.join(found)}"
+        if self._step < EARLIEST:
+            return "too short to say whether training is healthy"
+        return "training looks healthy"
 
     def _warn_of_impossible_values(
         self, step: int, called: str, values: np.ndarray, rewards: RewardRange
