@@ -9,19 +9,21 @@ can be said is what is not finite at the end.
 import functools
 import math
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
-from xql.agents import Agent, Batch, Trainable, TrainState, member
+from xql.agents import Agent, Batch, Metrics, Trainable, TrainState, member
 from xql.data.dataset import DeviceData
 from xql.training.population import MemberMetrics, draw, train_chunk, zero_totals
 
 BLOCK = 32
 """Updates that are made again at once, to find in which of them a member broke."""
+
+Copied = TypeVar("Copied")
 
 NO_NETWORKS = ("key", "step", "config")
 
@@ -94,10 +96,12 @@ def replayed_causes(
     """
     causes: dict[int, Cause] = {}
     zeros = zero_totals(good, data, agent)
+    places = _places(agent, good, data)
 
     def again(population: TrainState, count: int) -> tuple[TrainState, MemberMetrics]:
-        totals = jax.tree.map(jnp.zeros_like, zeros)
-        return train_chunk(copied(population), totals, data, count, agent=agent)
+        # The chunk takes the memory of both.
+        own, totals = copied((population, zeros))
+        return train_chunk(own, totals, data, count, agent=agent)
 
     def broke(population: TrainState, metrics: MemberMetrics) -> list[int]:
         sound = sound_members(population, jax.tree.map(np.asarray, metrics))
@@ -111,7 +115,8 @@ def replayed_causes(
                 before = good
                 good, totals = again(before, 1)
                 for index in broke(good, totals):
-                    causes[index] = _cause_of(before, good, totals, index, update, data, agent)
+                    batch = _next_batch(data, before.key[index], agent.transitions)
+                    causes[index] = _cause_of(good, totals, index, update, batch, places)
         good = after
         if len(causes) == len(members):
             break
@@ -119,30 +124,27 @@ def replayed_causes(
 
 
 def _cause_of(
-    before: TrainState,
-    after: TrainState,
+    population: TrainState,
     metrics: MemberMetrics,
     index: int,
     update: int,
-    data: DeviceData,
-    agent: Agent,
+    batch: Batch,
+    places: "_Places",
 ) -> Cause:
-    """What the update from `before` to `after` broke in a member."""
-    batch: Batch = jax.tree.map(np.asarray, _next_batch(data, before.key[index], agent.transitions))
-    state = jax.eval_shape(lambda: member(before, index))
+    """What is not finite in a member after the first update that broke it, which drew `batch`."""
     # Within an update what is not finite spreads: a V that is NaN makes the policy and Q NaN too.
-    places, metric_places = _places(agent, state, batch)
-    networks = sorted(_broken_networks(after, index), key=lambda name: places[name.split()[0]])
+    networks = _broken_networks(population, index)
+    networks.sort(key=lambda name: places.fields[name.split()[0]])
     numbers = {name: np.asarray(values) for name, values in metrics.items()}
     return Cause(
         networks=tuple(networks),
-        metrics=tuple(sorted(_broken(numbers, index), key=metric_places.__getitem__)),
+        metrics=tuple(sorted(_broken(numbers, index), key=places.metrics.__getitem__)),
         update=update,
         batch={
-            "largest_observation": float(np.abs(batch.observations).max()),
-            "lowest_reward": float(np.min(batch.rewards)),
-            "highest_reward": float(np.max(batch.rewards)),
-            "largest_action": float(np.abs(batch.actions).max()),
+            "largest_observation": float(np.abs(np.asarray(batch.observations)).max()),
+            "lowest_reward": float(np.asarray(batch.rewards).min()),
+            "highest_reward": float(np.asarray(batch.rewards).max()),
+            "largest_action": float(np.abs(np.asarray(batch.actions)).max()),
         },
     )
 
@@ -153,9 +155,20 @@ def _next_batch(data: DeviceData, key: PRNGKeyArray, transitions: int) -> Batch:
     return draw(data, jax.random.split(key)[1], transitions)
 
 
-def _places(agent: Agent, state: Any, batch: Any) -> tuple[dict[str, int], dict[str, int]]:
-    """When an update computes each field of the state and each metric: places in its program."""
-    program, shapes = jax.make_jaxpr(agent.update, return_shape=True)(state, batch)
+class _Places(NamedTuple):
+    """When an update computes what: places in its program."""
+
+    fields: dict[str, int]
+    """Of each field of the state."""
+    metrics: dict[str, int]
+
+
+def _places(agent: Agent, population: TrainState, data: DeviceData) -> _Places:
+    def update(state: Any) -> tuple[Any, Metrics]:
+        return agent.update(state, draw(data, state.key, agent.transitions))
+
+    state = jax.eval_shape(lambda: member(population, 0))
+    program, shapes = jax.make_jaxpr(update, return_shape=True)(state)
     made = {
         id(variable): place
         for place, equation in enumerate(program.jaxpr.eqns)
@@ -170,7 +183,7 @@ def _places(agent: Agent, state: Any, batch: Any) -> tuple[dict[str, int], dict[
         name: min(jax.tree.leaves(_network(getattr(after, name))), default=end)
         for name in after._fields
     }
-    return fields, metrics
+    return _Places(fields, metrics)
 
 
 def _network(field: PyTree) -> PyTree:
@@ -207,9 +220,9 @@ def sound_members(
 
 
 @jax.jit
-def copied(population: TrainState) -> TrainState:
+def copied(arrays: Copied) -> Copied:
     """A copy in memory of its own, which the compiled chunk may take."""
-    copy: TrainState = jax.tree.map(jnp.copy, population)
+    copy: Copied = jax.tree.map(jnp.copy, arrays)
     return copy
 
 

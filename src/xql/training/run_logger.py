@@ -160,7 +160,7 @@ class RunLogger:
             The population to go on with.
         """
         folder, progress = self._folder, self._progress
-        self._step = 0 if saved is None else saved.step
+        self._step = step
         shown = in_own_unit(metrics, self._unit)
         everything = {**shown, **more, "seconds": self.seconds}
         self._log(folder.log_metrics, step, everything)
