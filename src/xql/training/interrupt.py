@@ -40,12 +40,18 @@ class Interruption:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Only note a first signal while the block runs; a second one ends it."""
+        """Only note a first signal while the block runs; a second one ends it.
+
+        Raises:
+            KeyboardInterrupt, Terminated: the block is over, and a signal had come.
+        """
         self._holding = True
         try:
             yield
         finally:
             self._holding = False
+        if self.requested is not None:
+            self.end()
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:

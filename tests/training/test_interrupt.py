@@ -1,0 +1,54 @@
+"""What a signal does to a run, by where it comes."""
+
+import os
+import signal
+
+import pytest
+
+from xql.errors import Terminated
+from xql.training.interrupt import interruption
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_a_signal_is_noted_while_held_and_ends_the_block_after_it(
+    number: int, error: type[BaseException]
+) -> None:
+    done = []
+    with pytest.raises(error), interruption() as stop, stop.held():
+        send(number)
+        done.append(stop.requested)
+    assert done == [number]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), interruption() as stop, stop.held():
+        send(signal.SIGINT)
+        done.append(1)
+        send(signal.SIGINT)
+        done.append(2)
+    assert done == [1]
+
+
+def test_where_nothing_is_lost_a_signal_does_not_wait() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), interruption() as stop, stop.held(), stop.released():
+        done.append(1)
+        send(signal.SIGINT)
+        done.append(2)
+    assert done == [1]
+    with pytest.raises(KeyboardInterrupt), interruption() as stop, stop.held():
+        send(signal.SIGINT)
+        with stop.released():
+            done.append(3)
+    assert done == [1]
+    with pytest.raises(Terminated), interruption():
+        send(signal.SIGTERM)
