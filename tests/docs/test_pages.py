@@ -165,6 +165,15 @@ def commands() -> list[tuple[str, str, bool]]:
     return found
 
 
+def option_names(command: Callable[..., Any]) -> set[str]:
+    """The options of a command as Python spells them; some are called otherwise than in Python."""
+    names = set()
+    for one in inspect.signature(command).parameters.values():
+        given = [getattr(note, "name", None) for note in getattr(one.annotation, "__metadata__", ())]
+        names |= {one.name, *(name for name in given if name)}
+    return names
+
+
 def parse(line: str, in_text: bool) -> None:
     """Parse a command line as `xql` would, without running it."""
     arguments = words(line)[1:]
@@ -176,7 +185,7 @@ def parse(line: str, in_text: bool) -> None:
         assert word in place, f"there is no command {word!r}"
         place = place[word]
     if in_text:  # a part of a command line: the name of the command, perhaps an option or two
-        known = inspect.signature(_load(place)).parameters
+        known = option_names(_load(place))
         for word in arguments:
             name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
             assert not word.startswith("--") or name in known, f"there is no option {word}"
