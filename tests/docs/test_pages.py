@@ -13,7 +13,7 @@ import io
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,8 +169,8 @@ def option_names(command: Callable[..., Any]) -> set[str]:
     """The options of a command as Python spells them; some are called otherwise than in Python."""
     names = set()
     for one in inspect.signature(command).parameters.values():
-        given = [getattr(note, "name", None) for note in getattr(one.annotation, "__metadata__", ())]
-        names |= {one.name, *(name for name in given if name)}
+        notes = getattr(one.annotation, "__metadata__", ())
+        names |= {one.name, *filter(None, (getattr(note, "name", None) for note in notes))}
     return names
 
 
