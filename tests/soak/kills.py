@@ -81,13 +81,13 @@ class Task:
         return words
 
 
-def offline_task(agent: str, steps: int = 12_000, interval: int = 250) -> Task:
+def offline_task(agent: str, steps: int = 8_000, interval: int = 200) -> Task:
     """An agent that learns from random actions on a pendulum, 8 evaluations of 1 episode."""
     more = ("--evaluations", "8", "--episodes", "1", "--last-episodes", "2")
     return Task("offline", agent, "Pendulum-v1", steps, interval, more)
 
 
-def online_task(agent: str, env: str, steps: int = 4_000, interval: int = 100) -> Task:
+def online_task(agent: str, env: str, steps: int = 3_000, interval: int = 100) -> Task:
     """An agent that learns in an environment, 8 evaluations of 1 episode; its replay is kept."""
     more = ("--evaluations", "8", "--episodes", "1", "--last-episodes", "1")
     return Task("online", agent, env, steps, interval, (*more, "--warmup", "150", "--keep-replay"))
@@ -283,13 +283,17 @@ class Campaign:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,
+            start_new_session=True,  # an interruption of this script is not one of its runs
         )
 
     def _plain(self, words: list[str]) -> tuple[int, str]:
         """Run a command to its end; its exit status, and what it said."""
         with tempfile.TemporaryFile() as said:
-            code = self._start(["-m", "xql", *words], said).wait()
-            return code, _text(said)
+            process = self._start(["-m", "xql", *words], said)
+            try:
+                return process.wait(), _text(said)
+            finally:
+                process.kill()
 
     def _kill_after(
         self, words: list[str], run: Path, task: Task, number: int, seconds: float
