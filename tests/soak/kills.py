@@ -111,7 +111,7 @@ class Kill(NamedTuple):
     number: int
     """Of this run."""
     seconds: float
-    """Since the process began its training loop."""
+    """Since the process had done its first update, or begun the evaluation that was due."""
     phase: str
     """What the main thread did; see `reporting.Phase`."""
     writing: bool
@@ -298,7 +298,7 @@ class Campaign:
     def _kill_after(
         self, words: list[str], run: Path, task: Task, number: int, seconds: float
     ) -> tuple[int, str, Kill | None]:
-        """Run a command, and kill it so many seconds after it has begun its training loop.
+        """Run a command, and kill it so many seconds after it has begun to train.
 
         Returns:
             Its exit status, what it said, and the kill; None where it ended before that.
@@ -476,8 +476,7 @@ def table(
     text = f"""# Kills
 
 `{command}`: {len(kills)} times SIGKILL ({count["offline"]} offline, {count["online"]} online) at
-random times, uniform in seconds from the beginning of a process's training loop. {len(outcomes)}
-runs, each resumed after every kill until it was complete, then compared with a run of the same
+random times, uniform in seconds from a process's first update on. {len(outcomes)} runs, each resumed after every kill until it was complete, then compared with a run of the same
 settings that was never killed: every array of the last checkpoint, metrics.jsonl without
 `seconds`, evaluations.csv, and online replay.npz.
 

@@ -32,7 +32,7 @@ class Notes(NamedTuple):
 
     phase: Phase
     start: int
-    """The step that its training loop started from; -1 before that."""
+    """The step that it started from; -1 until its first update is done, or its evaluation begun."""
     step: int
     """The last step that was done, or online dispatched."""
     begun: int
@@ -61,6 +61,7 @@ def _report(path: Path) -> None:
     with path.open("r+b") as file:
         notes = np.frombuffer(mmap.mmap(file.fileno(), NOTE_BYTES), np.int64)
     PHASE, START, STEP, BEGUN, SAVED = range(5)
+    first = [0]
 
     def during(phase: Phase, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -73,9 +74,13 @@ def _report(path: Path) -> None:
 
         return call
 
-    def at_step(function: Callable[..., Any], place: int = STEP) -> Callable[..., Any]:
+    def at_step(
+        function: Callable[..., Any], place: int = STEP, *, begins: bool = False
+    ) -> Callable[..., Any]:
         def call(self: RunLogger, step: int, *args: Any, **kwargs: Any) -> Any:
             notes[place] = step
+            if begins:
+                notes[START] = first[0]
             return function(self, step, *args, **kwargs)
 
         return call
@@ -87,9 +92,9 @@ def _report(path: Path) -> None:
     def start(self: RunLogger, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
         saved = kwargs["saved"]
-        notes[STEP] = notes[BEGUN] = notes[SAVED] = 0 if saved is None else saved.step
+        first[0] = 0 if saved is None else saved.step
+        notes[STEP] = notes[BEGUN] = notes[SAVED] = first[0]
         notes[PHASE] = Phase.training
-        notes[START] = notes[STEP]
 
     def written(folder: Path, step: int, *args: Any) -> Any:
         path = write(folder, step, *args)
@@ -98,11 +103,11 @@ def _report(path: Path) -> None:
 
     logger.__init__ = start
     saves._write = written
-    logger.metrics = during(Phase.logging, at_step(logger.metrics))
+    logger.metrics = during(Phase.logging, at_step(logger.metrics, begins=True))
     logger._save = during(Phase.saving, at_step(logger._save, BEGUN))
     # It waits for the save, then evaluates.
-    logger.milestone = during(Phase.saving, at_step(logger.milestone))
-    logger.between = at_step(logger.between)
+    logger.milestone = during(Phase.saving, at_step(logger.milestone, begins=True))
+    logger.between = at_step(logger.between, begins=True)
     logger._evaluate = during(Phase.evaluating, logger._evaluate)
     logger.verdict = during(Phase.ending, logger.verdict)
     online._save_replay = during(Phase.ending, online._save_replay)
