@@ -19,7 +19,7 @@ help:
 	@echo "make demo     learn a policy from data made here, and compare it (ARGS=... goes to xql demo)"
 	@echo "make test     style, types, the import contract, and every test with coverage"
 	@echo "make nightly  the tests that train for minutes"
-	@echo "make soak     hundreds of bad inputs, and random ones for many minutes"
+	@echo "make soak     hundreds of bad inputs, random ones for many minutes, and 100 killed runs"
 	@echo "make docs     build the documentation in site/html; a warning is an error"
 	@echo "make package-check  build the sdist and the wheel, and try each extra in an empty environment"
 	@echo "make install  only make .venv, with everything in it"
@@ -40,6 +40,7 @@ nightly: $(INSTALLED)
 
 soak: $(INSTALLED)
 	$(BIN)/pytest tests/soak -m "soak or not soak"
+	$(BIN)/python tests/soak/kills.py --kills 100
 
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs site/html

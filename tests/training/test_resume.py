@@ -242,7 +242,11 @@ def test_what_came_after_the_last_checkpoint_comes_again(
     shutil.copytree(whole.path, tmp_path / "run")
     # As after a kill between the last row of metrics and the last checkpoint.
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "60")
+    left = [tmp_path / "run" / ".0.part.npz", tmp_path / "run" / "checkpoints" / ".1.part"]
+    left[0].touch()
+    left[1].mkdir()
     assert_same(go_on(tmp_path / "run"), whole)
+    assert not any(one.exists() for one in left)
     damaged = tmp_path / "run" / "checkpoints" / "60" / "notes.json"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1

@@ -228,7 +228,7 @@ def _write(folder: Path, step: int, content: _Content, keep: Retention, name: st
         try:
             folder.mkdir(parents=True, exist_ok=True)
             sync_folder(folder.parent)
-            _tidy(folder)
+            tidy(folder)
             with _orbax() as checkpointer:
                 checkpointer.save(draft, arrays, custom_metadata=content.about)
             if content.extra:
@@ -250,14 +250,18 @@ def _write(folder: Path, step: int, content: _Content, keep: Retention, name: st
             hint = f"{refused.hint}; {last}"
             raise InputError(refused.what, where=str(folder), hint=hint) from error
         finally:
-            _tidy(folder)
+            tidy(folder)
         if name is None:
             _forget(folder, step, keep)
     return path
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what an interrupted save left behind, and give back the name of what it put aside."""
+def tidy(folder: Path) -> None:
+    """Remove what an interrupted save left behind, and give back the name of what it put aside.
+
+    Args:
+        folder: of checkpoints, or of a run; nobody else may be writing to it.
+    """
     for aside in folder.glob(".*.old"):
         path = folder / _name_of(aside)
         if path.exists():

@@ -10,7 +10,7 @@ import numpy as np
 from xql.agents import TrainState
 from xql.errors import InputError
 from xql.runs import origin
-from xql.runs.checkpoints import load_extra, unflatten
+from xql.runs.checkpoints import load_extra, tidy, unflatten
 from xql.runs.config import RunConfig
 from xql.runs.folder import RunFolder
 from xql.runs.lock import locked
@@ -57,6 +57,9 @@ class Saved(NamedTuple):
             InputError: it cannot be written.
         """
         folder = self.folder
+        # Those of a replay buffer, which a kill may leave, are hundreds of megabytes.
+        for home in (folder.path, folder.checkpoints):
+            tidy(home)
         folder.rewind(self.step, evaluated=self.evaluated)
         if config.to_dict() != folder.config.to_dict():
             folder.configure(config)
