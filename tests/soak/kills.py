@@ -196,8 +196,6 @@ class Campaign:
             "JAX_COMPILATION_CACHE_DIR": str(work / "programs"),
             **os.environ,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "PYTHONDONTWRITEBYTECODE": "",
-            "PYTHONPYCACHEPREFIX": str(work / "bytecode"),
             "PYTHONPATH": os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")]),
         }
         make_data(work / DATA)
