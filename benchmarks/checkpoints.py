@@ -10,7 +10,7 @@ between two updates, and written in the background while training goes on; its s
 is on the disk and its updates are done. What it costs is the difference, in processor seconds of
 the whole process, which other programs on the machine change less than the time on the clock. The
 share is that cost over the processor seconds between two saves: those of ten minutes of training
-that has one core to itself, or of the updates between two evaluations.
+on one core of its own, or of the updates between two evaluations.
 """
 
 import contextlib
@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import tyro
 
@@ -95,13 +94,16 @@ def offline(updates: int) -> Job:
     agent = make_xql(XQLConfig(), 1_000_000)
     population = initial_population(agent, spec, [Member(0)])
     arrays = data.to_device(replicated(population))
-    state = {"population": population, "totals": zero_totals(population, arrays, agent)}
+    state: dict[str, Any] = {
+        "population": population,
+        "totals": zero_totals(population, arrays, agent),
+    }
 
     def train() -> None:
         state["population"], state["totals"] = train_chunk(
             state["population"], state["totals"], arrays, updates, agent=agent
         )
-        jax.block_until_ready(state["totals"])
+        state["population"].step.block_until_ready()
 
     def content() -> Content:
         # With what is kept of the last row of the log.
@@ -118,7 +120,7 @@ def online(updates: int) -> Job:
     population = initial_population(agent, actors.spec, [Member(0)])
     state = initial_online_state(population, agent, actors.spec, CAPACITY, [0])
     random = np.random.default_rng(0)
-    noise = [random.standard_normal(one.shape, np.float32) for one in state.replay]
+    noise: list[Any] = [random.standard_normal(one.shape, np.float32) for one in state.replay]
     state = state._replace(replay=place(Replay(*noise), state.mesh))
     del noise
     kept: dict[str, Any] = {"state": state, "actions": actors.random_actions(), "at": 0}
@@ -132,7 +134,7 @@ def online(updates: int) -> Job:
             state = learn(state, CAPACITY, 1, agent)
             kept["at"] = (kept["at"] + 1) % CAPACITY
         kept["state"], kept["actions"] = state, actions
-        jax.block_until_ready(state.arrays)
+        state.population.step.block_until_ready()
 
     def content() -> Content:
         state = kept["state"]

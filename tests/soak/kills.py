@@ -25,7 +25,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -81,13 +81,13 @@ class Task:
         return words
 
 
-def offline_task(agent: str, steps: int = 8_000, interval: int = 200) -> Task:
+def offline_task(agent: str, steps: int = 6_000, interval: int = 150) -> Task:
     """An agent that learns from random actions on a pendulum, 8 evaluations of 1 episode."""
     more = ("--evaluations", "8", "--episodes", "1", "--last-episodes", "2")
     return Task("offline", agent, "Pendulum-v1", steps, interval, more)
 
 
-def online_task(agent: str, env: str, steps: int = 3_000, interval: int = 100) -> Task:
+def online_task(agent: str, env: str, steps: int = 2_500, interval: int = 100) -> Task:
     """An agent that learns in an environment, 8 evaluations of 1 episode; its replay is kept."""
     more = ("--evaluations", "8", "--episodes", "1", "--last-episodes", "1")
     return Task("online", agent, env, steps, interval, (*more, "--warmup", "150", "--keep-replay"))
@@ -201,21 +201,34 @@ class Campaign:
         make_data(work / DATA)
 
     def run(self, tasks: Sequence[tuple[Task, int]], workers: int) -> list[Outcome]:
-        """Kill each task's runs so many times; as many tasks side by side as there are workers."""
-        with ThreadPoolExecutor(workers) as pool:
-            outcomes = pool.map(lambda one: self._task(one[0], *one[1]), enumerate(tasks))
-            return [one for found in outcomes for one in found]
+        """Kill each task's runs so many times; so many of them side by side as there are workers.
 
-    def _task(self, place: int, task: Task, kills: int) -> list[Outcome]:
-        """A run that is left alone, then others until all kills are done."""
+        Raises:
+            RuntimeError: a run that was left alone failed.
+        """
+        with ThreadPoolExecutor(workers) as pool:
+            wholes = {task: pool.submit(self._whole, task) for task, _ in tasks}
+            lanes = [
+                pool.submit(self._lane, place, task, kills, wholes[task])
+                for place, (task, kills) in enumerate(tasks)
+            ]
+            return [one for lane in lanes for one in lane.result()]
+
+    def _whole(self, task: Task) -> Path:
+        """A run that is left alone."""
+        whole = self._work / f"whole-{task.kind}-{task.agent}"
+        code, said = self._plain(task.words(whole))
+        if code != 0:
+            raise RuntimeError(f"a run that was left alone failed with {code}: {said}")
+        return whole
+
+    def _lane(self, place: int, task: Task, kills: int, wanted: Future[Path]) -> list[Outcome]:
+        """Runs, one after the other, until all kills are done."""
         random = np.random.default_rng([self._seed, place])
         home = self._work / f"{place}-{task.agent}"
         home.mkdir()
-        whole = home / "whole"
+        whole = wanted.result()
         outcomes: list[Outcome] = []
-        code, said = self._plain(task.words(whole))
-        if code != 0:
-            return [Outcome(f"{home.name}/whole", 0, [f"exit {code}: {said}"])]
         longest = LONGEST * training_seconds(whole)
         while kills > 0:
             run = home / f"run{len(outcomes)}"
@@ -429,10 +442,9 @@ def _differing(
 
 
 def share(tasks: Sequence[Task], kills: int) -> list[tuple[Task, int]]:
-    """So many kills, shared evenly among tasks."""
-    each, rest = divmod(kills, len(tasks))
-    shared = [(task, each + (place < rest)) for place, task in enumerate(tasks)]
-    return [(task, count) for task, count in shared if count]
+    """So many kills, shared among tasks: those of one run to each, in turn."""
+    counts = [min(KILLS_EACH, kills - done) for done in range(0, kills, KILLS_EACH)]
+    return list(zip(itertools.cycle(tasks), counts, strict=False))
 
 
 def write_csv(kills: Sequence[Kill], path: Path) -> None:
@@ -476,9 +488,10 @@ def table(
     text = f"""# Kills
 
 `{command}`: {len(kills)} times SIGKILL ({count["offline"]} offline, {count["online"]} online) at
-random times, uniform in seconds from a process's first update on. {len(outcomes)} runs, each resumed after every kill until it was complete, then compared with a run of the same
-settings that was never killed: every array of the last checkpoint, metrics.jsonl without
-`seconds`, evaluations.csv, and online replay.npz.
+random times, uniform in seconds from a process's first update on. {len(outcomes)} runs, each
+resumed after every kill until it was complete, then compared with a run of the same settings that
+was never killed: every array of the last checkpoint, metrics.jsonl without `seconds`,
+evaluations.csv, and online replay.npz.
 
 - Runs that differ from the one that was never killed, or otherwise failed: **{differing} of
   {len(outcomes)}**.
@@ -559,7 +572,7 @@ def main(kills: int = 100, out: Path | None = None, workers: int = 1, seed: int 
     """
     online = round(SHARE_ONLINE * kills)
     shared = [*share(OFFLINE, kills - online), *share(ONLINE, online)]
-    tasks = [task for task, _ in shared]
+    tasks = list(dict.fromkeys(task for task, _ in shared))
     began, load = time.monotonic(), os.getloadavg()[1]
     with tempfile.TemporaryDirectory() as work:
         campaign = Campaign(Path(work), seed, lambda text: print(text, flush=True))

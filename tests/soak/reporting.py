@@ -74,20 +74,17 @@ def _report(path: Path) -> None:
 
         return call
 
-    def at_step(
-        function: Callable[..., Any], place: int = STEP, *, begins: bool = False
-    ) -> Callable[..., Any]:
+    def at_step(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: RunLogger, step: int, *args: Any, **kwargs: Any) -> Any:
-            notes[place] = step
-            if begins:
-                notes[START] = first[0]
+            notes[STEP], notes[START] = step, first[0]
             return function(self, step, *args, **kwargs)
 
         return call
 
     logger: Any = RunLogger
+    writer: Any = checkpoints.CheckpointWriter
     saves: Any = checkpoints
-    make, write = logger.__init__, saves._write
+    make, save, write = logger.__init__, writer.save, saves._write
 
     def start(self: RunLogger, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
@@ -96,6 +93,10 @@ def _report(path: Path) -> None:
         notes[STEP] = notes[BEGUN] = notes[SAVED] = first[0]
         notes[PHASE] = Phase.training
 
+    def begun(self: Any, folder: Path, step: int, *args: Any, **kwargs: Any) -> None:
+        notes[BEGUN] = step
+        save(self, folder, step, *args, **kwargs)
+
     def written(folder: Path, step: int, *args: Any) -> Any:
         path = write(folder, step, *args)
         notes[SAVED] = step
@@ -103,11 +104,13 @@ def _report(path: Path) -> None:
 
     logger.__init__ = start
     saves._write = written
-    logger.metrics = during(Phase.logging, at_step(logger.metrics, begins=True))
-    logger._save = during(Phase.saving, at_step(logger._save, BEGUN))
+    logger.metrics = during(Phase.logging, at_step(logger.metrics))
+    logger._save = during(Phase.saving, logger._save)
+    # By then the save before has been waited for.
+    writer.save = begun
     # It waits for the save, then evaluates.
-    logger.milestone = during(Phase.saving, at_step(logger.milestone, begins=True))
-    logger.between = at_step(logger.between, begins=True)
+    logger.milestone = during(Phase.saving, at_step(logger.milestone))
+    logger.between = at_step(logger.between)
     logger._evaluate = during(Phase.evaluating, logger._evaluate)
     logger.verdict = during(Phase.ending, logger.verdict)
     online._save_replay = during(Phase.ending, online._save_replay)
