@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 from xql.errors import InputError
-from xql.experiments import figure1, figure3, offline_results, online_results
+from xql.experiments import figure1, figure3, finetune_results, offline_results, online_results
 from xql.experiments.cells import Cell, kept, offline_cell
 from xql.experiments.offline_results import Entry, chosen, draw, entries_of, rows_of, tabulate
 from xql.experiments.offline_tables import TABLES, Table, make_data
@@ -29,6 +29,8 @@ def cells_of(table: str) -> list[Cell]:
     """The cells that a table's command asks for (results/README.md)."""
     if table in TABLES:
         return TABLES[table].cells(None)
+    if table == "finetune":
+        return finetune_results.cells(None)
     if table == "figure1":
         return figure1.cells()
     if table == "figure3":
@@ -60,11 +62,21 @@ def test_a_table_is_what_its_cells_say(table: str, tmp_path: Path) -> None:
         assert written == (RESULTS / table / name).read_text(encoding="utf-8")
 
 
+def test_the_table_of_fine_tuning_is_what_its_cells_say(tmp_path: Path) -> None:
+    shutil.copytree(RESULTS / "finetune" / "cells", tmp_path / "cells")
+    finetune_results.tabulate(tmp_path)
+    for name in ("table.csv", "table.md"):
+        written = (tmp_path / name).read_text(encoding="utf-8")
+        assert written == (RESULTS / "finetune" / name).read_text(encoding="utf-8")
+
+
 def test_the_results_are_small() -> None:
     for home in HOMES:
         figures = list(home.parent.rglob("*.png"))
-        # A table of runs that were evaluated once, and sweep nothing, has no figure.
-        assert len(figures) == (home.parent.name not in ("neorl2", "extraction"))
+        # A table of runs that were evaluated once, and sweep nothing, has no figure; that of
+        # fine-tuning has one for each task.
+        counts = {"neorl2": 0, "extraction": 0, "finetune": 2}
+        assert len(figures) == counts.get(home.parent.name, 1)
         assert all(path.stat().st_size < 150_000 for path in figures)
         # A cell that was trained in this checkout has its checkpoints too, which git ignores.
         files = (path for path in home.parent.rglob("*") if "checkpoints" not in path.parts)

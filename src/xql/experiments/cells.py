@@ -353,7 +353,8 @@ def _answers(folder: Path, cell: Cell) -> bool:
             "this file is damaged", where=str(folder / "cell.json"), hint="remove that cell"
         ) from None
     shared = own.keys() & identity.keys()
-    if "train" not in shared or any(own[name] != identity[name] for name in shared):
+    # A hyperparameter that was added since is not in what was kept.
+    if "train" not in shared or not all(_agrees(identity[name], own[name]) for name in shared):
         return False
     if not (folder / "config.yaml").exists():
         return not cell.configuration
