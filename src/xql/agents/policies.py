@@ -1,8 +1,9 @@
 """The policies: what turns an observation into an action within the bounds.
 
 Every policy has `mean` (its mode, for evaluation) and `sample` (a draw, for acting), both
-in the environment's own action units; of discrete actions, as one-hot rows. Densities are those of actions rescaled to [-1, 1], so that a
-temperature or a target entropy means the same whatever the bounds are.
+in the environment's own action units; of discrete actions, as one-hot rows. Densities are those of
+actions rescaled to [-1, 1], so that a temperature or a target entropy means the same whatever the
+bounds are.
 """
 
 import dataclasses

@@ -171,8 +171,8 @@ class XQLConfig:
     )
     soft_maximum: Literal["sampled", "exact"] = static(
         default="sampled",
-        doc="V from the actions in the data by the Gumbel loss, or, where actions are discrete, the "
-        "sum over all of them under a learned behaviour policy.",
+        doc="V by the Gumbel loss, or, of discrete actions, the sum over all of them under a "
+        "learned behaviour policy.",
     )
     value_layer_norm: bool = static(default=True, doc="LayerNorm in V.")
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")

@@ -288,7 +288,10 @@ def _rewards(dataset: Dataset) -> list[Finding]:
     if rewards.min() != rewards.max():
         return []
     what = f"every reward is {rewards[0]:g}"
-    return [Finding("warning", what, "rewards", "there is nothing to prefer; are rewards missing?")]
+    hint = "there is nothing to prefer; are rewards missing?"
+    if rewards[0] != 0 and dataset.terminated.any():
+        hint = "all that differs is when episodes terminate; is it meant?"
+    return [Finding("warning", what, "rewards", hint)]
 
 
 def _endings(dataset: Dataset) -> list[Finding]:

@@ -58,7 +58,7 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
     if not isinstance(description, dict):
         what = f"'{DESCRIPTION}' is no JSON object"
         raise InputError(what, where=where, hint='write it as {"name": ..., ...}')
-    known = {
+    known: dict[str, type[Any]] = {
         "name": str,
         "action_low": list,
         "action_high": list,
@@ -70,7 +70,7 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for key, kind in known.items():
-        value: Any = description.get(key)
+        value = description.get(key)
         if value is None:
             continue
         wrong = kind is list and not all(map(is_number, value))
