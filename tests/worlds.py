@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xql.agents import Agent, Batch, EnvironmentSpec, Metrics, TrainState
-from xql.data.actions import box
+from xql.data.actions import Discrete, box
 from xql.data.dataset import Dataset
 from xql.runs.config import Member
 from xql.training.population import initial_population, replicated, train_chunk, zero_totals
@@ -45,6 +45,11 @@ class Log(NamedTuple):
     @property
     def masks(self) -> np.ndarray:
         return 1.0 - self.terminated.astype(np.float32)
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """Of the log with its actions as discrete ones."""
+        return EnvironmentSpec(self.state_count, Discrete(self.action_count))
 
     def dataset(self, **describe: Any) -> Dataset:
         return Dataset.from_arrays(
@@ -160,14 +165,13 @@ def _one_update(update: Any, state: Any, batch: Batch) -> tuple[Any, Metrics]:
 def random_batch(rows: int, spec: EnvironmentSpec, seed: int = 0) -> Batch:
     """Transitions that mean nothing; every second one terminates, every third is its log's last."""
     random = np.random.default_rng(seed)
-    low, high = np.array(spec.actions.low), np.array(spec.actions.high)
     columns = (
         random.normal(size=(rows, spec.observation_size)),
-        random.uniform(low, high, (rows, spec.actions.size)),
+        spec.actions.sample(random, rows),
         random.normal(size=rows),
         np.arange(rows) % 2,
         random.normal(size=(rows, spec.observation_size)),
-        random.uniform(low, high, (rows, spec.actions.size)),
+        spec.actions.sample(random, rows),
         np.arange(rows) % 3 > 0,
     )
     return Batch(*(jnp.array(column, jnp.float32) for column in columns))

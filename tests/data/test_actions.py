@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from xql.data.actions import Box, Discrete, action_spec, box, require_box
+from xql.data.actions import Box, Discrete, action_spec, box, require_box, whole_numbers
 from xql.errors import InputError
 
 BOX = Box((-1.0, 0.0), (1.0, 4.0))
@@ -53,8 +53,13 @@ def test_a_choice_is_a_one_hot_row() -> None:
     rows = choice.flatten(np.array([2, 0]))
     np.testing.assert_array_equal(rows, np.array([[0, 0, 1], [1, 0, 0]], np.float32))
     assert rows.dtype == np.float32
-    assert [choice.unflatten(row) for row in rows] == [2, 0]
-    assert isinstance(choice.unflatten(rows[0]), int)
+    np.testing.assert_array_equal(choice.unflatten(rows), [2, 0])
+    assert gymnasium.spaces.Discrete(3).contains(choice.unflatten(rows[0]))
+    # A column of one number in each row, and choices that are yes or no.
+    np.testing.assert_array_equal(choice.flatten(np.array([[2], [0]], np.uint8)), rows)
+    np.testing.assert_array_equal(Discrete(2).flatten(np.array([True, False])), [[0, 1], [1, 0]])
+    with pytest.raises(InputError, match="the policy's answer is NaN, which is no action"):
+        choice.unflatten(np.full((2, 3), np.nan, np.float32))
 
 
 def test_a_choice_clips_to_the_largest_entry() -> None:
@@ -68,11 +73,11 @@ def test_samples_of_a_choice_are_uniform() -> None:
     np.testing.assert_allclose(drawn.mean(0), np.full(4, 0.25), atol=4 * (0.1875 / 8_000) ** 0.5)
 
 
-@pytest.mark.parametrize("numbers", [[0, 3], [-1, 0]])
-def test_a_choice_that_there_is_not_is_an_error(numbers: list[int]) -> None:
-    line = f"an action is {min(numbers)} or {max(numbers)}, outside 0 to 2; check the action"
+@pytest.mark.parametrize(("numbers", "bad"), [([0, 3], "3"), ([-1, 0], "-1"), ([0, 0.5], "0.5")])
+def test_a_choice_that_there_is_not_is_an_error(numbers: list[float], bad: str) -> None:
+    line = f"log: an action is {bad}, not one of 0 to 2; check the action"
     with pytest.raises(InputError, match=line):
-        Discrete(3).flatten(np.array(numbers))
+        Discrete(3).flatten(np.array(numbers), "log")
     assert Discrete(3).flatten(np.zeros(0, np.int64)).shape == (0, 3)
 
 
@@ -98,7 +103,50 @@ def test_other_spaces_are_one_line(space: gymnasium.Space[object], line: str) ->
         action_spec(space, "here")
 
 
-def test_agents_need_a_box() -> None:
+def test_a_box_where_one_is_needed() -> None:
     assert require_box(BOX, "here") is BOX
-    with pytest.raises(InputError, match=r"here: its actions are Discrete\(n=2\); discrete action"):
+    with pytest.raises(InputError, match=r"here: its actions are Discrete\(n=2\); continuous act"):
         require_box(Discrete(2), "here")
+
+
+def test_whole_numbers_are_choices() -> None:
+    assert whole_numbers(np.array([0, 4, 2]), "log") == Discrete(5)
+    assert whole_numbers(np.array([[0], [1]]), "log", 3) == Discrete(3)
+    assert whole_numbers(np.zeros(3, bool), "log") == Discrete(2)
+    assert whole_numbers(np.zeros((0, 1), int), "log") == Discrete(1)
+
+
+@pytest.mark.parametrize(
+    ("actions", "count", "line"),
+    [
+        (
+            np.zeros((3, 2), int),
+            None,
+            r"log: actions are 2 whole numbers a row \(int64\); giv",
+        ),
+        (
+            np.array([-1, 1]),
+            None,
+            r"log: actions are whole numbers \(int64\) from -1 to 1; numbe",
+        ),
+        (
+            np.array([0, 1000]),
+            None,
+            "from 0 to 1000; number discrete actions from 0 to at most 99",
+        ),
+        (np.array([0, 3]), 3, "from 0 to 3; number discrete actions from 0 to at most 2"),
+    ],
+)
+def test_whole_numbers_that_count_nothing(
+    actions: np.ndarray, count: int | None, line: str
+) -> None:
+    with pytest.raises(InputError, match=line):
+        whole_numbers(actions, "log", count)
+
+
+def test_what_policies_of_other_actions_are_told() -> None:
+    assert Discrete(3).compare(Discrete(3), "env") == ""
+    said = Discrete(2).compare(Discrete(4), "env")
+    assert "among the actions 0 to 1, and env takes 0 to 3" in said
+    assert Discrete(4).takes(2) and not Discrete(2).takes(4)
+    assert BOX.takes(2) and not BOX.takes(1)

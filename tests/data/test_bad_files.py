@@ -258,7 +258,7 @@ BAD_VALUES: dict[str, tuple[str, Any, str]] = {
     "infinity": ("actions", np.full((4, 1), -np.inf), "infinity in actions, row 0, column 0"),
     "overflow": ("actions", np.full((4, 1), 1e300), "infinity in actions, row 0, column 0"),
     "flag NaN": ("terminated", np.full(4, np.nan), "NaN in terminated, row 0"),
-    "bool": ("actions", np.zeros((4, 1), bool), "actions are whole numbers (bool)"),
+    "bools": ("actions", np.zeros((4, 2), bool), "actions are 2 whole numbers a row (bool)"),
     "no columns": ("actions", np.zeros((4, 0), "f4"), "actions has no numbers in a row"),
     "description": ("xql", np.zeros(3), "'xql' is no JSON"),
 }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from xql.data import minari as source
+from xql.data.actions import Discrete
 from xql.data.check import check_dataset
 from xql.data.dataset import Dataset
 from xql.data.sources import open_dataset
@@ -138,10 +139,21 @@ def test_the_environment_specification_comes_along(root: Path) -> None:
     assert gym.envs.registration.EnvSpec.from_json(data.environment).id == "Pendulum-v1"
 
 
-def test_discrete_actions_are_refused(root: Path) -> None:
-    make("discrete-v0", flat, BOX, actions=np.array([0, 1, 2]))
-    with pytest.raises(InputError, match=r"^minari:discrete-v0: the actions are Discrete\(3\);"):
-        open_dataset("minari:discrete-v0")
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_discrete_actions_are_one_hot(root: Path, data_format: str) -> None:
+    make("discrete-v0", flat, BOX, actions=np.array([0, 1, 2]), data_format=data_format)
+    data = open_dataset("minari:discrete-v0")
+    assert data.action_spec == Discrete(3) and data.action_low is None
+    # Episodes of 3, 1, 2 and, cut after its first step, 1 and 2 steps.
+    expected = [0, 1, 2, 0, 0, 1, 0, 1, 2]
+    np.testing.assert_array_equal(data.actions[data.starts], np.eye(3)[expected])
+
+
+def test_other_spaces_of_actions_are_refused(root: Path) -> None:
+    space = gym.spaces.MultiDiscrete([3, 2])
+    make("multi-v0", flat, BOX, actions=np.ones((3, 2), int), action_space=space)
+    with pytest.raises(InputError, match=r"^minari:multi-v0: the actions are MultiDiscrete"):
+        open_dataset("minari:multi-v0")
 
 
 def test_damaged_and_nan(root: Path) -> None:

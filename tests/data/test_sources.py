@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xql.data.actions import Discrete
 from xql.data.check import check_dataset
 from xql.data.dataset import Dataset
 from xql.data.files import save_dataset
@@ -333,8 +334,8 @@ def test_bad_columns(tmp_path: Path, suffix: Any) -> None:
     refused(path, r": infinity in rewards, row 3; ")
     path = with_("huge", lambda bad: bad.update(rewards=np.array([1e300] + [0.0] * 8)))
     refused(path, r": infinity in rewards, row 0; ")
-    path = with_("discrete", lambda bad: bad.update(actions=np.arange(9)))
-    refused(path, r": actions are whole numbers \(int64\); discrete actions are not supported yet$")
+    path = with_("negative", lambda bad: bad.update(actions=np.arange(9) - 1))
+    refused(path, r": actions are whole numbers \(int64\) from -1 to 7; number discrete actions fr")
     path = with_("wide", lambda bad: bad.update(rewards=np.zeros((9, 2))))
     refused(path, r": rewards has shape 9x2; give one number per step$")
     if suffix != ".parquet":  # a table has columns of one length by construction
@@ -722,7 +723,7 @@ def test_bad_csv_files(tmp_path: Path) -> None:
         r"observations is '\[0\.1 0\.2\]' in row 0; write one column per number: observ",
     )
     whole = {**table, "actions.0": np.arange(9)}
-    refused(write_csv(tmp_path / "whole.csv", whole), r"actions are whole numbers \(int64\); discr")
+    assert open_dataset(write_csv(tmp_path / "whole.csv", whole)).action_spec == Discrete(9)
     (tmp_path / "empty.csv").touch()
     refused(tmp_path / "empty.csv", r"empty\.csv: there is no header; the first line must name the")
     (tmp_path / "header.csv").write_text(",".join(table) + "\n")

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from xql.data.actions import ActionSpec, Box, Discrete
 from xql.envs.make import FlatObservation, check_fits, make_environment
 from xql.errors import InputError, MissingExtra
 
@@ -126,13 +127,18 @@ def test_json_specification_gives_the_same_environment() -> None:
 
 def test_check_fits_names_both_sizes() -> None:
     env = FlatObservation(Toy(), None, "toy")
-    check_fits(env, 6, 2, "door.hdf5")
-    for sizes in ((39, 2), (6, 28)):
+    check_fits(env, 6, Box((-1.0,) * 2, (1.0,) * 2), "door.hdf5")
+    wrong: list[tuple[int, ActionSpec, str]] = [
+        (39, Box((-1.0,) * 2, (1.0,) * 2), "action size 2"),
+        (6, Box((-1.0,) * 28, (1.0,) * 28), "action size 28"),
+        (6, Discrete(2), "2 discrete actions"),
+    ]
+    for size, actions, words in wrong:
         with pytest.raises(InputError) as error:
-            check_fits(env, *sizes, "door.hdf5")
+            check_fits(env, size, actions, "door.hdf5")
         assert str(error.value) == (
-            f"door.hdf5: observation size {sizes[0]} and action size {sizes[1]} do not fit "
-            "the environment, which has 6 and 2; "
+            f"door.hdf5: observation size {size} and {words} do not fit "
+            "the environment, which has observation size 6 and action size 2; "
             "give the environment that the data came from with `env`"
         )
 
@@ -165,9 +171,13 @@ def test_mujoco_py_era_id_says_what_to_use() -> None:
     assert str(error.value) == line
 
 
-def test_discrete_actions_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^CartPole-v1: its actions are Discrete\(n=2\); "):
-        make_environment("CartPole-v1")
+def test_an_environment_of_discrete_actions() -> None:
+    env = make_environment("CartPole-v1")
+    check_fits(env, 4, Discrete(2), "log.npz")
+    # A log may know fewer actions than the environment has, and never more.
+    check_fits(env, 4, Discrete(1), "log.npz")
+    with pytest.raises(InputError, match=r"and 3 discrete actions do not fit CartPole-v1, which "):
+        check_fits(env, 4, Discrete(3), "log.npz")
 
 
 def test_observation_that_is_no_box_is_refused() -> None:

@@ -219,10 +219,10 @@ def test_every_environment_is_closed_even_when_the_policy_fails() -> None:
 
 
 def test_an_environment_of_other_spaces_is_refused_in_one_line() -> None:
-    class Discrete(Walk):
+    class Switches(Walk):
         def __init__(self) -> None:
             super().__init__()
-            self.action_space = gymnasium.spaces.Discrete(3)  # type: ignore[assignment]
+            self.action_space = gymnasium.spaces.MultiBinary(3)  # type: ignore[assignment]
 
     class Flat(Walk):
         def __init__(self) -> None:
@@ -236,9 +236,9 @@ def test_an_environment_of_other_spaces_is_refused_in_one_line() -> None:
 
     for kind, line in (
         (
-            Discrete,
-            "Discrete: its actions are Discrete(n=3); discrete actions are not supported yet; "
-            "use an environment with a Box",
+            Switches,
+            "Switches: its actions are MultiBinary(3); one flat Box, or a Discrete that starts at "
+            "0, is needed",
         ),
         (
             Flat,

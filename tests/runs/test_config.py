@@ -92,12 +92,11 @@ def test_every_agent_s_configuration_comes_back(agent: str) -> None:
     assert RunConfig.from_dict(config.to_dict()).hyperparameters == config.hyperparameters
 
 
-def test_discrete_actions_come_back_and_have_no_networks_yet() -> None:
+def test_discrete_actions_come_back() -> None:
     config = dataclasses.replace(FULL, data=dataclasses.replace(FULL.data, actions=Discrete(3)))
     back = RunConfig.from_dict(config.to_dict())
     assert back.data.actions == Discrete(3)
-    with pytest.raises(InputError, match="discrete actions are not supported yet"):
-        _ = back.spec
+    assert back.spec.actions == Discrete(3)
 
 
 NEEDED = ("agent", "steps", "members", "hyperparameters", "scaling", "data", "environment")

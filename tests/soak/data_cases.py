@@ -101,8 +101,11 @@ _COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
     "complex": ({"actions": np.zeros((8, 1), complex)}, "actions holds complex128"),
     "pairs": ({"actions": np.zeros(8, "f4,f4")}, "actions holds [('f0', '<f4'), ('f1', '<f4')]"),
     "void": ({"actions": np.zeros(8, "V4")}, "actions holds |V4"),
-    "whole actions": ({"actions": np.zeros((8, 1), int)}, "actions are whole numbers (int64)"),
-    "bool actions": ({"actions": np.zeros((8, 1), bool)}, "actions are whole numbers (bool)"),
+    "whole actions": ({"actions": np.full((8, 1), -3)}, "actions are whole numbers (int64)"),
+    "bool actions": (
+        {"actions": np.zeros((8, 2), bool)},
+        "actions are 2 whole numbers a row",
+    ),
     "images": ({"observations": np.zeros((8, 9, 9, 3), "u1")}, "observations holds images"),
     "no columns": ({"observations": np.zeros((8, 0))}, "observations has no numbers in a row"),
     "no action columns": ({"actions": np.zeros((8, 0))}, "actions has no numbers in a row"),
@@ -256,8 +259,8 @@ def _one_chunk(file: h5py.File) -> None:
 
 
 def _enum(file: h5py.File) -> None:
-    kind = h5py.enum_dtype({"a": 0, "b": 1}, "i1")
-    file.create_dataset("actions", data=np.zeros((8, 1), "i1"), dtype=kind)
+    kind = h5py.enum_dtype({"a": -1, "b": 1}, "i1")
+    file.create_dataset("actions", data=np.full((8, 1), -1, "i1"), dtype=kind)
 
 
 def _lists(file: h5py.File) -> None:
@@ -700,7 +703,7 @@ _MINARI_CASES = [
         {"type": "Text", "max_length": 5, "min_length": 1, "charset": "a"},
         "the observation is Text(",
     ),
-    _space("action_space", "discrete", {"type": "Discrete", "n": 2, "start": 0}, "the actions are"),
+    _space("action_space", "discrete", {"type": "Discrete", "n": 2, "start": 1}, "its actions are"),
     _space("action_space", "integers", {"dtype": "int32"}, "the actions are Box("),
     _space("action_space", "wide", {"shape": [2], "low": [0] * 2, "high": [1] * 2}, "its actions"),
     _space("action_space", "still", {"low": [1.0]}, "action_low 1 is not below action_high 1"),
@@ -765,7 +768,7 @@ _SPECS: dict[str, tuple[Any, str]] = {
     "version": ({"id": "Pendulum-v" + "9" * 5000}, "no trusted package registers"),
     "nested": ({"id": '{"id": "Pendulum-v1"}'}, "names a module to import"),
     "module": ({"id": "os:Pendulum-v1"}, "names a module to import"),
-    "discrete": ({"id": "CartPole-v1", "kwargs": {}}, "discrete actions are not supported"),
+    "discrete": ({"id": "CartPole-v1", "kwargs": {}}, "which has observation size 4 and 2 discr"),
     "limit -1": ({"max_episode_steps": -1}, "a time limit of -1"),
     "limit 0": ({"max_episode_steps": 0}, "a time limit of 0"),
     "limit as text": ({"max_episode_steps": "200"}, 'a time limit of "200"'),

@@ -398,7 +398,7 @@ def test_runs_that_cannot_be_continued_are_refused(
     [
         ({"trust": []}, "worlds"),
         ({"env": "Hoper-v9"}, "no environment 'Hoper-v9'"),
-        ({"env": "Pendulum-v1"}, "do not fit Pendulum-v1, which has 3 and 1"),
+        ({"env": "Pendulum-v1"}, "do not fit Pendulum-v1, which has observation size 3 and"),
         ({"steps": -1}, "`steps=-1` is too small; give at least 0"),
         ({"steps": 10}, "`warmup=10` leaves nothing to learn in of `steps=10`"),
         ({"step": 29}, "there is no checkpoint 29"),

@@ -368,7 +368,7 @@ REFUSED = [
     ({"evaluations": 0}, "`evaluations=0` is too small"),
     ({"episodes": -1}, "`episodes=-1` is too small"),
     ({"env": "XQLTestLyne-v0"}, "no environment 'XQLTestLyne-v0'"),
-    ({"env": "Pendulum-v1"}, "do not fit Pendulum-v1, which has 3 and 1"),
+    ({"env": "Pendulum-v1"}, "do not fit Pendulum-v1, which has observation size 3 and"),
     ({"options": {"observations": "standard"}}, "did you mean 'standardised'?"),
     ({"data": broken}, "NaN in rewards (row 3)"),
 ]

@@ -17,6 +17,8 @@ from xql.agents.td3_bc import TD3BCConfig, make_td3_bc
 from xql.agents.types import Actor, Agent, Batch, EnvironmentSpec, Metrics, Trainable, TrainState
 from xql.agents.types import member as member
 from xql.agents.xql import Extraction, XQLConfig, make_xql
+from xql.data.actions import ActionSpec
+from xql.errors import InputError
 
 OfflineName = Literal["xql", "iql", "cql", "td3-bc", "awac", "rebrac", "bc"]
 OnlineName = Literal["sac", "x-sac", "td3", "x-td3", "ddpg"]
@@ -75,6 +77,37 @@ def configure(agent: str, values: Mapping[str, Any], others: Iterable[str] = ())
     return from_dict(kind.config, values, f"agent {agent}", defaults=kind.defaults, others=others)
 
 
+def require_actions(
+    made: Agent, name: str, actions: ActionSpec, where: str, among: Mapping[str, Algorithm]
+) -> None:
+    """Refuse actions that an agent does not learn.
+
+    Args:
+        made: the agent, as it is configured.
+        name: its name.
+        actions: of the data or the environment.
+        where: that one's name, for the message.
+        among: the agents that could be taken instead.
+
+    Raises:
+        InputError: it does not.
+    """
+    kind = type(actions)
+    if kind in made.takes:
+        return
+    wanted = " or ".join(one.kind for one in made.takes)
+    chosen = f" with {made.takes_by}" * bool(made.takes_by)
+    others = [
+        other for other, of in among.items() if kind in of.make(of.config(**of.defaults), 1).takes
+    ]
+    hint = f"choose from {', '.join(others)}" if others else "choose another environment"
+    raise InputError(
+        f"agent {name}{chosen} needs {wanted} actions, and these are {actions}",
+        where=where,
+        hint=f"leave {made.takes_by} out, or {hint}" if made.takes_by else hint,
+    )
+
+
 __all__ = [
     "AGENTS",
     "OFFLINE",
@@ -112,4 +145,5 @@ __all__ = [
     "make_xql",
     "member",
     "options",
+    "require_actions",
 ]

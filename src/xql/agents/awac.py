@@ -50,8 +50,8 @@ from xql.agents.hyperparameters import (
     swept,
 )
 from xql.agents.losses import advantage_weights, critic_loss
-from xql.agents.networks import Critic
-from xql.agents.policies import GaussianPolicy, network_of, project
+from xql.agents.networks import AnyCritic, critic_for
+from xql.agents.policies import StochasticPolicy, network_of, policy_for, project
 from xql.agents.types import (
     Agent,
     Batch,
@@ -63,6 +63,7 @@ from xql.agents.types import (
     Trainable,
 )
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
+from xql.data.actions import Box, Discrete
 
 
 @agent_config
@@ -106,7 +107,7 @@ class AWACState(NamedTuple):
 
     policy: Trainable
     critic: Trainable
-    target_critic: Critic
+    target_critic: AnyCritic
     key: PRNGKeyArray
     step: Int[Array, ""]
     config: AWACConfig
@@ -120,6 +121,7 @@ def make_awac(config: AWACConfig, total_steps: int) -> Agent:
         actor=network_of,
         config=config,
         transitions=config.batch_size,
+        takes=(Box, Discrete),
         backup=policy_backup,
         scale_hint=ScaleHint(("temperature",), "a larger temperature"),
     )
@@ -128,11 +130,10 @@ def make_awac(config: AWACConfig, total_steps: int) -> Agent:
 def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: AWACConfig) -> AWACState:
     """Fresh networks; the target critic starts as a copy of the critic."""
     key, policy_key, critic_key = jax.random.split(key, 3)
-    policy = GaussianPolicy.create(policy_key, spec, config.hidden)
-    critic = Critic.create(
+    policy = policy_for(policy_key, spec, config.hidden)
+    critic = critic_for(
         critic_key,
-        spec.observation_size,
-        spec.actions.size,
+        spec,
         config.hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
@@ -158,7 +159,7 @@ def update(total_steps: int, state: AWACState, batch: Batch) -> tuple[AWACState,
     next_q = state.target_critic(batch.next_observations, next_actions).min(0)
     q_targets = batch.rewards + config.discount * batch.masks * next_q
 
-    def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
+    def q_loss(network: AnyCritic) -> tuple[Scalar, Metrics]:
         return critic_loss(network(batch.observations, batch.actions), q_targets)
 
     critic, metrics = descend(state.critic, q_loss, config.critic_learning_rate * rate)
@@ -172,7 +173,7 @@ def update(total_steps: int, state: AWACState, batch: Batch) -> tuple[AWACState,
     else:
         weights = advantage_weights(advantages, 1 / config.temperature, config.weight_cap)
 
-    def policy_loss(network: GaussianPolicy) -> tuple[Scalar, Metrics]:
+    def policy_loss(network: StochasticPolicy) -> tuple[Scalar, Metrics]:
         log_prob = network.log_prob(batch.observations, batch.actions)
         loss = -(weights * log_prob).mean()
         return loss, {"policy_loss": loss, "log_prob": log_prob.mean()}

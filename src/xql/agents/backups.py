@@ -4,7 +4,6 @@ from typing import Any
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from xql.agents.networks import Critic
 from xql.agents.types import Backup, Batch
 
 
@@ -18,8 +17,8 @@ def _first_q_of_next(state: Any, batch: Batch, key: PRNGKeyArray | None) -> Floa
     network = state.policy.network
     following = batch.next_observations
     actions = network.mean(following) if key is None else network.sample(following, key)
-    first = Critic(state.critic.network.mlps[:1])
-    return first(batch.next_observations, actions)[0]
+    q: Float[Array, "members batch"] = state.critic.network(batch.next_observations, actions)
+    return q[0]
 
 
 value_backup = Backup("V(s')", _value_of_next)

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from xql.agents.hyperparameters import SIZE, Swept, agent_config, static, swept
-from xql.agents.policies import GaussianPolicy, network_of, project
+from xql.agents.policies import StochasticPolicy, network_of, policy_for, project
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, trainable
+from xql.data.actions import Box, Discrete
 
 
 @agent_config
@@ -50,13 +51,14 @@ def make_bc(config: BCConfig, total_steps: int) -> Agent:
         actor=network_of,
         config=config,
         transitions=config.batch_size,
+        takes=(Box, Discrete),
     )
 
 
 def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: BCConfig) -> BCState:
     """A fresh policy."""
     key, policy_key = jax.random.split(key)
-    policy = GaussianPolicy.create(policy_key, spec, config.hidden)
+    policy = policy_for(policy_key, spec, config.hidden)
     return BCState(trainable(policy), key, jnp.zeros((), jnp.int32), config)
 
 
@@ -64,7 +66,7 @@ def update(total_steps: int, state: BCState, batch: Batch) -> tuple[BCState, Met
     """One step of maximum likelihood."""
     config = state.config
 
-    def policy_loss(network: GaussianPolicy) -> tuple[Scalar, Metrics]:
+    def policy_loss(network: StochasticPolicy) -> tuple[Scalar, Metrics]:
         log_prob = network.log_prob(batch.observations, batch.actions)
         loss = -log_prob.mean()
         return loss, {"policy_loss": loss, "log_prob": log_prob.mean()}

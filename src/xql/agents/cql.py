@@ -19,6 +19,10 @@ multiplies α by a Lagrange multiplier α', which starts at `initial_multiplier`
 
 `max_backup=True` takes the best of the n actions at s' in the backup, as for AntMaze.
 
+Of discrete actions nothing is drawn: the gap's sum is over all of them with p = 1, Q's target and
+the policy's loss are expectations under π, a softmax over one logit for each (`max_backup`: the
+best action), and H is a tenth of the largest entropy, log n.
+
 `calibrated=True` is Cal-QL (Nakamoto et al., NeurIPS 2023, arXiv 2303.05479): at the 2n actions of
 the policy, max(Q(s, b), G(s)) takes the place of Q(s, b) in the gap, G being the discounted return
 of the log from s on. Q is then not pushed below the value of the behaviour policy, which keeps its
@@ -50,7 +54,8 @@ What it scores is in results/, with the commands.
 """
 
 import functools
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,10 +74,11 @@ from xql.agents.hyperparameters import (
     swept,
 )
 from xql.agents.losses import critic_metrics
-from xql.agents.networks import Critic
-from xql.agents.policies import SquashedGaussianPolicy, network_of
+from xql.agents.networks import critic_for
+from xql.agents.policies import CategoricalPolicy, SquashedGaussianPolicy, network_of
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Number, Scalar, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
+from xql.data.actions import Box, Discrete
 
 MOST_LOG_MULTIPLIER = 13.8  # a multiplier of 10⁶, as in the published CQL code
 
@@ -140,7 +146,8 @@ class CQLState(NamedTuple):
 
     policy: Trainable
     critic: Trainable
-    target_critic: Critic
+    target_critic: Any
+    """As the critic: of continuous actions, or of discrete ones."""
     temperature: Trainable
     """The log of the entropy's weight η."""
     multiplier: Trainable | None
@@ -160,17 +167,18 @@ def make_cql(config: CQLConfig, total_steps: int) -> Agent:
         transitions=config.batch_size,
         backup=policy_backup,
         wants_returns=config.calibrated,
+        takes=(Box, Discrete),
     )
 
 
 def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: CQLConfig) -> CQLState:
     """Fresh networks, η = 1; the target critic starts as a copy of the critic."""
     key, policy_key, critic_key = jax.random.split(key, 3)
-    policy = SquashedGaussianPolicy.create(policy_key, spec, config.hidden)
-    critic = Critic.create(
+    kind = CategoricalPolicy if isinstance(spec.actions, Discrete) else SquashedGaussianPolicy
+    policy = kind.create(policy_key, spec, config.hidden)
+    critic = critic_for(
         critic_key,
-        spec.observation_size,
-        spec.actions.size,
+        spec,
         config.critic_hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
@@ -197,27 +205,38 @@ def update(total_steps: int, state: CQLState, batch: Batch) -> tuple[CQLState, M
 
     # Q minimises the squared error on r + γ·mask·min Q̄(s', a'), plus α times the gap between its
     # soft maximum over all actions, log Σ e^{Q(s, b)}/p(b), and its value at the data's.
-    samples, log_densities = penalty_actions(policy, config.samples, batch, samples_key)
-    candidates = samples[-config.samples :] if config.max_backup else samples[-1:]  # drawn at s'
-    next_observations = jnp.broadcast_to(
-        batch.next_observations, (len(candidates), *batch.next_observations.shape)
-    )
-    next_q = state.target_critic(next_observations, candidates).min(0).max(0)
+    discrete = isinstance(policy, CategoricalPolicy)
+    if discrete:
+        all_q = state.target_critic.values(batch.next_observations).min(0)
+        expected = (jnp.exp(policy.log_probabilities(batch.next_observations)) * all_q).sum(-1)
+        next_q = all_q.max(-1) if config.max_backup else expected
+        log_densities, first_own = jnp.zeros((1, 1)), 0
+    else:
+        samples, log_densities = penalty_actions(policy, config.samples, batch, samples_key)
+        candidates = samples[-config.samples :] if config.max_backup else samples[-1:]  # at s'
+        next_observations = jnp.broadcast_to(
+            batch.next_observations, (len(candidates), *batch.next_observations.shape)
+        )
+        next_q = state.target_critic(next_observations, candidates).min(0).max(0)
+        states = jnp.broadcast_to(batch.observations, (len(samples), *batch.observations.shape))
+        first_own = config.samples
     q_targets = batch.rewards + config.discount * batch.masks * next_q
     multiplier = state.multiplier
     weight = config.penalty * (1.0 if multiplier is None else jnp.exp(multiplier.network))
-    states = jnp.broadcast_to(batch.observations, (len(samples), *batch.observations.shape))
 
-    def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
+    def q_loss(network: Any) -> tuple[Scalar, Metrics]:
         q = network(batch.observations, batch.actions)
         error = q - q_targets
-        sampled_q = network(states, samples)
+        if discrete:
+            sampled_q = jnp.moveaxis(network.values(batch.observations), -1, 1)
+        else:
+            sampled_q = network(states, samples)
         if config.calibrated:
             assert batch.returns is not None, "data for this agent has them"
-            own = sampled_q[:, config.samples :]  # of the policy's actions
+            own = sampled_q[:, first_own:]  # of the policy's actions
             below = (own < batch.returns).mean(dtype=jnp.float32)
             own = jnp.maximum(own, batch.returns)
-            sampled_q = jnp.concatenate([sampled_q[:, : config.samples], own], axis=1)
+            sampled_q = jnp.concatenate([sampled_q[:, :first_own], own], axis=1)
         all_actions = jax.nn.logsumexp(sampled_q - log_densities, axis=1)
         gap = (all_actions - q).mean(-1)
         # The whole square, not its half as elsewhere: published penalty weights stand beside that.
@@ -239,7 +258,14 @@ def update(total_steps: int, state: CQLState, batch: Batch) -> tuple[CQLState, M
     # The policy maximises E[min Q(s, b) − η log π(b|s)], b ~ π(·|s), as in SAC.
     entropy_weight = jnp.exp(state.temperature.network)
 
-    def policy_loss(network: SquashedGaussianPolicy) -> tuple[Scalar, Metrics]:
+    def policy_loss(network: Any) -> tuple[Scalar, Metrics]:
+        if discrete:
+            log_probs = network.log_probabilities(batch.observations)
+            all_q = critic.network.values(batch.observations).min(0)
+            probs = jnp.exp(log_probs)
+            loss = (probs * (entropy_weight * log_probs - all_q)).sum(-1).mean()
+            entropy = -(probs * log_probs).sum(-1).mean()
+            return loss, {"policy_loss": loss, "entropy": entropy}
         actions, log_prob = network.sample_with_log_prob(batch.observations, policy_key)
         q = critic.network(batch.observations, actions).min(0)
         loss = (entropy_weight * log_prob - q).mean()
@@ -249,8 +275,9 @@ def update(total_steps: int, state: CQLState, batch: Batch) -> tuple[CQLState, M
         state.policy, policy_loss, config.policy_learning_rate * rate
     )
 
-    # η rises while the entropy is below its target, −d.
-    target_entropy = -float(batch.actions.shape[-1])
+    # η rises while the entropy is below its target, −d, or log(n)/10.
+    size = batch.actions.shape[-1]
+    target_entropy = math.log(size) / 10 if discrete else -float(size)
 
     def temperature_loss(log_temperature: Scalar) -> tuple[Scalar, Metrics]:
         # In log η, not η: this gradient does not die out where η has come near 0.

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from xql.agents.networks import MLP, Critic
 from xql.agents.policies import Bounds, action_range
 from xql.agents.types import EnvironmentSpec
+from xql.data.actions import require_box
 
 
 def _noise(
@@ -48,9 +49,10 @@ class FlowPolicy(eqx.Module):
         cls, key: PRNGKeyArray, spec: EnvironmentSpec, hidden: Sequence[int], steps: int
     ) -> "FlowPolicy":
         """An MLP from (s, x, t) to a velocity."""
-        size = spec.actions.size
+        actions = require_box(spec.actions)
+        size = actions.size
         mlp = MLP.create(key, (spec.observation_size + size + 1, *hidden, size))
-        return cls(mlp, spec.actions.low, spec.actions.high, steps)
+        return cls(mlp, actions.low, actions.high, steps)
 
     def __call__(
         self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None

@@ -49,10 +49,11 @@ from xql.agents.hyperparameters import (
     swept,
 )
 from xql.agents.losses import CriticLoss, advantage_weights, critic_loss
-from xql.agents.networks import Critic, Value
-from xql.agents.policies import GaussianPolicy, network_of, project
+from xql.agents.networks import AnyCritic, Value, critic_for
+from xql.agents.policies import StochasticPolicy, network_of, policy_for, project
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
+from xql.data.actions import Box, Discrete
 
 
 @agent_config
@@ -105,7 +106,7 @@ class IQLState(NamedTuple):
     policy: Trainable
     value: Trainable
     critic: Trainable
-    target_critic: Critic
+    target_critic: AnyCritic
     key: PRNGKeyArray
     step: Int[Array, ""]
     config: IQLConfig
@@ -119,6 +120,7 @@ def make_iql(config: IQLConfig, total_steps: int) -> Agent:
         actor=network_of,
         config=config,
         transitions=config.batch_size,
+        takes=(Box, Discrete),
         backup=value_backup,
         scale_hint=ScaleHint(("inverse_temperature",), "a smaller inverse_temperature"),
     )
@@ -128,12 +130,11 @@ def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: IQLConfig) -> IQLStat
     """Fresh networks; the target critic starts as a copy of the critic."""
     key, policy_key, value_key, critic_key = jax.random.split(key, 4)
     size, hidden = spec.observation_size, config.hidden
-    policy = GaussianPolicy.create(policy_key, spec, hidden)
+    policy = policy_for(policy_key, spec, hidden)
     value = Value.create(value_key, size, hidden, layer_norm=config.value_layer_norm)
-    critic = Critic.create(
+    critic = critic_for(
         critic_key,
-        size,
-        spec.actions.size,
+        spec,
         hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
@@ -175,7 +176,7 @@ def update(total_steps: int, state: IQLState, batch: Batch) -> tuple[IQLState, M
     advantages = target_q - v(batch.observations)
     weights = advantage_weights(advantages, config.inverse_temperature, config.weight_cap)
 
-    def policy_loss(network: GaussianPolicy) -> tuple[Scalar, Metrics]:
+    def policy_loss(network: StochasticPolicy) -> tuple[Scalar, Metrics]:
         log_prob = network.log_prob(
             batch.observations, batch.actions, config.policy_dropout, dropout_key
         )
@@ -189,7 +190,7 @@ def update(total_steps: int, state: IQLState, batch: Batch) -> tuple[IQLState, M
     # Q minimises the error on r + γ·mask·V(s').
     q_targets = batch.rewards + config.discount * batch.masks * v(batch.next_observations)
 
-    def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
+    def q_loss(network: AnyCritic) -> tuple[Scalar, Metrics]:
         q = network(batch.observations, batch.actions)
         return critic_loss(q, q_targets, config.critic_loss, config.huber_delta)
 

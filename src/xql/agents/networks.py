@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from xql.agents.types import EnvironmentSpec
+from xql.data.actions import Discrete
+
 
 class Linear(eqx.Module):
     """x ↦ xW + b."""
@@ -160,3 +163,62 @@ class Critic(eqx.Module):
     ) -> Float[Array, "members *batch"]:
         inputs = jnp.concatenate([observations, actions], axis=-1)
         return jnp.stack([mlp(inputs)[..., 0] for mlp in self.mlps])
+
+
+class DiscreteCritic(eqx.Module):
+    """An ensemble of Q(s, ·): from the observation to one number for each of the actions."""
+
+    mlps: tuple[MLP, ...]
+
+    @classmethod
+    def create(
+        cls,
+        key: PRNGKeyArray,
+        observation_size: int,
+        action_size: int,
+        hidden: Sequence[int],
+        *,
+        members: int = 2,
+        layer_norm: bool = False,
+    ) -> "DiscreteCritic":
+        """`members` independently drawn MLPs from s to a number for each action."""
+        sizes = (observation_size, *hidden, action_size)
+        keys = jax.random.split(key, members)
+        return cls(tuple(MLP.create(k, sizes, layer_norm=layer_norm) for k in keys))
+
+    def __call__(
+        self,
+        observations: Float[Array, "*batch observation"],
+        actions: Float[Array, "*batch action"],
+    ) -> Float[Array, "members *batch"]:
+        """Q of one-hot actions."""
+        return (self.values(observations) * actions).sum(-1)
+
+    def values(
+        self, observations: Float[Array, "*batch observation"]
+    ) -> Float[Array, "members *batch action"]:
+        """Q of every action."""
+        return jnp.stack([mlp(observations) for mlp in self.mlps])
+
+
+AnyCritic = Critic | DiscreteCritic
+
+
+def critic_for(
+    key: PRNGKeyArray,
+    spec: EnvironmentSpec,
+    hidden: Sequence[int],
+    *,
+    members: int = 2,
+    layer_norm: bool = False,
+) -> AnyCritic:
+    """The critic of continuous actions, or that of discrete ones, with `members` MLPs."""
+    kind = DiscreteCritic if isinstance(spec.actions, Discrete) else Critic
+    return kind.create(
+        key,
+        spec.observation_size,
+        spec.actions.size,
+        hidden,
+        members=members,
+        layer_norm=layer_norm,
+    )

@@ -1,8 +1,9 @@
 """The policies: what turns an observation into an action within the bounds.
 
 Every policy has `mean` (its mode, for evaluation) and `sample` (a draw, for acting), both
-in the environment's own action units. Densities are those of actions rescaled to [-1, 1], so that a
-temperature or a target entropy means the same whatever the bounds are.
+in the environment's own action units; of discrete actions, as one-hot rows. Densities are those of
+actions rescaled to [-1, 1], so that a temperature or a target entropy means the same whatever the
+bounds are.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from xql.agents.networks import MLP
 from xql.agents.types import EnvironmentSpec, Trainable
+from xql.data.actions import Discrete, require_box
 
 Bounds = tuple[float, ...]
 
@@ -51,9 +53,9 @@ class GaussianPolicy(eqx.Module):
         hidden: Sequence[int],
     ) -> "GaussianPolicy":
         """Standard deviation 1 in units of half the action range."""
-        size = spec.actions.size
-        mlp = MLP.create(key, (spec.observation_size, *hidden, size))
-        return cls(mlp, jnp.zeros(size), spec.actions.low, spec.actions.high)
+        actions = require_box(spec.actions)
+        mlp = MLP.create(key, (spec.observation_size, *hidden, actions.size))
+        return cls(mlp, jnp.zeros(actions.size), actions.low, actions.high)
 
     def __call__(
         self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
@@ -106,6 +108,84 @@ class GaussianPolicy(eqx.Module):
         return GaussianPolicy(self.mlp, log_std, self.low, self.high)
 
 
+class CategoricalPolicy(eqx.Module):
+    """π(a|s) of discrete actions: a softmax over one logit for each."""
+
+    mlp: MLP
+
+    @classmethod
+    def create(
+        cls, key: PRNGKeyArray, spec: EnvironmentSpec, hidden: Sequence[int]
+    ) -> "CategoricalPolicy":
+        """An MLP from the observation to the logits."""
+        return cls(MLP.create(key, (spec.observation_size, *hidden, spec.actions.size)))
+
+    def __call__(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*batch action"]:
+        """The most likely action, or with a key a draw."""
+        return self.mean(observations) if key is None else self.sample(observations, key)
+
+    def mean(
+        self, observations: Float[Array, "*batch observation"]
+    ) -> Float[Array, "*batch action"]:
+        """The most likely action, a one-hot row; NaN where a logit is not finite."""
+        return self._rows(self.mlp(observations))
+
+    def sample(
+        self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray
+    ) -> Float[Array, "*batch action"]:
+        """A draw, a one-hot row."""
+        logits = self.mlp(observations)
+        # The largest of logits + Gumbel noise is a draw from their softmax.
+        return self._rows(logits + jax.random.gumbel(key, logits.shape))
+
+    def log_probabilities(
+        self,
+        observations: Float[Array, "*batch observation"],
+        dropout: float = 0.0,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "*batch action"]:
+        """log π(·|s) in nats, of every action."""
+        return jax.nn.log_softmax(self.mlp(observations, dropout=dropout, key=key))
+
+    def log_prob(
+        self,
+        observations: Float[Array, "*batch observation"],
+        actions: Float[Array, "*batch action"],
+        dropout: float = 0.0,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "*batch"]:
+        """log π(a|s) of one-hot actions, in nats; its negative is the cross entropy.
+
+        Args:
+            observations, actions: one per row.
+            dropout: of hidden units, while training; see `MLP`.
+            key: of the dropout; none is dropped without it.
+        """
+        return (self.log_probabilities(observations, dropout, key) * actions).sum(-1)
+
+    def projected(self) -> "CategoricalPolicy":
+        """The same: any logits are a distribution."""
+        return self
+
+    @staticmethod
+    def _rows(scores: Float[Array, "*batch action"]) -> Float[Array, "*batch action"]:
+        rows = jax.nn.one_hot(scores.argmax(-1), scores.shape[-1])
+        finite = jnp.isfinite(scores).all(-1, keepdims=True)
+        return jnp.where(finite, rows, jnp.nan)
+
+
+StochasticPolicy = GaussianPolicy | CategoricalPolicy
+"""What maximum likelihood is done with."""
+
+
+def policy_for(key: PRNGKeyArray, spec: EnvironmentSpec, hidden: Sequence[int]) -> StochasticPolicy:
+    """The policy of continuous actions, or that of discrete ones."""
+    kind = CategoricalPolicy if isinstance(spec.actions, Discrete) else GaussianPolicy
+    return kind.create(key, spec, hidden)
+
+
 class DeterministicPolicy(eqx.Module):
     """a = π(s): a tanh scaled to the action bounds."""
 
@@ -125,9 +205,10 @@ class DeterministicPolicy(eqx.Module):
         layer_norm: bool = False,
     ) -> "DeterministicPolicy":
         """An MLP from the observation to one number per action dimension."""
-        sizes = (spec.observation_size, *hidden, spec.actions.size)
+        actions = require_box(spec.actions)
+        sizes = (spec.observation_size, *hidden, actions.size)
         mlp = MLP.create(key, sizes, layer_norm=layer_norm)
-        return cls(mlp, spec.actions.low, spec.actions.high)
+        return cls(mlp, actions.low, actions.high)
 
     def __call__(
         self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
@@ -192,8 +273,9 @@ class SquashedGaussianPolicy(eqx.Module):
         hidden: Sequence[int],
     ) -> "SquashedGaussianPolicy":
         """An MLP from the observation to a mean and a log deviation per action dimension."""
-        mlp = MLP.create(key, (spec.observation_size, *hidden, 2 * spec.actions.size))
-        return cls(mlp, spec.actions.low, spec.actions.high)
+        actions = require_box(spec.actions)
+        mlp = MLP.create(key, (spec.observation_size, *hidden, 2 * actions.size))
+        return cls(mlp, actions.low, actions.high)
 
     def __call__(
         self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
@@ -267,5 +349,5 @@ def exploring_actor(state: Any) -> DeterministicPolicy:
 
 
 def project(policy: Trainable) -> Trainable:
-    """A Gaussian policy with its standard deviation within its range, after an optimizer step."""
+    """A policy with its parameters within their range, after an optimizer step."""
     return policy._replace(network=policy.network.projected())

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, PyTree
 
-from xql.data.actions import Box
+from xql.data.actions import ActionSpec, Box
 
 Metrics = dict[str, Float[Array, ""]]
 Scalar = Float[Array, ""]
@@ -38,7 +38,7 @@ class EnvironmentSpec(NamedTuple):
     """What networks are built for: the length of an observation, and the actions."""
 
     observation_size: int
-    actions: Box
+    actions: ActionSpec
 
 
 class Trainable(NamedTuple):
@@ -117,6 +117,8 @@ class Agent(NamedTuple):
             that no bound on returns is a bound on them.
         scale_hint: what helps where its values or its policy's weights do not fit the rewards.
         wants_returns: whether its batches need `Batch.returns`.
+        takes: the kinds of actions that it learns, as it is configured.
+        takes_by: the option that decides it, such as "policy=flow"; "" where none does.
     """
 
     init: Callable[[PRNGKeyArray, EnvironmentSpec, Any], Any]
@@ -128,6 +130,8 @@ class Agent(NamedTuple):
     values_include_entropy: bool = False
     scale_hint: ScaleHint = ScaleHint()
     wants_returns: bool = False
+    takes: tuple[type[ActionSpec], ...] = (Box,)
+    takes_by: str = ""
 
 
 def member(population: PyTree, index: int) -> PyTree:

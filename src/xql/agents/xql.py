@@ -54,6 +54,11 @@ Deviations from the paper, each with its switch in `XQLConfig` where it has one:
      the networks and the schedule of `awr`.
  12. β and κ can be `auto`, as in the preset default: each is solved for a KL from the data, at
      every update (xql.agents.temperature, docs/choosing-beta.md). The paper chooses β by hand.
+ 13. The paper has continuous actions alone. Of discrete ones (`xql.data.actions.Discrete`), Q(s, ·)
+     has an output for each, and the policy is a softmax over one logit for each; all else is the
+     same. `soft_maximum="exact"` then learns no V from single actions, but a behaviour policy µ̂, by
+     maximum likelihood, and V(s) = β log Σ_a µ̂(a|s) e^{Q̄(s, a)/β} is computed from it. Q is then
+     asked for actions that the data has not, by so little as µ̂ gives them.
 
 What it scores is in results/, with the commands.
 """
@@ -61,6 +66,7 @@ What it scores is in results/, with the commands.
 import operator
 from typing import Any, Literal, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -90,11 +96,19 @@ from xql.agents.losses import (
     gumbel_metrics,
     mean_magnitude,
 )
-from xql.agents.networks import Critic, Value
-from xql.agents.policies import DeterministicPolicy, GaussianPolicy, exploring_actor, project
+from xql.agents.networks import AnyCritic, Critic, DiscreteCritic, Value, critic_for
+from xql.agents.policies import (
+    CategoricalPolicy,
+    DeterministicPolicy,
+    StochasticPolicy,
+    exploring_actor,
+    policy_for,
+    project,
+)
 from xql.agents.temperature import SPREAD, Temperatures, initial_temperatures, tune
 from xql.agents.types import (
     Agent,
+    Backup,
     Batch,
     EnvironmentSpec,
     Metrics,
@@ -104,6 +118,7 @@ from xql.agents.types import (
     Trainable,
 )
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
+from xql.data.actions import Box, Discrete
 from xql.gumbel.losses import Kind, gumbel_loss
 
 Extraction = Literal["awr", "ddpg_bc", "best_of_n", "flow"]
@@ -153,6 +168,11 @@ class XQLConfig:
     )
     critics: int = static(
         default=2, doc="Ensemble size of Q; the targets take the minimum.", range=COUNT
+    )
+    soft_maximum: Literal["sampled", "exact"] = static(
+        default="sampled",
+        doc="V by the Gumbel loss, or, of discrete actions, the sum over all of them under a "
+        "learned behaviour policy.",
     )
     value_layer_norm: bool = static(default=True, doc="LayerNorm in V.")
     critic_layer_norm: bool = static(default=False, doc="LayerNorm in Q.")
@@ -217,7 +237,8 @@ class XQLConfig:
 
     @property
     def inactive(self) -> frozenset[str]:
-        """What other choices of `policy` have, and the KL bounds of fixed temperatures."""
+        """What other choices of `policy` have, the loss of a V that is computed, and the KL bounds
+        of fixed temperatures."""
         of: dict[Extraction, set[str]] = {
             "awr": {"inverse_temperature", "policy_kl", "weight_cap", "policy_dropout"},
             "ddpg_bc": {"bc_weight", "exploration_noise"},
@@ -226,7 +247,9 @@ class XQLConfig:
         }
         bounds = {"beta_kl": self.beta, "policy_kl": self.inverse_temperature}
         fixed = {name for name, tuned in bounds.items() if not isinstance(tuned, Auto)}
-        return frozenset((set().union(*of.values()) - of[self.policy]) | fixed)
+        sampled = {"clip", "loss", "maclaurin_order", "max_gradient_norm", "value_layer_norm"}
+        idle = set() if self.soft_maximum == "sampled" else sampled
+        return frozenset((set().union(*of.values()) - of[self.policy]) | fixed | idle)
 
 
 class XQLState(NamedTuple):
@@ -234,8 +257,10 @@ class XQLState(NamedTuple):
 
     policy: Trainable
     value: Trainable
+    """V; or, where it is computed, the behaviour policy µ̂ that it is computed with."""
     critic: Trainable
-    target_critic: Critic
+    target_critic: Any
+    """As the critic: of continuous actions, or of discrete ones."""
     temperatures: Temperatures
     """Those that tune themselves, as they are by now."""
     key: PRNGKeyArray
@@ -245,19 +270,34 @@ class XQLState(NamedTuple):
 
 def make_xql(config: XQLConfig, total_steps: int) -> Agent:
     """The agent for one configuration; cosine schedules end at `total_steps`."""
+    takes, takes_by = _takes(config)
     return Agent(
         init=init,
         update=bind(update, total_steps),
         actor=actor,
         config=config,
         transitions=config.batch_size * config.v_updates,
-        backup=value_backup,
+        backup=value_backup if config.soft_maximum == "sampled" else _exact_backup,
+        takes=takes,
+        takes_by=takes_by,
         scale_hint=ScaleHint(
             ("beta", "inverse_temperature"), "a larger beta and a smaller inverse_temperature"
         )
         if config.policy == "awr"
         else ScaleHint(("beta",), "a larger beta"),
     )
+
+
+def _takes(config: XQLConfig) -> tuple[tuple[type[Box] | type[Discrete], ...], str]:
+    """The kinds of actions that a configuration learns, and the option that decides it."""
+    if config.policy != "awr":
+        return (Box,), f"policy={config.policy}"
+    for name in ("value_action_noise", "value_random_actions"):
+        if getattr(config, name) != 0:
+            return (Box,), f"{name}={getattr(config, name):g}"
+    if config.soft_maximum == "exact":
+        return (Discrete,), "soft_maximum=exact"
+    return (Box, Discrete), ""
 
 
 def actor(state: XQLState) -> Any:
@@ -271,7 +311,7 @@ def actor(state: XQLState) -> Any:
 def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: XQLConfig) -> XQLState:
     """Fresh networks; the target critic starts as a copy of the critic."""
     key, policy_key, value_key, critic_key = jax.random.split(key, 4)
-    size, hidden = spec.observation_size, config.hidden
+    hidden = config.hidden
     policy: Any
     if config.policy == "ddpg_bc":
         policy = DeterministicPolicy.create(policy_key, spec, hidden)
@@ -280,12 +320,17 @@ def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: XQLConfig) -> XQLStat
     elif config.policy == "flow":
         policy = OneStepFlowPolicy.create(policy_key, spec, hidden, config.flow_steps)
     else:
-        policy = GaussianPolicy.create(policy_key, spec, hidden)
-    value = Value.create(value_key, size, hidden, layer_norm=config.value_layer_norm)
-    critic = Critic.create(
+        policy = policy_for(policy_key, spec, hidden)
+    value: Any
+    if config.soft_maximum == "exact":
+        value = CategoricalPolicy.create(value_key, spec, hidden)
+    else:
+        value = Value.create(
+            value_key, spec.observation_size, hidden, layer_norm=config.value_layer_norm
+        )
+    critic = critic_for(
         critic_key,
-        size,
-        spec.actions.size,
+        spec,
         hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
@@ -312,7 +357,7 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
     key, policy_key = jax.random.split(key) if draws else (key, None)
 
     # V minimises E[e^z − z − 1], z = (Q̄(s, a) − V(s)) / β: one step for each block of the batch.
-    # The last block also serves the policy and Q.
+    # The last block also serves the policy and Q. Where V is computed, µ̂ takes these steps.
     value, temperatures = state.value, dict(state.temperatures)
     for block, value_key in enumerate(value_keys):
         rows = slice(block * config.batch_size, (block + 1) * config.batch_size)
@@ -322,11 +367,14 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
         observations, targets = value_targets(state, data, target_q, value_key)
 
         def value_loss(
-            network: Value,
+            network: Any,
             observations: Float[Array, "rows observation"] = observations,
             targets: Float[Array, " rows"] = targets,
             floor: Scalar = floor,
+            data: Batch = data,
         ) -> tuple[Scalar, Metrics]:
+            if config.soft_maximum == "exact":
+                return exact_loss(network, state, data, targets, floor)
             v = network(observations)
             beta, found = config.beta, {}
             if isinstance(beta, Auto):
@@ -349,6 +397,8 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
     if "value" in temperatures:
         temperatures["value"] = metrics["beta"]
     v = (value if config.update_order == "sequential" else state.value).network
+    if config.soft_maximum == "exact":
+        v = ExactValue(v, state.target_critic, temperatures.get("value", config.beta))
 
     # The policy maximises E[w log π(a|s)], w = min(e^{κ (Q̄ − V)}, cap), or is extracted otherwise.
     advantages = target_q - v(data.observations)
@@ -369,7 +419,7 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
     # Q minimises the error on r + γ·mask·V(s').
     q_targets = data.rewards + config.discount * data.masks * v(data.next_observations)
 
-    def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
+    def q_loss(network: AnyCritic) -> tuple[Scalar, Metrics]:
         q = network(data.observations, data.actions)
         return critic_loss(q, q_targets, config.critic_loss, config.huber_delta)
 
@@ -410,8 +460,50 @@ def value_targets(
     return observations, state.target_critic(observations, actions).min(0)
 
 
+class ExactValue(eqx.Module):
+    """V(s) = β log Σ_a µ̂(a|s) e^{Q(s, a)/β}, the sum over all discrete actions."""
+
+    behaviour: CategoricalPolicy
+    critic: DiscreteCritic
+    beta: Any
+
+    def __call__(self, observations: Float[Array, "*batch observation"]) -> Float[Array, "*batch"]:
+        q = self.critic.values(observations).min(0)
+        weighted = self.behaviour.log_probabilities(observations) + q / self.beta
+        value: Array = self.beta * jax.nn.logsumexp(weighted, axis=-1)
+        return value
+
+
+def exact_loss(
+    network: CategoricalPolicy,
+    state: XQLState,
+    data: Batch,
+    target_q: Float[Array, " batch"],
+    floor: Scalar,
+) -> tuple[Scalar, Metrics]:
+    """−E[log µ̂(a|s)], and what is found of V and of a β that tunes itself."""
+    config, tuned_before = state.config, state.temperatures.get("value")
+    beta = config.beta if tuned_before is None else tuned_before
+    loss = -network.log_prob(data.observations, data.actions).mean()
+    v = ExactValue(state.value.network, state.target_critic, beta)(data.observations)
+    metrics = {"value_loss": loss, "v": v.mean()}
+    if tuned_before is not None:
+        tuned = tune(tuned_before, target_q - v, config.beta_kl, floor, state.step)
+        metrics |= {"beta": tuned.temperature, "kl": tuned.kl}
+    return loss, metrics
+
+
+def _exact_next(state: XQLState, batch: Batch, key: PRNGKeyArray | None) -> Float[Array, " batch"]:
+    del key
+    beta = state.temperatures.get("value", state.config.beta)
+    return ExactValue(state.value.network, state.critic.network, beta)(batch.next_observations)
+
+
+_exact_backup = Backup("V(s')", _exact_next)
+
+
 def awr_loss(
-    network: GaussianPolicy,
+    network: StochasticPolicy,
     state: XQLState,
     data: Batch,
     advantages: Float[Array, " batch"],

@@ -52,7 +52,7 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
         ("episodes", f"{dataset.episodes:,}"),
         ("transitions", f"{dataset.transitions:,} ({megabytes:.1f} MiB)"),
         ("observation", _observation(dataset)),
-        ("action", f"{dataset.action_size} numbers{_bounds(dataset)}"),
+        ("action", _action(dataset)),
         ("length", _spread(lengths.astype(float))),
         ("return", _spread(returns)),
         (
@@ -79,13 +79,15 @@ def _observation(dataset: Dataset) -> str:
     return printable(f"{dataset.observation_size} numbers{parts}")
 
 
-def _bounds(dataset: Dataset) -> str:
-    low, high = dataset.action_low, dataset.action_high
+def _action(dataset: Dataset) -> str:
+    numbers, low, high = f"{dataset.action_size} numbers", dataset.action_low, dataset.action_high
+    if dataset.discrete:
+        return dataset.action_spec.words
     if low is None or high is None:
-        return ", bounds not stated"
+        return f"{numbers}, bounds not stated"
     if (low == low[0]).all() and (high == high[0]).all():
-        return f" in [{low[0]:g}, {high[0]:g}]"
-    return f", each within its own bounds, all in [{low.min():g}, {high.max():g}]"
+        return f"{numbers} in [{low[0]:g}, {high[0]:g}]"
+    return f"{numbers}, each within its own bounds, all in [{low.min():g}, {high.max():g}]"
 
 
 def _spread(values: np.ndarray) -> str:

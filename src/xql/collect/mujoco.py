@@ -32,6 +32,7 @@ from xql.collect.trained import (
     train_source,
 )
 from xql.collect.writing import Description, Log, refuse_existing, write_dataset
+from xql.data.actions import action_spec, require_box
 from xql.envs.make import make_environment, register_robotics
 from xql.errors import InputError, nearest, require_seed
 from xql.jax_config import standard_jax
@@ -122,7 +123,9 @@ def make_mujoco(
     refuse_existing(dataset_id)
     # A dataset names the releases of these simulators: better missing now than after training.
     register_robotics()
-    make_environment(environment).close()
+    probe = make_environment(environment)
+    probe.close()
+    require_box(action_spec(probe.action_space, environment), environment)
 
     path = None if run is None else Path(run)
     if path is None and kind != "random":

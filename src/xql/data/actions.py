@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 from jaxtyping import Float, Float32, Int, Shaped
 
 from xql.errors import InputError
+
+MOST_CHOICES = 1000
+"""Of one decision: a dataset has a number for each of them in every row."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,8 @@ class Box:
 
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+    kind: ClassVar = "continuous"
 
     @property
     def size(self) -> int:
@@ -41,16 +46,50 @@ class Box:
         """Actions as a policy or a log gives them, as rows of `size` numbers."""
         return np.asarray(actions, np.float32).reshape(len(actions), self.size)
 
-    def unflatten(self, action: Float[np.ndarray, " action"]) -> Float[np.ndarray, " action"]:
-        """One flat action as the environment takes it."""
-        return action
+    def unflatten(
+        self, actions: Float[np.ndarray, "*batch action"]
+    ) -> Float[np.ndarray, "*batch action"]:
+        """Flat actions as the environment takes them and as a policy gives them."""
+        return actions
+
+    def takes(self, size: int) -> bool:
+        """Whether flat actions of this size are actions of these."""
+        return size == self.size
+
+    @property
+    def words(self) -> str:
+        """What they are, for messages."""
+        return f"action size {self.size}"
+
+    def compare(self, theirs: "ActionSpec", name: str) -> str:
+        """What to say where policies act by these in an environment that takes others; else "".
+
+        Args:
+            theirs: the environment's, of the same kind and size.
+            name: the environment's.
+        """
+        assert isinstance(theirs, Box)
+        for column, (low, high, least, most) in enumerate(
+            zip(self.low, self.high, theirs.low, theirs.high, strict=True)
+        ):
+            slack = 1e-3 * (high - low)
+            wide = f"the policies act within [{low:g}, {high:g}] in action {column}, and {name} "
+            wide += f"takes [{least:g}, {most:g}]"
+            if low < least - slack or high > most + slack:
+                return f"{wide}: what lies beyond is clipped; are they in its units?"
+            # Bounds that were read off the data are a little narrower: nothing to say of that.
+            if np.isfinite([least, most]).all() and 2 * (high - low) < most - least:
+                return f"{wide}: the rest of it is never used"
+        return ""
 
 
 @dataclass(frozen=True)
 class Discrete:
-    """One of `n` actions, 0 to n − 1; flat, a one-hot row."""
+    """One of `n` actions, 0 to n − 1; flat, a one-hot row of float32."""
 
     n: int
+
+    kind: ClassVar = "discrete"
 
     @property
     def size(self) -> int:
@@ -66,27 +105,66 @@ class Discrete:
         """Uniform actions."""
         return self.flatten(random.integers(self.n, size=count))
 
-    def flatten(self, actions: Int[np.ndarray, " batch"]) -> Float32[np.ndarray, "..."]:
-        """Action numbers as one-hot rows.
+    def flatten(
+        self, actions: Shaped[np.ndarray, "batch *one"], where: str = ""
+    ) -> Float32[np.ndarray, "..."]:
+        """Action numbers, one in each row, as one-hot rows.
+
+        Args:
+            actions: the numbers.
+            where: their source, for the message.
 
         Raises:
             InputError: a number is not one of the `n` actions.
         """
-        numbers = np.asarray(actions)
-        if len(numbers) and not (numbers.min() >= 0 and numbers.max() < self.n):
+        numbers = np.asarray(actions).reshape(len(actions))
+        known = (numbers >= 0) & (numbers < self.n) & (numbers == np.floor(numbers))
+        if not known.all():
             raise InputError(
-                f"an action is {numbers.min()} or {numbers.max()}, outside 0 to {self.n - 1}",
+                f"an action is {numbers[np.argmin(known)]}, not one of 0 to {self.n - 1}",
+                where=where,
                 hint="check the action column, or the number of actions",
             )
-        return self._rows(numbers)
+        return self._rows(numbers.astype(np.int64))
 
     def _rows(self, numbers: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
         rows: np.ndarray = np.eye(self.n, dtype=np.float32)[numbers]
         return rows
 
-    def unflatten(self, action: Float[np.ndarray, " action"]) -> int:
-        """One flat action as the environment takes it."""
-        return int(action.argmax())
+    def unflatten(self, actions: Float[np.ndarray, "*batch action"]) -> Int[np.ndarray, "*batch"]:
+        """The numbers of flat actions, as the environment takes them and as a policy gives them.
+
+        Raises:
+            InputError: an entry is NaN, which no whole number can say.
+        """
+        if np.isnan(actions).any():
+            hint = "fill in what was not measured"
+            raise InputError("the policy's answer is NaN, which is no action", hint=hint)
+        numbers: np.ndarray = actions.argmax(-1)
+        return numbers
+
+    def takes(self, size: int) -> bool:
+        """Whether flat actions of this size are actions of these: the first of them, at least."""
+        return size <= self.n
+
+    @property
+    def words(self) -> str:
+        """What they are, for messages."""
+        return f"{self.n} discrete actions"
+
+    def compare(self, theirs: "ActionSpec", name: str) -> str:
+        """What to say where policies act by these in an environment that takes others; else "".
+
+        Args:
+            theirs: the environment's, at least as many.
+            name: the environment's.
+        """
+        if theirs.size == self.n:
+            return ""
+        return (
+            f"the policies choose among the actions 0 to {self.n - 1}, and {name} takes 0 to "
+            f"{theirs.size - 1}: the rest is never used"
+        )
 
 
 ActionSpec = Box | Discrete
@@ -126,16 +204,42 @@ def box(low: Sequence[float] | np.ndarray, high: Sequence[float] | np.ndarray) -
     return Box(tuple(map(float, low)), tuple(map(float, high)))
 
 
-def require_box(spec: ActionSpec, where: str) -> Box:
+def require_box(spec: ActionSpec, where: str = "") -> Box:
     """`spec`, where its actions are continuous.
 
     Raises:
-        InputError: they are discrete, which no agent of this version learns from.
+        InputError: they are discrete.
     """
     if not isinstance(spec, Box):
-        raise InputError(
-            f"its actions are {spec}",
-            where=where,
-            hint="discrete actions are not supported yet; use an environment with a Box",
-        )
+        hint = "continuous actions are needed: a Box of floats"
+        raise InputError(f"its actions are {spec}", where=where, hint=hint)
     return spec
+
+
+def whole_numbers(
+    actions: Shaped[np.ndarray, "steps *one"], where: str, count: int | None = None
+) -> Discrete:
+    """The actions of a log that numbers them: one whole number, from 0 on, in each row.
+
+    Args:
+        actions: of a whole-number type, or booleans.
+        where: the source, for the message.
+        count: how many there are, where it is known; else the largest in the log is the last.
+
+    Raises:
+        InputError: more than one number in a row, or numbers that count no actions.
+    """
+    quantity = "give quantities as floats"
+    if actions.size != len(actions):
+        what = f"actions are {actions.size // len(actions)} whole numbers a row ({actions.dtype})"
+        hint = f"{quantity}, or number every combination in one column"
+        raise InputError(what, where=where, hint=hint)
+    if actions.dtype.kind == "b":
+        return Discrete(2)
+    low, high = int(actions.min(initial=0)), int(actions.max(initial=0))
+    most = MOST_CHOICES if count is None else count
+    if low < 0 or high >= most:
+        what = f"actions are whole numbers ({actions.dtype}) from {low} to {high}"
+        hint = f"number discrete actions from 0 to at most {most - 1}, or {quantity}"
+        raise InputError(what, where=where, hint=hint)
+    return Discrete(high + 1 if count is None else count)

@@ -262,6 +262,8 @@ def _repeats(values: UInt64[np.ndarray, " n"]) -> Int64[np.ndarray, " repeats"]:
 
 def _actions(dataset: Dataset) -> list[Finding]:
     actions = dataset.actions
+    if dataset.discrete:
+        return []
     if dataset.action_low is None or dataset.action_high is None:
         largest = float(np.abs(actions).max())
         if largest <= 1.0:
@@ -286,7 +288,10 @@ def _rewards(dataset: Dataset) -> list[Finding]:
     if rewards.min() != rewards.max():
         return []
     what = f"every reward is {rewards[0]:g}"
-    return [Finding("warning", what, "rewards", "there is nothing to prefer; are rewards missing?")]
+    hint = "there is nothing to prefer; are rewards missing?"
+    if rewards[0] != 0 and dataset.terminated.any():
+        hint = "all that differs is when episodes terminate; is it meant?"
+    return [Finding("warning", what, "rewards", hint)]
 
 
 def _endings(dataset: Dataset) -> list[Finding]:
@@ -323,7 +328,14 @@ def _constant_columns(dataset: Dataset) -> list[Finding]:
         found.append(Finding("note", what, _listing(fixed, "column"), hint))
     actions = dataset.actions[dataset.starts]
     fixed = np.flatnonzero(actions.min(axis=0) == actions.max(axis=0))
-    if len(fixed):
+    if len(fixed) and dataset.discrete:
+        never = np.flatnonzero(actions.max(axis=0) == 0)
+        what = f"{len(never)} of {dataset.action_size} actions are never taken"
+        hint = "nothing can be learned about them"
+        if len(never) == dataset.action_size - 1:
+            what, hint = "every action is the same", "there is nothing to choose; is it meant?"
+        found.append(Finding("warning", what, _listing(never, "action"), hint))
+    elif len(fixed):
         what = f"{len(fixed)} action columns never change"
         hint = "nothing can be learned about them; drop them if that is not meant"
         found.append(Finding("warning", what, _listing(fixed, "column"), hint))

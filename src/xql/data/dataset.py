@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, Shaped
 
+from xql.data.actions import ActionSpec, Discrete, box
 from xql.data.moves import follows
 from xql.errors import InputError, printable
 
@@ -58,7 +59,7 @@ class Dataset:
 
     Attributes:
         observations: float32, one row per step and one more at each episode's end.
-        actions: float32, zero in each episode's last row.
+        actions: float32, zero in each episode's last row; of discrete actions, one-hot rows.
         rewards: float32, zero in each episode's last row.
         lengths: steps of each episode, all >= 1; the rows of an episode are one more.
         terminated: per episode, whether the process itself ended there.
@@ -67,6 +68,7 @@ class Dataset:
             characters are written out.
         source: where it was opened from, as `open_dataset` accepts it.
         action_low, action_high: the action bounds, where the source states them.
+        discrete: whether each action is one of `action_size` choices.
         environment: the specification of the environment that the logs came from, as JSON
             (`gymnasium.envs.registration.EnvSpec.to_json`), where the source carries one.
         evaluation_environment: likewise for evaluation, where it differs.
@@ -76,8 +78,8 @@ class Dataset:
             observation; "assumed": the next row was taken, up to a flag or a new label.
 
     Raises:
-        InputError: arrays of the wrong kind or length, an episode without a step, or bounds that
-            are not finite and ordered.
+        InputError: arrays of the wrong kind or length, an episode without a step, bounds that are
+            not finite and ordered, or discrete actions that are not one-hot.
     """
 
     observations: Float32[np.ndarray, "rows observation"]
@@ -94,6 +96,7 @@ class Dataset:
     evaluation_environment: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     continuity: Continuity = "recorded"
+    discrete: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name)[:200])
@@ -116,6 +119,8 @@ class Dataset:
                     where=self.name,
                     hint="each episode takes its steps and one final observation",
                 )
+        if self.discrete:
+            self._check_one_hot()
 
     def _check_kinds(self) -> None:
         kinds = {
@@ -159,6 +164,17 @@ class Dataset:
             hint = "fix the bounds, or drop a column that cannot move"
             raise InputError(f"{what} in column {column}", where=self.name, hint=hint)
 
+    def _check_one_hot(self) -> None:
+        taken = self.actions[self.starts]
+        sound = ((taken == 0) | (taken == 1)).all(axis=1) & (taken.sum(axis=1) == 1)
+        if not sound.all() or self.action_low is not None or self.action_high is not None:
+            what = "discrete actions with bounds"
+            if not sound.all():
+                row = int(self.starts[np.argmin(sound)])
+                what = f"discrete actions, and row {row} is {self.actions[row]}"
+            hint = "give a 1 at the action taken, 0 elsewhere, and no bounds"
+            raise InputError(what, where=self.name, hint=hint)
+
     @property
     def transitions(self) -> int:
         """The number of (s, a, r, s') that the data holds."""
@@ -176,8 +192,23 @@ class Dataset:
 
     @property
     def action_size(self) -> int:
-        """The length of one action."""
+        """The length of one flat action; of discrete ones, how many there are."""
         return int(self.actions.shape[1])
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """What the actions are; where no bounds are stated, those of a Box are what they span."""
+        if self.discrete:
+            return Discrete(self.action_size)
+        low, high = self.action_low, self.action_high
+        if low is None or high is None:
+            taken = self.actions[self.starts]
+            low, high = taken.min(0), taken.max(0)
+            if (low >= -1).all() and (high <= 1).all():
+                # Nearly every logged task acts in [-1, 1]; the data need not reach its corners.
+                low, high = -np.ones_like(low), np.ones_like(high)
+        # A dimension that never moves has no range to scale by.
+        return box(low, np.maximum(high, low + 1e-3))
 
     @property
     def firsts(self) -> Int64[np.ndarray, " episodes"]:

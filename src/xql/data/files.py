@@ -9,6 +9,7 @@ from typing import Any, get_args
 import h5py
 import numpy as np
 
+from xql.data.actions import MOST_CHOICES
 from xql.data.dataset import Continuity, Dataset
 from xql.data.reading import is_number, parse_json
 from xql.data.schema import OPTIONAL, REQUIRED, dataset_from
@@ -32,7 +33,10 @@ def open_file(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool =
     columns = read_columns(path, [*REQUIRED, *OPTIONAL, DESCRIPTION])
     description = _parse_description(columns.pop(DESCRIPTION, None), str(path))
     name = description.pop("name", path.stem)
-    dataset = dataset_from(columns, str(path), keys, finite=finite, name=name)
+    count = description.pop("discrete_actions", None)
+    dataset = dataset_from(
+        columns, str(path), keys, finite=finite, discrete_actions=count, name=name
+    )
     for key in ("action_low", "action_high"):
         if key in description and len(description[key]) != dataset.action_size:
             what = f"'{key}' in '{DESCRIPTION}' has {len(description[key])} numbers"
@@ -54,10 +58,11 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
     if not isinstance(description, dict):
         what = f"'{DESCRIPTION}' is no JSON object"
         raise InputError(what, where=where, hint='write it as {"name": ..., ...}')
-    known = {
+    known: dict[str, type[Any]] = {
         "name": str,
         "action_low": list,
         "action_high": list,
+        "discrete_actions": int,
         "environment": str,
         "evaluation_environment": str,
         "metadata": dict,
@@ -68,7 +73,9 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
         value = description.get(key)
         if value is None:
             continue
-        if not isinstance(value, kind) or (kind is list and not all(map(is_number, value))):
+        wrong = kind is list and not all(map(is_number, value))
+        wrong |= kind is int and not (is_number(value) and 1 <= value <= MOST_CHOICES)
+        if not isinstance(value, kind) or wrong:
             what = f"'{key}' in '{DESCRIPTION}' is {json.dumps(value)[:40]}"
             hint = f"it must be {_KINDS[kind]}"
             raise InputError(what, where=where, hint=hint)
@@ -80,7 +87,12 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
     return found
 
 
-_KINDS = {str: "a text", list: "a list of numbers", dict: "an object"}
+_KINDS = {
+    str: "a text",
+    list: "a list of numbers",
+    dict: "an object",
+    int: f"a whole number from 1 to {MOST_CHOICES}",
+}
 
 
 @np.errstate(over="ignore")  # a bound too large becomes an infinity, which `Dataset` refuses
@@ -142,7 +154,7 @@ def _columns_of(dataset: Dataset) -> dict[str, np.ndarray]:
     flags = {"terminated": dataset.terminated, "truncated": dataset.truncated}
     columns = {
         "observations": dataset.observations[starts],
-        "actions": dataset.actions[starts],
+        "actions": dataset.action_spec.unflatten(dataset.actions[starts]),
         "rewards": dataset.rewards[starts],
         "next_observations": dataset.observations[starts + 1],
         "episode": np.repeat(np.arange(dataset.episodes, dtype=np.int32), dataset.lengths),
@@ -160,6 +172,7 @@ def _describe(dataset: Dataset) -> str:
         "name": dataset.name,
         "action_low": None if low is None else low.tolist(),
         "action_high": None if high is None else high.tolist(),
+        "discrete_actions": dataset.action_size if dataset.discrete else None,
         "environment": dataset.environment,
         "evaluation_environment": dataset.evaluation_environment,
         "metadata": metadata,

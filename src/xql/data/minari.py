@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from gymnasium import spaces
 
+from xql.data.actions import Discrete, action_spec
 from xql.data.dataset import Dataset, Episode, empty
 from xql.data.flatten import flat_layout, leaves, require_vectors, select_keys
 from xql.data.minari_metadata import Metadata, again, damaged, local_root, read_metadata
@@ -38,9 +39,9 @@ def open_minari(
     fetches it from Minari's remote.
 
     Raises:
-        InputError: no such dataset, no network to fetch it over, discrete actions, observations
-            that are no vectors, a NaN, or `keys` that leave out a goal which is not always the
-            same.
+        InputError: no such dataset, no network to fetch it over, actions that are neither vectors
+            of floats nor one discrete choice, observations that are no vectors, a NaN, or `keys`
+            that leave out a goal which is not always the same.
         MissingExtra: minari is not installed.
     """
     if not re.fullmatch(r"([-\w]+/)*[-\w]+-v\d+", name):
@@ -62,12 +63,10 @@ def open_minari(
         raise damaged(name, error) from None
     observed = metadata.observation_space or _recorded(name, folder, "observations")
     space = metadata.action_space or _recorded(name, folder, "actions")
-    if not _is_continuous(space):
-        hint = "discrete actions are not supported yet: a Box of floats is needed"
-        raise InputError(f"the actions are {space}", where=where, hint=hint)
+    choices = _choices(space, where)
     kept = select_keys(observed, keys, where=where)
     require_vectors(kept, where)
-    opened = _Opened(name, folder, metadata, observed, space, size)
+    opened = _Opened(name, folder, metadata, observed, space, choices, size)
     dataset = _read(opened, kept, finite)
     _require_goal(opened, kept)
     described: dict[str, Any] = {} if keys is None else {"observation_keys": sorted(keys)}
@@ -77,7 +76,7 @@ def open_minari(
     return dataset.with_metadata(
         name=name,
         source=f"minari:{name}" + (f"?keys={','.join(keys)}" if keys else ""),
-        **_bounds(space),
+        **({} if choices else _bounds(space)),
         environment=metadata.environment,
         evaluation_environment=metadata.evaluation_environment,
         metadata={**metadata.others, **described},
@@ -92,6 +91,8 @@ class _Opened(NamedTuple):
     metadata: Metadata
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
+    choices: Discrete | None
+    """Its actions, where they are discrete."""
     size: int
     """Bytes of its files."""
 
@@ -195,8 +196,20 @@ def reachable(host: str, port: int) -> bool:
     return answers == [True]
 
 
-def _is_continuous(space: Any) -> bool:
-    return hasattr(space, "low") and np.issubdtype(space.dtype, np.floating)
+def _choices(space: Any, where: str) -> Discrete | None:
+    """The actions of a space, where they are discrete; None where they are floats.
+
+    Raises:
+        InputError: they are neither.
+    """
+    if hasattr(space, "low") and np.issubdtype(space.dtype, np.floating):
+        return None
+    if isinstance(space, spaces.Discrete):
+        spec = action_spec(space, where)
+        assert isinstance(spec, Discrete)
+        return spec
+    hint = "a Box of floats or a Discrete is needed"
+    raise InputError(f"the actions are {space}", where=where, hint=hint)
 
 
 @np.errstate(over="ignore")
@@ -215,7 +228,9 @@ def _read(opened: _Opened, space: Any, finite: bool) -> Dataset:
     steps, count = opened.metadata.total_steps, opened.metadata.total_episodes
     if count == 0:
         raise InputError("there is no episode", where=where, hint="take another dataset")
-    widths = sum(size for _, size in layout), math.prod(opened.action_space.shape or ())
+    logged = math.prod(opened.action_space.shape or ())
+    choices = opened.choices
+    widths = sum(size for _, size in layout), logged if choices is None else choices.size
     for key, width in zip(("observations", "actions"), widths, strict=True):
         if width == 0:
             hint = "give at least 1"
@@ -230,7 +245,8 @@ def _read(opened: _Opened, space: Any, finite: bool) -> Dataset:
     first = 0
     for episode in _episodes(opened, [path for path, _ in layout]):
         parts, action, reward, ends, cuts = episode
-        length = _check_steps(episode[1:], actions.shape[1], f"{where}: episode {len(lengths)}")
+        here = f"{where}: episode {len(lengths)}"
+        length = _check_steps(episode[1:], logged, here)
         last = first + length
         if last >= len(rewards):
             raise _miscounted("total_steps", steps, f"more than {steps:,}", where)
@@ -248,7 +264,10 @@ def _read(opened: _Opened, space: Any, finite: bool) -> Dataset:
                 raise InputError(what, where=where, hint=hint)
             observations[first : last + 1, column : column + size] = part.reshape(-1, size)
             column += size
-        actions[first:last] = np.asarray(action).reshape(length, -1)
+        taken = np.asarray(action)
+        if choices is not None:
+            taken = choices.flatten(taken, here)
+        actions[first:last] = taken.reshape(length, -1)
         rewards[first:last] = np.ravel(reward)
         actions[last], rewards[last] = 0.0, 0.0
         inner.append(np.flatnonzero(np.ravel(ends)[:-1]))
@@ -266,6 +285,7 @@ def _read(opened: _Opened, space: Any, finite: bool) -> Dataset:
         terminated=np.asarray(terminated, bool),
         truncated=np.asarray(truncated, bool),
         name=name,
+        discrete=choices is not None,
     )
     if any(len(rows) for rows in inner):
         dataset = _split(dataset, inner)
@@ -333,7 +353,7 @@ def _split(dataset: Dataset, inner: list[np.ndarray]) -> Dataset:
                     truncated=episode.truncated if whole else False,
                 )
             )
-    return Dataset.from_episodes(pieces, name=dataset.name)
+    return Dataset.from_episodes(pieces, name=dataset.name, discrete=dataset.discrete)
 
 
 _COLUMNS = ("actions", "rewards", "terminations", "truncations")

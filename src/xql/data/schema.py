@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from xql.data.actions import Discrete, whole_numbers
 from xql.data.dataset import Dataset, same_length
 from xql.data.flatten import flat_layout, flatten_batch, is_image, leaves, select_keys
 from xql.data.moves import follows
@@ -29,9 +30,13 @@ def dataset_from(
     keys: tuple[str, ...] | None = None,
     *,
     finite: bool = True,
+    discrete_actions: int | None = None,
     **describe: Any,
 ) -> Dataset:
-    """A `Dataset` from columns in the schema of `docs/data.md`, checked."""
+    """A `Dataset` from columns in the schema of `docs/data.md`, checked.
+
+    Actions that are whole numbers are discrete: `discrete_actions` of them, where that is known.
+    """
     if "terminals" in columns and "timeouts" in columns:
         hint = f"this is D4RL's layout: open it as d4rl:{where}"
         raise InputError("there is no 'terminated' and no 'truncated'", where=where, hint=hint)
@@ -39,6 +44,9 @@ def dataset_from(
         hint = f"if this is NeoRL-2's layout, open it as neorl2:{where}"
         raise InputError("there is no 'observations'", where=where, hint=hint)
     require_columns(columns, REQUIRED, where)
+    choices = _choices(columns, where, discrete_actions)
+    if choices is not None:
+        columns = {**columns, "actions": choices.flatten(columns["actions"])}
     steps = steps_from(
         columns, flags=("terminated", "truncated"), where=where, keys=keys, finite=finite
     )
@@ -52,8 +60,20 @@ def dataset_from(
         _labels(columns["episode"], where, len(steps["rewards"])) if "episode" in columns else None,
         goes_on=steps.get("goes_on"),
         metadata=observation_metadata(nested(columns, "observations", where), keys),
+        discrete=choices is not None,
         **describe,
     )
+
+
+def _choices(columns: Mapping[str, np.ndarray], where: str, count: int | None) -> Discrete | None:
+    """The actions, where the column numbers them; None where they are quantities."""
+    actions = columns.get("actions")
+    if actions is not None and actions.dtype.kind in "iub" and actions.ndim:
+        return whole_numbers(actions, where, count)
+    if count is not None:
+        hint = "store discrete actions as whole numbers, one in each row"
+        raise InputError("its discrete actions are no whole numbers", where=where, hint=hint)
+    return None
 
 
 def _labels(values: np.ndarray, where: str, steps: int) -> np.ndarray:
@@ -180,7 +200,7 @@ def steps_from(
     check_numbers(actions, "actions", where)
     if actions.dtype.kind in "iub":
         what = f"actions are whole numbers ({actions.dtype})"
-        hint = "discrete actions are not supported yet"
+        hint = "this layout has continuous actions: give floats"
         raise InputError(what, where=where, hint=hint)
     steps["actions"] = flatten_batch(actions)
     for name in ("rewards", *flags):

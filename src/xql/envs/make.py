@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from jaxtyping import Float32
 
-from xql.data.actions import action_spec, require_box
+from xql.data.actions import ActionSpec, action_spec
 from xql.data.flatten import flatten_observation, leaves, require_vectors, select_keys
 from xql.data.reading import parse_json
 from xql.envs.antmaze import ANTMAZES, one_goal_spec
@@ -96,12 +96,12 @@ def make_environment(
 
     Returns:
         A `gymnasium.Env` with a Box observation of shape (n,) in float32, laid out as
-        `FlatObservation` says, and the environment's own Box action space.
+        `FlatObservation` says, and the environment's own actions, a flat Box or a Discrete.
 
     Raises:
         InputError: an unknown or retired id, unreadable JSON, an argument that the environment does
-            not take, a module that is not installed, discrete actions, an observation that is not
-            made of Boxes.
+            not take, a module that is not installed, actions that are neither a flat Box nor a
+            Discrete, an observation that is not made of Boxes.
         MissingExtra: the environment needs this package's extra `mujoco`, which is not installed.
     """
     choose_renderer()
@@ -127,7 +127,7 @@ def make_environment(
     if picture is not None:
         aim_camera(env)
     try:
-        require_box(action_spec(env.action_space, name, bounded=False), name)
+        action_spec(env.action_space, name, bounded=False)
     except InputError:
         env.close()
         raise
@@ -135,22 +135,22 @@ def make_environment(
 
 
 def check_fits(
-    env: gymnasium.Env[Any, Any], observation_size: int, action_size: int, where: str
+    env: gymnasium.Env[Any, Any], observation_size: int, actions: ActionSpec, where: str
 ) -> None:
-    """Check that a flat environment has the sizes of the data (or the policy) named by `where`.
+    """Check that the policies of the data named by `where` can act in a flat environment.
 
     Raises:
-        InputError: it has not; the line gives both.
+        InputError: they cannot: other observations or actions; the line gives both.
     """
     assert env.observation_space.shape is not None
     name = env.spec.id if env.spec is not None else "the environment"
-    actions = action_spec(env.action_space, name, bounded=False)
-    found = (int(np.prod(env.observation_space.shape)), actions.size)
-    if found == (observation_size, action_size):
+    theirs = action_spec(env.action_space, name, bounded=False)
+    size = int(np.prod(env.observation_space.shape))
+    if size == observation_size and type(actions) is type(theirs) and theirs.takes(actions.size):
         return
     raise InputError(
-        f"observation size {observation_size} and action size {action_size} do not fit {name}, "
-        f"which has {found[0]} and {found[1]}",
+        f"observation size {observation_size} and {actions.words} do not fit {name}, "
+        f"which has observation size {size} and {theirs.words}",
         where=where,
         hint="give the environment that the data came from with `env`",
     )

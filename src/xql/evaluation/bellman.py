@@ -14,7 +14,6 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from xql.agents.networks import Critic
 from xql.agents.types import Backup, Batch
 
 
@@ -33,8 +32,8 @@ def bellman_errors(
             as the published code of Garg et al. does (arXiv 2301.02328).
         backup: the agent's.
     """
-    first = Critic(state.critic.network.mlps[:1])
+    q: Float[Array, "members transitions"] = state.critic.network(batch.observations, batch.actions)
     next_values = backup.next_values(state, batch, key)
     targets = batch.rewards + state.config.discount * batch.masks * next_values
-    errors: Float[Array, " transitions"] = targets - first(batch.observations, batch.actions)[0]
+    errors: Float[Array, " transitions"] = targets - q[0]
     return errors

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32, Shaped
 
-from xql.data.actions import action_spec, require_box
+from xql.data.actions import action_spec
 from xql.envs import checked
 from xql.errors import EnvironmentFault, InputError
 
@@ -60,7 +60,7 @@ class _Slot:
         return checked.reset(self.environment, seed + episode)
 
     def step(
-        self, action: Float[np.ndarray, " action"], stop_at_success: bool
+        self, action: Shaped[np.ndarray, "*action"], stop_at_success: bool
     ) -> Float32[np.ndarray, " observation"] | None:
         """The next observation, or None where the episode has ended.
 
@@ -113,14 +113,15 @@ class Evaluator:
         """Make the environments.
 
         Args:
-            make: a fresh environment with flat float32 observations and a bounded or unbounded
-                Box of actions. Where it has no time limit, episodes are cut after
+            make: a fresh environment with flat float32 observations, and a bounded or unbounded
+                Box or a Discrete of actions. Where it has no time limit, episodes are cut after
                 `LONGEST_EPISODE` steps.
             members: the size of the population.
             parallel: environment copies for each member.
 
         Raises:
-            InputError: the environment's observations are not flat or its actions not continuous.
+            InputError: the environment's observations are not flat, or its actions neither a flat
+                Box nor a Discrete.
         """
         if members < 1 or parallel < 1:
             raise InputError(
@@ -136,8 +137,7 @@ class Evaluator:
             first = self._slots[0].environment
             where = checked.name_of(first)
             self.observation_size = _observation_size(first.observation_space, where)
-            spec = action_spec(first.action_space, where, bounded=False)
-            self.actions = require_box(spec, where)
+            self.actions = action_spec(first.action_space, where, bounded=False)
         except BaseException:
             self.close()
             raise
@@ -177,7 +177,7 @@ class Evaluator:
         while playing := [slot for slot in self._slots if slot.episode is not None]:
             # A fresh copy: a device may read the array in place after the call has returned.
             actions = np.asarray(act(observations.copy()))
-            if actions.shape != (*grid, self.actions.size):
+            if actions.shape[:-1] != grid or not self.actions.takes(actions.shape[-1]):
                 raise InputError(
                     f"the policy gave actions of shape {actions.shape}",
                     hint=f"this environment needs {(*grid, self.actions.size)}",

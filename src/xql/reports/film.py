@@ -74,13 +74,13 @@ def film_run(
     keys = data.observation_keys
     probe = make_environment(environment, keys=keys)
     try:
-        check_fits(probe, data.observation_size, data.actions.size, data.name)
+        check_fits(probe, data.observation_size, data.actions, data.name)
     finally:
         probe.close()
     path = path or _free(folder.path / f"video-{step or latest_step(folder.checkpoints)}.mp4")
     results = record(
         lambda: make_environment(environment, keys=keys, picture=SIZE),
-        policy,
+        policy.flat,
         path,
         seed=seed,
         episodes=episodes,

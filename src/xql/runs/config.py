@@ -17,7 +17,7 @@ import numpy as np
 from xql.agents import AGENTS, Agent, EnvironmentSpec, configure
 from xql.agents.hyperparameters import AUTO, Range, hyperparameters
 from xql.agents.hyperparameters import to_dict as hyperparameters_to_dict
-from xql.data.actions import ActionSpec, Box, Discrete, require_box
+from xql.data.actions import ActionSpec, Box, Discrete
 from xql.data.scaling import Scaling
 from xql.envs.trusted import trusted_environment
 from xql.errors import InputError, brief, printable
@@ -276,9 +276,7 @@ class RunConfig:
     @property
     def spec(self) -> EnvironmentSpec:
         """What the networks are built for."""
-        return EnvironmentSpec(
-            self.data.observation_size, require_box(self.data.actions, self.data.name)
-        )
+        return EnvironmentSpec(self.data.observation_size, self.data.actions)
 
     def make_agent(self) -> Agent:
         """The agent that this run trains."""

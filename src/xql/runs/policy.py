@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree, Shaped
 
 from xql.agents import Agent, EnvironmentSpec, TrainState, member
 from xql.agents.hyperparameters import learning_rates
+from xql.data.actions import ActionSpec
 from xql.data.scaling import Scaling
 from xql.errors import InputError
 from xql.jax_config import standard_jax
@@ -26,19 +27,19 @@ class Policy:
     Attributes:
         actor: what acts on scaled observations; see `xql.agents.Actor`.
         scaling: of the observations.
+        actions: what its actions are; discrete ones come out as their numbers.
     """
 
-    def __init__(self, actor: PyTree, scaling: Scaling) -> None:
-        self.actor, self.scaling = actor, scaling
+    def __init__(self, actor: PyTree, scaling: Scaling, actions: ActionSpec) -> None:
+        self.actor, self.scaling, self.actions = actor, scaling, actions
 
-    @standard_jax()
     def __call__(
         self,
         observation: Float[np.ndarray, "*batch observation"],
         key: PRNGKeyArray | None = None,
         *,
         finite: bool = True,
-    ) -> Float32[np.ndarray, "*batch action"]:
+    ) -> Shaped[np.ndarray, "..."]:
         """The most likely action, or with a random key a draw.
 
         Args:
@@ -46,6 +47,28 @@ class Policy:
             key: `jax.random.key(...)` to sample.
             finite: whether a NaN or an infinity is refused. A policy has learned nothing about
                 them; for a NaN most answer with a NaN.
+
+        Returns:
+            float32 [*batch, action]; of discrete actions their numbers, whole [*batch].
+
+        Raises:
+            InputError: an observation of another size, or one that is not finite; or a NaN that a
+                discrete policy has no answer to.
+        """
+        return self.actions.unflatten(self.flat(observation, key, finite=finite))
+
+    @standard_jax()
+    def flat(
+        self,
+        observation: Float[np.ndarray, "*batch observation"],
+        key: PRNGKeyArray | None = None,
+        *,
+        finite: bool = True,
+    ) -> Float32[np.ndarray, "*batch action"]:
+        """The same with discrete actions as one-hot rows, as `rollout` and replay buffers take it.
+
+        Args:
+            observation, key, finite: as for a call of the policy.
 
         Raises:
             InputError: an observation of another size, or one that is not finite.
@@ -193,4 +216,4 @@ def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Pol
     else:
         agent, population, _ = load_population(folder, step)
         actors = jax.vmap(agent.actor)(population)
-    return Policy(member(actors, index), folder.config.scaling)
+    return Policy(member(actors, index), folder.config.scaling, folder.config.data.actions)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from xql.agents import EnvironmentSpec
-from xql.data.actions import action_spec, require_box
+from xql.data.actions import action_spec
 from xql.data.reading import parse_json
 from xql.envs import checked
 from xql.envs.state import restore_simulator, simulator_state
@@ -198,6 +198,7 @@ class Actors:
         """One step of every copy: the transitions, as arrays [members, environments, ...]."""
         before = self.observations
         # A diverged member is found by its metrics; until then its simulator gets no nan.
+        size = actions.shape[-1]
         actions = self.spec.actions.clip(actions)
         after, following = np.empty_like(before), np.empty_like(before)
         rewards = np.empty(before.shape[:2], np.float32)
@@ -226,7 +227,8 @@ class Actors:
         self.observations = following
         low, high = self.rewards
         self.rewards = RewardRange(min(low, float(rewards.min())), max(high, float(rewards.max())))
-        return Rows(before, np.asarray(actions, np.float32), rewards, masks, after)
+        # Policies of a log may know the first of the environment's discrete actions alone.
+        return Rows(before, actions[..., :size], rewards, masks, after)
 
     def _finish(self, at: tuple[int, int]) -> None:
         ended = Episode(at[0], float(self._returns[at]), int(self._lengths[at]))
@@ -256,11 +258,11 @@ def environment_spec(env: gymnasium.Env[Any, Any], name: str) -> EnvironmentSpec
     """What networks are built for in an environment of flat observations.
 
     Raises:
-        InputError: its actions are not one flat Box with finite bounds.
+        InputError: its actions are neither one flat Box with finite bounds nor a Discrete.
     """
     assert env.observation_space.shape is not None
     size = int(np.prod(env.observation_space.shape))
-    return EnvironmentSpec(size, require_box(action_spec(env.action_space, name), name))
+    return EnvironmentSpec(size, action_spec(env.action_space, name))
 
 
 def _seed(*numbers: int) -> int:

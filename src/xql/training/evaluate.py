@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from jaxtyping import Float32
 
 from xql.agents import TrainState
-from xql.data.actions import action_spec, require_box
+from xql.data.actions import action_spec
 from xql.envs.checked import name_of
 from xql.envs.make import check_fits, make_environment
 from xql.errors import require_seed
@@ -28,7 +27,7 @@ class PopulationEvaluator:
     """The copies of the environment, kept from one evaluation to the next.
 
     Attributes:
-        bounds: what to say where the environment's action bounds are not the policies'; else "".
+        bounds: what to say where the environment's actions are not the policies'; else "".
         notes: what to say before the first update.
     """
 
@@ -49,8 +48,10 @@ class PopulationEvaluator:
         keys = data.observation_keys
         probe = make_environment(environment, keys=keys)
         try:
-            check_fits(probe, data.observation_size, data.actions.size, data.name)
-            self.bounds = _bounds(probe, config)
+            check_fits(probe, data.observation_size, data.actions, data.name)
+            name = name_of(probe)
+            theirs = action_spec(probe.action_space, name, bounded=False)
+            self.bounds = data.actions.compare(theirs, name)
             self.notes = [self.bounds] if self.bounds else []
             if time_limit(probe) is None:
                 self.notes.append(
@@ -86,25 +87,6 @@ class PopulationEvaluator:
     def close(self) -> None:
         """Close the environments."""
         self._evaluator.close()
-
-
-def _bounds(env: gymnasium.Env[Any, Any], config: RunConfig) -> str:
-    """What to say where an environment's actions are not those that the policies take."""
-    name, ours = name_of(env), require_box(config.data.actions, config.data.name)
-    theirs = require_box(action_spec(env.action_space, name, bounded=False), name)
-    for column, (low, high, least, most) in enumerate(
-        zip(ours.low, ours.high, theirs.low, theirs.high, strict=True)
-    ):
-        slack = 1e-3 * (high - low)
-        wide = f"the policies act within [{low:g}, {high:g}] in action {column}, and {name} takes "
-        if low < least - slack or high > most + slack:
-            return (
-                f"{wide}[{least:g}, {most:g}]: what lies beyond is clipped; are they in its units?"
-            )
-        # Bounds that were read off the data are a little narrower: nothing to say of that.
-        if np.isfinite([least, most]).all() and 2 * (high - low) < most - least:
-            return f"{wide}[{least:g}, {most:g}]: the rest of it is never used"
-    return ""
 
 
 @standard_jax()

@@ -17,8 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xql.agents import OFFLINE, ONLINE, Agent, Extraction, OfflineName, TrainState, Unchecked
-from xql.data.actions import Box, box
+from xql.agents import (
+    OFFLINE,
+    ONLINE,
+    Agent,
+    Extraction,
+    OfflineName,
+    TrainState,
+    Unchecked,
+    require_actions,
+)
 from xql.data.check import Finding, require_sound
 from xql.data.dataset import Dataset, DeviceData
 from xql.data.scaling import DEFAULT_DISCOUNT, apply_scaling, fit_scaling
@@ -206,6 +214,7 @@ def plan_offline(
     task = whole.environment
     chosen = resolve(agent, preset, whole.name, options, swept=sweep, task=task)
     made = OFFLINE[agent].make(chosen.config, steps)
+    require_actions(made, agent, whole.action_spec, whole.name, OFFLINE)
     members = choose_members(made, agent, seeds, sweep)
     require_apart(sweep, options)
     require_one_discount(made, members)
@@ -229,7 +238,7 @@ def plan_offline(
             source=whole.source,
             observation_size=whole.observation_size,
             observation_keys=_keys(whole),
-            actions=_actions(dataset),
+            actions=dataset.action_spec,
             reference=reference_score(whole.name, whole.metadata),
             extent=_extent(dataset),
             subset=chosen.subset,
@@ -419,19 +428,6 @@ def _or_none() -> Iterator[None]:
 def _keys(dataset: Dataset) -> tuple[str, ...] | None:
     keys = dataset.metadata.get("observation_keys")
     return tuple(keys) if keys else None
-
-
-def _actions(dataset: Dataset) -> Box:
-    """The action bounds; where the data does not state them, what its actions span."""
-    low, high = dataset.action_low, dataset.action_high
-    if low is None or high is None or not (np.isfinite(low).all() and np.isfinite(high).all()):
-        taken = dataset.actions[dataset.starts]
-        low, high = taken.min(0), taken.max(0)
-        if (low >= -1).all() and (high <= 1).all():
-            # Nearly every logged task acts in [-1, 1]; the data need not reach its corners.
-            low, high = -np.ones_like(low), np.ones_like(high)
-    # A dimension that never moves has no range to scale by.
-    return box(low, np.maximum(high, low + 1e-3))
 
 
 def _extent(dataset: Dataset) -> Extent:

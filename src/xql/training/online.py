@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-from xql.agents import ONLINE, Agent, EnvironmentSpec, OnlineName, TrainState, Unchecked
+from xql.agents import (
+    ONLINE,
+    Agent,
+    EnvironmentSpec,
+    OnlineName,
+    TrainState,
+    Unchecked,
+    require_actions,
+)
 from xql.data.scaling import Scaling
 from xql.envs.make import make_environment
 from xql.errors import EnvironmentFault, InputError, nearest
@@ -201,6 +209,7 @@ def plan_online(
     members = choose_members(made, agent, seeds, sweep)
     require_apart(sweep, options)
     spec = _spec_of(env)
+    require_actions(made, agent, spec.actions, env, ONLINE)
     zeros = np.zeros(spec.observation_size, np.float32)
     return RunConfig(
         agent=agent,

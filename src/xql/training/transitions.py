@@ -88,7 +88,7 @@ def run_errors(
         rows = read_replay(folder.path / "replay.npz", config)
         batch, origin = _replayed(rows, index, transitions, random)
     elif online:
-        policy = Policy(agent.actor(state), config.scaling)
+        policy = Policy(agent.actor(state), config.scaling, config.data.actions)
         environment = config.require_environment(str(run), trust=trust)
         batch = _played(config, environment, policy, transitions, seed, play_key)
         origin = f"{transitions:,} steps that its exploring policy played"
@@ -122,7 +122,7 @@ def _played(
     actors = Actors(lambda: training_environment(config, environment), [seed], 1)
     try:
         keys = jax.random.split(play_key, steps)
-        played = [recipe.rows(actors.step(policy(actors.observations, key))) for key in keys]
+        played = [recipe.rows(actors.step(policy.flat(actors.observations, key))) for key in keys]
     finally:
         actors.close()
     return Batch(*(np.concatenate(column, axis=1)[0] for column in zip(*played, strict=True)))
