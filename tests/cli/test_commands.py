@@ -139,6 +139,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--verison"], ["'xql --verison'", "did you mean '--version'?"]),
         (["gumbel", "errors", "x.csv", "--seed", "a"], ["--seed", "no whole number: 'a'"]),
+        (["resume", "x", "--steps", "1.5"], ["parsing --steps: no whole number: '1.5'"]),
         (["train", "online", "--env", "x", "--update-to-data", "a"], ["no number: 'a'"]),
         (["trian"], ["'xql trian'", "did you mean 'train'?"]),
         (["train", "ofline"], ["'xql train ofline'", "'offline'"]),

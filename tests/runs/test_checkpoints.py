@@ -290,8 +290,9 @@ def test_a_damaged_latest_checkpoint_is_passed_over_with_a_warning(tmp_path: Pat
         save_checkpoint(tmp_path, step, {"x": jnp.full(2, float(step))})
     empty = tmp_path / "3"
     empty.mkdir()
-    with pytest.warns(UserWarning, match="checkpoint 3 is damaged, so that of step 2 is used"):
+    with pytest.warns(UserWarning, match="checkpoint 3 is damaged, so that of step 2 is") as said:
         step, loaded = load_latest(tmp_path, {"x": jnp.zeros(2)})
+    assert "earlier" not in str(said[0].message)  # it is what was done
     assert (step, loaded["x"].tolist()) == (2, [2.0, 2.0])
     # Leaves of another configuration are no damage: an older checkpoint has them too.
     empty.rmdir()
@@ -301,7 +302,7 @@ def test_a_damaged_latest_checkpoint_is_passed_over_with_a_warning(tmp_path: Pat
     for step in (1, 2):
         for file in [one for one in (tmp_path / str(step)).rglob("*") if one.is_file()]:
             file.unlink()
-    with pytest.raises(InputError, match=r"3: this checkpoint cannot be read"):
+    with pytest.raises(InputError, match=r"3: this checkpoint cannot be read .*; no other can be"):
         load_latest(tmp_path, {"x": jnp.zeros(2)})
 
 
@@ -411,7 +412,7 @@ def test_every_damaged_file_is_found_and_the_checkpoint_before_used(
                 load_extra(folder, 2)
         with pytest.warns(UserWarning, match="checkpoint 2 is damaged, so that of step 1") as said:
             step, loaded = load_latest(folder, TEMPLATE, [0])
-        assert line in str(said[0].message)
+        assert line.partition("; ")[0] in str(said[0].message)
         assert step == 1 and bits(loaded) == bits(weights(1))
         shutil.rmtree(folder)
     assert capfd.readouterr().err == ""

@@ -114,6 +114,12 @@ def test_a_damaged_file_is_left_out_with_a_warning(tmp_path: Path, content: byte
     assert len(origin.read(tmp_path)) == 1
 
 
+def test_a_file_in_the_folder_s_place_has_no_sessions(tmp_path: Path) -> None:
+    place = tmp_path / "config.yaml"
+    place.write_text("version: 2")
+    assert origin.read(place) == []  # a warning would fail here
+
+
 @pytest.mark.parametrize("folder", [None, 3, "", "here"])
 def test_what_is_no_absolute_path_is_no_folder(tmp_path: Path, folder: Any) -> None:
     text = json.dumps({"sessions": [{"folder": folder}]})

@@ -421,6 +421,105 @@ def test_what_there_is_nothing_to_go_on_from(
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+@pytest.mark.parametrize(("learn", "agent"), [(learn_offline, "xql"), (learn_online, "td3")])
+def test_a_run_that_was_killed_before_it_saved_anything_begins_anew(
+    learn: Learn,
+    agent: str,
+    wholes: Callable[[Learn, str], Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunLogger, "_save", killed)
+        learn(tmp_path / "run", agent, progress=True)
+    assert RunFolder.open(tmp_path / "run").read_metrics()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"no policy yet; xql resume {tmp_path / 'run'} begins anew" in said
+    assert_same(go_on(tmp_path / "run"), wholes(learn, agent))
+
+
+def test_a_fine_tuned_run_that_saved_nothing_is_to_be_made_again(
+    wholes: Callable[[Learn, str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunLogger, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        xql.train_finetune(
+            wholes(learn_offline, "xql"),
+            steps=60,
+            replay="online",
+            out=tmp_path / "run",
+            loop=OnlineLoop(warmup=20),
+            trust=["worlds"],
+            progress=False,
+        )
+    with pytest.raises(InputError, match="it began with those of xql; fine-tune that run again"):
+        go_on(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("learn", "agent", "before", "after", "said"),
+    [
+        (learn_offline, "xql", "batch_size: 16", "batch_size: 8", "trained with batch_size 16"),
+        (learn_offline, "xql", "reward_scale: ", "reward_scale: 7", "trained with reward_scale"),
+        (learn_offline, "xql", "policy_schedule: cosine", "policy_schedule: constant", "schedule"),
+        (learn_offline, "xql", "steps: 60", "steps: 30", "is of step 40, config.yaml says 30"),
+        (learn_online, "td3", "warmup: 20", "warmup: 10", "with warmup 20, config.yaml says 10"),
+    ],
+)
+def test_a_configuration_that_was_edited_is_refused(
+    learn: Learn,
+    agent: str,
+    before: str,
+    after: str,
+    said: str,
+    wholes: Callable[[Learn, str], Run],
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(wholes(learn, agent).path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "60")
+    place = tmp_path / "run" / "config.yaml"
+    text = place.read_text()
+    assert before in text
+    place.write_text(text.replace(before, after, 1))
+    with pytest.raises(InputError, match=f"{said}.*; restore config.yaml as the run wrote it"):
+        go_on(tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count('"step": 60')
+
+
+def test_what_is_advised_is_what_resume_can_do(
+    wholes: Callable[[Learn, str], Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(wholes(learn_offline, "xql").path, tmp_path / "run")
+    folder = RunFolder.open(tmp_path / "run")
+    shutil.rmtree(folder.checkpoints / "60")
+    config = folder.config
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "xql.training.resume.plan_again",
+            lambda *_: offline.OfflinePlan(config, line_data(), [], []),
+        )
+        with pytest.raises(SystemExit):
+            main(["resume", str(folder.path)])
+    said = capsys.readouterr().err
+    assert "--trust-environment" in said and "without evaluation" not in said
+    (folder.checkpoints / "40" / "notes.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        main(["resume", str(folder.path)])
+    said = capsys.readouterr().err
+    assert "notes.json is not as it was written); train it again" in said
+
+
 def test_data_that_was_given_as_arrays_has_to_be_given_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

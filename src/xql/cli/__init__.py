@@ -240,7 +240,10 @@ def _one_line(box: str) -> str:
     joined = " ".join(line for line in lines if not line.endswith("--help"))
     joined = joined.replace("invalid literal for int() with base 10:", "no whole number:")
     joined = joined.replace("could not convert string to float:", "no number:")
-    return re.sub(r"\s+;", ";", " ".join(joined.split()))
+    joined = " ".join(joined.split())
+    # Of a flag that may be left out, tyro says what each of its kinds has against the word.
+    joined = re.sub(r"no type matching .*?(no (?:whole )?number: '[^']*')", r"\1", joined)
+    return re.sub(r"\s+;", ";", joined)
 
 
 def _fail(text: str) -> NoReturn:

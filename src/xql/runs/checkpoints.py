@@ -358,13 +358,15 @@ def load_latest(folder: Path, template: PyTree, seeds: Sequence[int] = ()) -> tu
             continue
         if first is not None:
             warnings.warn(
-                f"checkpoint {steps[-1]:,} is damaged, so that of step {step:,} is used ({first})",
+                f"checkpoint {steps[-1]:,} is damaged, so that of step {step:,} is used "
+                f"({first.where}: {first.what})",
                 UserWarning,
                 stacklevel=2,
             )
         return step, state
     assert first is not None
-    raise first
+    hint = "no other can be read either: train it again" if len(steps) > 1 else "train it again"
+    raise Damaged(first.what, where=first.where, hint=hint)
 
 
 def load_checkpoint(

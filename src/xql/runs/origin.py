@@ -90,7 +90,7 @@ def read(folder: Path) -> list[Session]:
         if not isinstance(sessions, list) or not all(isinstance(one, dict) for one in sessions):
             raise ValueError("no list of sessions")
         return sessions
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         warnings.warn(f"{path}: this file is damaged and left out", UserWarning, stacklevel=2)

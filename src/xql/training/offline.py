@@ -268,7 +268,7 @@ def plan_offline(
 @standard_jax()
 def execute_offline(
     plan: OfflinePlan,
-    out: str | Path | None = None,
+    out: str | Path | RunFolder | None = None,
     *,
     saved: Saved | None = None,
     progress: bool = True,
@@ -277,7 +277,8 @@ def execute_offline(
 
     Args:
         plan: from `plan_offline`.
-        out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
+        out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N. Or one that was
+            begun, is held (`runs.lock`) and has no checkpoint.
         saved: the run to go on with instead, whose folder is held (`runs.lock`).
         progress: show a progress bar on standard error.
 
@@ -293,7 +294,8 @@ def execute_offline(
         stop = stack.enter_context(interruption())
         evaluator = None
         if config.environment is not None:
-            by_data = config.environment not in config.trust
+            new = saved is None and not isinstance(out, RunFolder)
+            by_data = new and config.environment not in config.trust
             with _or_none() if by_data else contextlib.nullcontext():
                 evaluator = PopulationEvaluator(config, agent.actor)
             stack.callback(evaluator.close)

@@ -239,7 +239,7 @@ def plan_online(
 @standard_jax()
 def execute_online(
     config: RunConfig,
-    out: str | Path | None = None,
+    out: str | Path | RunFolder | None = None,
     *,
     start: Start | None = None,
     saved: Saved | None = None,
@@ -250,7 +250,8 @@ def execute_online(
 
     Args:
         config: from `plan_online` or `plan_finetune`.
-        out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N.
+        out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N. Or one that was
+            begun, is held (`runs.lock`) and has no checkpoint.
         start: what a fine-tuned run begins with, or goes on with; its population's memory is given
             up to the run.
         saved: the run to go on with instead, whose folder is held (`runs.lock`).

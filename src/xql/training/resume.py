@@ -1,8 +1,9 @@
 """Go on with a run that was interrupted, bit for bit as if it had not been; or make one longer.
 
-What it goes on from is the latest checkpoint that can be read. Rows of the log that came after it
-come again, the same. Bits are those of the uninterrupted run on the same machine with as many
-cores; online, where the simulators' state can be saved (`envs.state`).
+What it goes on from is the latest checkpoint that can be read, or the beginning where none was
+saved yet. Rows of the log that came after it come again, the same. Bits are those of the
+uninterrupted run on the same machine with as many cores; online, where the simulators' state can be
+saved (`envs.state`).
 """
 
 import contextlib
@@ -39,7 +40,7 @@ def resume(
     trust: Sequence[str] = (),
     progress: bool = True,
 ) -> Run:
-    """Go on with a run from its latest checkpoint.
+    """Go on with a run from its latest checkpoint; from the beginning where it saved none yet.
 
     Args:
         run: its folder.
@@ -56,22 +57,25 @@ def resume(
         The run; one that was complete as it is.
 
     Raises:
-        InputError: no run, no checkpoint, data that is gone or has changed, another process that
-            writes to the run, or fewer `steps` than are done. Nothing is written then.
+        InputError: no run, its checkpoints are lost, data that is gone or has changed, another
+            process that writes to the run, or fewer `steps` than are done. Nothing is written then.
         EnvironmentFault: the environment failed; the run is kept.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved.
     """
     folder = RunFolder.open(Path(run))
     if latest_step(folder.checkpoints) is None:
-        raise InputError(
-            "there is no checkpoint to go on from", where=str(run), hint="train it again"
-        )
+        _require_unsaved(folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(folder.path))
-        saved = load_saved(RunFolder.open(folder.path))
-        config = _continued(saved, steps, evaluations, trust)
+        folder = RunFolder.open(folder.path)
+        saved = None if latest_step(folder.checkpoints) is None else load_saved(folder)
+        config = _continued(folder, 0 if saved is None else saved.step, steps, evaluations, trust)
+        if saved is None:
+            if config.online:
+                return execute_online(config, folder, progress=progress)
+            return execute_offline(plan_again(config, folder.path, data), folder, progress=progress)
         if _complete(saved, config):
-            return Run(saved.folder, saved.population)
+            return Run(folder, saved.population)
         if config.finetune is not None:
             log = config.finetune.replay != "online"
             dataset = reopen(config, folder.path, data) if log else None
@@ -89,28 +93,54 @@ def _complete(saved: Saved, config: RunConfig) -> bool:
     return saved.step == config.steps and saved.evaluated and not missing
 
 
+def _require_unsaved(folder: RunFolder) -> None:
+    """Check that a run without a checkpoint had none to lose, so that it can begin anew.
+
+    The state is saved before the first evaluation, at the latest.
+
+    Raises:
+        InputError: it had, or it is a fine-tuned one, which begins with another run's networks.
+    """
+    config = folder.config
+    where = str(folder.path)
+    if config.finetune is not None:
+        raise InputError(
+            f"there is no checkpoint to go on from, and it began with those of "
+            f"{config.finetune.run}",
+            where=where,
+            hint="fine-tune that run again",
+        )
+    first = config.evaluation.steps(config.steps)[0]
+    if folder.read_evaluations() or any(row.step > first for row in folder.read_metrics()):
+        raise InputError("there is no checkpoint to go on from", where=where, hint="train it again")
+
+
 def _continued(
-    saved: Saved, steps: int | None, evaluations: int | None, trust: Sequence[str]
+    folder: RunFolder,
+    done: int,
+    steps: int | None,
+    evaluations: int | None,
+    trust: Sequence[str],
 ) -> RunConfig:
-    """The configuration of a run from now on.
+    """The configuration of a run of which so many steps are `done`, from now on.
 
     Raises:
         InputError: a number that cannot be, or every member has diverged.
     """
-    before = saved.folder.config
+    before = folder.config
     config = dataclasses.replace(before, trust=tuple(trust))
-    if len(saved.folder.read_frozen()) == len(config.members) and saved.step == config.steps:
+    if len(folder.read_frozen()) == len(config.members) and done == config.steps:
         raise InputError(
             "every member of this run diverged, so there is nothing to go on from",
-            where=str(saved.folder.path),
+            where=str(folder.path),
             hint="train it again with other settings",
         )
     if steps is not None:
         require_at_least("steps", steps, 1)
-        if steps < saved.step:
+        if steps < done:
             raise InputError(
-                f"`steps={steps}` is fewer than the {saved.step:,} that are done",
-                where=str(saved.folder.path),
+                f"`steps={steps}` is fewer than the {done:,} that are done",
+                where=str(folder.path),
                 hint="give more, or leave it out",
             )
         config = dataclasses.replace(config, steps=steps)

@@ -29,7 +29,7 @@ from xql.training.health import EARLIEST, LOWER_RATE, HealthMonitor
 from xql.training.interrupt import Interruption
 from xql.training.population import MemberMetrics
 from xql.training.progress import ProgressBar
-from xql.training.saved import Saved
+from xql.training.saved import Saved, settings_of
 from xql.training.units import in_own_unit, reward_unit
 
 
@@ -41,7 +41,9 @@ def saying_what_is_kept(folder: RunFolder, progress: ProgressBar) -> Iterator[No
     except KeyboardInterrupt:
         step = latest_step(folder.checkpoints)
         if step is None:
-            progress.say(f"interrupted: {folder.path} keeps the log and no policy yet")
+            progress.say(
+                f"interrupted: {folder.path} keeps the log and no policy yet; {_anew(folder)}"
+            )
         else:
             progress.say(
                 f"interrupted: {folder.path} keeps the log and all of step {step:,}; "
@@ -53,6 +55,13 @@ def saying_what_is_kept(folder: RunFolder, progress: ProgressBar) -> Iterator[No
 def going_on(folder: RunFolder) -> str:
     """How to continue a run."""
     return f"xql resume {folder.path} goes on from there"
+
+
+def _anew(folder: RunFolder) -> str:
+    """What to do with a run that saved nothing."""
+    if folder.config.finetune is not None:
+        return "fine-tune again"
+    return f"xql resume {folder.path} begins anew"
 
 
 class RunLogger:
@@ -396,6 +405,7 @@ class RunLogger:
             "beyond": {side: sorted(members) for side, members in self._beyond.items()},
             "seconds": self.seconds,
             "waiting": folder.waiting,
+            "settings": settings_of(folder.config),
         }
         try:
             self._writer.wait()

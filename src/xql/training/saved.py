@@ -1,7 +1,10 @@
 """What a run goes on from: its latest checkpoint, and all that lies beside the population in it."""
 
 import contextlib
+import hashlib
+import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,15 +59,7 @@ class Saved(NamedTuple):
         Raises:
             InputError: it cannot be written.
         """
-        folder = self.folder
-        # Those of a replay buffer, which a kill may leave, are hundreds of megabytes.
-        for home in (folder.path, folder.checkpoints):
-            tidy(home)
-        folder.rewind(self.step, evaluated=self.evaluated)
-        if config.to_dict() != folder.config.to_dict():
-            folder.configure(config)
-        origin.append(folder.path, self.step)
-        return folder
+        return _go_on(self.folder, config, self.step, evaluated=self.evaluated)
 
     @property
     def evaluated(self) -> bool:
@@ -77,14 +72,61 @@ class Saved(NamedTuple):
         return sum(row.step == self.step for row in rows) == each * len(config.members)
 
 
+def _go_on(folder: RunFolder, config: RunConfig, step: int, *, evaluated: bool) -> RunFolder:
+    # A half-written replay buffer, which a kill may leave, is hundreds of megabytes.
+    for home in (folder.path, folder.checkpoints):
+        tidy(home)
+    folder.rewind(step, evaluated=evaluated)
+    if config.to_dict() != folder.config.to_dict():
+        folder.configure(config)
+    origin.append(folder.path, step)
+    return folder
+
+
+def settings_of(config: RunConfig) -> dict[str, str]:
+    """What the updates depend on and no resumption changes: texts by name, of long ones a hash."""
+    plain = config.to_dict()
+    found = {}
+    for part in ("hyperparameters", "scaling", "loop", "finetune"):
+        for name, value in plain.get(part, {}).items():
+            text = json.dumps(value)
+            short = len(text) <= 60
+            found[name] = text if short else hashlib.sha256(text.encode()).hexdigest()[:16]
+    return found
+
+
+def _require_own_settings(folder: RunFolder, notes: Mapping[str, Any]) -> None:
+    """Check that config.yaml is as the run wrote it, in what its checkpoint notes of it.
+
+    Raises:
+        InputError: it was edited.
+    """
+    # xql 0.2 noted nothing; and what a version knows that another does not is no edit.
+    before = notes.get("settings", {})
+    for name, now in settings_of(folder.config).items():
+        if before.get(name, now) != now:
+            raise InputError(
+                f"the run trained with {name} {before[name]}, config.yaml says {now}",
+                where=str(folder.path),
+                hint="restore config.yaml as the run wrote it, or make the run again",
+            )
+
+
 def load_saved(folder: RunFolder) -> Saved:
     """The latest state of a run that can be read.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or config.yaml was edited since.
     """
     _, population, step = load_population(folder)
     extra, notes = load_extra(folder.checkpoints, step)
+    _require_own_settings(folder, notes)
+    if step > folder.config.steps:
+        raise InputError(
+            f"its latest checkpoint is of step {step:,}, config.yaml says {folder.config.steps:,}",
+            where=str(folder.path),
+            hint="restore config.yaml as the run wrote it",
+        )
     if not extra and (notes.get("good") or folder.config.online):
         # As those that stay for their step or their score, and those of xql 0.2 online.
         raise InputError(
@@ -97,7 +139,7 @@ def load_saved(folder: RunFolder) -> Saved:
 
 def start_or_go_on(
     stack: contextlib.ExitStack,
-    out: str | Path | None,
+    out: str | Path | RunFolder | None,
     name: str,
     config: RunConfig,
     saved: Saved | None,
@@ -106,7 +148,8 @@ def start_or_go_on(
 
     Args:
         stack: what ends with the run.
-        out, name: as `RunFolder.start` takes them.
+        out, name: as `RunFolder.start` takes them; or the folder, held already, of a run that ended
+            before it saved anything, which begins anew.
         config: the run's.
         saved: where it goes on from, its folder held already.
 
@@ -115,6 +158,8 @@ def start_or_go_on(
     """
     if saved is not None:
         folder = saved.go_on(config)
+    elif isinstance(out, RunFolder):
+        folder = _go_on(out, config, 0, evaluated=False)
     else:
         folder = RunFolder.start(out, name, config)
         stack.enter_context(locked(folder.path))
