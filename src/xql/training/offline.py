@@ -20,6 +20,7 @@ import numpy as np
 from xql.agents import OFFLINE, ONLINE, Agent, Extraction, OfflineName, TrainState, Unchecked
 from xql.data.actions import Box, box
 from xql.data.check import Finding, require_sound
+from xql.data.columns import TableColumns
 from xql.data.dataset import Dataset, DeviceData
 from xql.data.scaling import DEFAULT_DISCOUNT, apply_scaling, fit_scaling
 from xql.data.selection import select_episodes
@@ -235,6 +236,7 @@ def plan_offline(
             subset=chosen.subset,
             whole=None if chosen.subset == "all" else _extent(whole),
             fingerprint=dataset.fingerprint(),
+            columns=_columns(whole),
         ),
         environment=_environment(whole, env),
         trust=tuple(trust) if env is None else (*trust, env),
@@ -432,6 +434,11 @@ def _actions(dataset: Dataset) -> Box:
             low, high = -np.ones_like(low), np.ones_like(high)
     # A dimension that never moves has no range to scale by.
     return box(low, np.maximum(high, low + 1e-3))
+
+
+def _columns(dataset: Dataset) -> TableColumns | None:
+    found = dataset.metadata.get("columns")
+    return None if found is None else TableColumns.from_dict(found, dataset.name)
 
 
 def _extent(dataset: Dataset) -> Extent:
