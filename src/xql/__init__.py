@@ -18,6 +18,7 @@ from xql.version import __version__ as __version__
 if TYPE_CHECKING:
     from xql.agents.hyperparameters import options
     from xql.data.check import check_dataset
+    from xql.data.convert import open_table
     from xql.data.dataset import Dataset
     from xql.data.sources import open_dataset
     from xql.errors import InputError, MissingExtra
@@ -40,6 +41,7 @@ _HOMES = {
     "compare": "xql.reports.compare",
     "load_policy": "xql.runs.policy",
     "open_dataset": "xql.data.sources",
+    "open_table": "xql.data.convert",
     "options": "xql.agents.hyperparameters",
     "reproduce": "xql.training.reproduce",
     "resume": "xql.training.resume",
@@ -57,6 +59,7 @@ __all__ = [
     "compare",
     "load_policy",
     "open_dataset",
+    "open_table",
     "options",
     "reproduce",
     "resume",

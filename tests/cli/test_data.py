@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from xql.cli import data as commands
+from xql.cli import main
 from xql.data.files import save_dataset
 from xql.data.sources import open_dataset
 from xql.errors import InputError
@@ -135,18 +136,124 @@ def test_the_environment_as_it_shows(path: Path) -> None:
 
 def test_convert_looks_at_where_it_writes_first(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no folder .*nowhere; make it first$"):
-        commands.convert(str(tmp_path / "missing.npz"), tmp_path / "nowhere" / "a.npz")
+        commands.convert((str(tmp_path / "missing.npz"), str(tmp_path / "nowhere" / "a.npz")))
 
 
 def test_convert_and_refusal_to_overwrite(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "two.hdf5"
-    commands.convert(str(path), out)
+    commands.convert((str(path), str(out)))
     assert "2 episodes, 5 transitions" in capsys.readouterr().out
     np.testing.assert_array_equal(open_dataset(out).observations, open_dataset(path).observations)
     with pytest.raises(InputError, match=r"the file exists"):
-        commands.convert(str(path), out)
+        commands.convert((str(path), str(out)))
+
+
+LOG = """batch,t,sensor_a,grade,valve,yield
+b0,0,1.0,A,0.5,1
+b0,60,2.0,B,0.25,2
+b0,120,,A,0.5,3
+b1,0,5.0,A,0.75,4
+b1,60,6.0,A,0.5,
+"""
+TABLE = [
+    "--observation",
+    "sensor_*",
+    "--action",
+    "valve",
+    "--reward",
+    "yield",
+    "--episode",
+    "batch",
+    "--time",
+    "t",
+]
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    Path("log.csv").write_text(LOG)
+    return ["data", "convert", "log.csv", "out.npz", *TABLE, "--categorical", "grade"]
+
+
+def test_a_table_is_shown_and_then_written(
+    table: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*table, "--missing", "ffill"])
+    printed = capsys.readouterr().out
+    assert "log.csv: 5 rows" in printed
+    assert "transitions: 3 in 2 episodes" in printed
+    assert "out.npz: 2 episodes, 3 transitions" in printed
+    data = open_dataset("out.npz")
+    assert data.name == "out"
+    columns = data.metadata["columns"]
+    assert [one["name"] for one in columns["observation"]] == ["sensor_a", "grade"]
+    assert columns["files"] == ["log.csv"]
+    commands.check("out.npz")
+    assert "missing values were filled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ([], "log.csv: sensor_a is empty in row 2; fill them, or choose --missing ffill or "),
+        (["--reward", "gain"], "log.csv: there is no column 'gain' for the --reward; choose from"),
+        (["--observation", "s*r"], "log.csv: --observation s*r matches no column"),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused(
+    table: list[str], more: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*table, *more])
+    assert ended.value.code == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.startswith(f"xql: {what}")
+    assert found.err.count("\n") == 1
+    assert not Path("out.npz").exists()
+
+
+def test_a_table_is_not_written_over_another(
+    table: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out.npz").write_text("mine")
+    with pytest.raises(SystemExit):
+        main([*table, "--missing", "ffill"])
+    assert Path("out.npz").read_text() == "mine"
+    assert "the file exists" in capsys.readouterr().err
+
+
+def test_on_a_terminal_it_asks_first(
+    table: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("xql.cli.data.is_terminal", lambda stream: True)
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    main([*table, "--missing", "ffill"])
+    assert capsys.readouterr().out.endswith("nothing was written\n")
+    assert not Path("out.npz").exists()
+    main([*table, "--missing", "ffill", "--yes"])
+    assert Path("out.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["log.csv"], "there is no file to write"),
+        (["log.csv", "b.csv", "out.npz"], "b.csv: there is more than one source"),
+        (["log.csv", "out.npz", "--observation", "a"], "--action is not given"),
+        (["log.csv", "out.npz"], "log.csv: there is no 'observations' (the file has batch, grade"),
+        (["*.jsonl", "out.npz", *TABLE], "*.jsonl: no file matches"),
+    ],
+)
+def test_what_convert_lacks(
+    table: list[str], words: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["data", "convert", *words])
+    assert capsys.readouterr().err.startswith(f"xql: {what}")
 
 
 def test_list(

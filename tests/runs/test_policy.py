@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from xql.data.actions import box
+from xql.data.columns import Column, TableColumns
 from xql.data.scaling import Scaling
 from xql.errors import InputError
 from xql.runs.policy import Policy
@@ -19,7 +21,55 @@ def first(observations: jax.Array, key: Any) -> jax.Array:
 def policy(size: int = 7) -> Policy:
     zeros, ones = np.zeros(size, np.float32), np.ones(size, np.float32)
     actor: Any = jax.tree_util.Partial(first)  # type: ignore[no-untyped-call]
-    return Policy(actor, Scaling("raw", "raw", 1.0, 0.0, zeros, ones))
+    return Policy(actor, Scaling("raw", "raw", 1.0, 0.0, zeros, ones), box([-1.0], [1.0]))
+
+
+COLUMNS = TableColumns(
+    observation=(Column("t_in", offset=300.0), Column("grade", ("A", "B"))),
+    action=(Column("valve", offset=20.0),),
+    reward="yield",
+)
+
+
+def of_table() -> Policy:
+    """Answers with its first number."""
+    return Policy(policy(3).actor, policy(3).scaling, policy(3).actions, COLUMNS)
+
+
+def test_a_row_gives_named_actions() -> None:
+    act = of_table().act
+    assert act({"t_in": 301.5, "grade": "B", "comment": "ok"}) == {"valve": 21.5}
+    assert act({"t_in": "301.5", "grade": "A"}) == {"valve": 21.5}
+    many = act({"t_in": np.array([301.5, 302.0]), "grade": np.array(["A", "B"])})
+    assert many["valve"].tolist() == [21.5, 22.0]
+    encoded = COLUMNS.encode({"t_in": 301.5, "grade": "B"})
+    assert encoded.tolist() == [1.5, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"t_in": 1.0, "grade": "C"}, "grade is 'C', which the table never had; choose from A, B"),
+        ({"t_im": 1.0, "grade": "A"}, "there is no 't_in'; did you mean 't_im'?"),
+        ({"t_in": None, "grade": "A"}, "t_in is missing; fill it as the table was filled"),
+        ({"t_in": np.nan, "grade": "A"}, "t_in is missing"),
+        ({"t_in": 1.0, "grade": None}, "grade is missing"),
+        ({"t_in": "hot", "grade": "A"}, "t_in is 'hot' in row 0"),
+        ({"t_in": np.inf, "grade": "A"}, "t_in is infinite in row 0"),
+        ({"t_in": 1e300, "grade": "A"}, "the observation is infinite in column 0"),
+        ({"t_in": np.zeros(2), "grade": ["A"]}, "the columns have different lengths"),
+        (3.0, "there is no 't_in'; give a dictionary, or a row of a data frame"),
+    ],
+)
+def test_a_row_that_the_table_could_not_have_is_refused(row: Any, what: str) -> None:
+    with pytest.raises(InputError) as caught:
+        of_table().act(row)
+    assert str(caught.value).startswith(f"policy: {what}")
+
+
+def test_a_policy_without_a_table_takes_no_row() -> None:
+    with pytest.raises(InputError, match="it was not trained on a table"):
+        policy().act({"t_in": 1.0})
 
 
 def with_(changes: dict[int, float], size: int = 7) -> np.ndarray:

@@ -1,19 +1,23 @@
 """`xql data ...`: describe data, check it, and convert it to the schema of docs/data.md."""
 
+import sys
 import textwrap
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
+from xql.cli.console import is_terminal, print_words
 from xql.data.check import Finding, check_dataset
+from xql.data.convert import Missing, convert_table
 from xql.data.dataset import Dataset
 from xql.data.files import check_destination, save_dataset
 from xql.data.minari import local_names
 from xql.data.minari_metadata import local_root
 from xql.data.reading import parse_json
 from xql.data.sources import open_dataset
-from xql.errors import printable
+from xql.errors import InputError, printable
 from xql.evaluation.scores import normalised_score, reference_score
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -140,19 +144,82 @@ def _wrapped(finding: Finding, width: int = 80) -> str:
     return " " + f"\n{indent}".join(lines)
 
 
-def convert(source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path]) -> None:
-    """Write a source as one file in the schema of docs/data.md; never over an existing file.
+Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN...")]
+
+
+def convert(
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE... OUT")],
+    observation: Columns = (),
+    action: Columns = (),
+    reward: str | None = None,
+    episode: str | None = None,
+    time: str | None = None,
+    terminated: str | None = None,
+    truncated: str | None = None,
+    categorical: Columns = (),
+    missing: Missing = "error",
+    yes: Annotated[bool, tyro.conf.arg(aliases=["-y"])] = False,
+) -> None:
+    """Write a source, or your own table, as one file in the schema of docs/data.md.
+
+    With --observation, --action and --reward, SOURCE is a table with one row per time step and
+    columns of any names: a .csv, .parquet, .jsonl or .ndjson file, or several. What was made of it
+    is shown first; on a terminal you are then asked. An existing file is never written over.
 
     Args:
-        source: minari:ID, d4rl:FILE, ogbench:FILE, neorl2:FILE, or a .npz, .hdf5, .h5, .parquet or
-            .csv file.
-        out: the file to write, ending in .npz, .hdf5, .h5 or .parquet.
+        paths: minari:ID, d4rl:FILE, ogbench:FILE, neorl2:FILE, or a .npz, .hdf5, .h5, .parquet or
+            .csv file, or tables; and last the file to write, ending in .npz, .hdf5, .h5 or
+            .parquet.
+        observation: the columns that the policy sees, such as t_in 'sensor_*'.
+        action: the columns that it sets, such as 'valve_*'.
+        reward: the column with the reward of the row's action.
+        episode: the column with the label of the row's episode; each file is one without.
+        time: the column that orders the rows of an episode: numbers or ISO 8601 dates.
+        terminated: the column that is 1 where the process itself ended with the row's action.
+        truncated: the column that is 1 where the episode was cut at the row.
+        categorical: the columns of an observation whose values are categories.
+        missing: refuse missing values, fill them from the row before in the same episode, or drop
+            their rows.
+        yes: write without asking.
     """
-    check_destination(out)
-    dataset = open_dataset(source)
+    if len(paths) < 2:
+        raise InputError("there is no file to write", hint="give the source and then the new file")
+    *sources, last = paths
+    out = check_destination(Path(last))
+    given: dict[str, Any] = {
+        "observation": observation,
+        "action": action,
+        "reward": reward,
+        "episode": episode,
+        "time": time,
+        "terminated": terminated,
+        "truncated": truncated,
+        "categorical": categorical,
+    }
+    if any(given.values()):
+        for name in ("observation", "action", "reward"):
+            if not given[name]:
+                hint = "a table needs `observation`, `action` and `reward`"
+                raise InputError(f"`{name}` is not given", hint=hint)
+        converted = convert_table(sources, **given, missing=missing, name=out.stem)
+        print_words("\n".join(map(printable, converted.preview.splitlines())), indent=4)
+        if not yes and is_terminal(sys.stdin) and is_terminal(sys.stdout) and not _agreed(out):
+            print("nothing was written")
+            return
+        dataset = converted.dataset
+    elif len(sources) > 1:
+        hint = "a table's columns are named by `observation`, `action` and `reward`"
+        raise InputError("there is more than one source", where=sources[1], hint=hint)
+    else:
+        dataset = open_dataset(sources[0])
     path = save_dataset(dataset, out)
     counts = f"{dataset.episodes:,} episodes, {dataset.transitions:,} transitions"
     print(f"{printable(str(path))}: {counts}, {path.stat().st_size / (1 << 20):.1f} MiB")
+
+
+def _agreed(out: Path) -> bool:
+    answer = input(f"Write {printable(str(out))}? [Y/n] ")
+    return answer.strip().lower() in ("", "y", "yes")
 
 
 def list_() -> None:

@@ -41,6 +41,8 @@ def check_dataset(dataset: Dataset) -> list[Finding]:
         *_rewards(dataset),
         *_endings(dataset),
         *_constant_columns(dataset),
+        # What was found in the table that it was made of.
+        *(Finding(*finding) for finding in dataset.metadata.get("findings", ())),
     ]
     order = ("error", "warning", "note")
     return sorted(found, key=lambda finding: order.index(finding.severity))

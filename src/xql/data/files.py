@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from xql.data.actions import MOST_CHOICES
+from xql.data.columns import TableColumns
 from xql.data.dataset import Continuity, Dataset
 from xql.data.reading import is_number, parse_json
 from xql.data.schema import OPTIONAL, REQUIRED, dataset_from
@@ -111,7 +112,15 @@ def _check_metadata(metadata: dict[str, Any], where: str) -> None:
             isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in value
         )
 
+    def findings(value: Any) -> bool:
+        return isinstance(value, list) and all(
+            texts(one) and len(one) == 4 and one[0] in ("warning", "note") for one in value
+        )
+
+    if metadata.get("columns") is not None:
+        TableColumns.from_dict(metadata["columns"], where)
     read = {
+        "findings": (findings, "a list of [severity, what, where, hint]"),
         "ref_min_score": (is_number, "a number"),
         "ref_max_score": (is_number, "a number"),
         "observation_keys": (texts, "a list of texts"),

@@ -122,7 +122,7 @@ def parse_json(text: str) -> Any:
         ValueError: it is none, names a key twice, is nested too deeply, or holds what is no text.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_once)
+        value = json.loads(text, object_pairs_hook=once)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     level = [value]
@@ -137,7 +137,8 @@ def parse_json(text: str) -> Any:
     return value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; a `ValueError` where it names a key twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)

@@ -104,13 +104,18 @@ def _shape(values: np.ndarray) -> str:
     return "x".join(str(size) for size in values.shape) or "of a single value"
 
 
+_RIGHT = "is it the right file?"
+
+
 def require_columns(columns: Mapping[str, np.ndarray], names: Iterable[str], where: str) -> None:
     """Raise `InputError`, naming the nearest column that the file does have."""
     there = sorted({name.split("/")[0] for name in columns if name != DESCRIPTION})
     for name in names:
         if name not in there:
             close = nearest(name, there)
-            hint = close if close.startswith("did") else "is it the right file?"
+            table = where.endswith((".csv", ".parquet"))
+            other = "xql data convert takes a table with other names" if table else _RIGHT
+            hint = close if close.startswith("did") else other
             listing = f"the file has {', '.join(there) or 'no column at all'}"
             raise InputError(f"there is no '{name}' ({listing})", where=where, hint=hint)
 

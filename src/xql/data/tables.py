@@ -10,7 +10,7 @@ import math
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,8 @@ def _is_wanted(name: str, wanted: Collection[str] | None) -> bool:
     return any(name == want or name.startswith((f"{want}/", f"{want}.")) for want in wanted)
 
 
-def _broken(path: Path, reader: str, error: Exception) -> InputError:
+def broken(path: Path, reader: str, error: Exception) -> InputError:
+    """What to say of a file that its reader tripped over."""
     barred = unreadable(path, error)
     if barred is not None:
         return barred
@@ -146,6 +147,14 @@ def _broken(path: Path, reader: str, error: Exception) -> InputError:
         where=str(path),
         hint="fetch or write it again",
     )
+
+
+def require_once(names: Sequence[str], wanted: Collection[str], where: str) -> None:
+    """Raise `InputError` where a wanted column is there twice."""
+    for name, times in Counter(names).items():
+        if times > 1 and name in wanted:
+            what = f"there are two columns '{name}'"
+            raise InputError(what, where=where, hint="name each once")
 
 
 def read_npz(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
@@ -180,7 +189,7 @@ def read_npz(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.
     except InputError:
         raise
     except Exception as error:  # a damaged file raises whatever the part that trips over it does
-        raise _broken(path, "numpy", error) from None
+        raise broken(path, "numpy", error) from None
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> np.ndarray:
@@ -236,7 +245,7 @@ def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarr
     except InputError:
         raise
     except Exception as error:  # as above
-        raise _broken(path, "h5py", error) from None
+        raise broken(path, "h5py", error) from None
     return columns
 
 
@@ -313,10 +322,7 @@ def _read_parquet(path: Path, wanted: Collection[str] | None) -> dict[str, np.nd
     try:
         schema = parquet.read_schema(path)
         names = [name for name in schema.names if _is_wanted(name, wanted)]
-        twice = [name for name, times in Counter(names).items() if times > 1]
-        if twice:
-            what = f"there are two columns '{twice[0]}'"
-            raise InputError(what, where=str(path), hint="name each once")
+        require_once(names, names, str(path))
         footer = parquet.read_metadata(path)
         groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
         # Equal values take next to nothing in the file, so only the memory is compared.
@@ -331,7 +337,7 @@ def _read_parquet(path: Path, wanted: Collection[str] | None) -> dict[str, np.nd
     except InputError:
         raise
     except Exception as error:  # as above
-        raise _broken(path, "pyarrow", error) from None
+        raise broken(path, "pyarrow", error) from None
     text = (schema.metadata or {}).get(DESCRIPTION.encode())
     if text is not None:
         columns[DESCRIPTION] = np.asarray(text.decode(errors="replace"))
@@ -361,16 +367,30 @@ def _from_arrow(values: Any, name: str, where: str) -> np.ndarray:
 def _read_csv(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return _from_lines(csv.reader(file), wanted, str(path))
+            return from_lines(csv.reader(file), wanted, str(path), _from_cells)
     except InputError:
         raise
     except Exception as error:  # as above
-        raise _broken(path, "csv", error) from None
+        raise broken(path, "csv", error) from None
 
 
-def _from_lines(
-    lines: Iterator[list[str]], wanted: Collection[str] | None, where: str
+def from_lines(
+    lines: Iterator[list[str]],
+    wanted: Collection[str] | None,
+    where: str,
+    parse: Callable[[Sequence[str], str, int, str], np.ndarray],
+    *,
+    exact: bool = False,
 ) -> dict[str, np.ndarray]:
+    """The wanted columns of a CSV file's lines; the others are listed, but empty.
+
+    Args:
+        lines: the header, and then the rows, as lists of cells.
+        wanted: the names of the columns; all where None.
+        where: the file, for messages.
+        parse: makes an array of a column's cells, its name, the row of the first, and `where`.
+        exact: whether a wanted name brings no other, as "a" else does "a.0" and "a/b".
+    """
     header = next(lines, [])
     if not any(header):
         hint = "the first line must name the columns"
@@ -383,9 +403,8 @@ def _from_lines(
     places: dict[str, int] = {}
     for place, name in enumerate(header):
         if name in places:
-            what = f"there are two columns '{name}'"
-            raise InputError(what, where=where, hint="name each once")
-        if _is_wanted(name, wanted):
+            require_once(header, [name], where)
+        if (name in (wanted or ())) if exact else _is_wanted(name, wanted):
             places[name] = place
     parts: dict[str, list[np.ndarray]] = {name: [np.empty(0, int)] for name in places}
     first = 0
@@ -398,7 +417,7 @@ def _from_lines(
                 raise InputError(what, where=where, hint=hint)
         cells = list(zip(*block, strict=True))
         for name, place in places.items():
-            parts[name].append(_from_cells(cells[place], name, first, where))
+            parts[name].append(parse(cells[place], name, first, where))
         first += len(block)
     columns = dict.fromkeys(header, _UNREAD)
     return columns | {name: np.concatenate(values[1:] or values) for name, values in parts.items()}

@@ -18,6 +18,7 @@ from xql.agents import AGENTS, Agent, EnvironmentSpec, configure
 from xql.agents.hyperparameters import AUTO, Range, hyperparameters
 from xql.agents.hyperparameters import to_dict as hyperparameters_to_dict
 from xql.data.actions import ActionSpec, Box, Discrete
+from xql.data.columns import TableColumns
 from xql.data.scaling import Scaling
 from xql.envs.trusted import trusted_environment
 from xql.errors import InputError, brief, printable
@@ -222,6 +223,8 @@ class DataConfig:
     """The data before the subset was taken; None where that is all of it."""
     fingerprint: str | None = None
     """Of what was learned from (`Dataset.fingerprint`); None online, and in older runs."""
+    columns: TableColumns | None = None
+    """Of the table that the data was made of; None where it was made of none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))
@@ -335,6 +338,8 @@ class RunConfig:
         """The same in plain values, for YAML or JSON."""
         data = dataclasses.asdict(self.data)
         data |= data.pop("extent") or {}
+        if data["columns"] is None:  # a configuration without keeps the hash that it had
+            del data["columns"]
         reference = self.data.reference
         data["actions"] = _actions_to_dict(self.data.actions)
         data["reference"] = None if reference is None else reference._asdict()
@@ -407,6 +412,8 @@ class RunConfig:
         if "transitions" in data:
             extent = {one.name: data.pop(one.name) for one in fields(Extent) if one.name in data}
             data["extent"] = typed(Extent, extent, where, "data")
+        if data.get("columns") is not None:
+            data["columns"] = TableColumns.from_dict(data["columns"], where)
         plain["data"] = {"source": ""} | data
         kinds = Literal["offline", "online", "finetune"]
         kind = typed(kinds, plain.pop("kind", "offline"), where, "kind")
@@ -501,6 +508,18 @@ def _require_consistent(config: "RunConfig", where: str) -> None:
                 f"data.observation_size is {size}",
                 where,
             )
+    columns = config.data.columns
+    if columns is not None and columns.observation_size != size:
+        raise damaged(
+            f"data.columns has {columns.observation_size} numbers, data.observation_size is {size}",
+            where,
+        )
+    if columns is not None and columns.action_size != config.data.actions.size:
+        raise damaged(
+            f"data.columns has {columns.action_size} actions, data.actions has "
+            f"{config.data.actions.size}",
+            where,
+        )
     reference = config.data.reference
     if reference is not None and not reference.minimum < reference.maximum:
         raise damaged("data.reference.minimum is not below data.reference.maximum", where)

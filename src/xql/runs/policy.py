@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree, Shaped
 from xql.agents import Agent, EnvironmentSpec, TrainState, member
 from xql.agents.hyperparameters import learning_rates
 from xql.data.actions import ActionSpec
+from xql.data.columns import TableColumns
 from xql.data.scaling import Scaling
 from xql.errors import InputError
 from xql.jax_config import standard_jax
@@ -28,10 +29,38 @@ class Policy:
         actor: what acts on scaled observations; see `xql.agents.Actor`.
         scaling: of the observations.
         actions: what its actions are; discrete ones come out as their numbers.
+        columns: of the table that it was trained on, if it was.
     """
 
-    def __init__(self, actor: PyTree, scaling: Scaling, actions: ActionSpec) -> None:
-        self.actor, self.scaling, self.actions = actor, scaling, actions
+    def __init__(
+        self,
+        actor: PyTree,
+        scaling: Scaling,
+        actions: ActionSpec,
+        columns: TableColumns | None = None,
+    ) -> None:
+        self.actor, self.scaling = actor, scaling
+        self.actions, self.columns = actions, columns
+
+    def act(self, row: Any, key: PRNGKeyArray | None = None) -> dict[str, Any]:
+        """The actions for a row of the table that the policy was trained on, by their names.
+
+        Args:
+            row: a dictionary or a row of a data frame, with at least the columns of the
+                observation; or a data frame, for which each action is an array.
+            key: `jax.random.key(...)` to sample.
+
+        Raises:
+            InputError: a column or a value is missing, a category was not in the table, or the
+                policy was not trained on a table.
+        """
+        if self.columns is None:
+            raise InputError(
+                "it was not trained on a table, so that its columns have no names",
+                where="policy",
+                hint="call it with an array",
+            )
+        return self.columns.decode(self(self.columns.encode(row), key))
 
     def __call__(
         self,
@@ -216,4 +245,5 @@ def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Pol
     else:
         agent, population, _ = load_population(folder, step)
         actors = jax.vmap(agent.actor)(population)
-    return Policy(member(actors, index), folder.config.scaling, folder.config.data.actions)
+    data = folder.config.data
+    return Policy(member(actors, index), folder.config.scaling, data.actions, data.columns)

@@ -77,7 +77,12 @@ class Run:
         """Every member's policy at the last step, in the order of config.yaml."""
         actors = jax.vmap(self.config.make_agent().actor)(self.population)
         return [
-            Policy(member(actors, index), self.config.scaling, self.config.data.actions)
+            Policy(
+                member(actors, index),
+                self.config.scaling,
+                self.config.data.actions,
+                self.config.data.columns,
+            )
             for index in range(len(self.config.members))
         ]
 

@@ -28,6 +28,7 @@ from xql.agents import (
     require_actions,
 )
 from xql.data.check import Finding, require_sound
+from xql.data.columns import TableColumns
 from xql.data.dataset import Dataset, DeviceData
 from xql.data.scaling import DEFAULT_DISCOUNT, apply_scaling, fit_scaling
 from xql.data.selection import select_episodes
@@ -244,6 +245,7 @@ def plan_offline(
             subset=chosen.subset,
             whole=None if chosen.subset == "all" else _extent(whole),
             fingerprint=dataset.fingerprint(),
+            columns=_columns(whole),
         ),
         environment=_environment(whole, env),
         trust=tuple(trust) if env is None else (*trust, env),
@@ -430,6 +432,11 @@ def _or_none() -> Iterator[None]:
 def _keys(dataset: Dataset) -> tuple[str, ...] | None:
     keys = dataset.metadata.get("observation_keys")
     return tuple(keys) if keys else None
+
+
+def _columns(dataset: Dataset) -> TableColumns | None:
+    found = dataset.metadata.get("columns")
+    return None if found is None else TableColumns.from_dict(found, dataset.name)
 
 
 def _extent(dataset: Dataset) -> Extent:
