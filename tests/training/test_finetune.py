@@ -17,6 +17,9 @@ import yaml
 import xql
 from worlds import Line, line_data, register_line, same_bits, spec_of
 from xql.agents import AGENTS, OFFLINE, Unchecked, configure, member
+from xql.agents.policies import DeterministicPolicy
+from xql.agents.update import trainable
+from xql.agents.xql import XQLState
 from xql.cli import main
 from xql.data.dataset import Dataset, DeviceData
 from xql.errors import InputError
@@ -30,6 +33,7 @@ from xql.training.finetune import plan_finetune
 from xql.training.online_state import _EXPLORATION
 from xql.training.recipe import AtSuccessOf, Mixture, draw_batch, rule_at_success
 from xql.training.replay import Replay, empty_replay
+from xql.training.transitions import _played
 
 SMALL: dict[str, Any] = {"hidden": [16], "batch_size": 16, "beta": 1.0}
 SCALED = {"rewards": "affine:2,-1", "observations": "standardised"}
@@ -201,7 +205,7 @@ def test_a_cell_of_table_2_goes_on_online_where_it_ended_offline(log: Path, tmp_
         assert kept(tmp_path, cell._replace(more={**cell.more, **change})) is None
 
 
-def played(rewards: list[float], starts: list[float], ends: list[float]) -> Replay:
+def rows_of(rewards: list[float], starts: list[float], ends: list[float]) -> Replay:
     """Rows of one member: the reward, where each began, and where it ended."""
     column = functools.partial(jnp.asarray, dtype=jnp.float32)
     return Replay(
@@ -225,7 +229,7 @@ def logged(count: int, returns: bool = False) -> DeviceData:
 
 @pytest.mark.parametrize("size", [8, 7])
 def test_symmetric_batches_are_half_and_half_in_every_block(size: int) -> None:
-    memory = played([1.0, 2.0, 3.0, 9.0], [0, 1, 2, 0], [1, 2, 3, 0])
+    memory = rows_of([1.0, 2.0, 3.0, 9.0], [0, 1, 2, 0], [1, 2, 3, 0])
     mixture = Mixture("symmetric", 1)
     seen = []
     for seed in range(10):
@@ -242,7 +246,7 @@ def test_symmetric_batches_are_half_and_half_in_every_block(size: int) -> None:
 
 
 def test_prefilled_batches_are_of_all_rows_alike() -> None:
-    memory = played([1.0, 2.0, 3.0, 9.0], [0, 1, 2, 0], [1, 2, 3, 0])
+    memory = rows_of([1.0, 2.0, 3.0, 9.0], [0, 1, 2, 0], [1, 2, 3, 0])
     mixture = Mixture("prefill", 1)
     batch = batch_of(memory, logged(4), jax.random.key(0), jnp.int32(3), 7000, mixture)
     values, counts = np.unique(np.asarray(batch.rewards), return_counts=True)
@@ -258,7 +262,7 @@ def test_prefilled_batches_are_of_all_rows_alike() -> None:
 def test_the_next_action_of_a_played_row_is_that_of_the_same_episode() -> None:
     # Two copies side by side; the first ends its episode with its second step.
     starts, ends = [0, 50, 1, 51, 7, 52, 0, 0], [1, 51, 2, 52, 8, 53, 0, 0]
-    memory = played([1, 2, 3, 4, 5, 6, 0, 0], starts, ends)  # type: ignore[arg-type]
+    memory = rows_of([1, 2, 3, 4, 5, 6, 0, 0], starts, ends)  # type: ignore[arg-type]
     mixture = Mixture("online", 2)
     batch = batch_of(memory, None, jax.random.key(0), jnp.int32(6), 200, mixture)
     found = {
@@ -283,7 +287,7 @@ def test_the_next_action_of_a_played_row_is_that_of_the_same_episode() -> None:
 
 
 def test_played_rows_have_no_return_to_be_calibrated_by() -> None:
-    memory = played([1.0, 2.0], [0, 1], [1, 2])
+    memory = rows_of([1.0, 2.0], [0, 1], [1, 2])
     mixture = Mixture("symmetric", 1)
     batch = batch_of(memory, logged(4, True), jax.random.key(0), jnp.int32(2), 8, mixture)
     np.testing.assert_array_equal(batch.returns[::2], 10 * batch.observations[::2, 0])
@@ -369,15 +373,10 @@ def to_bc(values: dict[str, Any]) -> None:
     values |= {"agent": "bc", "hyperparameters": {}}
 
 
-def to_discrete(values: dict[str, Any]) -> None:
-    values["data"]["actions"] = {"kind": "discrete", "n": 3}
-
-
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         (to_bc, "agent bc has no critic, and nothing else says which new actions are good"),
-        (to_discrete, "discrete"),
         (lambda values: values.update(environment=None), "this run has no environment; give one"),
         (lambda values: values["data"].update(source="arrays"), "give it again with `data`"),
         (lambda values: values["data"].update(transitions=199), "had 199 transitions and has 200"),
@@ -461,6 +460,33 @@ def test_a_damaged_description_is_refused(
     edit(values)
     with pytest.raises(InputError, match=message):
         RunConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("agent", "given"), [("td3-bc", {}), ("rebrac", {}), ("xql", {"policy": "ddpg_bc"})]
+)
+def test_deterministic_policies_explore_with_noise_of_their_own(
+    agent: str, given: dict[str, Any]
+) -> None:
+    spec = spec_of(2, 1, bound=2.0)
+    options = {"hidden": [4], "exploration_noise": 0.2} | given
+    made = AGENTS[agent].make(configure(agent, options), 0)
+    network = DeterministicPolicy.create(jax.random.key(0), spec, (4,))
+    # Of a state, what acts needs these two alone.
+    nothing: list[Any] = [None] * 6
+    actor = made.actor(XQLState._make([trainable(network), *nothing, made.config]))
+    here = jnp.zeros((4000, 2))
+    noise = (actor(here, jax.random.key(0)) - actor(here)) / 2.0
+    # In half action ranges; a fresh policy acts in the middle of its bounds.
+    np.testing.assert_allclose(np.std(noise), 0.2, rtol=0.05)
+
+
+def test_what_a_run_plays_for_its_bellman_errors_is_scaled(run: Run) -> None:
+    batch = _played(run.config, register_line(), run.policy, 20, 0, jax.random.key(0))
+    scaling = run.config.scaling
+    here = np.asarray(batch.observations) / scaling.observation_scale + scaling.observation_shift
+    moved = here[:, 0] + 0.2 * np.asarray(batch.actions)[:, 0]
+    np.testing.assert_allclose(batch.rewards, -2 * np.abs(moved) - 1, atol=1e-5)
 
 
 @pytest.mark.nightly
