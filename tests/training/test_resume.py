@@ -258,7 +258,8 @@ def test_what_came_after_the_last_checkpoint_comes_again(
 def test_a_complete_run_stays_as_it_is(wholes: Callable[[Learn, str], Run]) -> None:
     whole = wholes(learn_offline, "xql")
     before = {path: path.stat().st_mtime_ns for path in whole.path.rglob("*") if path.is_file()}
-    run = whole.resume(trust=["worlds"])
+    with pytest.warns(UserWarning, match="this run is complete at step 60; `steps` makes it"):
+        run = whole.resume(trust=["worlds"])
     assert same_bits(run.population, whole.population)
     before.pop(whole.path / ".lock")
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -402,7 +403,8 @@ def test_a_run_is_written_by_one_process_at_a_time(
         xql.resume(path, trust=["worlds"])
     other.kill()  # a dead process holds nothing
     other.communicate()
-    assert xql.resume(path, trust=["worlds"]).config.steps == 60
+    with pytest.warns(UserWarning, match="complete"):
+        assert xql.resume(path, trust=["worlds"]).config.steps == 60
 
 
 def test_what_there_is_nothing_to_go_on_from(
