@@ -72,6 +72,7 @@ def resume(
         config = _continued(saved, steps, evaluations, trust)
         if _complete(saved, config):
             return Run(saved.folder, saved.population)
+        saved.require_whole()
         if config.finetune is not None:
             log = config.finetune.replay != "online"
             dataset = reopen(config, folder.path, data) if log else None
@@ -85,8 +86,8 @@ def resume(
 
 def _complete(saved: Saved, config: RunConfig) -> bool:
     """Whether there is nothing left to do."""
-    missing = config.keep_replay and not (saved.folder.path / "replay.npz").exists()
-    return saved.step == config.steps and saved.evaluated and not missing
+    missing = config.keep_replay and not saved.folder.replay.exists()
+    return saved.step == config.steps and saved.evaluated(config) and not missing
 
 
 def _continued(
@@ -120,7 +121,8 @@ def _continued(
         plan = dataclasses.replace(config.evaluation, evaluations=evaluations)
         plan.check()
         config = dataclasses.replace(config, evaluation=plan)
-    _warn_of_schedules(before, config)
+    if config.steps > saved.step:
+        _warn_of_schedules(before, config)
     return config
 
 
