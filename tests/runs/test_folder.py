@@ -179,6 +179,9 @@ def test_evaluations_written_by_xql_0_1_are_read(tmp_path: Path) -> None:
         "step,member,seed,beta,episode,return,length,score,success\n100,0,3,0.5,0,1.5,10,25.0,1\n"
     )
     assert run.read_evaluations() == [row(100)]
+    run.rewind(100, evaluated=True)
+    run.log_evaluations(200, [row(200)])
+    assert run.read_evaluations() == [row(100), row(200)]
 
 
 def test_compressed_files_are_read_where_the_plain_ones_are_gone(tmp_path: Path) -> None:
@@ -496,3 +499,18 @@ def test_no_folder_can_be_made_where_runs_is_none(
         Path("runs").touch()
     with pytest.raises(InputError, match=r"^runs: no run can be written here \(File exists\)"):
         free_folder("a")
+
+
+def test_rows_that_waited_are_not_written_twice(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    for step in (1, 2):
+        run.log_metrics(step, {"loss": 1.0})
+    first, second = (run.path / "metrics.jsonl").read_text().splitlines()
+    again = RunFolder.open(run.path)
+    again.wait_with(
+        {"metrics.jsonl": f"{first}\n{second}\n", "frozen.csv": "0,1,2\n", "../other": "x\n"}
+    )
+    again.flush()
+    assert [line.step for line in again.read_metrics()] == [1, 2]
+    assert again.read_frozen() == {0: 1}
+    assert not (tmp_path / "other").exists()

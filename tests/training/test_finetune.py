@@ -106,6 +106,7 @@ def test_no_steps_at_all_are_the_loaded_run(run: Run, tmp_path: Path) -> None:
     assert still.evaluations == [
         row._replace(step=0) for row in evaluate_run(run.path, episodes=2, trust=["worlds"])
     ]
+    assert same_leaves(still.resume(trust=["worlds"]).population, run.population)
 
 
 def test_the_run_is_like_any_other_and_says_where_it_comes_from(run: Run, tuned: Run) -> None:
@@ -442,6 +443,14 @@ def test_options_change_the_members_and_data_may_be_given(run: Run) -> None:
     assert plan.config.hyperparameters.policy_dropout == 0.1
     assert plan.config.sources["policy_learning_rate"] == "given"
     assert same_leaves(population.critic, before.critic)
+    assert plan.config.data.source == run.config.data.source
+
+
+def test_the_log_is_found_again_where_it_lies_now(run: Run, log: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.npz"
+    shutil.copy(log, moved)
+    plan = plan_finetune(run, steps=40, loop=OnlineLoop(warmup=10), data=moved, trust=["worlds"])
+    assert plan.config.data == dataclasses.replace(run.config.data, source=str(moved))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A run that was interrupted goes on bit for bit; nothing is lost, and nothing is there twice."""
 
+import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -300,6 +302,80 @@ def test_another_number_of_evaluations_changes_no_parameter(
     assert sorted({row.step for row in run.evaluations}) == [20, 36, 48, 60]
 
 
+def test_several_environments_are_saved_and_evaluated_when_that_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(RunLogger, "_evaluate", lambda *_: 1 / 0)
+        learn_online(
+            tmp_path / "run",
+            seeds=[4],
+            loop=OnlineLoop(environments=2, warmup=20),
+            evaluations=7,
+            checkpoints=CheckpointPlan("5", keep_last=100),
+            keep_replay=False,
+        )
+    run = go_on(tmp_path / "run")
+    evaluated = {10, 18, 26, 36, 44, 52, 60}
+    assert {row.step for row in run.evaluations} == evaluated
+    # The first step at or after each multiple of 5, where no evaluation came between.
+    kept = {int(one.name) for one in run.folder.checkpoints.iterdir()}
+    assert kept == evaluated | {6, 16, 20, 30, 40, 46, 50, 56}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"logged": "40"},
+        {"logged": 60},
+        {"guard": {"frozen": []}},
+        {"guard": {"rolled_back": {"x": 1}, "frozen": {}}},
+        {"health": {"failing": [["x"]]}},
+        {"beyond": {"above": 3}},
+        {"waiting": {"metrics.jsonl": 1}},
+        {"seconds": None},
+    ],
+    ids=str,
+)
+def test_notes_that_no_run_writes_are_refused(
+    change: dict[str, Any], wholes: Callable[[Learn, str], Run], tmp_path: Path
+) -> None:
+    shutil.copytree(wholes(learn_offline, "xql").path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "60")
+    latest = tmp_path / "run" / "checkpoints" / "40"
+    notes = json.loads((latest / "notes.json").read_text())
+    (latest / "notes.json").write_text(json.dumps(notes | change))
+    sums = json.loads((latest / "checksums.json").read_text())
+    content = (latest / "notes.json").read_bytes()
+    sums["sha256"]["notes.json"] = hashlib.sha256(content).hexdigest()
+    (latest / "checksums.json").write_text(json.dumps(sums))
+    with pytest.raises(InputError, match="the notes of this checkpoint are not those of a run"):
+        go_on(tmp_path / "run")
+
+
+def test_a_run_whose_log_is_compressed_does_not_go_on(
+    wholes: Callable[[Learn, str], Run], tmp_path: Path
+) -> None:
+    shutil.copytree(wholes(learn_offline, "xql").path, tmp_path / "run")
+    for name in ("metrics.jsonl", "evaluations.csv"):
+        path = tmp_path / "run" / name
+        path.with_name(f"{name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert go_on(tmp_path / "run").config.steps == 60
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "60")
+    with pytest.raises(InputError, match="only a part of this run's log is kept"):
+        go_on(tmp_path / "run")
+
+
+def test_a_run_may_end_where_it_stands(wholes: Callable[[Learn, str], Run], tmp_path: Path) -> None:
+    shutil.copytree(wholes(learn_offline, "xql").path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "60")
+    run = go_on(tmp_path / "run", steps=40, evaluations=2)
+    assert RunConfig.load(tmp_path / "run").steps == 40
+    last = sorted((row.step, row.member) for row in run.evaluations if row.step > 20)
+    assert last == [(40, 0)] * 3 + [(40, 1)] * 3
+
+
 def test_when_it_is_saved_changes_nothing_and_what_stays_is_as_asked(
     wholes: Callable[[Learn, str], Run], tmp_path: Path
 ) -> None:
@@ -382,6 +458,16 @@ def test_a_simulator_that_fails_loses_nothing(
     assert [row.step for row in run.folder.read_metrics()] == [20, 40, 60]
     rows = np.load(run.path / "replay.npz")["observations"]
     assert rows.shape == (1, 60, 2)
+
+
+def test_where_nothing_is_saved_yet_nothing_says_that_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worlds.Line", Failing)
+    Failing.steps = 44
+    with pytest.raises(EnvironmentFault, match="the robot fell over") as error:
+        learn_online(tmp_path / "run", seeds=[4], evaluations=1)
+    assert "resume" not in str(error.value)
 
 
 def test_a_run_is_written_by_one_process_at_a_time(

@@ -214,7 +214,7 @@ def replay_logs(source: Source) -> list[Log]:
         InputError: it never had one, or did not keep its replay buffer.
     """
     step, where = require_medium(source), str(source.folder.path)
-    path, loop = source.folder.path / "replay.npz", source.folder.config.loop
+    path, loop = source.folder.replay, source.folder.config.loop
     if not os.path.lexists(path):
         raise InputError(
             "this run kept no replay buffer", where=where, hint="train it with `keep_replay=True`"

@@ -73,10 +73,9 @@ def _as_frozen(folder: RunFolder, rows: list[Evaluation]) -> list[Evaluation]:
     if not rows or len(folder.read_frozen()) < len(config.members):
         return rows
     last, played = max(row.step for row in rows), {row.step for row in rows}
-    stride = 1 if config.loop is None else config.loop.environments
     return rows + [
         row._replace(step=step)
-        for step in config.evaluation.steps(config.steps, stride)
+        for step in config.evaluation_steps
         if step not in played
         for row in rows
         if row.step == last and row.episode < config.evaluation.episodes

@@ -277,6 +277,13 @@ class RunConfig:
         return "online" if self.online else "offline"
 
     @property
+    def evaluation_steps(self) -> list[int]:
+        """The steps to evaluate at, the last one included; of a fine-tuned run, step 0 too."""
+        stride = 1 if self.loop is None else self.loop.environments
+        first = [] if self.finetune is None else [0]
+        return first + self.evaluation.steps(self.steps, stride)
+
+    @property
     def spec(self) -> EnvironmentSpec:
         """What the networks are built for."""
         return EnvironmentSpec(self.data.observation_size, self.data.actions)

@@ -254,6 +254,11 @@ class RunFolder:
         """Where the policies of every evaluation lie, where the run keeps them."""
         return self.path / "policies"
 
+    @property
+    def replay(self) -> Path:
+        """Where the replay buffers of an online run's end lie, where the run keeps them."""
+        return self.path / "replay.npz"
+
     def log_metrics(self, step: int, metrics: Mapping[str, ArrayLike | Sequence[float]]) -> None:
         """Append one line to metrics.jsonl.
 
@@ -308,11 +313,7 @@ class RunFolder:
 
     def log_evaluations(self, step: int, rows: Iterable[Evaluation]) -> None:
         """Append rows to evaluations.csv; `step` replaces what the rows say."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        for row in rows:
-            writer.writerow(_cell(value) for value in row._replace(step=int(step)))
-        self._add("evaluations.csv", text.getvalue())
+        self._add("evaluations.csv", _as_csv(row._replace(step=int(step)) for row in rows))
 
     def read_evaluations(self, *, whole: bool = False) -> list[Evaluation]:
         """Every row of evaluations.csv, in order; a last one cut short is left out with a warning.
@@ -462,6 +463,19 @@ class RunFolder:
             self.waiting[name] = rows
             raise unwritable(self.path / name, error, "row") from error
 
+    def wait_with(self, rows: Mapping[str, str]) -> None:
+        """Take up the `waiting` rows of a run that goes on, but for those that are written by now.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        for name in HEADERS.keys() & rows.keys():
+            path = self.path / name
+            there = set(_lines_of(path)[0]) if path.exists() else set()
+            missing = [row for row in rows[name].splitlines() if row not in there]
+            if missing:
+                self.waiting[name] = "".join(f"{row}\n" for row in missing)
+
     def flush(self) -> None:
         """Write the rows that wait.
 
@@ -496,7 +510,7 @@ class RunFolder:
                 os.fsync(file.fileno())
 
     def rewind(self, step: int, *, evaluated: bool) -> None:
-        """Forget the rows of what came after a step, which will come again.
+        """Forget the rows of what came after a step, which will come again, and the replay buffers.
 
         Args:
             step: the run's.
@@ -506,6 +520,7 @@ class RunFolder:
             InputError: a row is damaged, or a file cannot be written.
         """
         last = step if evaluated else step - 1
+        self._with_these_columns()
         keeps: dict[str, Callable[[str], bool]] = {
             "metrics.jsonl": lambda row: int(json.loads(row)["step"]) <= step,
             "evaluations.csv": lambda row: int(row.split(",")[0]) <= last,
@@ -527,6 +542,18 @@ class RunFolder:
                     raise _damaged_line(path, number) from None
             if cut or len(kept) < len(lines):
                 write_text(path, "".join(f"{row}\n" for row in kept), "run")
+        with writing(self.replay, "run"):
+            self.replay.unlink(missing_ok=True)
+
+    def _with_these_columns(self) -> None:
+        """Write evaluations.csv of an older version with the columns that rows are added with.
+
+        Raises:
+            InputError: a row is damaged, or it cannot be written.
+        """
+        path = self.path / "evaluations.csv"
+        if path.exists() and _lines_of(path)[0][:1] != [HEADERS[path.name].rstrip()]:
+            write_text(path, HEADERS[path.name] + _as_csv(self.read_evaluations()), "run")
 
     def configure(self, config: RunConfig) -> None:
         """Give the run another configuration.
@@ -647,6 +674,14 @@ def _are_numbers(values: Any) -> bool:
         value is None or (isinstance(value, int | float) and not isinstance(value, bool))
         for value in values
     )
+
+
+def _as_csv(rows: Iterable[Evaluation]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow(map(_cell, row))
+    return text.getvalue()
 
 
 def _cell(value: Any) -> str:

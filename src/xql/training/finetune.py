@@ -202,12 +202,17 @@ def plan_finetune(
             hint="choose symmetric or prefill",
         )
     at_success = "simulator" if dataset is None else rule_at_success(dataset)
+    opened = parent.data
+    if dataset is not None and dataset.source != "arrays":
+        # A relative path starts where its run was started, and this one may be started elsewhere.
+        opened = dataclasses.replace(opened, source=dataset.source)
     finetune = FineTuning(folder.path.resolve().name, step, cast(ReplayKind, replay), at_success)
     planned = dataclasses.replace(
         parent,
         steps=steps,
         hyperparameters=config,
         sources={**parent.sources, **changed},
+        data=opened,
         environment=environment,
         trust=(*trust, environment),
         evaluation=dataclasses.replace(

@@ -365,7 +365,7 @@ def _loop(
         step, logged = saved.step, saved.logged
         totals = saved.totals(totals)
         logger.catch_up(step, population, totals)
-    targets = config.evaluation.steps(config.steps)
+    targets = config.evaluation_steps
     while step < config.steps:
         target = next(one for one in targets if one > step)
         log_at = min(logged + LOG_EVERY, target)

@@ -321,7 +321,7 @@ def execute_online(
         if config.keep_replay and logger.stopped:
             bar.warn_once("no replay buffer is kept, since every member diverged")
         elif config.keep_replay:
-            _save_replay(folder.path / "replay.npz", replay, config.steps, actors)
+            _save_replay(folder.replay, replay, config.steps, actors)
         if actors.breakdowns.any():
             each = ", ".join(map(str, actors.breakdowns))
             bar.warn_once(f"steps at which a simulator gave no finite number, by member: {each}")
@@ -349,7 +349,7 @@ def _loop(
     seeds = [one.seed for one in config.members]
     state = initial_online_state(population, agent, config.spec, capacity, seeds, recipe)
     updates = round(loop.update_to_data * each)
-    targets = set(config.evaluation.steps(steps, each))
+    targets = set(config.evaluation_steps)
     step = logged = 0
     actions: np.ndarray | Array
 

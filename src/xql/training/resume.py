@@ -82,6 +82,7 @@ def resume(
                 stacklevel=3,
             )
             return Run(folder, saved.population)
+        saved.require_whole()
         if config.finetune is not None:
             log = config.finetune.replay != "online"
             dataset = reopen(config, folder.path, data) if log else None
@@ -95,8 +96,8 @@ def resume(
 
 def _complete(saved: Saved, config: RunConfig) -> bool:
     """Whether there is nothing left to do."""
-    missing = config.keep_replay and not (saved.folder.path / "replay.npz").exists()
-    return saved.step == config.steps and saved.evaluated and not missing
+    missing = config.keep_replay and not saved.folder.replay.exists()
+    return saved.step == config.steps and saved.evaluated(config) and not missing
 
 
 def _require_unsaved(folder: RunFolder) -> None:
@@ -116,7 +117,7 @@ def _require_unsaved(folder: RunFolder) -> None:
             where=where,
             hint="fine-tune that run again",
         )
-    first = config.evaluation.steps(config.steps)[0]
+    first = config.evaluation_steps[0]
     if folder.read_evaluations() or any(row.step > first for row in folder.read_metrics()):
         raise InputError("there is no checkpoint to go on from", where=where, hint="train it again")
 
@@ -156,7 +157,8 @@ def _continued(
         plan = dataclasses.replace(config.evaluation, evaluations=evaluations)
         plan.check()
         config = dataclasses.replace(config, evaluation=plan)
-    _warn_of_schedules(before, config)
+    if config.steps > saved.step:
+        _warn_of_schedules(before, config)
     return config
 
 

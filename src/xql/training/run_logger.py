@@ -120,23 +120,31 @@ class RunLogger:
         self._began = time.perf_counter() - spent
 
     def _restore(self, saved: Saved, population: TrainState) -> float:
-        """Take up what a checkpoint keeps of the logger, and give the seconds that were spent."""
+        """Take up what a checkpoint keeps of the logger, and give the seconds that were spent.
+
+        Raises:
+            InputError: it keeps what no run notes.
+        """
         notes = saved.notes
         good = unflatten(saved.extra, "good", population) if notes.get("good") else population
         # A run of xql 0.2 has no notes.
         guard = {"rolled_back": {}, "frozen": self._folder.read_frozen()}
-        self._guard.restore(good, notes.get("guard", guard), saved.logged)
-        self._health.restore(notes.get("health", {}))
-        for side, members in notes.get("beyond", {}).items():
-            self._beyond[side] = set(members)
-        self._folder.waiting = dict(notes.get("waiting", {}))
+        try:
+            self._guard.restore(good, notes.get("guard", guard), saved.logged)
+            self._health.restore(notes.get("health", {}))
+            for side, members in notes.get("beyond", {}).items():
+                self._beyond[side] = set(members)
+            self._folder.wait_with(notes.get("waiting", {}))
+            seconds = float(notes.get("seconds", 0.0))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise saved.not_of_a_run() from error
         rows = self._folder.read_evaluations()
         if rows:
             quantity = quantity_of(rows)
             for step in {row.step for row in rows}:
                 means = member_means([row for row in rows if row.step == step], quantity)
                 self._scores[step] = float(np.mean(list(means.values())))
-        return float(notes.get("seconds", 0.0))
+        return seconds
 
     @property
     def seconds(self) -> float:
@@ -304,10 +312,7 @@ class RunLogger:
 
     def catch_up(self, step: int, population: TrainState, totals: MemberMetrics) -> None:
         """Of a run that goes on: the evaluation that it was to make at this step, if it did not."""
-        config = self._folder.config
-        # A fine-tuned run is evaluated at step 0 too.
-        targets = [0, *config.evaluation.steps(config.steps)]
-        if step in targets and step not in self._scores:
+        if step in self._folder.config.evaluation_steps and step not in self._scores:
             self.milestone(step, population, totals)
 
     def next_save(self, step: int) -> int:
@@ -337,7 +342,10 @@ class RunLogger:
             InputError: then, and the state cannot be saved.
         """
         steps, seconds = self._every
-        due = step % steps == 0 if steps is not None else False
+        due = False
+        if steps is not None:
+            # Several environments may step over the multiple itself.
+            due = step // steps > (self._saved_step or 0) // steps
         if seconds is not None:
             due = time.monotonic() - self._saved_at >= seconds
         ending = self._interruption.requested is not None
@@ -372,14 +380,14 @@ class RunLogger:
         Raises:
             EnvironmentFault: always.
         """
-        kept = going_on(self._folder)
+        kept = going_on(self._folder) if step > 0 or self._saved_step == 0 else ""
         try:
             if step > 0 and step != self._saved_step:
                 self._save(step, population, totals, logged, more)
             self._writer.wait()
         except InputError as error:
             kept = str(error)
-        hint = f"{fault.hint}; {kept}" if fault.hint else kept
+        hint = "; ".join(filter(None, (fault.hint, kept)))
         raise EnvironmentFault(fault.what, where=fault.where, hint=hint) from fault
 
     def _save(
@@ -397,6 +405,14 @@ class RunLogger:
         extra = dict(more())
         if apart:
             extra |= flatten(totals, "totals") | flatten(self._guard.good, "good")
+        try:
+            self._writer.wait()
+        except InputError as error:
+            self._progress.warn_once(f"{error}; training goes on, and tries again")
+        # The rows that lie before a checkpoint must not be lost where it survives.
+        with contextlib.suppress(InputError):  # it was said when they could not be written
+            folder.flush()
+        folder.sync()
         notes = {
             "logged": logged,
             "good": apart,
@@ -407,12 +423,6 @@ class RunLogger:
             "waiting": folder.waiting,
             "settings": settings_of(folder.config),
         }
-        try:
-            self._writer.wait()
-        except InputError as error:
-            self._progress.warn_once(f"{error}; training goes on, and tries again")
-        # The rows that lie before a checkpoint must not be lost where it survives.
-        folder.sync()
         best = max(self._scores, key=lambda one: (self._scores[one], one), default=None)
         self._saved_step, self._saved_at = step, time.monotonic()
         self._writer.save(

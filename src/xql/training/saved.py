@@ -34,8 +34,23 @@ class Saved(NamedTuple):
 
     @property
     def logged(self) -> int:
-        """The step at which metrics were last logged."""
-        return int(self.notes.get("logged", self.step))
+        """The step at which metrics were last logged.
+
+        Raises:
+            InputError: the notes do not say one.
+        """
+        logged = self.notes.get("logged", self.step)
+        if type(logged) is not int or not 0 <= logged <= self.step:
+            raise self.not_of_a_run()
+        return int(logged)
+
+    def not_of_a_run(self) -> InputError:
+        """What to say of notes that no run writes."""
+        return InputError(
+            "the notes of this checkpoint are not those of a run",
+            where=str(self.folder.checkpoints / str(self.step)),
+            hint="restore the folder as the run wrote it, or make the run again",
+        )
 
     def totals(self, zeros: MemberMetrics) -> MemberMetrics:
         """The sums of the metrics since then; `zeros` where they had just been logged."""
@@ -59,17 +74,44 @@ class Saved(NamedTuple):
         Raises:
             InputError: it cannot be written.
         """
-        return _go_on(self.folder, config, self.step, evaluated=self.evaluated)
+        evaluated = self.evaluated(config)
+        return _go_on(self.folder, config, self.step, evaluated=evaluated)
 
-    @property
-    def evaluated(self) -> bool:
-        """Whether all of this step's evaluation is there already."""
-        config = self.folder.config
-        each = config.evaluation.episodes_at(self.step, config.steps)
+    def evaluated(self, config: RunConfig) -> bool:
+        """Whether all episodes are there that a configuration asks for at this step.
+
+        There may be more: a step was the last one before the run became longer. One that is none
+        of its steps to evaluate at any more keeps what was an evaluation.
+        """
+        plan = config.evaluation
+        if self.step in config.evaluation_steps:
+            each = plan.episodes_at(self.step, config.steps)
+        else:
+            each = min(plan.episodes, plan.last_episodes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a row cut short, which will be written again
             rows = self.folder.read_evaluations()
-        return sum(row.step == self.step for row in rows) == each * len(config.members)
+        return sum(row.step == self.step for row in rows) >= each * len(config.members)
+
+    def require_whole(self) -> None:
+        """Refuse a run of which not all is there that going on takes.
+
+        Raises:
+            InputError: its log is compressed, as results/ keeps one; or its checkpoint keeps the
+                networks alone: one that stayed for its step or its score, or of xql 0.2 online.
+        """
+        if not (self.folder.path / "metrics.jsonl").is_file():
+            raise InputError(
+                "only a part of this run's log is kept, so that it cannot go on",
+                where=str(self.folder.path),
+                hint="give the folder that the run wrote",
+            )
+        if not self.extra and (self.notes.get("good") or self.folder.config.online):
+            raise InputError(
+                "this checkpoint keeps the networks alone, from which no run goes on",
+                where=str(self.folder.checkpoints / str(self.step)),
+                hint="train it again; its policy can be evaluated",
+            )
 
 
 def _go_on(folder: RunFolder, config: RunConfig, step: int, *, evaluated: bool) -> RunFolder:
@@ -126,13 +168,6 @@ def load_saved(folder: RunFolder) -> Saved:
             f"its latest checkpoint is of step {step:,}, config.yaml says {folder.config.steps:,}",
             where=str(folder.path),
             hint="restore config.yaml as the run wrote it",
-        )
-    if not extra and (notes.get("good") or folder.config.online):
-        # As those that stay for their step or their score, and those of xql 0.2 online.
-        raise InputError(
-            "this checkpoint keeps the networks alone, from which no run goes on",
-            where=str(folder.checkpoints / str(step)),
-            hint="train it again; its policy can be evaluated",
         )
     return Saved(folder, step, population, extra, notes)
 

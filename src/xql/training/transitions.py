@@ -84,8 +84,8 @@ def run_errors(
     random = np.random.default_rng(seed)
     play_key, error_key = jax.random.split(jax.random.key(seed))
     online = config.online and data is None  # `reopen` refuses data for an online run
-    if online and os.path.lexists(folder.path / "replay.npz"):
-        rows = read_replay(folder.path / "replay.npz", config)
+    if online and os.path.lexists(folder.replay):
+        rows = read_replay(folder.replay, config)
         batch, origin = _replayed(rows, index, transitions, random)
     elif online:
         policy = Policy(agent.actor(state), config.scaling, config.data.actions)
