@@ -157,7 +157,7 @@ def _continued(
         plan = dataclasses.replace(config.evaluation, evaluations=evaluations)
         plan.check()
         config = dataclasses.replace(config, evaluation=plan)
-    if config.steps > saved.step:
+    if config.steps > done:
         _warn_of_schedules(before, config)
     return config
 
