@@ -361,7 +361,8 @@ def test_a_run_whose_log_is_compressed_does_not_go_on(
         path = tmp_path / "run" / name
         path.with_name(f"{name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    assert go_on(tmp_path / "run").config.steps == 60
+    with pytest.warns(UserWarning, match="complete"):
+        assert go_on(tmp_path / "run").config.steps == 60
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "60")
     with pytest.raises(InputError, match="only a part of this run's log is kept"):
         go_on(tmp_path / "run")
