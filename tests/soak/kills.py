@@ -203,7 +203,8 @@ class Campaign:
     def run(self, tasks: Sequence[tuple[Task, int]], workers: int) -> list[Outcome]:
         """Kill each task's runs so many times, so many side by side as there are workers."""
         with ThreadPoolExecutor(workers) as pool:
-            wholes = {task: pool.submit(self._whole, task) for task, _ in tasks}
+            distinct = dict.fromkeys(task for task, _ in tasks)
+            wholes = {task: pool.submit(self._whole, task) for task in distinct}
             lanes = [
                 pool.submit(self._lane, place, task, kills, wholes[task])
                 for place, (task, kills) in enumerate(tasks)
@@ -507,7 +508,7 @@ and after {sum(one.cut for one in kills)} a log ended in the middle of a row.
 {sum(one.resumed == 0 for one in kills)} kills came before the run's first checkpoint, and it was
 trained from its start. {sum(one.lost == 0 for one in kills)} kills lost nothing.
 
-Runs: {lengths}; two seeds each, networks of one layer of 16, batch 16, 8 evaluations: {tried}.
+Tasks: {lengths}; two seeds each, networks of one layer of 16, batch 16, 8 evaluations: {tried}.
 [Every kill](kills.csv), [figure](kills.png): steps lost in intervals, beside what may be lost.
 {more}
 
