@@ -236,8 +236,7 @@ class Campaign:
             self._say(f"{outcomes[-1].run}: {count} kills, {faults or 'the same'}")
             kills -= count
             if count == 0:
-                outcomes[-1].faults.append("it was complete before any kill")
-                break
+                longest /= 2  # the machine is faster than it was
             shutil.rmtree(run, ignore_errors=bool(faults))
         return outcomes
 
@@ -254,13 +253,17 @@ class Campaign:
                 shutil.rmtree(run, ignore_errors=True)
             words = task.words(run) if resumed is None else ["resume", str(run), "--no-plot"]
             if done == kills:
+                sessions = len(origin.read(run))
                 code, said = self._plain(words)
-                after = origin.read(run)[-1]["step"] if code == 0 else -1
+                added = origin.read(run)[sessions:]
+                after = added[0]["step"] if added else -1
                 kill = None
             else:
                 seconds = float(random.uniform(0, longest))
                 code, said, kill = self._kill_after(words, run, task, done, seconds)
                 after = read_notes(run.with_suffix(".notes")).start
+            if kill is None and code == 0 and after < 0:
+                after = latest_step(run / "checkpoints") or 0  # nothing was left to do
             if before is not None:
                 self._keep(before, after)
             if kill is None:
