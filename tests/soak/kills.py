@@ -512,7 +512,7 @@ and after {sum(one.cut for one in kills)} a log ended in the middle of a row.
 trained from its start. {sum(one.lost == 0 for one in kills)} kills lost nothing.
 
 Tasks: {lengths}; two seeds each, networks of one layer of 16, batch 16, 8 evaluations: {tried}.
-[Every kill](kills.csv), [figure](kills.png): steps lost in intervals, beside what may be lost.
+Every kill is in kills.csv. [Figure](kills.png): steps lost in intervals, beside what may be lost.
 {more}
 
 xql {session["xql"]} ({commit}), Python {session["python"]}, {packages}; {session["cores"]} core of
