@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from xql.data.actions import Box
 from xql.data.scaling import Scaling
 from xql.errors import InputError
 from xql.runs.policy import Policy
@@ -19,7 +20,7 @@ def first(observations: jax.Array, key: Any) -> jax.Array:
 def policy(size: int = 7) -> Policy:
     zeros, ones = np.zeros(size, np.float32), np.ones(size, np.float32)
     actor: Any = jax.tree_util.Partial(first)  # type: ignore[no-untyped-call]
-    return Policy(actor, Scaling("raw", "raw", 1.0, 0.0, zeros, ones))
+    return Policy(actor, Scaling("raw", "raw", 1.0, 0.0, zeros, ones), Box((-1.0,), (1.0,)))
 
 
 def with_(changes: dict[int, float], size: int = 7) -> np.ndarray:
