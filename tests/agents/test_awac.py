@@ -18,7 +18,8 @@ from xql.agents.update import trainable
 from xql.data.actions import box
 from xql.presets import resolve
 
-SPEC = EnvironmentSpec(3, box([-1.0, -2.0], [1.0, 2.0]))
+ACTIONS = box([-1.0, -2.0], [1.0, 2.0])
+SPEC = EnvironmentSpec(3, ACTIONS)
 Weights = Literal["exponential", "softmax"]
 AGENT = make_awac(AWACConfig(hidden=(8,), batch_size=6), 10)
 
@@ -42,7 +43,7 @@ def test_the_advantage_is_over_the_policy_s_own_action(kind: Weights) -> None:
     slope = jnp.zeros((5, 1)).at[3, 0].set(2.0)
     critic = Critic(tuple(MLP((Linear(slope, jnp.zeros(1)),), ()) for _ in range(2)))
     output = MLP((Linear(jnp.zeros((3, 2)), jnp.array([0.5, 0.0])),), ())
-    policy = GaussianPolicy(output, jnp.full(2, -40.0), SPEC.actions.low, SPEC.actions.high)
+    policy = GaussianPolicy(output, jnp.full(2, -40.0), ACTIONS.low, ACTIONS.high)
     state = swept(start(), temperature=2.0, critic_learning_rate=0.0)
     state = state._replace(
         policy=trainable(policy),

@@ -17,6 +17,7 @@ from xql.agents import (
     AWACConfig,
     CQLConfig,
     EnvironmentSpec,
+    Unchecked,
     make_awac,
     make_cql,
 )
@@ -124,7 +125,8 @@ def cartpole(episodes: int = 8, noise: float = 1.0) -> dict[str, np.ndarray]:
 
 def test_from_whole_numbers_to_whole_numbers(tmp_path: Path) -> None:
     columns = cartpole()
-    np.savez(tmp_path / "log.npz", **columns)
+    arrays: dict[str, Any] = {**columns}
+    np.savez(tmp_path / "log.npz", **arrays)
     run = xql.train_offline(
         tmp_path / "log.npz",
         agent="bc",
@@ -214,7 +216,7 @@ def test_agents_do_better_than_the_log_and_go_on_online(tmp_path: Path, agent: s
     data: Dataset = xql.open_dataset(cartpole(300, noise=0.7))
     run = xql.train_offline(
         data,
-        agent=agent,
+        agent=Unchecked(agent),
         steps=4000,
         env="CartPole-v1",
         out=tmp_path / "run",

@@ -19,7 +19,8 @@ from xql.agents.sac import SACState, TargetValueSACState, XSACState
 from xql.data.actions import box
 from xql.gumbel import dual_temperature
 
-SPEC = EnvironmentSpec(1, box([-1.0], [3.0]))  # actions 1 ± 2
+ACTIONS = box([-1.0], [3.0])  # actions 1 ± 2
+SPEC = EnvironmentSpec(1, ACTIONS)
 Variant = Literal["none", "soft", "gumbel"]
 KINDS = ["none", "soft", "gumbel"]
 ROWS = 64
@@ -77,7 +78,7 @@ def raw(log_std: float) -> float:
 def policy_of(mean: float, log_std: float) -> SquashedGaussianPolicy:
     """a = 1 + 2 tanh u with u ~ N(mean, e^{2·log_std}) in every state."""
     mlp = MLP((Linear(jnp.zeros((1, 2)), jnp.array([mean, raw(log_std)], jnp.float32)),), ())
-    return SquashedGaussianPolicy(mlp, SPEC.actions.low, SPEC.actions.high)
+    return SquashedGaussianPolicy(mlp, ACTIONS.low, ACTIONS.high)
 
 
 def draw(noise: np.ndarray, mean: float, log_std: float) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,8 @@ from xql.data.actions import box
 from xql.gumbel import dual_temperature
 from xql.gumbel.losses import Kind
 
-SPEC = EnvironmentSpec(1, box([-1.0], [3.0]))  # actions 1 ± 2
+ACTIONS = box([-1.0], [3.0])  # actions 1 ± 2
+SPEC = EnvironmentSpec(1, ACTIONS)
 LINEAR = TD3Config(hidden=(), batch_size=2, target_noise=0.0)
 HALF = float(np.arctanh(0.5))  # tanh(HALF) = 1/2, so that the policy's action is 1 + 2/2 = 2
 
@@ -78,7 +79,7 @@ def critic_of(*members: tuple[float, float, float]) -> Critic:
 def policy_of(weight: float, bias: float) -> DeterministicPolicy:
     """π(s) = 1 + 2 tanh(weight·s + bias)."""
     mlp = MLP((Linear(column(weight), jnp.array([bias])),), ())
-    return DeterministicPolicy(mlp, SPEC.actions.low, SPEC.actions.high)
+    return DeterministicPolicy(mlp, ACTIONS.low, ACTIONS.high)
 
 
 def rows(s: float, a: float, rewards: Array, mask: float) -> Batch:

@@ -24,7 +24,8 @@ from xql.agents.td3_bc import TD3BCState
 from xql.data.actions import box
 from xql.presets import resolve
 
-SPEC = EnvironmentSpec(3, box([-1.0, -2.0], [1.0, 2.0]))
+ACTIONS = box([-1.0, -2.0], [1.0, 2.0])
+SPEC = EnvironmentSpec(3, ACTIONS)
 # Every network one linear layer.
 AGENT = make_td3_bc(TD3BCConfig(hidden=(), batch_size=6), 10)
 
@@ -58,7 +59,7 @@ FAR = {CONSTANT: 100.0}  # a second critic, which the policy must not see
 def still() -> DeterministicPolicy:
     """π(s) = 0; its slope in the bias is half the range of each action."""
     mlp = MLP((Linear(jnp.zeros((3, 2)), jnp.zeros(2)),), ())
-    return DeterministicPolicy(mlp, SPEC.actions.low, SPEC.actions.high)
+    return DeterministicPolicy(mlp, ACTIONS.low, ACTIONS.high)
 
 
 def rows(first: list[float], second: list[float]) -> Batch:

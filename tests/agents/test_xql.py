@@ -35,7 +35,8 @@ from xql.agents.xql import XQLState
 from xql.data.actions import box
 from xql.runs.config import Member
 
-SPEC = EnvironmentSpec(3, box([-1.0, -2.0], [1.0, 2.0]))
+ACTIONS = box([-1.0, -2.0], [1.0, 2.0])
+SPEC = EnvironmentSpec(3, ACTIONS)
 SMALL = XQLConfig(hidden=(8,), batch_size=4)
 
 
@@ -122,7 +123,7 @@ def linear_state() -> XQLState:
     )
 
 
-BOUNDS = SPEC.actions.low, SPEC.actions.high
+BOUNDS = ACTIONS.low, ACTIONS.high
 # Q̄ = (1, 3, −1, 1) in the four rows.
 ROWS = batch_of(4)._replace(
     observations=jnp.array([[1.0, 0, 0], [3.0, 0, 0], [-1.0, 0, 0], [1.0, 0, 0]])

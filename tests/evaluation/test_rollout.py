@@ -222,7 +222,7 @@ def test_an_environment_of_other_spaces_is_refused_in_one_line() -> None:
     class Switches(Walk):
         def __init__(self) -> None:
             super().__init__()
-            self.action_space = gymnasium.spaces.MultiBinary(3)  # type: ignore[assignment]
+            self.action_space = gymnasium.spaces.MultiBinary(3)
 
     class Flat(Walk):
         def __init__(self) -> None:

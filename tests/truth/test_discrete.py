@@ -53,7 +53,7 @@ def learned(way: Way) -> XQLState:
         soft_maximum=way,
     )
     data = log().dataset(discrete=True)
-    population = trained(make_xql(config, 4000), log().spec, [Member(0)], data, 4000)
+    population = trained(make_xql(config, 3000), log().spec, [Member(0)], data, 3000)
     one: XQLState = member(population, 0)
     return one
 
@@ -88,8 +88,8 @@ def test_exact_and_sampled_values_agree() -> None:
 
 
 def test_bc_recovers_the_behaviour_policy() -> None:
-    agent = make_bc(BCConfig(hidden=(), policy_learning_rate=0.03), 2000)
-    population = trained(agent, log().spec, [Member(0)], log().dataset(discrete=True), 2000)
+    agent = make_bc(BCConfig(hidden=(), policy_learning_rate=0.03), 1000)
+    population = trained(agent, log().spec, [Member(0)], log().dataset(discrete=True), 1000)
     visited, everywhere = states_of(log())
     found = np.exp(member(population, 0).policy.network.log_probabilities(everywhere))
     counts = soft_value_iteration(log(), BETA, DISCOUNT)[2][visited]

@@ -131,7 +131,9 @@ class Discrete:
         rows: np.ndarray = np.eye(self.n, dtype=np.float32)[numbers]
         return rows
 
-    def unflatten(self, actions: Float[np.ndarray, "*batch action"]) -> Int[np.ndarray, "*batch"]:
+    def unflatten(
+        self, actions: Float[np.ndarray, "*batch action"]
+    ) -> Int[np.ndarray, "*batch"] | np.integer[Any]:
         """The numbers of flat actions, as the environment takes them and as a policy gives them.
 
         Raises:
@@ -140,7 +142,7 @@ class Discrete:
         if np.isnan(actions).any():
             hint = "fill in what was not measured"
             raise InputError("the policy's answer is NaN, which is no action", hint=hint)
-        numbers: np.ndarray = actions.argmax(-1)
+        numbers: np.ndarray | np.integer[Any] = actions.argmax(-1)
         return numbers
 
     def takes(self, size: int) -> bool:

@@ -74,9 +74,10 @@ def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
         value = description.get(key)
         if value is None:
             continue
-        wrong = kind is list and not all(map(is_number, value))
-        wrong |= kind is int and not (is_number(value) and 1 <= value <= MOST_CHOICES)
-        if not isinstance(value, kind) or wrong:
+        right = isinstance(value, kind)
+        right &= kind is not list or (right and all(map(is_number, value)))
+        right &= kind is not int or (is_number(value) and 1 <= value <= MOST_CHOICES)
+        if not right:
             what = f"'{key}' in '{DESCRIPTION}' is {json.dumps(value)[:40]}"
             hint = f"it must be {_KINDS[kind]}"
             raise InputError(what, where=where, hint=hint)

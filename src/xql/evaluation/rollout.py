@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32
 
 from xql.data.actions import action_spec
 from xql.envs import checked
@@ -60,7 +60,7 @@ class _Slot:
         return checked.reset(self.environment, seed + episode)
 
     def step(
-        self, action: Shaped[np.ndarray, "*action"], stop_at_success: bool
+        self, action: Any, stop_at_success: bool
     ) -> Float32[np.ndarray, " observation"] | None:
         """The next observation, or None where the episode has ended.
 

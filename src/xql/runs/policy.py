@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Float, Float32, PRNGKeyArray, PyTree
 
 from xql.agents import Agent, EnvironmentSpec, TrainState, member
 from xql.agents.hyperparameters import learning_rates
@@ -68,7 +68,7 @@ class Policy:
         key: PRNGKeyArray | None = None,
         *,
         finite: bool = True,
-    ) -> Shaped[np.ndarray, "..."]:
+    ) -> Any:
         """The most likely action, or with a random key a draw.
 
         Args:
