@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from xql.data.check import check_dataset
 from xql.data.columns import TableColumns
-from xql.data.convert import convert_table, open_table
+from xql.data.convert import open_table
 from xql.data.files import save_dataset
 from xql.data.sources import open_dataset
 from xql.errors import InputError
@@ -334,6 +334,15 @@ def test_episodes_of_one_row_are_left_out_and_said() -> None:
         open_table(plant((1, 1)), **ROLES)
 
 
+def test_check_says_what_the_columns_are_called() -> None:
+    table = plant() | {"sensor_b": [5.0] * 7, "grade": list("AAAAAAB")}
+    data = open_table(table, **ROLES, categorical="grade")
+    found = [one for one in check_dataset(data) if "observation columns never" in one.what]
+    assert [one.where for one in found] == ["sensor_b"]
+    columns = TableColumns.from_dict(data.metadata["columns"], "")
+    assert columns.names("observation") == ["sensor_a", "sensor_b", "grade=A", "grade=B"]
+
+
 # Columns: categories, offsets, scales.
 
 
@@ -393,7 +402,8 @@ def test_the_policy_acts_within_what_was_logged() -> None:
     fixed = open_table(plant() | {"valve_y": [40.0] * 7}, **ROLES)
     assert fixed.action_high is not None
     assert fixed.action_high[1] == pytest.approx(40.04)
-    assert said(fixed, "1 action columns never change")
+    found = [one for one in check_dataset(fixed) if "action columns never" in one.what]
+    assert [one.where for one in found] == ["valve_y"]
 
 
 @pytest.mark.parametrize(
@@ -558,7 +568,8 @@ def test_a_damaged_description_is_refused(tmp_path: Path, changes: Any) -> None:
 
 def test_the_preview_says_what_was_made_of_it() -> None:
     table = without(plant() | {"grade": list("ABABABA")}, ("sensor_b", 1))
-    preview = convert_table(table, **ROLES, categorical="grade", missing="ffill").preview
+    data = open_table(table, **ROLES, categorical="grade", missing="ffill")
+    preview = data.metadata["_preview"]
     for text in (
         "table: 7 rows",
         "sensor_b  observation                14.3 %",

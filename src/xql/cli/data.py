@@ -10,7 +10,8 @@ import tyro
 
 from xql.cli.console import is_terminal, print_words
 from xql.data.check import Finding, check_dataset
-from xql.data.convert import Missing, convert_table
+from xql.data.columns import TableColumns
+from xql.data.convert import Missing, open_table
 from xql.data.dataset import Dataset
 from xql.data.files import check_destination, save_dataset
 from xql.data.minari import local_names
@@ -80,6 +81,9 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
 def _observation(dataset: Dataset) -> str:
     layout = dataset.metadata.get("observation_layout")
     parts = f": {', '.join(f'{path} {size}' for path, size in layout)}" if layout else ""
+    if dataset.metadata.get("columns") is not None:
+        columns = TableColumns.from_dict(dataset.metadata["columns"], dataset.name)
+        parts = f": {', '.join(columns.names('observation'))}"
     return printable(f"{dataset.observation_size} numbers{parts}")
 
 
@@ -201,12 +205,11 @@ def convert(
             if not given[name]:
                 hint = "a table needs `observation`, `action` and `reward`"
                 raise InputError(f"`{name}` is not given", hint=hint)
-        converted = convert_table(sources, **given, missing=missing, name=out.stem)
-        print_words("\n".join(map(printable, converted.preview.splitlines())), indent=4)
+        dataset = open_table(sources, **given, missing=missing, name=out.stem)
+        print_words("\n".join(map(printable, dataset.metadata["_preview"].splitlines())), indent=4)
         if not yes and is_terminal(sys.stdin) and is_terminal(sys.stdout) and not _agreed(out):
             print("nothing was written")
             return
-        dataset = converted.dataset
     elif len(sources) > 1:
         hint = "a table's columns are named by `observation`, `action` and `reward`"
         raise InputError("there is more than one source", where=sources[1], hint=hint)

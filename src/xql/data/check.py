@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt64
 
+from xql.data.columns import TableColumns
 from xql.data.dataset import Dataset
 from xql.data.moves import displacement
 from xql.errors import InputError
@@ -69,6 +70,18 @@ def _listing(numbers: Int64[np.ndarray, " n"], noun: str, most: int = 5) -> str:
     head = ", ".join(str(number) for number in shown[:most])
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
     return f"{noun}{'s' if len(shown) > 1 else ''} {head}{more}"
+
+
+def _columns(
+    dataset: Dataset, part: Literal["observation", "action"], numbers: Int64[np.ndarray, " n"]
+) -> str:
+    """The columns, by their names where the data was made of a table."""
+    described = dataset.metadata.get("columns")
+    if described is None:
+        return _listing(numbers, "column")
+    names = TableColumns.from_dict(described, dataset.name).names(part)
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return f"{', '.join(names[number] for number in numbers[:5])}{more}"
 
 
 def _not_finite(dataset: Dataset) -> list[Finding]:
@@ -198,7 +211,7 @@ def _precision(dataset: Dataset) -> list[Finding]:
             steps.append(f"{moves.mean():.2g}")
     if not columns:
         return []
-    listing = _listing(np.asarray(columns), "column")
+    listing = _columns(dataset, "observation", np.asarray(columns))
     where = f"a grid of {', '.join(grids[:5])} against steps of {', '.join(steps[:5])}"
     hint = "subtract an offset from these columns, such as their mean, in float64"
     what = f"float32 cannot tell the values of {listing} apart"
@@ -281,7 +294,7 @@ def _actions(dataset: Dataset) -> list[Finding]:
         return []
     columns = np.flatnonzero(outside[dataset.starts].any(axis=0))
     what = f"actions outside their bounds in {len(rows)} of {dataset.transitions} rows"
-    where = f"{_listing(rows, 'row')}; {_listing(columns, 'column')}"
+    where = f"{_listing(rows, 'row')}; {_columns(dataset, 'action', columns)}"
     return [Finding("error", what, where, "rescale or clip the actions, or fix the bounds")]
 
 
@@ -325,9 +338,9 @@ def _constant_columns(dataset: Dataset) -> list[Finding]:
         # Above a few thousand, float32 may have rounded away all that a column did.
         large = fixed[np.abs(observations[0, fixed]) > 8192.0]
         if len(large):
-            which = _listing(large, "column")
+            which = _columns(dataset, "observation", large)
             hint += f"; if not constant in the source, subtract an offset from {which}"
-        found.append(Finding("note", what, _listing(fixed, "column"), hint))
+        found.append(Finding("note", what, _columns(dataset, "observation", fixed), hint))
     actions = dataset.actions[dataset.starts]
     fixed = np.flatnonzero(actions.min(axis=0) == actions.max(axis=0))
     if len(fixed) and dataset.discrete:
@@ -340,5 +353,5 @@ def _constant_columns(dataset: Dataset) -> list[Finding]:
     elif len(fixed):
         what = f"{len(fixed)} action columns never change"
         hint = "nothing can be learned about them; drop them if that is not meant"
-        found.append(Finding("warning", what, _listing(fixed, "column"), hint))
+        found.append(Finding("warning", what, _columns(dataset, "action", fixed), hint))
     return found

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Shaped
@@ -82,6 +82,15 @@ class TableColumns:
     def action_size(self) -> int:
         """The length of one flat action."""
         return sum(column.size for column in self.action)
+
+    def names(self, part: Literal["observation", "action"]) -> list[str]:
+        """Of each number of a flat observation or action, such as "t_in" and "grade=A"."""
+        columns: tuple[Column, ...] = getattr(self, part)
+        return [
+            f"{column.name}={category}" if category else column.name
+            for column in columns
+            for category in column.categories or ("",)
+        ]
 
     def encode(self, row: Any) -> Float32[np.ndarray, "*batch observation"]:
         """The observation of a row, or those of many rows.

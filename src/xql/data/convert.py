@@ -22,6 +22,7 @@ from xql.data.cells import TABLE, Kind, Table, open_tables
 from xql.data.check import Finding
 from xql.data.columns import Column, TableColumns
 from xql.data.dataset import Dataset
+from xql.data.schema import ARRAYS
 from xql.errors import InputError, brief, nearest
 
 Missing = Literal["error", "ffill", "drop"]
@@ -31,13 +32,6 @@ in the same episode; or leave out what lacks one. A reward is never filled."""
 _MOST_CATEGORIES = 1000  # one-hot, each is a number in every row
 _SHOWN = 3  # of the first rows, in the preview
 _LONG = 1.5  # times the usual time step
-
-
-class Conversion(NamedTuple):
-    """What was made of a table, and what to show before it is written anywhere."""
-
-    dataset: Dataset
-    preview: str
 
 
 class _Roles(NamedTuple):
@@ -104,12 +98,7 @@ class _Rows(NamedTuple):
         return np.zeros(len(column), bool)
 
 
-def open_table(source: Any, **columns: Any) -> Dataset:
-    """A `Dataset` from a table; the arguments are those of `convert_table`."""
-    return convert_table(source, **columns).dataset
-
-
-def convert_table(
+def open_table(
     source: Any,
     *,
     observation: str | Sequence[str],
@@ -122,8 +111,12 @@ def convert_table(
     categorical: str | Sequence[str] = (),
     missing: str = "error",
     name: str | None = None,
-) -> Conversion:
-    """Turn a table into a dataset, and say what was made of it.
+) -> Dataset:
+    """Open a table with columns of any names, one row per time step.
+
+    What was made of it stands in `metadata`: the columns and whatever a user should know, which
+    `xql.check_dataset` repeats, are kept in a file that the dataset is saved to; a preview in a few
+    lines, `metadata["_preview"]`, is not.
 
     Args:
         source: a .csv, .parquet, .jsonl or .ndjson file; a pattern that files match, such as
@@ -180,7 +173,8 @@ def convert_table(
     if name is None:
         name = Path(tables[0].where).stem
     dataset = steps.dataset(columns, name, tables[0].where)
-    return Conversion(dataset, _preview(tables, read, roles, steps, dataset))
+    preview = _preview(tables, read, roles, steps, dataset)
+    return dataset.with_metadata(metadata={**dataset.metadata, "_preview": preview})
 
 
 def _words(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -578,7 +572,6 @@ class _Steps:
         terminated = self.terminated[self.starts]
         ends = np.append(self.starts[1:] != self.after[:-1], True) | terminated
         low, high = actions.min(axis=0), actions.max(axis=0)
-        layout = [[one.name, one.size] for one in columns.observation]
         return Dataset.from_arrays(
             observations[np.searchsorted(used, self.starts)],
             actions,
@@ -590,14 +583,13 @@ class _Steps:
             self.episode[self.starts],
             goes_on=~ends,
             name=name,
-            source=where,
+            source=ARRAYS,
             # One that never moves has no range, and no dataset takes one.
             action_low=low,
             action_high=np.maximum(high, low + 1e-3 * np.maximum(1.0, np.abs(low))),
             metadata={
                 "columns": columns.to_dict(),
                 "findings": [list(finding) for finding in self.findings],
-                "observation_layout": layout,
             },
             continuity="assumed" if self.roles.episode is None else "recorded",
         )
