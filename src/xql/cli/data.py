@@ -3,7 +3,7 @@
 import sys
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -57,7 +57,7 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
         ("episodes", f"{dataset.episodes:,}"),
         ("transitions", f"{dataset.transitions:,} ({megabytes:.1f} MiB)"),
         ("observation", _observation(dataset)),
-        ("action", f"{dataset.action_size} numbers{_bounds(dataset)}"),
+        ("action", f"{dataset.action_size} numbers{_names(dataset, 'action')}{_bounds(dataset)}"),
         ("length", _spread(lengths.astype(float))),
         ("return", _spread(returns)),
         (
@@ -81,10 +81,15 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
 def _observation(dataset: Dataset) -> str:
     layout = dataset.metadata.get("observation_layout")
     parts = f": {', '.join(f'{path} {size}' for path, size in layout)}" if layout else ""
-    if dataset.metadata.get("columns") is not None:
-        columns = TableColumns.from_dict(dataset.metadata["columns"], dataset.name)
-        parts = f": {', '.join(columns.names('observation'))}"
-    return printable(f"{dataset.observation_size} numbers{parts}")
+    return printable(f"{dataset.observation_size} numbers{parts or _names(dataset, 'observation')}")
+
+
+def _names(dataset: Dataset, part: Literal["observation", "action"]) -> str:
+    """What the table that the data was made of calls them."""
+    if dataset.metadata.get("columns") is None:
+        return ""
+    columns = TableColumns.from_dict(dataset.metadata["columns"], dataset.name)
+    return printable(f": {', '.join(columns.names(part))}")
 
 
 def _bounds(dataset: Dataset) -> str:
@@ -219,7 +224,10 @@ def convert(
 
 
 def _agreed(out: Path) -> bool:
-    answer = input(f"Write {printable(str(out))}? [Y/n] ")
+    try:
+        answer = input(f"Write {printable(str(out))}? [Y/n] ")
+    except EOFError:
+        return False
     return answer.strip().lower() in ("", "y", "yes")
 
 
