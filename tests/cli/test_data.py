@@ -191,6 +191,9 @@ def test_a_table_is_shown_and_then_written(
     columns = data.metadata["columns"]
     assert [one["name"] for one in columns["observation"]] == ["sensor_a", "grade"]
     assert columns["files"] == ["log.csv"]
+    shown = dict(commands.describe(data))
+    assert shown["observation"] == "3 numbers: sensor_a, grade=A, grade=B"
+    assert shown["action"] == "1 numbers: valve in [0.25, 0.75]"
     commands.check("out.npz")
     assert "missing values were filled" in capsys.readouterr().out
 
@@ -233,6 +236,13 @@ def test_on_a_terminal_it_asks_first(
     monkeypatch.setattr("builtins.input", lambda question: "n")
     main([*table, "--missing", "ffill"])
     assert capsys.readouterr().out.endswith("nothing was written\n")
+    assert not Path("out.npz").exists()
+
+    def nothing(question: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", nothing)
+    main([*table, "--missing", "ffill"])
     assert not Path("out.npz").exists()
     main([*table, "--missing", "ffill", "--yes"])
     assert Path("out.npz").exists()

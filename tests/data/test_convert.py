@@ -304,6 +304,10 @@ def test_no_transition_goes_over_a_dropped_row() -> None:
     assert first_column(data) == [[0.0, 1.0, 2.0], [4.0, 5.0, 6.0]]
     assert not data.terminated.any()
     assert said(data, "1 of 7 rows lack a part of the observation")
+    assert said(data, "1 episodes are cut where rows were left out, 1 times")
+    at_the_start = open_table(without(plant((7,)), ("sensor_b", 0)), **ROLES, missing="drop")
+    assert first_column(at_the_start) == [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
+    assert not said(at_the_start, "are cut")
     # Row 3 was observed, so the step to it is known, and only the step from it is not.
     for name in ("yield", "valve_x"):
         data = open_table(without(plant((7,)), (name, 3)), **ROLES, missing="drop")
@@ -517,14 +521,15 @@ def test_files_without_episodes_are_one_each(tmp_path: Path) -> None:
         ("a.csv", "batch,t,sensor_a,valve_x,yield,t\n1,2,3,4,5,6\n", "there are two columns 't'"),
         ("a.csv", "batch,t,sensor_a,valve_x,yield\n1,2,3\n", "row 0 has 3 cells and the header 5"),
         ("a.csv", "batch,t,sensor_a,valve_x,yield\n", "there is no row"),
+        ("a.csv", b"temp [\xb0C],t\n", "it is not UTF-8 text; save it as UTF-8 (in Excel"),
         ("a.parquet", "no", "truncated, or not what its name says"),
         ("a.xlsx", "no", "a table's name must end in one of .csv, .parquet, .jsonl, .ndjson"),
     ],
 )
 def test_files_that_are_no_tables_are_refused(
-    tmp_path: Path, name: str, text: str, what: str
+    tmp_path: Path, name: str, text: str | bytes, what: str
 ) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError) as caught:
         open_table(tmp_path / name, **ROLES)
     assert what in str(caught.value)

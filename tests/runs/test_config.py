@@ -16,6 +16,7 @@ from xql.agents import AGENTS, XQLConfig, configure, make_td3, make_xql
 from xql.agents.hyperparameters import inactive
 from xql.agents.td3 import TD3Config
 from xql.data.actions import Box, Discrete
+from xql.data.columns import Column, TableColumns
 from xql.data.scaling import Scaling
 from xql.errors import InputError
 from xql.evaluation.scores import Reference
@@ -68,7 +69,22 @@ ONLINE = dataclasses.replace(
 )
 
 
-@pytest.mark.parametrize("config", [FULL, ONLINE], ids=["offline", "online"])
+TABLE = dataclasses.replace(
+    FULL,
+    data=dataclasses.replace(
+        FULL.data,
+        columns=TableColumns(
+            observation=(Column("grade", ("A", "B")),),
+            action=(Column("valve_1"), Column("valve_2", offset=1e6)),
+            reward="yield",
+            time="t",
+            files=("log.csv",),
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize("config", [FULL, ONLINE, TABLE], ids=["offline", "online", "table"])
 def test_plain_values_and_back(config: RunConfig, tmp_path: Path) -> None:
     plain = config.to_dict()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
@@ -82,6 +98,50 @@ def test_plain_values_and_back(config: RunConfig, tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, other)
     # TD3 has no β: config.yaml does not show one.
     assert ("beta" in plain["hyperparameters"]) == (config.agent == "xql")
+
+
+def test_a_configuration_without_a_table_says_nothing_of_one() -> None:
+    # Its hash is the name of a cell that is trained already.
+    assert "columns" not in FULL.to_dict()["data"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (
+            ("columns",),
+            "sensor",
+            "the description of the table's columns is damaged: it is 'sensor'",
+        ),
+        (("columns", "observation"), [], "it names no observation"),
+        (
+            ("columns", "observation", 0, "categories"),
+            ["A"],
+            "data.columns has 1 numbers, data.obs",
+        ),
+        (
+            ("columns", "action", 0, "categories"),
+            ["A", "B"],
+            "data.columns has 3 actions, data.act",
+        ),
+        (
+            ("columns", "action", 1, "offset"),
+            float("nan"),
+            "the categories or the offset of 'valve",
+        ),
+        (("columns", "time"), 3, "time is 3"),
+    ],
+)
+def test_damaged_columns_are_one_line(path: Any, value: Any, said: str) -> None:
+    plain = json.loads(json.dumps(TABLE.to_dict()))
+    place = plain["data"]
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    with pytest.raises(InputError) as error:
+        RunConfig.from_dict(plain, "run/config.yaml")
+    assert str(error.value).startswith("run/config.yaml: ")
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize("agent", list(AGENTS))

@@ -3,7 +3,7 @@
 import sys
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -81,14 +81,20 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
 def _observation(dataset: Dataset) -> str:
     layout = dataset.metadata.get("observation_layout")
     parts = f": {', '.join(f'{path} {size}' for path, size in layout)}" if layout else ""
-    if dataset.metadata.get("columns") is not None:
-        columns = TableColumns.from_dict(dataset.metadata["columns"], dataset.name)
-        parts = f": {', '.join(columns.names('observation'))}"
-    return printable(f"{dataset.observation_size} numbers{parts}")
+    return printable(f"{dataset.observation_size} numbers{parts or _names(dataset, 'observation')}")
+
+
+def _names(dataset: Dataset, part: Literal["observation", "action"]) -> str:
+    """What the table that the data was made of calls them."""
+    if dataset.metadata.get("columns") is None:
+        return ""
+    columns = TableColumns.from_dict(dataset.metadata["columns"], dataset.name)
+    return printable(f": {', '.join(columns.names(part))}")
 
 
 def _action(dataset: Dataset) -> str:
-    numbers, low, high = f"{dataset.action_size} numbers", dataset.action_low, dataset.action_high
+    numbers = f"{dataset.action_size} numbers{_names(dataset, 'action')}"
+    low, high = dataset.action_low, dataset.action_high
     if dataset.discrete:
         return dataset.action_spec.words
     if low is None or high is None:
@@ -221,7 +227,10 @@ def convert(
 
 
 def _agreed(out: Path) -> bool:
-    answer = input(f"Write {printable(str(out))}? [Y/n] ")
+    try:
+        answer = input(f"Write {printable(str(out))}? [Y/n] ")
+    except EOFError:
+        return False
     return answer.strip().lower() in ("", "y", "yes")
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float64, Shaped
 
 from xql.data.reading import once, require_file, require_room
 from xql.data.tables import broken, from_lines, require_once
-from xql.errors import InputError, nearest, require
+from xql.errors import InputError, MissingExtra, nearest, require
 
 Kind = Literal["number", "label", "time"]
 TABLE = "table"
@@ -88,7 +88,7 @@ def _open_file(path: Path) -> Table:
     except InputError:
         raise
     except Exception as error:  # a damaged file raises whatever the part that trips over it does
-        raise broken(path, path.suffix[1:], error) from None
+        raise _unread(path, error) from None
 
     def read(kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
         try:
@@ -96,9 +96,18 @@ def _open_file(path: Path) -> Table:
         except InputError:
             raise
         except Exception as error:  # as above
-            raise broken(path, path.suffix[1:], error) from None
+            raise _unread(path, error) from None
 
     return table._replace(read=read)
+
+
+def _unread(path: Path, error: Exception) -> Exception:
+    if isinstance(error, MissingExtra):
+        return error
+    if isinstance(error, UnicodeDecodeError):
+        hint = "save it as UTF-8 (in Excel, as 'CSV UTF-8')"
+        return InputError("it is not UTF-8 text", where=str(path), hint=hint)
+    return broken(path, path.suffix[1:], error)
 
 
 def _open_csv(path: Path) -> Table:

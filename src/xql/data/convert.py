@@ -317,7 +317,7 @@ class _Steps:
         starts = complete & steps & (self.terminated | (follows & np.append(complete[1:], False)))
         self.starts = np.flatnonzero(starts)
         self.after = np.where(self.terminated[self.starts], self.starts, self.starts + 1)
-        self._say_what_is_left_out(needed, starts, complete)
+        self._say_what_is_left_out(begins, needed, starts)
         self._say_times()
 
     def _say(self, severity: Literal["warning", "note"], what: str, where: str, hint: str) -> None:
@@ -482,7 +482,7 @@ class _Steps:
             self._say(severity, what, roles.reward, hint)
 
     def _say_what_is_left_out(
-        self, needed: np.ndarray, starts: np.ndarray, complete: np.ndarray
+        self, begins: np.ndarray, needed: np.ndarray, starts: np.ndarray
     ) -> None:
         roles = self.roles
         if not starts.any():
@@ -495,11 +495,14 @@ class _Steps:
             listing = _few([self.labels[index] for index in np.flatnonzero(without)])
             what = f"{int(without.sum()):,} of {len(without):,} episodes have no transition"
             self._say("note", what, listing, "of a single row, nothing can be learned")
-        cut = needed & ~starts
+        piece = np.cumsum(begins)[self.starts]
+        cut = (piece[1:] == piece[:-1]) & (self.starts[1:] != self.after[:-1])
         if cut.any():
-            affected = len(np.unique(self.episode[cut]))
-            what = f"{int(cut.sum()):,} transitions of {affected:,} episodes are left out"
-            hint = "what is left of an episode counts as several episodes, none of which terminates"
+            affected = len(np.unique(piece[1:][cut]))
+            what = (
+                f"{affected:,} episodes are cut where rows were left out, {int(cut.sum()):,} times"
+            )
+            hint = "each part counts as an episode, none of which terminates there"
             self._say("note", what, "missing values", hint)
         rewards = np.abs(np.nan_to_num(self.rows.values[roles.reward]))
         lost, kept = rewards[~needed].sum(), rewards[starts].sum()

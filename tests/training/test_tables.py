@@ -1,0 +1,60 @@
+"""From a table to a policy that takes the table's rows."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xql
+from xql.data.files import save_dataset
+from xql.errors import InputError
+from xql.runs.config import RunConfig
+
+
+def test_a_policy_takes_a_row_of_its_table_and_returns_named_actions(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    table: dict[str, Any] = {
+        "batch": np.repeat(["b1", "b2"], 20),
+        "t": np.tile(np.arange(20.0), 2),
+        "east": 388096.5 + 0.001 * random.normal(size=40),
+        "grade": random.choice(["A", "B"], 40),
+        "valve_hot": random.uniform(10.0, 90.0, 40),
+        "valve_cold": random.uniform(0.0, 1.0, 40),
+        "gain": random.normal(size=40),
+    }
+    data = xql.open_table(
+        table,
+        observation="east",
+        action="valve_*",
+        reward="gain",
+        episode="batch",
+        time="t",
+        categorical="grade",
+    )
+    source = save_dataset(data, tmp_path / "plant.npz")
+    run = xql.train_offline(
+        source,
+        agent="bc",
+        steps=2,
+        options={"hidden": [4], "batch_size": 4},
+        out=tmp_path / "run",
+        progress=False,
+    )
+    columns = RunConfig.load(run.path).data.columns
+    assert columns is not None
+    assert columns.names("observation") == ["east", "grade=A", "grade=B"]
+    policy = xql.load_policy(run.path)
+    row = {name: values[3] for name, values in table.items()}
+    named = policy.act(row)
+    assert named == run.policy.act(row)
+    assert list(named) == ["valve_hot", "valve_cold"]
+    # The row is what the policy was trained on, and the actions are within the log's range.
+    np.testing.assert_array_equal(columns.encode(row), data.observations[3])
+    assert list(named.values()) == policy(data.observations[3]).tolist()
+    for name, value in named.items():
+        assert table[name].min() - 1e-4 <= value <= table[name].max() + 1e-4
+    many = policy.act(table)
+    assert many["valve_hot"][3] == pytest.approx(named["valve_hot"], rel=1e-5)
+    with pytest.raises(InputError, match="grade is 'C', which the table never had"):
+        policy.act(row | {"grade": "C"})
