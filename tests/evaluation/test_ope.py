@@ -19,6 +19,7 @@ from xql.evaluation.ope import (
     OffPolicy,
     Steps,
     actions_at,
+    enough_updates,
     evaluate,
     interval,
     steps_of,
@@ -47,7 +48,8 @@ def log_of(seed: int, episodes: int = 40, limit: int = 15) -> Dataset:
     behaviour, random = behaviour_of(seed), np.random.default_rng(seed)
 
     def play() -> Episode:
-        states, actions, rewards = [int(random.integers(STATES - 1))], [], []
+        states = [int(random.integers(STATES - 1))]
+        actions, rewards = list[int](), list[float]()
         while len(actions) < limit and states[-1] != STATES - 1:
             state = states[-1]
             actions.append(int(random.choice(ACTIONS, p=behaviour[state])))
@@ -76,8 +78,8 @@ def padded(steps: Steps, rows: int) -> Steps:
     def longer(column: Array) -> Array:
         return jnp.zeros((rows, *column.shape[1:])).at[: len(column)].set(column)
 
-    columns = [longer(column) for column in steps[:4]]
-    return Steps(*columns, *steps[4:])
+    of_rows = ("observations", "actions", "rewards", "masks")
+    return steps._replace(**{name: longer(getattr(steps, name)) for name in of_rows})
 
 
 def test_the_interval_holds_the_exact_value_in_90_of_100_random_mdps() -> None:
@@ -150,6 +152,12 @@ def test_the_behaviour_does_not_differ_from_itself(data: OffPolicy, log: Dataset
 def test_rewards_in_another_unit_give_the_same_digits(data: OffPolicy, log: Dataset) -> None:
     other = OffPolicy(log.with_metadata(rewards=log.rewards * 32), DISCOUNT, SMALL)
     np.testing.assert_array_equal(other.behaviour, 32 * data.behaviour)
+
+
+@pytest.mark.parametrize(("discount", "updates"), [(0.8, 5_000), (0.99, 10_000), (0.999, 100_000)])
+def test_a_longer_horizon_takes_more_updates(discount: float, updates: int) -> None:
+    never = Dataset.from_episodes([log_of(1).episode(0)._replace(terminated=False)])
+    assert enough_updates(never, discount, 0.05) == pytest.approx(updates, abs=1)
 
 
 @pytest.mark.parametrize("discount", [1.0, -0.1, float("nan")])
