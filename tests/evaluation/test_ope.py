@@ -1,6 +1,7 @@
 """Fitted Q evaluation against exact policy evaluation, and against the returns of the log."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from worlds import random_mdp
+from worlds import line_data, random_mdp
 from xql.data.dataset import Dataset, Episode
 from xql.errors import InputError
 from xql.evaluation.ope import (
@@ -139,6 +140,18 @@ def test_better_and_worse_policies_are_called_so(data: OffPolicy, log: Dataset) 
         exact = exact_value(1, policy) - exact_value(1, behaviour_of(1))
         assert difference.low <= exact <= difference.high
         assert verdict(difference) == said
+
+
+def test_continuous_policies_rank_as_they_are_worth() -> None:
+    # The stronger a controller pulls the point to 0, the less it pays: see `worlds.Line`.
+    log = line_data(episodes=100)
+    data = OffPolicy(log, 0.9, replace(SMALL, replicates=3, updates=1500))
+    gains = (-5.0, -1.0, 0.0, 1.0)
+    values = [data.value(np.clip(gain * log.observations[:, :1], -1, 1)) for gain in gains]
+    estimates = [interval(one).estimate for one in values]
+    assert estimates == sorted(estimates, reverse=True)
+    assert verdict(interval(values[0] - values[-1])) == "better"
+    assert verdict(interval(values[0] - data.behaviour)) == "better"
 
 
 def test_the_behaviour_does_not_differ_from_itself(data: OffPolicy, log: Dataset) -> None:
