@@ -48,6 +48,8 @@ COMMANDS: dict[str, Any] = {
     "evaluate": "evaluate:evaluate",
     "reproduce": "reproduce:reproduce",
     "compare": "compare:compare",
+    "ope": "ope:ope",
+    "select": "ope:select",
     "data": {
         "list": "data:list_",
         "info": "data:info",

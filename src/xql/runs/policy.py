@@ -238,12 +238,15 @@ def load_policy(run: Path | str, index: int = 0, step: int | None = None) -> Pol
     """
     folder = RunFolder.open(Path(run))
     folder.config.require_member(index, str(run))
+    actor, data = member(load_actors(folder, step), index), folder.config.data
+    return Policy(actor, folder.config.scaling, data.actions, data.columns)
+
+
+def load_actors(folder: RunFolder, step: int | None = None) -> PyTree:
+    """What acts, of every member of a run, at a step that `load_policy` takes."""
     if step is not None and (folder.policies / str(step)).is_dir():
         agent, empty = folder.config.make_agent(), template_of(folder.config)
         seeds = [one.seed for one in folder.config.members]
-        actors = load_checkpoint(folder.policies, step, jax.vmap(agent.actor)(empty), seeds)
-    else:
-        agent, population, _ = load_population(folder, step)
-        actors = jax.vmap(agent.actor)(population)
-    data = folder.config.data
-    return Policy(member(actors, index), folder.config.scaling, data.actions, data.columns)
+        return load_checkpoint(folder.policies, step, jax.vmap(agent.actor)(empty), seeds)
+    agent, population, _ = load_population(folder, step)
+    return jax.vmap(agent.actor)(population)

@@ -1,0 +1,365 @@
+"""Runs' policies on logged data: are they better than what acted there, and which is best?"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from xql.agents import Agent, Batch, member
+from xql.agents.networks import Critic
+from xql.data.dataset import Dataset
+from xql.data.scaling import DEFAULT_DISCOUNT, apply_scaling, returns_to_go
+from xql.data.sources import open_dataset
+from xql.errors import InputError
+from xql.evaluation.bellman import bellman_errors
+from xql.evaluation.ope import (
+    DEFAULT,
+    FQE,
+    Estimate,
+    OffPolicy,
+    actions_at,
+    interval,
+    return_bounds,
+    spread_out,
+)
+from xql.evaluation.support import Support, support
+from xql.jax_config import standard_jax
+from xql.runs.checkpoints import latest_step
+from xql.runs.config import RunConfig, require_at_least
+from xql.runs.folder import RunFolder
+from xql.runs.policy import Policy, load_actors, load_population
+from xql.training.reopen import Source, reopen
+
+TRANSITIONS = 5_000
+"""Of the data, on which a run's critic is checked."""
+MOST_FAR = 0.25
+"""The share of actions far from the logged ones above which the data says little of a policy."""
+LEAST_EFFECTIVE = 0.05
+"""The effective sample size, as a share of the transitions, below which it does."""
+BEYOND = 0.05
+"""How far beyond the range of possible returns, in parts of it, a value is not yet impossible."""
+MOST_IMPOSSIBLE = 0.01
+OVERFITTED = 1.5
+"""How many times as large as on its own data a critic's error on other data may be."""
+
+
+class CriticCheck(NamedTuple):
+    """The critic that a run trained, on transitions of the data."""
+
+    value: float
+    """The mean of Q₁(s, a)."""
+    returns: float
+    """The mean discounted return from each step to where its log ends."""
+    impossible: float
+    """The share of Q₁ beyond every return that the rewards allow."""
+    error: float
+    """The root mean square of the temporal-difference error."""
+    trained_error: float | None
+    """Likewise on the data that the run learned from, where that is other data and still there."""
+    unit: str
+    """Of all but the share: the data's own, or that of the run's rewards where they are shifted."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with it, one line for each reason."""
+        lines = []
+        if self.impossible > MOST_IMPOSSIBLE:
+            lines.append(
+                f"{self.impossible:.0%} of its critic's values lie beyond every return that the "
+                "rewards allow"
+            )
+        if self.trained_error is not None and self.error > OVERFITTED * self.trained_error:
+            times = self.error / max(self.trained_error, 1e-12)
+            lines.append(
+                f"its critic's error is {times:.1f} times as large here as on the data that it "
+                "learned from"
+            )
+        return lines
+
+
+@dataclass(frozen=True)
+class PolicyValue:
+    """What logged data says of one policy. Values are discounted returns in the data's own unit."""
+
+    run: Path
+    member: int
+    step: int
+    replicates: Float64[np.ndarray, " replicates"]
+    difference: Estimate
+    """To the behaviour policy's value, paired."""
+    support: Support | None
+
+    @property
+    def value(self) -> Estimate:
+        """What the policy is worth."""
+        return interval(self.replicates)
+
+    def behind(self, other: "PolicyValue") -> Estimate:
+        """How much more another policy is worth, paired."""
+        return interval(other.replicates - self.replicates)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why the data says little of it, one line for each reason."""
+        found = self.support
+        if found is None:
+            return ["there is one episode: no interval, and no other to compare its actions with"]
+        lines = []
+        if found.far > MOST_FAR:
+            lines.append(
+                f"in {found.far:.0%} of the states its action is farther from those logged in "
+                f"similar states than 95 % of logged actions are: its value there is extrapolated"
+            )
+        if found.effective < LEAST_EFFECTIVE:
+            lines.append(
+                f"only {found.effective:.1%} of the transitions show what its actions lead to "
+                "(effective sample size)"
+            )
+        return lines
+
+
+class Evaluation(NamedTuple):
+    """Policies on one dataset."""
+
+    data: OffPolicy
+    policies: list[PolicyValue]
+    """The best first."""
+
+
+@standard_jax()
+def evaluate_policies(
+    runs: Sequence[Path | str],
+    *,
+    data: Source | None = None,
+    index: int | None = None,
+    step: int | None = None,
+    discount: float | None = None,
+    sample: bool = False,
+    settings: FQE = DEFAULT,
+    seed: int = 0,
+    say: Callable[[str], object] = lambda text: None,
+) -> Evaluation:
+    """Fitted Q evaluation of the policies of runs, all by the same resamples of the same data.
+
+    Args:
+        runs: run folders.
+        data: what to evaluate on; the data that the runs learned from where None.
+        index: of the member; every one where None.
+        step: of the checkpoint or the kept policy; all that the runs have where None.
+        discount: of the returns; that of the runs where None.
+        sample: whether the policies' actions are drawn, or else the most likely ones.
+        settings: how critics are fitted.
+        seed: of the resamples, the critics, the batches and the actions that are drawn.
+        say: takes a line before each policy.
+
+    Raises:
+        InputError: no run, no policy, or data that does not fit all the runs; or the runs have
+            learned from different data or have different discounts, and none is given.
+    """
+    if settings.updates is not None:
+        require_at_least("updates", settings.updates, 1)
+    require_at_least("replicates", settings.replicates, 2)
+    if not runs:
+        raise InputError("there is no run", hint="name at least one run folder")
+    folders = [RunFolder.open(Path(run)) for run in runs]
+    found = [one for folder in folders for one in _candidates(folder, index, step)]
+    discount = _discount(folders) if discount is None else discount
+    off_policy = OffPolicy(_data(folders, data), discount, settings, seed)
+    policies: list[PolicyValue] = []
+    left_out: list[str] = []
+    count = sum(len(members) for _, _, members in found)
+    for folder, at, members in found:
+        actors = load_actors(folder, at)
+        for which in members:
+            number = len(policies) + len(left_out) + 1
+            say(f"policy {number} of {count}: {folder.path}, member {which}, step {at}")
+            config = folder.config
+            policy = Policy(member(actors, which), config.scaling, config.data.actions)
+            where = f"{folder.path}, member {which}, step {at}"
+            try:
+                actions = _actions(policy, off_policy.dataset, seed if sample else None, where)
+            except InputError as error:
+                if count == 1:
+                    raise
+                left_out.append(str(error))
+                continue
+            replicates = off_policy.value(actions)
+            near = support(
+                off_policy.dataset,
+                off_policy.observations,
+                off_policy.actions,
+                off_policy.scaled(actions),
+            )
+            difference = interval(replicates - off_policy.behaviour)
+            policies.append(PolicyValue(folder.path, which, at, replicates, difference, near))
+    for line in left_out:
+        warnings.warn(f"left out: {line}", UserWarning, stacklevel=2)
+    if not policies:
+        raise InputError("no policy's actions are finite", hint="train again, or name other runs")
+    return Evaluation(off_policy, sorted(policies, key=lambda one: -one.value.estimate))
+
+
+def _actions(
+    policy: Policy, dataset: Dataset, seed: int | None, where: str
+) -> Float32[np.ndarray, "rows action"]:
+    """What the policy does in every row: most likely actions, or with a seed drawn ones."""
+    key = None if seed is None else jax.random.key(seed)
+
+    def act(rows: Float32[np.ndarray, "rows observation"]) -> Float32[np.ndarray, "rows action"]:
+        nonlocal key
+        if key is None:
+            return policy.flat(rows)
+        key, draw_key = jax.random.split(key)
+        return policy.flat(rows, draw_key)
+
+    try:
+        return actions_at(act, dataset.observations)
+    except InputError as error:
+        raise InputError(error.what, where=where, hint=error.hint) from None
+
+
+def _candidates(
+    folder: RunFolder, index: int | None, step: int | None
+) -> list[tuple[RunFolder, int, Sequence[int]]]:
+    """The steps whose policies a run has kept, and its members."""
+    config, where = folder.config, str(folder.path)
+    members = range(len(config.members))
+    which = members if index is None else [config.require_member(index, where)]
+    homes = [home for home in (folder.checkpoints, folder.policies) if home.is_dir()]
+    names = {path.name for home in homes for path in home.iterdir() if path.name.isdecimal()}
+    steps = sorted(map(int, names))
+    if not steps or (step is not None and step not in steps):
+        what = "there is no policy" + ("" if step is None else f" of step {step}")
+        have = ", ".join(map(str, steps))
+        raise InputError(what, where=where, hint=f"it has {have}" if have else "train it first")
+    return [(folder, at, which) for at in steps if step in (None, at)]
+
+
+def newest(run: Path | str) -> int | None:
+    """The step of a run's latest checkpoint, or else of the policies that it kept last."""
+    folder = RunFolder.open(Path(run))
+    return latest_step(folder.checkpoints) or latest_step(folder.policies)
+
+
+def _discount(folders: Sequence[RunFolder]) -> float:
+    """What all the runs have learned with."""
+    discounts = {
+        float(getattr(folder.config.member_config(index), "discount", DEFAULT_DISCOUNT))
+        for folder in folders
+        for index in range(len(folder.config.members))
+        if hasattr(folder.config.hyperparameters, "discount")
+    } or {DEFAULT_DISCOUNT}
+    if len(discounts) > 1:
+        listing = " and ".join(f"{one:g}" for one in sorted(discounts))
+        raise InputError(f"the runs have discounts {listing}", hint="choose one with `discount`")
+    return discounts.pop()
+
+
+def _data(folders: Sequence[RunFolder], data: Source | None) -> Dataset:
+    first = folders[0]
+    if data is None:
+        dataset = _own_data(first)
+        for folder in folders[1:]:
+            one, other = folder.config.data, first.config.data
+            if (one.fingerprint, one.extent) != (other.fingerprint, other.extent):
+                raise InputError(
+                    f"it learned from other data than {first.path}",
+                    where=str(folder.path),
+                    hint="say with `data` what to evaluate all of them on",
+                )
+    else:
+        dataset = open_dataset(data)
+    for folder in folders:
+        _require_fit(folder.config, str(folder.path), dataset)
+    return dataset
+
+
+def _own_data(folder: RunFolder) -> Dataset:
+    if folder.config.online and folder.config.finetune is None:
+        hint = "give the log to evaluate on with `data`"
+        raise InputError("an online run has no logged data", where=str(folder.path), hint=hint)
+    return reopen(folder.config, folder.path)
+
+
+def _require_fit(config: RunConfig, where: str, dataset: Dataset) -> None:
+    for name, theirs, ours in (
+        ("observations", dataset.observation_size, config.data.observation_size),
+        ("actions", dataset.action_size, config.data.actions.size),
+    ):
+        if theirs != ours:
+            raise InputError(
+                f"its {name} have size {ours}, those of {dataset.name} have {theirs}",
+                where=where,
+                hint="give data of the same columns",
+            )
+
+
+@standard_jax()
+def check_critic(
+    run: Path | str, dataset: Dataset, index: int = 0, step: int | None = None
+) -> CriticCheck | None:
+    """How the critic that a run trained does on data; None where there is none, or was not kept.
+
+    Args:
+        run: the run's folder.
+        dataset: logged data with the run's columns.
+        index: which member.
+        step: of the checkpoint; the latest where None.
+
+    Raises:
+        InputError: no run, or no such member.
+    """
+    folder = RunFolder.open(Path(run))
+    config = folder.config
+    agent = config.make_agent()
+    step = latest_step(folder.checkpoints) if step is None else step
+    if agent.backup is None or not (folder.checkpoints / str(step)).is_dir():
+        return None
+    state = member(load_population(folder, step)[1], config.require_member(index, str(run)))
+    scaled = apply_scaling(dataset, config.scaling)
+    errors, values, rows = _errors(agent, state, scaled)
+    shifted = config.scaling.reward_shift != 0.0
+    unit = 1.0 if shifted else 1.0 / config.scaling.reward_scale
+    discount = float(state.config.discount)
+    low, high = (-np.inf, np.inf)
+    if discount < 1.0 and not agent.values_include_entropy:
+        low, high = return_bounds(scaled.rewards[scaled.starts], discount)
+        low, high = low - BEYOND * (high - low), high + BEYOND * (high - low)
+    trained = None
+    if dataset.fingerprint() != config.data.fingerprint:
+        try:
+            own = apply_scaling(_own_data(folder), config.scaling)
+            trained = _root_mean_square(_errors(agent, state, own)[0]) * unit
+        except InputError:
+            trained = None
+    return CriticCheck(
+        value=float(values.mean()) * unit,
+        returns=float(returns_to_go(scaled, discount)[rows].mean()) * unit,
+        impossible=float(((values < low) | (values > high)).mean()),
+        error=_root_mean_square(errors) * unit,
+        trained_error=trained,
+        unit="scaled rewards" if shifted else "the data's unit",
+    )
+
+
+def _errors(
+    agent: Agent, state: Any, scaled: Dataset
+) -> tuple[Float64[np.ndarray, " rows"], Float64[np.ndarray, " rows"], np.ndarray]:
+    """δ and Q₁ of transitions spread over the data, and their rows."""
+    assert agent.backup is not None
+    rows = spread_out(scaled.starts, TRANSITIONS)
+    columns = (scaled.observations, scaled.actions, scaled.rewards, scaled.masks)
+    batch = Batch(*(jnp.asarray(one[rows]) for one in (*columns, scaled.observations[1:])))
+    errors = bellman_errors(state, batch, None, backup=agent.backup)
+    values = Critic(state.critic.network.mlps[:1])(batch.observations, batch.actions)[0]
+    return np.asarray(errors, np.float64), np.asarray(values, np.float64), rows
+
+
+def _root_mean_square(errors: Float64[np.ndarray, " rows"]) -> float:
+    return float(np.sqrt(np.square(errors).mean()))

@@ -1,0 +1,122 @@
+"""`xql ope` and `xql select` on runs, and the check of a run's critic."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import xql
+from worlds import line_data
+from xql.agents import member
+from xql.agents.networks import Critic
+from xql.cli import main
+from xql.data.files import save_dataset
+from xql.data.scaling import returns_to_go
+from xql.evaluation.ope import FQE
+from xql.runs.policy import load_population
+from xql.runs.run import Run
+from xql.training.ope import check_critic, evaluate_policies
+
+QUICK = ("--updates", "20", "--replicates", "3")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("ope")
+    save_dataset(line_data(), home / "line.npz")
+    data = line_data(seed=100)
+    save_dataset(data, home / "other.npz")
+    wide = np.concatenate([data.observations, data.observations[:, :1]], axis=1)
+    save_dataset(data.with_metadata(observations=wide), home / "wide.npz")
+    return home
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> Run:
+    return xql.train_offline(
+        home / "line.npz",
+        steps=5,
+        seeds=2,
+        env="none",
+        out=home / "run",
+        options={"hidden": [8], "batch_size": 8, "rewards": "minus_one"},
+        progress=False,
+    )
+
+
+def status(*words: str) -> int:
+    try:
+        main(list(words))
+    except SystemExit as end:
+        return int(str(end.code or 0))
+    return 0
+
+
+def test_ope_says_whether_it_is_better(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("ope", str(run.path), *QUICK) == 0
+    said = capsys.readouterr().out
+    for row in ("policy", "behaviour policy", "difference", "its actions", "its critic"):
+        assert re.search(rf"^ *{row}", said, flags=re.MULTILINE), row
+    last = said.splitlines()[-1]
+    assert last.startswith(("the policy is better", "the policy is worse", "it cannot be said"))
+    # In the data's own unit, whatever the run's scaling is: the logged returns are.
+    data = line_data()
+    worth = returns_to_go(data, 0.99)[data.firsts].mean()
+    assert f"{worth:.4g}" in said
+
+
+def test_select_ranks_every_member(
+    run: Run, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status("select", str(run.path), "--data", str(home / "other.npz"), *QUICK) == 0
+    said = capsys.readouterr()
+    assert "policy 4 of 4" in said.err
+    assert "first: " in said.out
+    found, policies = evaluate_policies([run.path], settings=FQE(replicates=3, updates=20))
+    estimates = [one.value.estimate for one in policies]
+    assert {(one.member, one.step) for one in policies} == {(0, 4), (1, 4), (0, 5), (1, 5)}
+    assert estimates == sorted(estimates, reverse=True)
+    assert policies[0].behind(policies[0]).estimate == 0.0
+    assert found.dataset.fingerprint() == line_data().fingerprint()
+
+
+def test_the_critic_is_that_of_the_run(run: Run) -> None:
+    data = line_data()
+    found = check_critic(run.path, data)
+    assert found is not None
+    state = member(load_population(run.folder)[1], 0)
+    first = Critic(state.critic.network.mlps[:1])
+    rows = data.starts
+    values = first(jnp.asarray(data.observations[rows]), jnp.asarray(data.actions[rows]))
+    assert found.value == pytest.approx(float(np.mean(values)), rel=1e-4)
+    costs = data.with_metadata(rewards=np.where(data.rewards == 0, 0, data.rewards - 1))
+    assert found.returns == pytest.approx(returns_to_go(costs, 0.99)[rows].mean(), rel=1e-4)
+    assert found.unit == "scaled rewards"
+    assert found.trained_error is None
+    other = check_critic(run.path, line_data(seed=100))
+    assert other is not None
+    assert other.trained_error == pytest.approx(found.error)
+    assert other.error != found.error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--step", "7"), "there is no policy of step 7; it has 4, 5"),
+        (("--member", "2"), "there is no member 2"),
+        (("--discount", "1"), "--discount 1 cannot be used"),
+        (("--replicates", "1"), "--replicates 1 is too small"),
+        (("--data", "wide.npz"), "its observations have size 2, those of line have 3"),
+    ],
+)
+def test_bad_input_is_one_line(
+    run: Run, home: Path, words: tuple[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flag, value = words
+    value = str(home / value) if flag == "--data" else value
+    assert status("ope", str(run.path), flag, value) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
