@@ -336,6 +336,29 @@ def test_episodes_of_one_row_are_left_out_and_said() -> None:
     assert said(data, "2 of 4 episodes have no transition")
     with pytest.raises(InputError, match="no row has an observation after it"):
         open_table(plant((1, 1)), **ROLES)
+    sparse = without(plant(), *(("yield", row) for row in (0, 1, 2, 4, 5)))
+    with pytest.raises(InputError, match=r"no transition is left without .* yield 71\.4 %"):
+        open_table(sparse, **ROLES, missing="ffill")
+
+
+class Lazy:
+    columns = ("t",)
+
+    def collect(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        (Lazy(), "a Lazy has no values yet; call its collect() first"),
+        (None, "a NoneType is no table"),
+        ([], "there is no table; give at least one file or data frame"),
+    ],
+)
+def test_what_is_no_table_is_refused(source: Any, what: str) -> None:
+    with pytest.raises(InputError) as caught:
+        open_table(source, **ROLES)
+    assert str(caught.value).startswith(what)
 
 
 def test_check_says_what_the_columns_are_called() -> None:
@@ -355,7 +378,7 @@ def test_categories_are_sorted_and_one_hot() -> None:
     data = open_table(table, **ROLES, categorical="grade")
     assert data.metadata["columns"]["observation"][-1]["categories"] == ("A", "B", "C")
     assert data.observations[:4, 2:].tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [1, 0, 0]]
-    with pytest.raises(InputError, match="grade is 'B' in row 0; if it is a category, add"):
+    with pytest.raises(InputError, match="grade is 'B' in row 0; write a number; a category of"):
         open_table(table, **(ROLES | {"observation": ["sensor_*", "grade"]}))
 
 

@@ -58,6 +58,9 @@ def open_tables(source: Any) -> list[Table]:
         return [_open_file(path) for path in _matching(os.fspath(source))]
     if isinstance(source, Mapping):
         return [_open_frame(source, list(source))]
+    if hasattr(source, "collect"):  # polars, before a query has run
+        hint = "call its collect() first"
+        raise InputError(f"a {type(source).__name__} has no values yet", hint=hint)
     # pandas and polars have `columns`, pyarrow `column_names`; none of them need be installed.
     names = getattr(source, "column_names", getattr(source, "columns", None))
     if names is None:
@@ -257,7 +260,7 @@ def _number(cell: Any, row: int, name: str, where: str) -> float:
     try:
         return float({"true": 1, "false": 0}.get(word, word))
     except (TypeError, ValueError, OverflowError):
-        hint = f"if it is a category, add `categorical={name}`"
+        hint = f"write a number; a category of the observation needs `categorical={name}`"
         if isinstance(word, str) and re.fullmatch(r"[-+]?[\d.]*,\d+", word):
             hint = "write numbers with a decimal point"
         elif not isinstance(word, str):

@@ -488,6 +488,10 @@ class _Steps:
         if not starts.any():
             hint = "each episode needs two rows, or one that terminates; check the `episode` column"
             what = "no row has an observation after it"
+            lacking = [f"{name} {_share(share)}" for name, share in self.missing.items() if share]
+            if lacking:
+                what = f"no transition is left without the missing values of {_few(lacking)}"
+                hint = "leave out columns that are seldom there; write 0 where no reward means 0"
             raise InputError(what, where=self.rows.tables[0], hint=hint)
         without = np.ones(len(self.labels), bool)
         without[self.episode[self.starts]] = False
