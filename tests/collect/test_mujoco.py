@@ -248,7 +248,7 @@ def test_the_names_belong_to_the_suite_but_never_to_d4rl() -> None:
         assert name == f"{env}/random-v0"
         assert suite(name) == "mujoco"
         assert reference_score(name, open_dataset(f"minari:{name}").metadata) is None
-        assert resolve("xql", "default", name).rewards == "return_range"
+        assert resolve("xql", "fixed", name).rewards == "return_range"
     # The paper's β for hopper-medium-v2 is not one for these data.
     with pytest.raises(InputError, match="no beta for 'hopper/medium-v0'"):
         resolve("xql", "tuned", "hopper/medium-v0")

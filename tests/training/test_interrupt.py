@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,8 +10,28 @@ from xql.errors import Terminated
 from xql.training.interrupt import interruption
 
 
+@pytest.fixture(autouse=True)
+def usual_signals() -> Iterator[None]:
+    """As in a terminal: where tests run in the background, SIGINT may be ignored."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interruption() as stop, stop.held():
+        send(signal.SIGINT)
+    assert stop.requested is None
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize(

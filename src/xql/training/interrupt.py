@@ -70,7 +70,10 @@ class Interruption:
 
 @contextlib.contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Handle SIGINT and SIGTERM for the block; in another than the main thread, neither comes."""
+    """Handle SIGINT and SIGTERM for the block; in another than the main thread, neither comes.
+
+    What the process ignores, it goes on to ignore.
+    """
     state = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield state
@@ -78,7 +81,10 @@ def interruption() -> Iterator[Interruption]:
     before = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, state._handle)
+            # Whoever started the process may have asked it to ignore one, as a script does for
+            # what it runs in the background.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, state._handle)
         yield state
     finally:
         for number, handler in before.items():
