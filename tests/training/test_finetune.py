@@ -106,8 +106,7 @@ def test_no_steps_at_all_are_the_loaded_run(run: Run, tmp_path: Path) -> None:
     assert still.evaluations == [
         row._replace(step=0) for row in evaluate_run(run.path, episodes=2, trust=["worlds"])
     ]
-    with pytest.warns(UserWarning, match="complete"):
-        assert same_leaves(still.resume(trust=["worlds"]).population, run.population)
+    assert same_leaves(still.resume(trust=["worlds"]).population, run.population)
 
 
 def test_the_run_is_like_any_other_and_says_where_it_comes_from(run: Run, tuned: Run) -> None:

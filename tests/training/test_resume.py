@@ -268,8 +268,7 @@ def test_what_came_after_the_last_checkpoint_comes_again(
 def test_a_complete_run_stays_as_it_is(wholes: Callable[[Learn, str], Run]) -> None:
     whole = wholes(learn_offline, "xql")
     before = {path: path.stat().st_mtime_ns for path in whole.path.rglob("*") if path.is_file()}
-    with pytest.warns(UserWarning, match="this run is complete at step 60; `steps` makes it"):
-        run = whole.resume(trust=["worlds"])
+    run = whole.resume(trust=["worlds"])
     assert same_bits(run.population, whole.population)
     before.pop(whole.path / ".lock")
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -369,8 +368,7 @@ def test_a_run_whose_log_is_compressed_does_not_go_on(
         path = tmp_path / "run" / name
         path.with_name(f"{name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    with pytest.warns(UserWarning, match="complete"):
-        assert go_on(tmp_path / "run").config.steps == 60
+    assert go_on(tmp_path / "run").config.steps == 60
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "60")
     with pytest.raises(InputError, match="only a part of this run's log is kept"):
         go_on(tmp_path / "run")
@@ -498,8 +496,7 @@ def test_a_run_is_written_by_one_process_at_a_time(
         xql.resume(path, trust=["worlds"])
     other.kill()  # a dead process holds nothing
     other.communicate()
-    with pytest.warns(UserWarning, match="complete"):
-        assert xql.resume(path, trust=["worlds"]).config.steps == 60
+    assert xql.resume(path, trust=["worlds"]).config.steps == 60
 
 
 def test_what_there_is_nothing_to_go_on_from(
@@ -682,6 +679,8 @@ def test_the_command_line_saves_on_termination_and_goes_on(
     assert RunConfig.load(tmp_path / "run").steps == step + 500
     steps = [row.step for row in RunFolder.open(tmp_path / "run").read_metrics()]
     assert len(set(steps)) == len(steps) and steps[-1] == step + 500
+    again, said = started("resume", "run", "--no-plot").communicate(timeout=120)
+    assert f"nothing was left to train: all {step + 500:,} steps are done" in again, said
 
 
 def test_jobs_that_start_at_once_get_a_folder_each(

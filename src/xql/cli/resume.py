@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tyro
 
-from xql.cli.console import sign_of_life
+from xql.cli.console import print_words, sign_of_life
 from xql.cli.train import Trust, finish
 
 
@@ -29,9 +29,14 @@ def resume(
         plot: draw learning-curves.png into the run's folder.
     """
     sign_of_life(f"opening {run}")
+    from xql.runs.checkpoints import latest_step
     from xql.training.population import use_devices_of
     from xql.training.resume import resume as go_on
 
     use_devices_of(run)
+    done = latest_step(run / "checkpoints")
     trust = sum(trust_environment, ())
-    finish(go_on(run, data=data, steps=steps, evaluations=evaluations, trust=trust), plot)
+    resumed = go_on(run, data=data, steps=steps, evaluations=evaluations, trust=trust)
+    if done == resumed.config.steps:
+        print_words(f"nothing was left to train: all {done:,} steps are done; --steps adds more")
+    finish(resumed, plot)

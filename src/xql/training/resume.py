@@ -75,12 +75,6 @@ def resume(
                 return execute_online(config, folder, progress=progress)
             return execute_offline(plan_again(config, folder.path, data), folder, progress=progress)
         if _complete(saved, config):
-            warnings.warn(
-                f"{folder.path}: this run is complete at step {saved.step:,}; `steps` makes it "
-                "longer",
-                UserWarning,
-                stacklevel=3,
-            )
             return Run(folder, saved.population)
         saved.require_whole()
         if config.finetune is not None:
