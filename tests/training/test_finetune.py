@@ -377,7 +377,7 @@ def to_discrete(values: dict[str, Any]) -> None:
     ("edit", "message"),
     [
         (to_bc, "agent bc has no critic, and nothing else says which new actions are good"),
-        (to_discrete, "discrete"),
+        (to_discrete, "in this configuration; load it with the configuration of its own run"),
         (lambda values: values.update(environment=None), "this run has no environment; give one"),
         (lambda values: values["data"].update(source="arrays"), "give it again with `data`"),
         (lambda values: values["data"].update(transitions=199), "had 199 transitions and has 200"),
