@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xql.data.convert import open_table
     from xql.data.dataset import Dataset
     from xql.data.sources import open_dataset
-    from xql.errors import InputError, MissingExtra
+    from xql.errors import EnvironmentFault, InputError, MissingExtra
     from xql.reports.compare import compare
     from xql.runs.policy import load_policy
     from xql.runs.run import Run
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # Loaded on first use: `import xql` alone takes milliseconds, jax takes a second.
 _HOMES = {
     "Dataset": "xql.data.dataset",
+    "EnvironmentFault": "xql.errors",
     "InputError": "xql.errors",
     "MissingExtra": "xql.errors",
     "Run": "xql.runs.run",
@@ -52,6 +53,7 @@ _HOMES = {
 
 __all__ = [
     "Dataset",
+    "EnvironmentFault",
     "InputError",
     "MissingExtra",
     "Run",

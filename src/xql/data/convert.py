@@ -120,8 +120,8 @@ def open_table(
 
     Args:
         source: a .csv, .parquet, .jsonl or .ndjson file; a pattern that files match, such as
-            "logs/*.csv"; a data frame; a mapping of columns; or a list of these.
-        observation: names of columns, or patterns such as "sensor_*". A pattern takes the columns
+            ``logs/*.csv``; a data frame; a mapping of columns; or a list of these.
+        observation: names of columns, or patterns such as ``sensor_*``. A pattern takes the columns
             in the table's order, and none that is something else.
         action: likewise.
         reward: the column with the reward of the row's action.

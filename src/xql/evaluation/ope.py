@@ -37,7 +37,7 @@ from xql.data.dataset import Dataset
 from xql.data.scaling import fit_scaling
 from xql.errors import InputError, require_seed
 
-Act = Callable[[Float32[np.ndarray, "rows observation"]], Float32[np.ndarray, "rows action"]]
+Decide = Callable[[Float32[np.ndarray, "rows observation"]], Float32[np.ndarray, "rows action"]]
 """A policy on raw observations, such as `xql.runs.policy.Policy`."""
 
 BLOCK = 65536
@@ -234,7 +234,7 @@ class OffPolicy:
 
 
 def actions_at(
-    policy: Act, observations: Float32[np.ndarray, "rows observation"]
+    policy: Decide, observations: Float32[np.ndarray, "rows observation"]
 ) -> Float32[np.ndarray, "rows action"]:
     """The policy's action in every row.
 

@@ -163,8 +163,8 @@ def plan_finetune(
     """Decide everything about a fine-tuned run; write nothing.
 
     Args:
-        run, env, steps, step, replay, data, options, loop, trust, keep_policies, keep_replay,
-            checkpoints: as `train_finetune` takes them.
+        run, env, steps, step, replay, data, options, loop, trust: as `train_finetune` takes them.
+        keep_policies, keep_replay, checkpoints: likewise.
         evaluation: when to evaluate; success ends an episode where it did offline.
 
     Raises:

@@ -199,8 +199,8 @@ def plan_offline(
     """Decide everything about an offline run; write nothing.
 
     Args:
-        data, agent, preset, steps, seeds, sweep, env, options, stop_at_success, checkpoints, trust:
-            as `train_offline` takes them.
+        data, agent, preset, steps, seeds, sweep, env, options: as `train_offline` takes them.
+        stop_at_success, checkpoints, trust: likewise.
         evaluation: when to evaluate; `stop_at_success` has the last word on its own field.
 
     Raises:

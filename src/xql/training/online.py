@@ -184,8 +184,8 @@ def plan_online(
     """Decide everything about an online run; write nothing.
 
     Args:
-        env, agent, preset, steps, seeds, sweep, options, loop, keep_policies, keep_replay,
-            checkpoints: as `train_online` takes them.
+        env, agent, preset, steps, seeds, sweep, options, loop: as `train_online` takes them.
+        keep_policies, keep_replay, checkpoints: likewise.
         evaluation: when to evaluate.
 
     Raises:
