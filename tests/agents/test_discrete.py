@@ -230,3 +230,22 @@ def test_agents_do_better_than_the_log_and_go_on_online(tmp_path: Path, agent: s
     xql.train_finetune(
         run, data=data, steps=64, env="CartPole-v1", out=tmp_path / "on", progress=False
     )
+
+
+def test_the_policy_s_kl_follows_from_the_number_of_actions() -> None:
+    columns = {
+        "observations": np.arange(8.0)[:, None],
+        "actions": np.arange(8) % 4,
+        "rewards": np.arange(8.0) % 3,
+        "terminated": np.arange(8) == 7,
+        "truncated": np.zeros(8, bool),
+    }
+
+    def kl(data: Any, **changes: Any) -> tuple[float, str | None]:
+        config = plan_offline(data, steps=4, **changes).config
+        return config.hyperparameters.policy_kl, config.sources.get("policy_kl")
+
+    assert kl(columns) == (round(0.15 * math.log(4), 3), "ours: from the number of actions")
+    assert kl(columns, options={"policy_kl": 0.5})[0] == 0.5
+    assert kl(columns, options={"inverse_temperature": 3.0})[0] == 2.0
+    assert kl(line_data()) == (2.0, None)

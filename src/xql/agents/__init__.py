@@ -16,7 +16,7 @@ from xql.agents.td3 import TD3Config, make_td3
 from xql.agents.td3_bc import TD3BCConfig, make_td3_bc
 from xql.agents.types import Actor, Agent, Batch, EnvironmentSpec, Metrics, Trainable, TrainState
 from xql.agents.types import member as member
-from xql.agents.xql import Extraction, XQLConfig, make_xql
+from xql.agents.xql import Extraction, XQLConfig, make_xql, suited_to
 from xql.data.actions import ActionSpec
 from xql.errors import InputError
 
@@ -25,6 +25,10 @@ OnlineName = Literal["sac", "x-sac", "td3", "x-td3", "ddpg"]
 
 Unchecked = NewType("Unchecked", str)
 """A name that no type checker can know, such as that of an agent that was added to `OFFLINE`."""
+
+
+def _nothing(config: Any, actions: ActionSpec) -> Mapping[str, Any]:
+    return {}
 
 
 class Algorithm(NamedTuple):
@@ -36,10 +40,13 @@ class Algorithm(NamedTuple):
     """The constructor: `(config, total_steps) -> Agent`."""
     defaults: Mapping[str, Any] = MappingProxyType({})
     """What makes it a variant: fields whose defaults differ from the class's own."""
+    suited_to: Callable[[Any, ActionSpec], Mapping[str, Any]] = _nothing
+    """`(config, actions) -> values` that follow from the actions, for fields that neither the user
+    nor a preset gives."""
 
 
 OFFLINE = {
-    "xql": Algorithm(XQLConfig, make_xql),
+    "xql": Algorithm(XQLConfig, make_xql, suited_to=suited_to),
     "iql": Algorithm(IQLConfig, make_iql),
     "cql": Algorithm(CQLConfig, make_cql),
     "td3-bc": Algorithm(TD3BCConfig, make_td3_bc),

@@ -63,6 +63,7 @@ Deviations from the paper, each with its switch in `XQLConfig` where it has one:
 What it scores is in results/, with the commands.
 """
 
+import math
 import operator
 from typing import Any, Literal, NamedTuple
 
@@ -74,6 +75,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from xql.agents.backups import value_backup
 from xql.agents.flows import BestOfN, FlowPolicy, OneStepFlowPolicy, rescale
 from xql.agents.hyperparameters import (
+    AUTO,
     COUNT,
     DISCOUNT,
     DROPOUT,
@@ -118,7 +120,7 @@ from xql.agents.types import (
     Trainable,
 )
 from xql.agents.update import Schedule, bind, decay, descend, polyak, trainable
-from xql.data.actions import Box, Discrete
+from xql.data.actions import ActionSpec, Box, Discrete
 from xql.gumbel.losses import Kind, gumbel_loss
 
 Extraction = Literal["awr", "ddpg_bc", "best_of_n", "flow"]
@@ -266,6 +268,18 @@ class XQLState(NamedTuple):
     key: PRNGKeyArray
     step: Int[Array, ""]
     config: XQLConfig
+
+
+DISCRETE_SHARE = 0.15
+"""Of log n, in which a policy over n actions is as far as it can be from equally likely ones."""
+
+
+def suited_to(config: XQLConfig, actions: ActionSpec) -> dict[str, float]:
+    """What follows from the actions: over n of them, `policy_kl` is 0.15 log n (docs/xql.md)."""
+    tuned = config.inverse_temperature == AUTO
+    if isinstance(actions, Discrete) and actions.n > 1 and tuned:
+        return {"policy_kl": round(DISCRETE_SHARE * math.log(actions.n), 3)}
+    return {}
 
 
 def make_xql(config: XQLConfig, total_steps: int) -> Agent:

@@ -214,7 +214,17 @@ def plan_offline(
     whole = open_dataset(data)
     task = whole.environment
     chosen = resolve(agent, preset, whole.name, options, swept=sweep, task=task)
-    made = OFFLINE[agent].make(chosen.config, steps)
+    algorithm = OFFLINE[agent]
+    suited = {
+        name: value
+        for name, value in algorithm.suited_to(chosen.config, whole.action_spec).items()
+        if name not in chosen.sources and name not in sweep
+    }
+    if suited:
+        sources = chosen.sources | dict.fromkeys(suited, "ours: from the number of actions")
+        suitable = dataclasses.replace(chosen.config, **suited)
+        chosen = chosen._replace(config=suitable, sources=sources)
+    made = algorithm.make(chosen.config, steps)
     require_actions(made, agent, whole.action_spec, whole.name, OFFLINE)
     members = choose_members(made, agent, seeds, sweep)
     require_apart(sweep, options)
