@@ -83,11 +83,12 @@ def padded(steps: Steps, rows: int) -> Steps:
     return steps._replace(**{name: longer(getattr(steps, name)) for name in of_rows})
 
 
-def test_the_interval_holds_the_exact_value_in_90_of_100_random_mdps() -> None:
+@pytest.mark.parametrize("draws", [20, pytest.param(100, marks=pytest.mark.nightly)])
+def test_the_interval_holds_the_exact_value_in_9_of_10_random_mdps(draws: int) -> None:
     settings = FQE(replicates=10, updates=400, batch_size=128, learning_rate=0.05, polyak=0.1)
-    logs, rows = [log_of(seed) for seed in range(100)], 40 * 16
+    logs, rows = [log_of(seed) for seed in range(draws)], 40 * 16
     greedy = np.eye(ACTIONS, dtype=np.float32)
-    policies = [greedy[np.random.default_rng(seed).integers(3, size=5)] for seed in range(100)]
+    policies = [greedy[np.random.default_rng(seed).integers(3, size=5)] for seed in range(draws)]
     each = [
         padded(steps_of(log, log.observations, log.actions, log.rewards, DISCOUNT), rows)
         for log in logs
@@ -95,16 +96,16 @@ def test_the_interval_holds_the_exact_value_in_90_of_100_random_mdps() -> None:
     steps: Steps = jax.tree.map(lambda *one: jnp.stack(one), *each)
     actions = jnp.einsum("dra,dab->drb", steps.observations, jnp.array(policies))
     random = np.random.default_rng(0)
-    episodes = random.integers(40, size=(100, settings.replicates, 40), dtype=np.int32)
-    keys = jax.random.split(jax.random.key(0), (100, settings.replicates))
-    tables = Table(jnp.zeros((100, settings.replicates, STATES, ACTIONS)))
+    episodes = random.integers(40, size=(draws, settings.replicates, 40), dtype=np.int32)
+    keys = jax.random.split(jax.random.key(0), (draws, settings.replicates))
+    tables = Table(jnp.zeros((draws, settings.replicates, STATES, ACTIONS)))
     values: Any = jax.vmap(functools.partial(evaluate, settings=settings))(
         keys, tables, episodes, steps, actions
     )
     found = [interval(np.asarray(one, np.float64)) for one in values]
     exact = [exact_value(seed, policy) for seed, policy in enumerate(policies)]
     held = [one.low <= truth <= one.high for one, truth in zip(found, exact, strict=True)]
-    assert sum(held) >= 90
+    assert sum(held) >= 0.9 * draws
     # An interval that holds everything would say nothing: half of what the values differ by.
     assert np.median([one.high - one.low for one in found]) < 2 * np.std(exact)
 

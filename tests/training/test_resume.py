@@ -144,13 +144,16 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Learn, str], R
     return whole
 
 
+ALWAYS = ("xql", "rebrac", "x-sac", "x-td3")
+"""One of each kind of state, and whose policy waits; the others are as they are, and nightly."""
 EVERY = [
-    *((learn_offline, agent) for agent in OFFLINE),
-    *((learn_online, agent) for agent in ONLINE),
+    pytest.param(learn, agent, id=agent, marks=[] if agent in ALWAYS else pytest.mark.nightly)
+    for learn, agents in ((learn_offline, OFFLINE), (learn_online, ONLINE))
+    for agent in agents
 ]
 
 
-@pytest.mark.parametrize(("learn", "agent"), EVERY, ids=[agent for _, agent in EVERY])
+@pytest.mark.parametrize(("learn", "agent"), EVERY)
 def test_every_agent_goes_on_bit_for_bit(
     learn: Learn,
     agent: str,
