@@ -120,3 +120,30 @@ def test_bad_input_is_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert said in lines[0]
+
+
+@pytest.mark.parametrize("more", [{}, {"soft_maximum": "exact"}], ids=["sampled", "exact"])
+def test_discrete_actions_are_evaluated_too(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, str]
+) -> None:
+    # The number is 1 where the line's action is positive.
+    data = line_data()
+    columns = {
+        "observations": data.observations[data.starts],
+        "actions": (data.actions[data.starts, 0] > 0).astype(int),
+        "rewards": data.rewards[data.starts],
+        "terminated": np.zeros(len(data.starts), bool),
+        "truncated": np.arange(len(data.starts)) % 10 == 9,
+    }
+    np.savez(tmp_path / "line.npz", **columns)
+    xql.train_offline(
+        tmp_path / "line.npz",
+        steps=5,
+        env="none",
+        out=tmp_path / "run",
+        options={"hidden": [8], "batch_size": 8} | more,
+        progress=False,
+    )
+    assert status("ope", str(tmp_path / "run"), *QUICK) == 0
+    said = capsys.readouterr().out
+    assert re.search("^ *its critic", said, flags=re.MULTILINE)

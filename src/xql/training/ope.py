@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from xql.agents import Agent, Batch, member
-from xql.agents.networks import Critic
 from xql.data.dataset import Dataset
 from xql.data.scaling import DEFAULT_DISCOUNT, apply_scaling, returns_to_go
 from xql.data.sources import open_dataset
@@ -357,7 +356,7 @@ def _errors(
     columns = (scaled.observations, scaled.actions, scaled.rewards, scaled.masks)
     batch = Batch(*(jnp.asarray(one[rows]) for one in (*columns, scaled.observations[1:])))
     errors = bellman_errors(state, batch, None, backup=agent.backup)
-    values = Critic(state.critic.network.mlps[:1])(batch.observations, batch.actions)[0]
+    values = state.critic.network(batch.observations, batch.actions)[0]
     return np.asarray(errors, np.float64), np.asarray(values, np.float64), rows
 
 

@@ -1,6 +1,7 @@
 """What every training loop does between its compiled chunks: log, evaluate, checkpoint, report."""
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -54,14 +55,14 @@ def saying_what_is_kept(folder: RunFolder, progress: ProgressBar) -> Iterator[No
 
 def going_on(folder: RunFolder) -> str:
     """How to continue a run."""
-    return f"xql resume {folder.path} goes on from there"
+    return f"xql resume {shlex.quote(str(folder.path))} goes on from there"
 
 
 def _anew(folder: RunFolder) -> str:
     """What to do with a run that saved nothing."""
     if folder.config.finetune is not None:
         return "fine-tune again"
-    return f"xql resume {folder.path} begins anew"
+    return f"xql resume {shlex.quote(str(folder.path))} begins anew"
 
 
 class RunLogger:
