@@ -32,8 +32,13 @@ def _noise(
     """`count` draws for each row; without a key 0 and then fixed draws, the same for every row."""
     if key is not None:
         return jax.random.normal(key, (count, *batch, size))
-    fixed = jax.random.normal(jax.random.key(0), (count, *(1 for _ in batch), size)).at[0].set(0.0)
+    fixed = fixed_noise(count, size).reshape(count, *(1 for _ in batch), size)
     return jnp.broadcast_to(fixed, (count, *batch, size))
+
+
+def fixed_noise(count: int, size: int) -> Float[Array, "count size"]:
+    """The draws of every policy that acts without a key: 0, and then `count` − 1 others."""
+    return jax.random.normal(jax.random.key(0), (count, size)).at[0].set(0.0)
 
 
 class FlowPolicy(eqx.Module):
