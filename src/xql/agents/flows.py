@@ -14,6 +14,7 @@ way: that cost 38 of 58 points on DMSD (docs/xql.md).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,9 +28,12 @@ from xql.data.actions import require_box
 
 
 def _noise(
-    key: PRNGKeyArray | None, count: int, batch: tuple[int, ...], size: int
+    key: PRNGKeyArray | None, count: int, batch: tuple[Any, ...], size: int
 ) -> Float[Array, "count *batch action"]:
-    """`count` draws for each row; without a key 0 and then fixed draws, the same for every row."""
+    """`count` draws for each row; without a key 0 and then fixed draws, the same for every row.
+
+    A size in `batch` may be one of `jax.export`'s symbols, which are no whole numbers.
+    """
     if key is not None:
         return jax.random.normal(key, (count, *batch, size))
     fixed = fixed_noise(count, size).reshape(count, *(1 for _ in batch), size)

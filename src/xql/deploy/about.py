@@ -194,17 +194,27 @@ def _finite(number: float) -> float | None:
     return float(number) if math.isfinite(number) else None
 
 
-def _verdict(folder: RunFolder) -> Any:
-    """What `xql ope` left in the run's folder, if it did."""
+def _verdict(folder: RunFolder) -> dict[str, Any] | None:
+    """What `xql ope` left in the run's folder, if it did.
+
+    Raises:
+        InputError: it is damaged.
+    """
     path = folder.path / "ope.json"
     try:
-        return parse_json(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise InputError(
             f"this file is damaged ({error})", where=str(path), hint="remove it, or run xql ope"
         ) from None
+    data = found.get("data")
+    if isinstance(data, dict) and isinstance(data.get("source"), str):
+        found["data"] = {**data, "source": _without_folder(data["source"])}
+    return found
 
 
 def _versions(folder: RunFolder) -> dict[str, str]:

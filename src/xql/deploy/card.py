@@ -20,7 +20,7 @@ def model_card(about: Mapping[str, Any], name: str) -> str:
         "## Scores",
         _scores(about["scores"]),
         "## On logged data",
-        _verdict(about["ope"]),
+        _verdict(about),
         "## Data",
         _data(about),
         "## What goes in",
@@ -74,16 +74,40 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
     return _table(("", "", "of"), rows) + brackets
 
 
-def _verdict(verdict: Any) -> str:
-    if verdict is None:
+def _verdict(about: Mapping[str, Any]) -> str:
+    found = about["ope"]
+    if found is None:
         return (
-            "It was not compared with what acted in the log; before it does, `xql ope RUN` says "
-            "whether the log holds enough to tell."
+            "It was not compared with what acted in the log. `xql ope RUN` does, and says whether "
+            "the log holds enough to tell; export it again afterwards."
         )
-    if not isinstance(verdict, Mapping):
-        return str(verdict)
-    plain = {key: value for key, value in verdict.items() if isinstance(value, str | int | float)}
-    return "\n".join(f"- {key}: {value}" for key, value in plain.items())
+    of = (found.get("member"), found.get("step"))
+    same = of == (about["member"], about["step"])
+    other = "" if same else f" That was member {of[0]} at step {of[1]}, another policy than this."
+    lines = [
+        f"Is it better than what acted in the log? **{found.get('verdict')}**, by fitted Q "
+        f"evaluation on {found.get('data', {}).get('name')}.{other}"
+    ]
+    rows = [
+        (name, _estimate(found[key]))
+        for name, key in (
+            ("policy", "policy"),
+            ("what acted in the log", "behaviour"),
+            ("difference", "difference"),
+        )
+        if isinstance(found.get(key), Mapping)
+    ]
+    if rows:
+        head = f"discounted return (discount {found.get('discount')}), 95 % interval"
+        lines.append(_table(("", head), rows))
+    lines += [f"- {warning}" for warning in found.get("warnings") or ()]
+    return "\n\n".join(lines)
+
+
+def _estimate(found: Mapping[str, Any]) -> str:
+    numbers = [found.get(name) for name in ("estimate", "low", "high")]
+    texts = ["not finite" if one is None else f"{one:.4g}" for one in numbers]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
 
 def _data(about: Mapping[str, Any]) -> str:

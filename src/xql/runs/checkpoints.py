@@ -444,15 +444,13 @@ def load_checkpoint(
 def _restored(checkpointer: Any, path: Path, arrays: _Arrays, *, partial: bool) -> _Arrays:
     """The arrays of these names; `partial` where the checkpoint has others too."""
     if not partial:
-        found: _Arrays = checkpointer.restore(path, arrays)
-        return found
+        return dict(checkpointer.restore(path, arrays))
     import orbax.checkpoint as ocp
 
     as_numpy = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in arrays}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         asked = ocp.args.PyTreeRestore(item=arrays, restore_args=as_numpy, partial_restore=True)
-        found = reader.restore(path, args=asked)
-        return found
+        return dict(reader.restore(path, args=asked))
 
 
 def load_extra(folder: Path, step: int | str) -> tuple[_Arrays, dict[str, Any]]:
