@@ -464,7 +464,7 @@ def _load_values(run: Path, index: int, step: int) -> Values:
             hint="load the policy of a step whose checkpoint is kept",
         )
     empty = _abstract(config)
-    _, population = _load_part(folder, step, empty, _of_values(config, agent.backup, empty))
+    _, population = _load_part(folder, step, empty, _of_values(config.spec, agent.backup, empty))
     return Values(agent.backup, member(_pruned(population), index), reward_unit(config.scaling))
 
 
@@ -481,7 +481,7 @@ class HeldValues:
         if backup is None:
             raise _no_values(self.config)
         shapes = jax.eval_shape(lambda state: state, self.population)
-        needed = _of_values(self.config, backup, shapes)
+        needed = _of_values(self.config.spec, backup, shapes)
         kept = jax.tree_util.tree_map_with_path(
             lambda path, leaf, shape: leaf if jax.tree_util.keystr(path) in needed else shape,
             self.population,
@@ -504,13 +504,13 @@ def _no_values(config: RunConfig) -> InputError:
     )
 
 
-def _of_values(config: RunConfig, backup: Backup, empty: TrainState) -> set[str]:
+def _of_values(spec: EnvironmentSpec, backup: Backup, empty: TrainState) -> set[str]:
     """The leaves of the training state that V and Q depend on."""
     one = jax.eval_shape(functools.partial(member, index=0), empty)
-    rows = jnp.zeros((1, config.data.observation_size))
+    rows = jnp.zeros((1, spec.observation_size))
 
     def both(state: TrainState) -> Any:
-        actions = jnp.zeros((1, config.data.actions.size))
+        actions = jnp.zeros((1, spec.actions.size))
         value = _value_at(state, rows, actions, next_values=backup.next_values)
         return value, _q_at(state, rows, actions)
 
