@@ -142,6 +142,7 @@ def _leaves(policy: Policy) -> dict[str, np.ndarray]:
 
 
 def npz(policy: PolicyArrays, about: Mapping[str, Any]) -> bytes:
+    """The arrays, and under `xql` the metadata's JSON as bytes."""
     stream = io.BytesIO()
     text = np.frombuffer(as_json(about).encode(), np.uint8)
     np.savez(stream, xql=text, **policy.arrays)  # type: ignore[arg-type]
