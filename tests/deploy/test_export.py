@@ -1,9 +1,12 @@
 """A run's policy as a file: what is written, that it acts as the run does, what is refused."""
 
+import functools
 import hashlib
+import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,11 @@ from worlds import line_data
 from xql.agents import OFFLINE, Algorithm
 from xql.agents.bc import BCConfig, make_bc
 from xql.cli import main
+from xql.data.actions import require_box
 from xql.data.files import save_dataset
 from xql.deploy import exporting
 from xql.errors import InputError, MissingExtra
+from xql.runs import numpy_policy
 from xql.runs.run import Run
 
 ROWS = 40
@@ -62,6 +67,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def rows(run: Run) -> np.ndarray:
     return xql.open_dataset(run.config.data.source).observations
+
+
+def call(path: Path, observations: np.ndarray) -> np.ndarray:
+    exported: Any = jax.export.deserialize(bytearray(path.read_bytes()))
+    return np.asarray(exported.call(observations))
 
 
 def row(place: int = 3) -> dict[str, Any]:
@@ -116,7 +126,7 @@ print(json.dumps([policy.act(row), batch, refused, policy.about["seed"]]))
 
 
 def test_the_loader_is_short() -> None:
-    text = Path(exporting.numpy_policy.__file__).read_text("utf-8")
+    text = Path(inspect.getfile(numpy_policy)).read_text("utf-8")
     assert len(text.splitlines()) <= 110
 
 
@@ -141,8 +151,9 @@ def test_the_command_writes_every_other_format(
         about = json.loads(session.get_modelmeta().custom_metadata_map["xql"])
         assert about == json.loads(files[1].read_text("utf-8"))
     else:
-        found = jax.export.deserialize(bytearray(out.read_bytes())).call(rows)
-    ranges = np.subtract(run.config.data.actions.high, run.config.data.actions.low)
+        found = call(out, rows)
+    actions = require_box(run.config.data.actions)
+    ranges = np.subtract(actions.high, actions.low)
     assert (np.abs(found - expected) / ranges).max() < 1e-6
 
 
@@ -261,7 +272,7 @@ def test_bad_input_is_one_line(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = str(run.path)
-    say = lambda *words: refused(*words, capsys=capsys)  # noqa: E731
+    say: Callable[..., str] = functools.partial(refused, capsys=capsys)
     out = ["--out", str(tmp_path / "policy.npz")]
     assert "there is no such run folder" in say(str(tmp_path / "none"), *out)
     assert "there is no member 2; choose 0 to 1" in say(here, "--member", "2", *out)
@@ -296,7 +307,7 @@ def test_an_agent_of_ones_own_goes_to_stablehlo_alone(
     with pytest.raises(InputError, match="acts by a policy that only stablehlo can hold; take `fo"):
         xql.export(run.path, tmp_path / "policy.npz")
     path = xql.export(run.path, tmp_path / "policy.stablehlo", format="stablehlo")
-    found = jax.export.deserialize(bytearray(path.read_bytes())).call(observations)
+    found = call(path, observations)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     halved = xql.load_policy(run.path)
     np.testing.assert_allclose(halved(observations[0]), expected[0], rtol=1e-6)

@@ -29,7 +29,8 @@ from xql.runs.numpy_policy import Network
 from xql.runs.policy import Policy, scale
 
 SIZE, HIDDEN = 5, (64, 64)
-BOX = EnvironmentSpec(SIZE, box([-0.5, 10.0], [3.0, 12.0]))
+BOUNDS = [-0.5, 10.0], [3.0, 12.0]
+BOX = EnvironmentSpec(SIZE, box(*BOUNDS))
 CHOICES = EnvironmentSpec(SIZE, Discrete(4))
 SCALING = Scaling(
     "raw",
@@ -42,8 +43,9 @@ SCALING = Scaling(
 
 
 def best_of_n(key: Any) -> BestOfN:
+    critic: Any = critic_for(key, BOX, HIDDEN, layer_norm=True)
     behaviour = FlowPolicy.create(key, BOX, HIDDEN, 5)
-    return BestOfN(behaviour, critic_for(key, BOX, HIDDEN, layer_norm=True), 8)
+    return BestOfN(behaviour, critic, 8)
 
 
 MAKERS: dict[str, tuple[EnvironmentSpec, Callable[[Any], Any]]] = {
@@ -106,7 +108,7 @@ def assert_same_actions(kind: str, found: np.ndarray) -> None:
         assert np.abs(lost).max() < 1e-5
         assert (found != expected).sum() <= 1
         return
-    low, high = (np.array(end) for end in (BOX.actions.low, BOX.actions.high))
+    low, high = (np.array(end) for end in BOUNDS)
     apart = (np.abs(found - expected) / (high - low)).max(axis=1)
     assert found.dtype == np.float32
     assert (expected.std(axis=0) > 0.05 * (high - low)).all()
@@ -140,14 +142,17 @@ def test_onnx(kind: str) -> None:
         else ("action", ["batch", 2], "tensor(float)")
     )
     assert json.loads(session.get_modelmeta().custom_metadata_map[KEY]) == about
-    act = lambda rows: session.run(["action"], {"observation": rows})[0]  # noqa: E731
+
+    def act(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run(["action"], {"observation": rows})[0])
+
     assert_same_actions(kind, act(observations()))
     assert act(observations()[:1]).shape == native(kind)[:1].shape
 
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_stablehlo(kind: str) -> None:
-    exported = jax.export.deserialize(bytearray(stablehlo(policy(kind))))
+    exported: Any = jax.export.deserialize(bytearray(stablehlo(policy(kind))))
     assert exported.platforms == ("cpu", "cuda")
     assert_same_actions(kind, np.asarray(exported.call(observations())))
     assert exported.call(observations()[:3]).shape == native(kind)[:3].shape
@@ -177,7 +182,8 @@ def test_numpy_names_the_choice_of_a_row(tmp_path: Path) -> None:
         },
     }
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    np.savez(tmp_path / "policy.npz", xql=text, **arrays_of("categorical").arrays)
+    arrays: dict[str, Any] = arrays_of("categorical").arrays
+    np.savez(tmp_path / "policy.npz", xql=text, **arrays)
     load = numpy_policy.Policy(tmp_path / "policy.npz")
     encoded = np.array([1.5, 0.0, 1.0, 0.0, 0.0], np.float32)
     number = policy("categorical")(encoded)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import xql
-from worlds import spec_of
+from worlds import line_data, spec_of
 from xql.agents import AGENTS, member
 from xql.errors import InputError
 from xql.runs import checkpoints
@@ -72,11 +72,12 @@ def test_few_observations_go_through_numpy(
     monkeypatch.setattr(policy, "_flat", refuse)
     close(policy(rows), expected)
     close(np.stack([policy(row) for row in rows]), expected)
-    for of_jax_alone in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: policy(rows, jax.random.key(0)),
         lambda: policy(many),
         lambda: policy(rows, finite=False),
-    ):
+    )
+    for of_jax_alone in calls:
         with pytest.raises(AssertionError, match="JAX was asked"):
             of_jax_alone()
     monkeypatch.undo()
@@ -243,7 +244,12 @@ def test_how_they_show_themselves(policy: Policy) -> None:
     )
     run = Run.open(OLD)
     object.__setattr__(run.config.data, "name", "<b>log</b>")
-    for one, words in ((policy, ["GaussianPolicy", "action size 1"]), (run, ["&lt;b&gt;log"])):
+    shown: tuple[tuple[Any, list[str]], ...] = (
+        (policy, ["GaussianPolicy", "action size 1"]),
+        (run, ["&lt;b&gt;log", str(OLD)]),
+        (line_data(), ['<td style="text-align:left">20, of 10 to 10 steps<', ">200<"]),
+    )
+    for one, words in shown:
         page = one._repr_html_()
         assert len(page) < 2000
         assert page.startswith("<table>")

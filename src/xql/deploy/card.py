@@ -196,7 +196,7 @@ def _made_with(about: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.1f}"
+    return "not finite" if value is None else f"{value:.4g}"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

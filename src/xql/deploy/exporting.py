@@ -129,7 +129,7 @@ def export_policy(
         content = stablehlo(policy)
     else:
         assert arrays is not None
-        content = onnx_model(arrays, about, path.stem) if format == "onnx" else _npz(arrays, about)
+        content = onnx_model(arrays, about, path.stem) if format == "onnx" else npz(arrays, about)
     if format == "numpy":
         texts[path.with_name(LOADER)] = inspect.getsource(numpy_policy)
     _write(path, content, {one: text.encode() for one, text in texts.items()})
@@ -141,7 +141,8 @@ def _leaves(policy: Policy) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(where): np.asarray(leaf) for where, leaf in leaves}
 
 
-def _npz(policy: PolicyArrays, about: Mapping[str, Any]) -> bytes:
+def npz(policy: PolicyArrays, about: Mapping[str, Any]) -> bytes:
+    """The arrays, and under `xql` the metadata's JSON as bytes."""
     stream = io.BytesIO()
     text = np.frombuffer(as_json(about).encode(), np.uint8)
     np.savez(stream, xql=text, **policy.arrays)  # type: ignore[arg-type]

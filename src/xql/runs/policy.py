@@ -117,9 +117,9 @@ class Policy:
     ) -> Any:
         """The most likely action, or with a random key a draw.
 
-        Without a key, up to `FEW` observations are computed by NumPy: for a network of 256 × 256 in
-        some 20 µs, where JAX takes ten times as long to start. The last bits differ from JAX's; the
-        actions do by less than 1e-6 of their range (docs/export.md).
+        Without a key, up to `FEW` observations are computed by NumPy, which takes a third of the
+        time that JAX does for one (results/latency.md). The last bits are not JAX's: the actions
+        differ by less than 1e-6 of their range (docs/export.md).
 
         Args:
             observation: one flat observation or a batch, in the data's own units and order.
