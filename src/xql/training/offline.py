@@ -75,6 +75,7 @@ from xql.training.progress import ProgressBar
 from xql.training.recipe import on_devices, require_one_discount
 from xql.training.run_logger import RunLogger, saying_what_is_kept
 from xql.training.saved import Saved, start_or_go_on
+from xql.training.saving import Moment
 
 NO_ENVIRONMENT = "none"
 """What `env` is called where nothing is to be evaluated."""
@@ -374,7 +375,7 @@ def _loop(
     if saved is not None:
         step, logged = saved.step, saved.logged
         totals = saved.totals(totals)
-        logger.catch_up(step, population, totals)
+        logger.catch_up(Moment(step, population, totals, logged))
     targets = config.evaluation_steps
     while step < config.steps:
         target = next(one for one in targets if one > step)
@@ -390,12 +391,13 @@ def _loop(
             means = {name: np.asarray(total) / count for name, total in totals.items()}
             population = logger.metrics(step, population, means, rewards)
             logged, totals = step, jax.tree.map(jnp.zeros_like, totals)
-            if logger.stopped:
-                logger.end(population, totals)
-                break
-            if step == target:
-                logger.milestone(step, population, totals)
-        logger.between(step, population, totals, logged)
+        now = Moment(step, population, totals, logged)
+        if logger.stopped:
+            logger.end(now)
+            break
+        if step == target:
+            logger.milestone(now)
+        logger.between(now)
     return population
 
 

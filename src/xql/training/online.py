@@ -68,6 +68,7 @@ from xql.training.recipe import SCRATCH, Recipe, Start, recipe_for, training_env
 from xql.training.replay import Replay, ring_capacity
 from xql.training.run_logger import RunLogger, saying_what_is_kept
 from xql.training.saved import Saved, start_or_go_on
+from xql.training.saving import Moment
 
 MOST_UPDATES = 100_000
 """Between two steps of the environments."""
@@ -312,7 +313,7 @@ def execute_online(
             interruption=stop,
         )
         if config.steps == 0:
-            logger.milestone(0, population, {})
+            logger.milestone(Moment(0, population, {}, 0))
             return Run(folder, population)
         with stop.held():
             population, replay = _loop(
@@ -372,7 +373,7 @@ def _loop(
         state, actions = first_actions(state, step)
         if recipe.pretrained:
             # What it scores before it learns anything online.
-            logger.milestone(0, state.population, state.totals, rest)
+            logger.milestone(Moment(0, state.population, state.totals, 0, rest))
     else:
         step, logged = saved.step, saved.logged
         state = restored_online_state(state, saved.extra, min(step, capacity))
@@ -382,14 +383,15 @@ def _loop(
         else:
             logger.say("the state of these simulators is not saved: every episode starts anew")
             state, actions = first_actions(state, step)
-        logger.catch_up(step, state.population, state.totals)
+        logger.catch_up(Moment(step, state.population, state.totals, logged))
     while step < steps:
         try:
             rows = recipe.rows(actors.step(np.asarray(actions)))
         except EnvironmentFault as fault:
             # Some copies have taken the step: they start anew where the run goes on.
             without = partial(rest, simulators=False)
-            logger.rescue(fault, step, state.population, state.totals, logged, without)
+            now = Moment(step, state.population, state.totals, logged, without)
+            logger.rescue(fault, now)
         step += each
         filled = min(step, capacity)
         if step < loop.warmup and not recipe.pretrained:
@@ -407,12 +409,13 @@ def _loop(
             logged = step
             if observe is not None:
                 observe(step, state.population, state.replay, filled)
-            if logger.stopped:
-                logger.end(state.population, state.totals, rest)
-                break
+        now = Moment(step, state.population, state.totals, logged, rest)
+        if logger.stopped:
+            logger.end(now)
+            break
         if step in targets:
-            logger.milestone(step, state.population, state.totals, rest)
-        logger.between(step, state.population, state.totals, logged, rest)
+            logger.milestone(now)
+        logger.between(now)
     return state.population, state.replay
 
 
