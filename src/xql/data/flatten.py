@@ -154,13 +154,16 @@ def flatten_observation(observation: Any, space: Any = None) -> Float32[np.ndarr
         space: its space, where there are choices in it, which become one-hot rows.
 
     Raises:
-        InputError: a choice that the space does not have.
+        InputError: a choice that the space does not have, or a part that is missing.
     """
     if space is None:
         parts = [_numbers(leaf) for _, leaf in leaves(observation)]
     else:
-        found = dict(leaves(observation))
-        parts = [_part(leaf, found[path]) for path, leaf in leaves(space) if path in found]
+        found, parts = dict(leaves(observation)), []
+        for path, leaf in leaves(space):
+            if path not in found:
+                raise InputError(f"it has no '{path}'")
+            parts.append(_part(leaf, found[path]))
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

@@ -83,7 +83,7 @@ class FlatObservation(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
         self, env: gymnasium.Env[Any, Any], keys: tuple[str, ...] | None, where: str
     ) -> None:
         super().__init__(env)
-        space = select_keys(getattr(env, "observation_space", None), keys, where=where)
+        space = select_keys(env.observation_space, keys, where=where)
         self._keys = keys
         require_vectors(space, where, _CHOOSE)
         size = sum(flat_size(leaf) for _, leaf in leaves(space))
@@ -91,13 +91,13 @@ class FlatObservation(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
         if any(is_choice(leaf) for _, leaf in leaves(space)):
             self._space = space
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def reset(self, **kwargs: Any) -> Any:
         """As of any environment, where the one below gives what it must."""
         result: Any = self.env.reset(**kwargs)
         observation, info = checked.require_tuple(self, "reset", result)
         return self.observation(observation), info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Any:
         """As of any environment, where the one below gives what it must."""
         result: Any = self.env.step(action)
         observation, *rest = checked.require_tuple(self, "step", result)
@@ -181,8 +181,11 @@ def make_environment(
     try:
         if picture is not None:
             aim_camera(env)
-        space: Any = getattr(env, "action_space", None)
-        action_spec(space, name, bounded=False)
+        for space in ("action_space", "observation_space"):
+            if not isinstance(getattr(env, space, None), gymnasium.Space):
+                what = f"its {space} is no space of Gymnasium's"
+                raise InputError(what, where=name, hint="set it where the environment is made")
+        action_spec(env.action_space, name, bounded=False)
         return FlatObservation(env, keys, name)
     except BaseException:
         env.close()
@@ -302,10 +305,6 @@ def registered(name: str) -> EnvSpec:
         makes = getattr(_imported(module, name), rest, None)
         if rest not in gymnasium.registry and callable(makes):
             return EnvSpec(id=name, entry_point=name)
-        if rest not in gymnasium.registry:
-            own = [one for one, spec in gymnasium.registry.items() if _is_of(spec, module)]
-            hint = nearest(rest, own) if own else "register it there, or name a class of it"
-            raise InputError(f"{module} registers no environment '{rest}'", where=name, hint=hint)
         name = rest
     if name.startswith(PREFIX):
         with _quiet():
@@ -326,6 +325,10 @@ def registered(name: str) -> EnvSpec:
         except MissingExtra:
             if name.startswith(_ROBOTICS):
                 raise
+    if name not in gymnasium.registry and colon:
+        own = [one for one, spec in gymnasium.registry.items() if _is_of(spec, module)]
+        hint = nearest(name, own) if own else "register it there, or name a class of it"
+        raise InputError(f"there is no '{name}' in {module}", where="environment", hint=hint)
     if name not in gymnasium.registry:
         raise InputError(f"no environment '{name}'", where="environment", hint=_instead(name))
     return gymnasium.registry[name]
