@@ -76,11 +76,14 @@ def test_an_instance_is_made_again_from_its_spec() -> None:
             spec(id="OwnWalk-v0", kwargs={"size": 0.5}, max_episode_steps=30),
             False,
         )
-        one, other = make_environment(found), make_environment(found)
+        one: Any = make_environment(found)
+        other = make_environment(found)
         assert one.unwrapped is not other.unwrapped is not env.unwrapped
         assert (one.unwrapped.size, one.render_mode, time_limit(one)) == (0.5, None, 30)
     assert simulator(gymnasium.make("OwnWalk-v0")).record == "OwnWalk-v0"
-    wrapped = gymnasium.wrappers.RescaleAction(gymnasium.make("OwnWalk-v0"), -2, 2)
+    wrapped = gymnasium.wrappers.RescaleAction(
+        gymnasium.make("OwnWalk-v0"), np.float32(-2), np.float32(2)
+    )
     found = simulator(wrapped)
     assert not found.alone and make_environment(found).action_space.high == 2  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="recorded through the wrapper RescaleAction"):
@@ -88,13 +91,15 @@ def test_an_instance_is_made_again_from_its_spec() -> None:
 
 
 @pytest.mark.parametrize("env", [Walk(), Halved(gymnasium.make("OwnWalk-v0"))])
-def test_an_instance_that_cannot_be_made_again_is_alone_and_stays_open(env: Any) -> None:
+def test_an_instance_that_cannot_be_made_again_is_alone_and_stays_open(
+    env: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = simulator(env, limit=6)
     assert found.alone and json.loads(found.record)["max_episode_steps"] == 6
     made = make_environment(found)
     assert made.unwrapped is env.unwrapped and time_limit(made) == 6
     closed: list[int] = []
-    env.unwrapped.close = lambda: closed.append(1)
+    monkeypatch.setattr(env.unwrapped, "close", lambda: closed.append(1))
     made.close()
     assert not closed
     with pytest.raises(InputError, match="give a function that makes a new one"):
@@ -102,7 +107,7 @@ def test_an_instance_that_cannot_be_made_again_is_alone_and_stays_open(env: Any)
 
 
 def test_what_no_environment_is() -> None:
-    lines = {
+    lines: dict[str, tuple[Any, Any, int | None]] = {
         "`env` is a builtins.int, not one environment": (3, {}, None),
         "`episode_limit=0` is no number of steps": (PENDULUM, {}, 0),
         "`env_kwargs` has no effect on an instance": (Walk(), {"size": 1.0}, None),

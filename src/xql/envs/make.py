@@ -326,8 +326,8 @@ def registered(name: str) -> EnvSpec:
             if name.startswith(_ROBOTICS):
                 raise
     if name not in gymnasium.registry and colon:
-        own = [one for one, spec in gymnasium.registry.items() if _is_of(spec, module)]
-        hint = nearest(name, own) if own else "register it there, or name a class of it"
+        there = [one for one, spec in gymnasium.registry.items() if _is_of(spec, module)]
+        hint = nearest(name, there) if there else "register it there, or name a class of it"
         raise InputError(f"there is no '{name}' in {module}", where="environment", hint=hint)
     if name not in gymnasium.registry:
         raise InputError(f"no environment '{name}'", where="environment", hint=_instead(name))
