@@ -391,7 +391,7 @@ def test_a_choice_that_its_space_does_not_have(root: Path) -> None:
     space = json.loads(described["observation_space"])
     described["observation_space"] = json.dumps(space | {"n": 3})
     path.write_text(json.dumps(described))
-    line = r"^minari:arm/grid-v0: episode 0: its observation: it is 4, not one of 0 to 2$"
+    line = r"^minari:arm/grid-v0: episode 0: its observation: it is 4, not one of 0 to 2; check"
     with pytest.raises(InputError, match=line):
         open_dataset("minari:arm/grid-v0")
 

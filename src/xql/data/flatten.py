@@ -103,7 +103,7 @@ def flat_size(leaf: Any) -> int:
     if isinstance(leaf, gymnasium.spaces.Discrete):
         return int(leaf.n)
     if isinstance(leaf, gymnasium.spaces.MultiDiscrete):
-        return int(leaf.nvec.sum())
+        return sum(map(int, leaf.nvec.ravel()))  # which no file makes overflow
     return math.prod(np.shape(leaf))
 
 
@@ -129,17 +129,17 @@ def one_hot(
     """
     counts = np.ravel(space.n if isinstance(space, gymnasium.spaces.Discrete) else space.nvec)
     starts = np.ravel(space.start).astype(np.int64)
-    values = np.asarray(values)
+    values, hint = np.asarray(values), "check the values, or the space" if where else ""
     if values.dtype.kind not in "fiub" or values.size != len(values) * len(counts):
         what = f"{values.dtype} of shape {values.shape}"
-        raise InputError(f"it is {what}, and its space is {space}", where=where)
+        raise InputError(f"it is {what}, and its space is {space}", where=where, hint=hint)
     numbers = values.reshape(len(values), len(counts)) - starts
     known = (numbers >= 0) & (numbers < counts) & (numbers == np.floor(numbers))
     if not known.all():
         row, column = np.argwhere(~known)[0]
         first, last = starts[column], starts[column] + counts[column] - 1
         found = values.reshape(len(values), -1)[row, column]
-        raise InputError(f"it is {found}, not one of {first} to {last}", where=where)
+        raise InputError(f"it is {found}, not one of {first} to {last}", where=where, hint=hint)
     rows = np.zeros((len(values), counts.sum()), np.float32)
     places = numbers.astype(np.int64) + np.cumsum(counts) - counts
     np.put_along_axis(rows, places, 1.0, axis=1)
