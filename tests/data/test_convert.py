@@ -378,7 +378,7 @@ def test_categories_are_sorted_and_one_hot() -> None:
     data = open_table(table, **ROLES, categorical="grade")
     assert data.metadata["columns"]["observation"][-1]["categories"] == ("A", "B", "C")
     assert data.observations[:4, 2:].tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [1, 0, 0]]
-    with pytest.raises(InputError, match="grade is 'B' in row 0; write a number; a category of"):
+    with pytest.raises(InputError, match="grade is 'B' in row 0; write a number; a column of"):
         open_table(table, **(ROLES | {"observation": ["sensor_*", "grade"]}))
 
 
@@ -443,7 +443,6 @@ def test_the_policy_acts_within_what_was_logged() -> None:
         ({"episode": "t"}, "`time=t` is the `episode` already"),
         ({"action": ["valve_x", "t"]}, "`action=t` is the `time` already"),
         ({"observation": []}, "`observation` names no column"),
-        ({"categorical": "valve_x"}, "the action valve_x is a category; discrete actions are"),
         ({"categorical": "batch"}, "`categorical=batch` is the `episode`"),
         ({"missing": "zero"}, "`missing='zero'` is unknown; choose from error, ffill, drop"),
         ({"observation": "comment"}, "comment is 'ok' in row 0"),
@@ -546,7 +545,7 @@ def test_files_without_episodes_are_one_each(tmp_path: Path) -> None:
         ("a.csv", "batch,t,sensor_a,valve_x,yield\n", "there is no row"),
         ("a.csv", b"temp [\xb0C],t\n", "it is not UTF-8 text; save it as UTF-8 (in Excel"),
         ("a.parquet", "no", "truncated, or not what its name says"),
-        ("a.xlsx", "no", "a table's name must end in one of .csv, .parquet, .jsonl, .ndjson"),
+        ("a.xlsx", "no", "a table's name must end in one of .csv, .csv.gz, .parquet, .jsonl, .ndjson"),
     ],
 )
 def test_files_that_are_no_tables_are_refused(

@@ -12,16 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from xql.data.cells import TABLE, open_tables
+from xql.data.cells import Markers
 from xql.data.columns import TableColumns
 from xql.data.dataset import Dataset
 from xql.data.encoding import describe_column, make_dataset
 from xql.data.preview import preview
-from xql.data.roles import choose_roles
+from xql.data.roles import Roles, choose_roles
 from xql.data.rows import read_rows
 from xql.data.steps import Steps
-from xql.errors import InputError, brief
+from xql.data.table_files import TABLE, Table, open_tables
+from xql.errors import InputError, brief, nearest
 
+RewardAt = Literal["same", "next"]
+"""Whose action a row's reward is of: its own, or that of the row before in the same episode."""
 Missing = Literal["error", "ffill", "drop"]
 """What is done about missing values: refuse them; fill observations and actions from the row before
 in the same episode; or leave out what lacks one. A reward is never filled."""
@@ -39,6 +42,8 @@ def open_table(
     truncated: str | None = None,
     categorical: str | Sequence[str] = (),
     missing: str = "error",
+    missing_values: str | float | Sequence[str | float] = (),
+    reward_at: str = "same",
     name: str | None = None,
 ) -> Dataset:
     """Open a table with columns of any names, one row per time step.
@@ -52,16 +57,22 @@ def open_table(
             ``logs/*.csv``; a data frame; a mapping of columns; or a list of these.
         observation: names of columns, or patterns such as ``sensor_*``. A pattern takes the columns
             in the table's order, and none that is something else.
-        action: likewise.
-        reward: the column with the reward of the row's action.
+        action: likewise; or one column of categories, for discrete actions. An action of texts
+            needs no `categorical`.
+        reward: the column with the reward of the row's action, see `reward_at`.
         episode: the column with the label of the row's episode. Without, each file is one episode.
         time: the column that orders an episode's rows: numbers, or ISO 8601 dates. Without, they
             are in order.
-        terminated: the column that is 1 where the process itself ended with the row's action.
+        terminated: the column that is 1 where the process itself ended with the row's action;
+            with ``reward_at="next"``, with that of the row before.
         truncated: the column that is 1 where the episode was cut at the row.
         categorical: those of the columns whose values are categories, each of which becomes a
             number that is 1 or 0. What is no action is an observation.
         missing: what is done about missing values, see `Missing`.
+        missing_values: what stands for a missing value beside empty cells, such as ``-999`` or
+            ``"?"``; in one column only as ``"flow=-1"``.
+        reward_at: "same" where a row has the reward of its own action; "next" where that stands in
+            the next row, as in a log of what was seen after each action.
         name: what to call the dataset; the file's name where None.
 
     Raises:
@@ -69,12 +80,19 @@ def open_table(
             missing, or no transition is left.
         MissingExtra: a Parquet file, and pyarrow is not installed.
     """
-    if missing not in get_args(Missing):
-        hint = f"choose from {', '.join(get_args(Missing))}"
-        raise InputError(f"`missing={brief(missing)}` is unknown", hint=hint)
-    tables = open_tables(source)
+    for option, value, choices in (
+        ("missing", missing, get_args(Missing)),
+        ("reward_at", reward_at, get_args(RewardAt)),
+    ):
+        if value not in choices:
+            hint = f"choose from {', '.join(choices)}"
+            raise InputError(f"`{option}={brief(value)}` is unknown", hint=hint)
+    if isinstance(missing_values, str | float | int):
+        missing_values = (missing_values,)
+    markers = Markers(tuple(map(str, missing_values)))
+    tables = open_tables(source, markers)
     roles = choose_roles(
-        tables[0],
+        tables,
         _words(observation),
         _words(action),
         _words(categorical),
@@ -85,8 +103,10 @@ def open_table(
             "terminated": terminated,
             "truncated": truncated,
         },
+        reward_at,
     )
-    read = read_rows(tables, roles)
+    _require_columns(markers, roles, tables[0])
+    read, roles = read_rows(tables, roles)
     steps = Steps(read, roles, missing)
     columns = TableColumns(
         observation=tuple(describe_column(steps, one) for one in roles.observation),
@@ -97,6 +117,8 @@ def open_table(
         terminated=terminated,
         truncated=truncated,
         missing=missing,
+        missing_values=markers.given,
+        reward_at=reward_at,
         files=tuple(Path(one.where).name for one in tables if one.where != TABLE),
     )
     if name is None:
@@ -104,6 +126,16 @@ def open_table(
     dataset = make_dataset(steps, columns, name, tables[0].where)
     shown = preview(tables, read, roles, steps, dataset)
     return dataset.with_metadata(metadata={**dataset.metadata, "_preview": shown})
+
+
+def _require_columns(markers: Markers, roles: Roles, table: Table) -> None:
+    """Check that a marker of one column names one."""
+    used = roles.kinds()
+    for one in markers.given:
+        name = one.rpartition("=")[0]
+        if name and name not in used:
+            what = f"`missing_values={one}` names no column that is used"
+            raise InputError(what, where=table.where, hint=nearest(name, used))
 
 
 def _words(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """The columns of a table as the numbers of a dataset."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float64
 
@@ -7,28 +9,54 @@ from xql.data.columns import Column, TableColumns
 from xql.data.dataset import Dataset
 from xql.data.schema import ARRAYS
 from xql.data.steps import Steps
-from xql.data.wording import natural, shown
+from xql.data.wording import few, natural, shown
 from xql.errors import InputError
 
 _MOST_CATEGORIES = 1000  # one-hot, each is a number in every row
+_SELDOM = 10  # times that an action was taken
+_LEVELS = 10  # whole numbers of an action that may be a choice
 
 
 def describe_column(steps: Steps, name: str) -> Column:
     """What a column becomes."""
     values = steps.rows.values[name]
     if name in steps.roles.categorical:
-        used = np.unique(np.concatenate([steps.starts, steps.after]))
+        used = steps.starts
+        if name not in steps.roles.action:
+            used = np.unique(np.concatenate([steps.starts, steps.after]))
         found = natural(values[used])
         if len(found) > _MOST_CATEGORIES:
             what = f"{name} has {len(found):,} categories"
             hint = f"at most {_MOST_CATEGORIES:,} are possible; is it a number, or a label?"
             raise InputError(what, where=steps.rows.tables[0], hint=hint)
+        if name in steps.roles.action:
+            _say_rare(steps, name, found)
         return Column(name, tuple(found))
+    if steps.roles.action == (name,):
+        _say_levels(steps, name)
     offset = _offset(values[steps.starts], values[steps.after])
     if offset:
         what = f"{shown(offset)} is subtracted from {name}, whose steps float32 would lose"
         steps.say("note", what, name, "the policy does the same")
     return Column(name, offset=offset)
+
+
+def _say_rare(steps: Steps, name: str, categories: Sequence[str]) -> None:
+    taken = steps.rows.values[name][steps.starts]
+    counts = {one: int((taken == one).sum()) for one in categories}
+    rare = [f"{one} {count}" for one, count in counts.items() if count < _SELDOM]
+    if rare and len(rare) < len(counts):
+        what = f"{len(rare)} of {len(counts)} actions were taken fewer than {_SELDOM} times"
+        steps.say("note", what, few(rare), "little can be learned about them; join or drop them")
+
+
+def _say_levels(steps: Steps, name: str) -> None:
+    """Say of an action of few whole numbers that it may be a choice."""
+    levels = np.unique(steps.rows.values[name][steps.starts])
+    if 1 < len(levels) <= _LEVELS and (levels == np.floor(levels)).all():
+        what = f"the action {name} has {len(levels)} values, all whole numbers"
+        hint = f"if each is a choice and not a quantity, name it in `categorical={name}`"
+        steps.say("note", what, few([f"{level:g}" for level in levels], _LEVELS), hint)
 
 
 def make_dataset(steps: Steps, columns: TableColumns, name: str, where: str) -> Dataset:
@@ -41,11 +69,12 @@ def make_dataset(steps: Steps, columns: TableColumns, name: str, where: str) -> 
 
     observations = encoded(columns.observation, used)
     actions = encoded(columns.action, steps.starts)
-    rewards = steps.rows.values[columns.reward][steps.starts]
+    rewards = steps.rewards[steps.starts]
     _require_float32(steps, columns, observations, used, actions, rewards)
     _say_spread(steps, columns, observations)
-    terminated = steps.terminated[steps.starts]
+    terminated = steps.terminates[steps.starts]
     ends = np.append(steps.starts[1:] != steps.after[:-1], True) | terminated
+    discrete = bool(columns.action[0].categories)
     low, high = actions.min(axis=0), actions.max(axis=0)
     return Dataset.from_arrays(
         observations[np.searchsorted(used, steps.starts)],
@@ -60,8 +89,11 @@ def make_dataset(steps: Steps, columns: TableColumns, name: str, where: str) -> 
         name=name,
         source=ARRAYS,
         # One that never moves has no range, and no dataset takes one.
-        action_low=low,
-        action_high=np.maximum(high, low + 1e-3 * np.maximum(1.0, np.abs(low))),
+        action_low=None if discrete else low,
+        action_high=None
+        if discrete
+        else np.maximum(high, low + 1e-3 * np.maximum(1.0, np.abs(low))),
+        discrete=discrete,
         metadata={
             "columns": columns.to_dict(),
             "findings": [list(finding) for finding in steps.findings],

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from xql.data.cells import Table
 from xql.data.dataset import Dataset
 from xql.data.roles import Roles
 from xql.data.rows import Rows
 from xql.data.steps import Steps
+from xql.data.table_files import Table
 from xql.data.wording import few, natural, percent, shown
 
 _SHOWN = 3  # of the first rows
@@ -53,6 +53,9 @@ def _column_lines(rows: Rows, roles: Roles, steps: Steps) -> Iterator[tuple[str,
         if name in roles.categorical:
             found = natural(values)
             spread, role = few(found, 4), f"{role}, {len(found)} categories"
+            if name in roles.action:
+                taken = [percent(float((values == one).mean())) for one in found]
+                spread = few([f"{one} {share}" for one, share in zip(found, taken, strict=True)], 6)
         elif values.dtype == object:
             found = natural(values)
             spread = f"{found[0]} to {found[-1]}"

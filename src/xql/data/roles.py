@@ -2,9 +2,12 @@
 
 import fnmatch
 import glob
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from xql.data.cells import Kind, Table
+from xql.data.cells import Kind
+from xql.data.table_files import Table
+from xql.data.wording import few
 from xql.errors import InputError, nearest
 
 
@@ -19,6 +22,9 @@ class Roles(NamedTuple):
     time: str | None
     terminated: str | None
     truncated: str | None
+    reward_at: str
+    """"same": a row has the reward of its own action; "next": of the action in the row before, and
+    `terminated` too says what that action did."""
 
     def kinds(self) -> dict[str, Kind]:
         """How each is read."""
@@ -27,6 +33,8 @@ class Roles(NamedTuple):
             kinds[self.time] = "time"
         for name in (*self.observation, *self.action):
             kinds[name] = "label" if name in self.categorical else "number"
+            if self.action == (name,) and name not in self.categorical:
+                kinds[name] = "decision"
         for flag in (self.reward, self.terminated, self.truncated):
             if flag is not None:
                 kinds[flag] = "number"
@@ -38,22 +46,26 @@ class Roles(NamedTuple):
         """What a column is, in a word."""
         if name in self.observation:
             return "observation" if name != self.time else "observation, time"
+        if name in (self.reward, self.terminated) and self.reward_at == "next":
+            return f"{'reward' if name == self.reward else 'terminated'}, of the action before"
         single = ("reward", "episode", "time", "terminated", "truncated")
         return next((role for role in single if getattr(self, role) == name), "action")
 
 
 def choose_roles(
-    table: Table,
+    tables: Sequence[Table],
     observation: tuple[str, ...],
     action: tuple[str, ...],
     categorical: tuple[str, ...],
     single: dict[str, str | None],
+    reward_at: str,
 ) -> Roles:
-    """The columns that names and patterns choose from a table.
+    """The columns that names and patterns choose from tables.
 
     Raises:
-        InputError: one is not there, or is to be two things.
+        InputError: one is not there or not in each table, or is to be two things.
     """
+    table = tables[0]
     taken: dict[str, str] = {}
     for role, name in single.items():
         if name is None:
@@ -73,16 +85,39 @@ def choose_roles(
     for name in categories:
         if name in taken and taken[name] != "action":
             what = f"`categorical={name}` is the `{taken[name]}`"
-            raise InputError(what, where=table.where, hint="only observations can be categories")
-        if name in actions:
-            what = f"the action {name} is a category"
-            hint = "discrete actions are not supported yet; give actions that are numbers"
+            hint = "only observations and the action can be categories"
             raise InputError(what, where=table.where, hint=hint)
-    observations += [name for name in categories if name not in observations]
+        if name in actions and len(actions) > 1:
+            others = few([other for other in actions if other != name])
+            what = f"the action {name} is a category and stands beside other actions ({others})"
+            hint = "one category is a whole decision: give it alone, or join all into one column"
+            raise InputError(what, where=table.where, hint=hint)
+    observations += [name for name in categories if name not in (*observations, *actions)]
     for role, names in (("observation", observations), ("action", actions)):
         if not names:
             raise InputError(f"`{role}` names no column", where=table.where, hint="give one")
-    return Roles(tuple(observations), tuple(actions), frozenset(categories), **single)  # type: ignore[arg-type]
+    roles = Roles(
+        tuple(observations),
+        tuple(actions),
+        frozenset(categories),
+        reward_at=reward_at,
+        **single,  # type: ignore[arg-type]
+    )
+    for other in tables[1:]:
+        for role, patterns in (("observation", observation), ("action", action)):
+            _require_no_more(role, patterns, roles, other, table)
+    return roles
+
+
+def _require_no_more(
+    role: str, patterns: tuple[str, ...], roles: Roles, table: Table, first: Table
+) -> None:
+    """Refuse a pattern that takes other columns in a further table than in the first."""
+    used = roles.kinds()
+    for name in table.names:
+        if name not in used and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            what = f"its column '{name}' is the `{role}` too, and is not in {first.where}"
+            raise InputError(what, where=table.where, hint="name the columns that all files have")
 
 
 def _match(
@@ -120,4 +155,7 @@ def refuse_name(role: str, name: str, table: Table) -> None:
         what = f"`{role}={name}` matches no column"
     else:
         what = f"there is no column '{name}' for the `{role}`"
-    raise InputError(what, where=table.where, hint=nearest(name, table.names))
+    hint = "the first row must name the columns"
+    raise InputError(
+        what, where=table.where, hint=nearest(name, table.names) if table.names else hint
+    )

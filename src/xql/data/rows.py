@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from xql.data.cells import Table
+from xql.data.cells import objects
 from xql.data.check import Finding
 from xql.data.roles import Roles, refuse_name
+from xql.data.table_files import Table
 from xql.data.wording import natural
 from xql.errors import InputError
 
@@ -56,8 +57,11 @@ class Ordered(NamedTuple):
     """What a user should know."""
 
 
-def read_rows(tables: Sequence[Table], roles: Roles) -> Rows:
-    """The columns that are used, of all tables one after another."""
+def read_rows(tables: Sequence[Table], roles: Roles) -> tuple[Rows, Roles]:
+    """The columns that are used, of all tables one after another.
+
+    An action of texts, none of which is a number, turns out to be a category.
+    """
     kinds = roles.kinds()
     parts = []
     for table in tables:
@@ -75,12 +79,29 @@ def read_rows(tables: Sequence[Table], roles: Roles) -> Rows:
     lengths = [len(part[roles.reward]) for part in parts]
     if sum(lengths) == 0:
         raise InputError("there is no row", where=tables[0].where, hint="give at least one")
-    return Rows(
+    rows = Rows(
         values,
         tuple(table.where for table in tables),
         np.repeat(np.arange(len(tables)), lengths),
         np.concatenate([np.arange(length) for length in lengths]),
     )
+    action = roles.action[0]
+    if values[action].dtype == object:
+        values[action] = _all_texts(rows, action)
+        roles = roles._replace(categorical=roles.categorical | {action})
+    return rows, roles
+
+
+def _all_texts(rows: Rows, name: str) -> np.ndarray:
+    """A column that was read in parts, some of which may have been numbers."""
+    cells = rows.values[name]
+    number = np.array([isinstance(cell, float) for cell in cells], bool)
+    empty = np.array([cell is None or cell != cell for cell in cells], bool)
+    if (number & ~empty).any():
+        index = int(np.argmax(~number & ~empty))
+        hint = f"write a number; a column of categories needs `categorical={name}`"
+        raise rows.refusal(index, f"{name} is {cells[index]!r:.40}", hint)
+    return objects([None if lacks else cell for lacks, cell in zip(empty, cells, strict=True)])
 
 
 def in_order(rows: Rows, roles: Roles) -> Ordered:
