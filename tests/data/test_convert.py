@@ -1,6 +1,5 @@
 """A table of one's own becomes a dataset: lossless, in any order of rows, with nothing invented."""
 
-import csv
 import datetime
 import json
 from pathlib import Path
@@ -11,51 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plant import ROLES, plant, without, write_csv
 from xql.data.check import check_dataset
 from xql.data.columns import TableColumns
 from xql.data.convert import open_table
 from xql.data.files import save_dataset
 from xql.data.sources import open_dataset
 from xql.errors import InputError
-
-ROLES: dict[str, Any] = {
-    "observation": "sensor_*",
-    "action": "valve_*",
-    "reward": "yield",
-    "episode": "batch",
-    "time": "t",
-}
-
-
-def plant(lengths: tuple[int, ...] = (4, 3), seed: int = 0) -> dict[str, Any]:
-    """Batches whose every cell is its own number; sensor_a counts the rows."""
-    rows, random = sum(lengths), np.random.default_rng(seed)
-    return {
-        "batch": np.repeat([f"b{index}" for index in range(len(lengths))], lengths).tolist(),
-        "t": np.concatenate([60.0 * np.arange(length) for length in lengths]).tolist(),
-        "sensor_a": np.arange(rows, dtype=float).tolist(),
-        "sensor_b": random.normal(size=rows).tolist(),
-        "valve_x": (0.5 + 0.01 * np.arange(rows)).tolist(),
-        "yield": (10.0 + np.arange(rows)).tolist(),
-        "comment": ["ok"] * rows,
-    }
-
-
-def without(table: dict[str, Any], *cells: tuple[str, int]) -> dict[str, Any]:
-    """The same table with some cells missing."""
-    changed = {name: list(values) for name, values in table.items()}
-    for name, row in cells:
-        changed[name][row] = None
-    return changed
-
-
-def write_csv(path: Path, table: dict[str, Any], between: str = ",") -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, delimiter=between)
-        writer.writerow(table)
-        rows = zip(*table.values(), strict=True)
-        writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
-    return path
 
 
 def first_column(data: Any) -> list[list[float]]:
@@ -545,7 +506,11 @@ def test_files_without_episodes_are_one_each(tmp_path: Path) -> None:
         ("a.csv", "batch,t,sensor_a,valve_x,yield\n", "there is no row"),
         ("a.csv", b"temp [\xb0C],t\n", "it is not UTF-8 text; save it as UTF-8 (in Excel"),
         ("a.parquet", "no", "truncated, or not what its name says"),
-        ("a.xlsx", "no", "a table's name must end in one of .csv, .csv.gz, .parquet, .jsonl, .ndjson"),
+        (
+            "a.xlsx",
+            "no",
+            "a table's name must end in one of .csv, .csv.gz, .parquet, .jsonl",
+        ),
     ],
 )
 def test_files_that_are_no_tables_are_refused(

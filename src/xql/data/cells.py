@@ -148,10 +148,10 @@ def _number(cell: Any, row: int, name: str, where: str, markers: frozenset[str])
     if _is_missing(cell):
         return np.nan
     word = cell.strip().lower() if isinstance(cell, str) else cell
-    if word in MISSING or (isinstance(word, str) and marker(word) in markers):
+    if isinstance(word, str) and (word in MISSING or marker(word) in markers):
         return np.nan
     try:
-        return float({"true": 1, "false": 0}.get(word, word))
+        return float({"true": 1, "false": 0}.get(word, word) if isinstance(word, str) else word)
     except (TypeError, ValueError, OverflowError):
         hint = f"write a number; a column of categories needs `categorical={name}`"
         if not isinstance(word, str):
@@ -246,6 +246,8 @@ def times(
             )
         except ValueError:
             hint = "write numbers, or dates as 2024-03-01T12:00:00"
+            if re.fullmatch(r"[-+]?\d+,\d+", str(cell).strip()):
+                hint = "write numbers with a decimal point"
             shown = repr(cell)[:40]
             raise InputError(f"{name} is {shown} in row {row}", where=where, hint=hint) from None
         zones.add(moment.tzinfo is not None)

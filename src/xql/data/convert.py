@@ -42,7 +42,7 @@ def open_table(
     truncated: str | None = None,
     categorical: str | Sequence[str] = (),
     missing: str = "error",
-    missing_values: str | float | Sequence[str | float] = (),
+    missing_values: str | float | int | Sequence[str | float | int] = (),
     reward_at: str = "same",
     name: str | None = None,
 ) -> Dataset:

@@ -155,7 +155,5 @@ def refuse_name(role: str, name: str, table: Table) -> None:
         what = f"`{role}={name}` matches no column"
     else:
         what = f"there is no column '{name}' for the `{role}`"
-    hint = "the first row must name the columns"
-    raise InputError(
-        what, where=table.where, hint=nearest(name, table.names) if table.names else hint
-    )
+    hint = nearest(name, table.names) if table.names else "the table has no column at all"
+    raise InputError(what, where=table.where, hint=hint)

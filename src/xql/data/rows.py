@@ -68,7 +68,13 @@ def read_rows(tables: Sequence[Table], roles: Roles) -> tuple[Rows, Roles]:
         for name in kinds:
             if name not in table.names:
                 refuse_name(roles.of(name).split(",")[0], name, table)
-        parts.append(table.read(kinds))
+        part = table.read(kinds)
+        length = len(part[roles.reward])
+        for name in kinds:
+            if len(part[name]) != length:
+                what = f"{name} has {len(part[name])} rows and {roles.reward} {length}"
+                raise InputError(what, where=table.where, hint="give columns of one length")
+        parts.append(part)
     values = {}
     for name in filter(kinds.__contains__, tables[0].names):
         columns = [part[name] for part in parts]

@@ -154,6 +154,8 @@ class Steps:
             last = not (bad[name] & ~self.terminates).any()
             if last or (name == roles.reward and bad[name][begins].all()):
                 hint = _NEXT
+        if self.missing[name] == 1.0:
+            hint = "no row has it: leave the column out, or look for the right one"
         places = np.flatnonzero(bad[name])
         if name == roles.reward and roles.reward_at == "next":
             places = places + 1

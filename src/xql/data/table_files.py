@@ -3,11 +3,13 @@
 import csv
 import glob
 import gzip
+import io
+import itertools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -110,9 +112,9 @@ def _unread(path: Path, error: Exception) -> Exception:
     return broken(path, path.suffix[1:], error)
 
 
-def _open_text(path: Path) -> TextIO:
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
-    return cast("TextIO", opened(path, "rt", newline="", encoding="utf-8-sig"))
+def _open_text(path: Path) -> io.TextIOWrapper:
+    opened = gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # noqa: SIM115
+    return io.TextIOWrapper(cast("IO[bytes]", opened), newline="", encoding="utf-8-sig")
 
 
 def _open_csv(path: Path, markers: Markers) -> Table:
@@ -120,22 +122,29 @@ def _open_csv(path: Path, markers: Markers) -> Table:
         first = file.readline(_LONGEST_HEADER)
         headers = {
             between: next(csv.reader([first], delimiter=between, skipinitialspace=True), [])
-            for between in ",;\t"
+            for between in ",;\t|"
         }
         # A name may hold a comma where semicolons separate.
         between = max(headers, key=lambda one: len(headers[one]))
         file.seek(0)
-        header = next(csv.reader(file, delimiter=between, skipinitialspace=True), [])
+        header = next(_csv_rows(file, between), [])
 
     def read(kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
         def parse(cells: Sequence[str], name: str, first: int, where: str) -> np.ndarray:
             return parsed(kinds[name], np.asarray(cells, object), name, where, first, markers)
 
         with _open_text(path) as file:
-            lines = csv.reader(file, delimiter=between, skipinitialspace=True)
-            return from_lines(lines, list(kinds), str(path), parse, exact=True)
+            return from_lines(_csv_rows(file, between), list(kinds), str(path), parse, exact=True)
 
     return Table(str(path), tuple(header), read)
+
+
+def _csv_rows(file: io.TextIOWrapper, between: str) -> Iterator[list[str]]:
+    """The header, its names without the spaces around them, and then the rows."""
+    rows = csv.reader(file, delimiter=between, skipinitialspace=True)
+    for header in itertools.islice(rows, 1):
+        yield [name.strip() for name in header]
+    yield from rows
 
 
 def _open_parquet(path: Path, markers: Markers) -> Table:
