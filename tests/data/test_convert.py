@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from plant import ROLES, plant, without, write_csv
 from xql.data.check import check_dataset
 from xql.data.columns import TableColumns
-from xql.data.convert import open_table
+from xql.data.convert import open_table, open_table_like
 from xql.data.files import save_dataset
 from xql.data.sources import open_dataset
 from xql.errors import InputError
@@ -520,6 +520,57 @@ def test_files_that_are_no_tables_are_refused(
     with pytest.raises(InputError) as caught:
         open_table(tmp_path / name, **ROLES)
     assert what in str(caught.value)
+
+
+# A further table.
+
+
+def test_a_further_table_is_read_as_the_first_was() -> None:
+    table = plant() | {"grade": list("ABCABAC"), "ended": [0, 0, 0, 1, 0, 0, 0]}
+    table["sensor_b"] = [1.7e9 + 0.01 * row for row in range(7)]
+    first = open_table(
+        table,
+        **ROLES,
+        categorical="grade",
+        terminated="ended",
+        missing="ffill",
+        missing_values="sensor_a=-1",
+    )
+    later = table | {"grade": list("CCCCCAA"), "sensor_b": [1.7e9 + 50.0] * 7}
+    later["sensor_a"] = [0.0, -1.0, *later["sensor_a"][2:]]
+    later |= {"sensor_c": [0.0] * 7}  # which "sensor_*" would take
+    data = open_table_like(later, first)
+    assert data.metadata["columns"] == first.metadata["columns"]
+    columns = TableColumns.from_dict(first.metadata["columns"], "")
+    row = {name: values[3] for name, values in later.items()}
+    np.testing.assert_array_equal(data.observations[3], columns.encode(row))
+    assert data.observations[0, 2:].tolist() == [0, 0, 1]
+    assert data.observations[1, 0] == 0.0
+    assert data.terminated.tolist() == [True, False]
+    columns.require_same(TableColumns.from_dict(data.metadata["columns"], ""), "later")
+    with pytest.raises(InputError, match=r"later: its observation is not as .* sensor_b differs"):
+        other = open_table(table | {"sensor_b": [0.5] * 7}, **ROLES, categorical="grade")
+        columns.require_same(TableColumns.from_dict(other.metadata["columns"], ""), "later")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"valve_x": list("ababaaa")}, "valve_x is a category, and a number in table"),
+        ({"sensor_b": list("ababaaa")}, "sensor_b is 'a' in row 0"),
+        ({"grade": list("ABZABAB")}, "grade is 'Z', which the table never had"),
+        ({"batch": None}, "there is no column 'batch' for the `episode`"),
+    ],
+)
+def test_a_further_table_of_other_columns_is_refused(changes: dict[str, Any], what: str) -> None:
+    table = plant() | {"grade": list("ABCABAC")}
+    first = open_table(table, **ROLES, categorical="grade")
+    later = {name: cells for name, cells in (table | changes).items() if cells is not None}
+    with pytest.raises(InputError) as caught:
+        open_table_like(later, first)
+    assert what in str(caught.value)
+    with pytest.raises(InputError, match="it was not made of a table"):
+        open_table_like(later, first.with_metadata(metadata={}))
 
 
 # What is kept.

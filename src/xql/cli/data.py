@@ -11,7 +11,7 @@ import tyro
 from xql.cli.console import is_terminal, print_words, with_flags
 from xql.data.check import Finding, check_dataset
 from xql.data.columns import TableColumns
-from xql.data.convert import Missing, RewardAt, open_table
+from xql.data.convert import Missing, RewardAt, open_table, open_table_like
 from xql.data.dataset import Dataset
 from xql.data.files import check_destination, save_dataset
 from xql.data.minari import local_names
@@ -170,6 +170,7 @@ def convert(
     missing: Missing = "error",
     missing_values: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VALUE...")] = (),
     reward_at: RewardAt = "same",
+    like: str | None = None,
     yes: Annotated[bool, tyro.conf.arg(aliases=["-y"])] = False,
 ) -> None:
     """Write a source, or your own table, as one file in the schema of docs/data.md.
@@ -197,6 +198,8 @@ def convert(
             column only as flow=-1.
         reward_at: same, where a row has the reward of its own action; next, where that reward, and
             terminated, stand in the next row.
+        like: a file that another table was converted to: take the same columns, categories and
+            offsets, without any of the above.
         yes: write without asking.
     """
     if len(paths) < 2:
@@ -218,12 +221,19 @@ def convert(
         "missing_values": missing_values,
         "reward_at": reward_at,
     }
-    if any(given.values()):
+    dataset: Dataset | None = None
+    if like is not None:
+        if any(given.values()):
+            hint = f"leave out {', '.join(f'`{name}`' for name, value in given.items() if value)}"
+            raise InputError("`like` says what each column is", hint=hint)
+        dataset = open_table_like(sources, open_dataset(like), name=out.stem)
+    elif any(given.values()):
         for name in ("observation", "action", "reward"):
             if not given[name]:
                 hint = "a table needs `observation`, `action` and `reward`"
                 raise InputError(f"`{name}` is not given", hint=hint)
         dataset = open_table(sources, **given, **how, name=out.stem)
+    if dataset is not None:
         shown = with_flags(dataset.metadata["_preview"])
         print_words("\n".join(map(printable, shown.splitlines())), indent=4)
         if not yes and is_terminal(sys.stdin) and is_terminal(sys.stdout) and not _agreed(out):

@@ -141,6 +141,25 @@ class TableColumns:
             named[column.name] = float(values) if np.ndim(values) == 0 else values
         return named
 
+    def require_same(self, other: "TableColumns", where: str) -> None:
+        """Check that another table's numbers mean the same.
+
+        Args:
+            other: the other table's columns.
+            where: the other table, for the message.
+
+        Raises:
+            InputError: names, categories or offsets differ.
+        """
+        for part in ("observation", "action"):
+            ours, theirs = getattr(self, part), getattr(other, part)
+            if ours != theirs:
+                pairs = zip(ours, theirs, strict=False)
+                name = next((one.name for one, its in pairs if one != its), "the last column")
+                what = f"its {part} is not as in the data that the run learned from: {name} differs"
+                hint = "convert it with `like=` and that data"
+                raise InputError(what, where=where, hint=hint)
+
     def to_dict(self) -> dict[str, Any]:
         """The same in plain values, for YAML or JSON."""
         return dataclasses.asdict(self)

@@ -8,6 +8,7 @@ terminates there: what followed is unknown, and the row is the observation after
 No transition goes over a row that was left out, and none from one episode to another.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,7 +19,7 @@ from xql.data.dataset import Dataset
 from xql.data.encoding import describe_column, make_dataset
 from xql.data.preview import preview
 from xql.data.roles import Roles, choose_roles
-from xql.data.rows import read_rows
+from xql.data.rows import Rows, read_rows
 from xql.data.steps import Steps
 from xql.data.table_files import TABLE, Table, open_tables
 from xql.errors import InputError, brief, nearest
@@ -119,8 +120,59 @@ def open_table(
         missing=missing,
         missing_values=markers.given,
         reward_at=reward_at,
-        files=tuple(Path(one.where).name for one in tables if one.where != TABLE),
     )
+    return _made(tables, read, roles, steps, columns, name)
+
+
+def open_table_like(source: Any, like: Dataset, *, name: str | None = None) -> Dataset:
+    """Open a further table as another was opened: the same columns, categories and offsets.
+
+    So that a number means the same in both, as where a policy that learned from one is evaluated on
+    the other.
+
+    Args:
+        source: as for `open_table`.
+        like: what `open_table` made of the first table, or the file that it was saved to.
+        name: as for `open_table`.
+
+    Raises:
+        InputError: as for `open_table`; or `like` was made of no table, or lacks a category.
+    """
+    described = like.metadata.get("columns")
+    if described is None:
+        hint = "give what was converted from a table"
+        raise InputError("it was not made of a table", where=like.name, hint=hint)
+    columns = TableColumns.from_dict(described, like.name)
+    tables = open_tables(source, Markers(columns.missing_values))
+    both = (*columns.observation, *columns.action)
+    roles = Roles(
+        tuple(one.name for one in columns.observation),
+        tuple(one.name for one in columns.action),
+        frozenset(one.name for one in both if one.categories),
+        columns.reward,
+        columns.episode,
+        columns.time,
+        columns.terminated,
+        columns.truncated,
+        columns.reward_at,
+    )
+    read, found = read_rows(tables, roles)
+    if found != roles:
+        what = f"{roles.action[0]} is a category, and a number in {like.name}"
+        raise InputError(what, where=tables[0].where, hint="give the column that it was made of")
+    return _made(tables, read, roles, Steps(read, roles, columns.missing), columns, name)
+
+
+def _made(
+    tables: Sequence[Table],
+    read: Rows,
+    roles: Roles,
+    steps: Steps,
+    columns: TableColumns,
+    name: str | None,
+) -> Dataset:
+    files = tuple(Path(one.where).name for one in tables if one.where != TABLE)
+    columns = dataclasses.replace(columns, files=files)
     if name is None:
         name = Path(tables[0].where).stem
     dataset = make_dataset(steps, columns, name, tables[0].where)
