@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from xql.data.convert import open_table
     from xql.data.dataset import Dataset
     from xql.data.sources import open_dataset
+    from xql.deploy.exporting import export
     from xql.errors import EnvironmentFault, InputError, MissingExtra
     from xql.reports.compare import compare
     from xql.runs.policy import load_policy
@@ -40,6 +41,7 @@ _HOMES = {
     "Run": "xql.runs.run",
     "check_dataset": "xql.data.check",
     "compare": "xql.reports.compare",
+    "export": "xql.deploy.exporting",
     "load_policy": "xql.runs.policy",
     "open_dataset": "xql.data.sources",
     "open_table": "xql.data.convert",
@@ -59,6 +61,7 @@ __all__ = [
     "Run",
     "check_dataset",
     "compare",
+    "export",
     "load_policy",
     "open_dataset",
     "open_table",

@@ -14,6 +14,7 @@ way: that cost 38 of 58 points on DMSD (docs/xql.md).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,13 +28,21 @@ from xql.data.actions import require_box
 
 
 def _noise(
-    key: PRNGKeyArray | None, count: int, batch: tuple[int, ...], size: int
+    key: PRNGKeyArray | None, count: int, batch: tuple[Any, ...], size: int
 ) -> Float[Array, "count *batch action"]:
-    """`count` draws for each row; without a key 0 and then fixed draws, the same for every row."""
+    """`count` draws for each row; without a key 0 and then fixed draws, the same for every row.
+
+    A size in `batch` may be one of `jax.export`'s symbols, which are no whole numbers.
+    """
     if key is not None:
         return jax.random.normal(key, (count, *batch, size))
-    fixed = jax.random.normal(jax.random.key(0), (count, *(1 for _ in batch), size)).at[0].set(0.0)
+    fixed = fixed_noise(count, size).reshape(count, *(1 for _ in batch), size)
     return jnp.broadcast_to(fixed, (count, *batch, size))
+
+
+def fixed_noise(count: int, size: int) -> Float[Array, "count size"]:
+    """The draws of every policy that acts without a key: 0, and then `count` − 1 others."""
+    return jax.random.normal(jax.random.key(0), (count, size)).at[0].set(0.0)
 
 
 class FlowPolicy(eqx.Module):

@@ -50,6 +50,7 @@ COMMANDS: dict[str, Any] = {
     "compare": "compare:compare",
     "ope": "ope:ope",
     "select": "ope:select",
+    "export": "export:export",
     "data": {
         "list": "data:list_",
         "info": "data:info",

@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, Shaped
 
 from xql.data.actions import ActionSpec, Discrete, box
 from xql.data.moves import follows
+from xql.display import html_table
 from xql.errors import InputError, printable
 
 Continuity = Literal["stated", "recorded", "assumed"]
@@ -263,6 +264,20 @@ class Dataset:
             f"episodes={self.episodes}, observation_size={self.observation_size}, "
             f"action_size={self.action_size}, rewards=[{rewards.min():g}, {rewards.max():g}])"
         )
+
+    def _repr_html_(self) -> str:
+        rewards, lengths = self.rewards[self.starts], self.lengths
+        shown = {
+            "name": self.name,
+            "source": self.source,
+            "transitions": f"{self.transitions:,}",
+            "episodes": f"{self.episodes:,}, of {lengths.min():,} to {lengths.max():,} steps",
+            "observation size": self.observation_size,
+            "action size": f"{self.action_size}{', discrete' * self.discrete}",
+            "rewards": f"{rewards.min():g} to {rewards.max():g}",
+            "returns": f"{self.returns.min():g} to {self.returns.max():g}",
+        }
+        return html_table("Dataset", shown)
 
     def __len__(self) -> int:
         return self.episodes

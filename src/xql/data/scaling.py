@@ -119,6 +119,11 @@ class Scaling(NamedTuple):
         )
 
 
+def reward_unit(scaling: Scaling) -> float:
+    """How many of the data's own rewards one scaled reward is, where that is to be undone."""
+    return 1.0 / scaling.reward_scale if scaling.rewards == "auto" else 1.0
+
+
 def fit_scaling(
     dataset: Dataset,
     rewards: str = "raw",

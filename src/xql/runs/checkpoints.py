@@ -332,14 +332,19 @@ class Damaged(InputError):
     """A checkpoint that is there and cannot be read, or has changed since it was written."""
 
 
-def load_latest(folder: Path, template: PyTree, seeds: Sequence[int] = ()) -> tuple[int, PyTree]:
+def load_latest(
+    folder: Path,
+    template: PyTree,
+    seeds: Sequence[int] = (),
+    needed: Collection[str] | None = None,
+) -> tuple[int, PyTree]:
     """The latest checkpoint that can be read, and its step.
 
     One that is damaged is passed over with a warning.
 
     Args:
         folder: where checkpoints lie.
-        template, seeds: as `load_checkpoint` takes them.
+        template, seeds, needed: as `load_checkpoint` takes them.
 
     Raises:
         InputError: there is none, all are damaged, or one is of another run.
@@ -352,7 +357,7 @@ def load_latest(folder: Path, template: PyTree, seeds: Sequence[int] = ()) -> tu
     first: Damaged | None = None
     for step in reversed(steps):
         try:
-            state = load_checkpoint(folder, step, template, seeds)
+            state = load_checkpoint(folder, step, template, seeds, needed)
         except Damaged as damaged:
             first = first or damaged
             continue
@@ -370,22 +375,31 @@ def load_latest(folder: Path, template: PyTree, seeds: Sequence[int] = ()) -> tu
 
 
 def load_checkpoint(
-    folder: Path, step: int | str, template: PyTree, seeds: Sequence[int] = ()
+    folder: Path,
+    step: int | str,
+    template: PyTree,
+    seeds: Sequence[int] = (),
+    needed: Collection[str] | None = None,
 ) -> PyTree:
     """Read a checkpoint back, with the structure, dtypes, key kinds and devices of `template`.
 
     Args:
         folder: where checkpoints lie.
         step: which one, by step or by name.
-        template: a state of the same structure and shapes; its values do not matter.
+        template: a state of the same structure and shapes, its leaves arrays or, but for random
+            keys that are needed, of kind `jax.ShapeDtypeStruct`; its values do not matter.
         seeds: of the members that it must hold, where it says any: xql 0.1 wrote none.
+        needed: the leaves to read, by their paths as `jax.tree_util.keystr` writes them; all where
+            None. The others stay as they are in `template`, and the checkpoint's extra arrays,
+            which may be hundreds of megabytes, are not checked either.
 
     Raises:
         InputError: there is none, it is damaged, or its leaves or seeds are not these.
     """
     path = _find(folder, step)
-    checked = _verify(path)
+    checked = _verify(path, but=() if needed is None else (EXTRA,))
     wanted = _arrays(template)
+    read = set(wanted if needed is None else needed)
     arrays = {key: array for key, array in wanted.items() if array.size}
     with warnings.catch_warnings(), _orbax() as checkpointer:
         warnings.simplefilter("ignore")
@@ -401,6 +415,7 @@ def load_checkpoint(
             names = {key: key.replace(_CONFIG, _OLD_CONFIG, 1) for key in arrays}
             arrays = {names[key]: array for key, array in arrays.items()}
             wanted = {names.get(key, key): array for key, array in wanted.items()}
+            read = {names.get(key, key) for key in read}
         # A hyperparameter that was added since has its default, which changes nothing.
         arrays = {
             key: array
@@ -408,8 +423,9 @@ def load_checkpoint(
             if key in leaves_there or not key.startswith((_CONFIG, _OLD_CONFIG))
         }
         _check_leaves(leaves_there, arrays, path)
+        arrays = {key: array for key, array in arrays.items() if key in read}
         try:
-            arrays = checkpointer.restore(path, arrays)
+            arrays = _restored(checkpointer, path, arrays, partial=needed is not None)
         except Exception as error:
             # Orbax wraps whatever stopped the reading of an array into a bare Exception.
             reason = error.__cause__ if type(error) is Exception else error
@@ -418,8 +434,23 @@ def load_checkpoint(
                 raise
             raise _unreadable(path, str(reason)) from error
     leaves, structure = jax.tree.flatten(template)
-    restored = [arrays.get(key, array) for key, array in wanted.items()]
-    return jax.tree.unflatten(structure, map(_like, leaves, restored))
+    restored = [
+        _like(leaf, arrays.get(key, array)) if key in read else leaf
+        for leaf, (key, array) in zip(leaves, wanted.items(), strict=True)
+    ]
+    return jax.tree.unflatten(structure, restored)
+
+
+def _restored(checkpointer: Any, path: Path, arrays: _Arrays, *, partial: bool) -> _Arrays:
+    """The arrays of these names; `partial` where the checkpoint has others too."""
+    if not partial:
+        return dict(checkpointer.restore(path, arrays))
+    import orbax.checkpoint as ocp
+
+    as_numpy = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in arrays}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        asked = ocp.args.PyTreeRestore(item=arrays, restore_args=as_numpy, partial_restore=True)
+        return dict(reader.restore(path, args=asked))
 
 
 def load_extra(folder: Path, step: int | str) -> tuple[_Arrays, dict[str, Any]]:
@@ -500,12 +531,15 @@ def _find(folder: Path, step: int | str) -> Path:
     raise InputError(f"there is no checkpoint {step}", where=str(folder), hint=f"there are: {have}")
 
 
-def _verify(path: Path, only: Collection[str] = ()) -> dict[str, str] | None:
+def _verify(
+    path: Path, only: Collection[str] = (), but: Collection[str] = ()
+) -> dict[str, str] | None:
     """Compare a checkpoint's files with their checksums, before anything of them is believed.
 
     Args:
         path: the checkpoint.
         only: the files to compare; all where empty.
+        but: those that are not compared.
 
     Returns:
         The checksums by file; None where there are none.
@@ -519,7 +553,7 @@ def _verify(path: Path, only: Collection[str] = ()) -> dict[str, str] | None:
         raise _unreadable(path, f"{error.where}: {error.what}") from None
     sums = _checksums(path)
     for name, digest in (sums or {}).items():
-        if only and name not in only:
+        if name in but or (only and name not in only):
             continue
         if not (path / name).is_file():
             raise _unreadable(path, f"{name} is missing")
@@ -616,9 +650,17 @@ def _is_key(leaf: Any) -> bool:
 def _arrays(state: PyTree) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Each leaf as a host array, by its path; random keys as their words."""
     return {
-        jax.tree_util.keystr(path): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        jax.tree_util.keystr(path): _array(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
+
+
+def _array(leaf: Any) -> Shaped[np.ndarray, "..."]:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def _like(leaf: Any, array: Shaped[np.ndarray, "..."]) -> Any:
@@ -629,6 +671,8 @@ def _like(leaf: Any, array: Shaped[np.ndarray, "..."]) -> Any:
     if isinstance(leaf, jax.Array):
         # A copy: training donates its state, and must not write into memory that numpy owns.
         return jnp.array(array, device=leaf.sharding if leaf.committed else None)
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jnp.array(array)
     if isinstance(leaf, np.ndarray):
         return array
     return array.dtype.type(array) if isinstance(leaf, np.generic) else array.item()

@@ -1,6 +1,7 @@
 """A finished run: its folder, its scores, its policies."""
 
 import contextlib
+import functools
 import importlib
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import jax
 
 from xql.agents import TrainState, member
+from xql.display import html_table
 from xql.errors import InputError
 from xql.evaluation.statistics import Summary, format_interval
 from xql.jax_config import standard_jax
 from xql.runs.config import RunConfig
 from xql.runs.folder import SMALLER, Evaluation, RunFolder
-from xql.runs.policy import Policy, load_population
+from xql.runs.policy import HeldValues, Policy, load_population, policy_of
 from xql.runs.summary import UNITS, Result, results
 
 
@@ -29,6 +31,12 @@ class Run:
         self.folder, self.population = folder, population
 
     def __repr__(self) -> str:
+        return f"Run({', '.join(f'{name}={value!r}' for name, value in self._shown().items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Run", self._shown())
+
+    def _shown(self) -> dict[str, object]:
         config = self.config
         shown: dict[str, object] = {
             "path": str(self.path),
@@ -44,7 +52,7 @@ class Run:
                 shown["score"] = _score(found[0], found[0].last)
             elif found:
                 shown["settings"] = len(found)
-        return f"Run({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        return shown
 
     @classmethod
     def open(cls, path: Path | str, step: int | None = None) -> "Run":
@@ -71,17 +79,16 @@ class Run:
         """The first member's policy at the last step."""
         return self.policies[0]
 
-    @property
+    @functools.cached_property
     @standard_jax()
     def policies(self) -> list[Policy]:
         """Every member's policy at the last step, in the order of config.yaml."""
         actors = jax.vmap(self.config.make_agent().actor)(self.population)
         return [
-            Policy(
+            policy_of(
+                self.config,
                 member(actors, index),
-                self.config.scaling,
-                self.config.data.actions,
-                self.config.data.columns,
+                HeldValues(self.config, self.population, index),
             )
             for index in range(len(self.config.members))
         ]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from xql.data.scaling import Scaling
+from xql.data.scaling import reward_unit as reward_unit
 
 POWERS = {
     "v": 1,
@@ -26,11 +26,6 @@ POWERS = {
     "inverse_temperature": -1,
 }
 """By metric, and by hyperparameter, the power of a reward's unit that it has; of others 0."""
-
-
-def reward_unit(scaling: Scaling) -> float:
-    """How many of the data's own rewards one scaled reward is, where that is to be undone."""
-    return 1.0 / scaling.reward_scale if scaling.rewards == "auto" else 1.0
 
 
 def in_own_unit(metrics: Mapping[str, np.ndarray], unit: float) -> dict[str, np.ndarray]:
