@@ -219,6 +219,20 @@ def test_a_table_that_cannot_be_is_refused(
     assert not Path("out.npz").exists()
 
 
+def test_sentinels_and_late_rewards_are_declared_by_flags(
+    table: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path("log.csv")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line.replace(",,", ",-999,") for line in lines))
+    main([*table, "--missing-values", "-999", "?", "--missing", "ffill", "--reward-at", "next"])
+    printed = capsys.readouterr().out
+    assert "reward, of the action before" in printed
+    assert "missing values were filled" in printed
+    columns = open_dataset("out.npz").metadata["columns"]
+    assert columns["missing_values"] == ["-999", "?"] and columns["reward_at"] == "next"
+
+
 def test_a_table_is_not_written_over_another(
     table: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,6 +270,10 @@ def test_on_a_terminal_it_asks_first(
         (["log.csv", "out.npz", "--observation", "a"], "--action is not given"),
         (["log.csv", "out.npz"], "log.csv: there is no 'observations' (the file has batch, grade"),
         (["*.jsonl", "out.npz", *TABLE], "*.jsonl: no file matches"),
+        (
+            ["log.csv", "out.npz", "--like", "a.npz", "--action", "valve"],
+            "--like says what each column is; leave out --action",
+        ),
     ],
 )
 def test_what_convert_lacks(

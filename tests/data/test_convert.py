@@ -1,6 +1,5 @@
 """A table of one's own becomes a dataset: lossless, in any order of rows, with nothing invented."""
 
-import csv
 import datetime
 import json
 from pathlib import Path
@@ -11,51 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plant import ROLES, plant, without, write_csv
 from xql.data.check import check_dataset
 from xql.data.columns import TableColumns
-from xql.data.convert import open_table
+from xql.data.convert import open_table, open_table_like
 from xql.data.files import save_dataset
 from xql.data.sources import open_dataset
 from xql.errors import InputError
-
-ROLES: dict[str, Any] = {
-    "observation": "sensor_*",
-    "action": "valve_*",
-    "reward": "yield",
-    "episode": "batch",
-    "time": "t",
-}
-
-
-def plant(lengths: tuple[int, ...] = (4, 3), seed: int = 0) -> dict[str, Any]:
-    """Batches whose every cell is its own number; sensor_a counts the rows."""
-    rows, random = sum(lengths), np.random.default_rng(seed)
-    return {
-        "batch": np.repeat([f"b{index}" for index in range(len(lengths))], lengths).tolist(),
-        "t": np.concatenate([60.0 * np.arange(length) for length in lengths]).tolist(),
-        "sensor_a": np.arange(rows, dtype=float).tolist(),
-        "sensor_b": random.normal(size=rows).tolist(),
-        "valve_x": (0.5 + 0.01 * np.arange(rows)).tolist(),
-        "yield": (10.0 + np.arange(rows)).tolist(),
-        "comment": ["ok"] * rows,
-    }
-
-
-def without(table: dict[str, Any], *cells: tuple[str, int]) -> dict[str, Any]:
-    """The same table with some cells missing."""
-    changed = {name: list(values) for name, values in table.items()}
-    for name, row in cells:
-        changed[name][row] = None
-    return changed
-
-
-def write_csv(path: Path, table: dict[str, Any], between: str = ",") -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, delimiter=between)
-        writer.writerow(table)
-        rows = zip(*table.values(), strict=True)
-        writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
-    return path
 
 
 def first_column(data: Any) -> list[list[float]]:
@@ -378,7 +339,7 @@ def test_categories_are_sorted_and_one_hot() -> None:
     data = open_table(table, **ROLES, categorical="grade")
     assert data.metadata["columns"]["observation"][-1]["categories"] == ("A", "B", "C")
     assert data.observations[:4, 2:].tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [1, 0, 0]]
-    with pytest.raises(InputError, match="grade is 'B' in row 0; write a number; a category of"):
+    with pytest.raises(InputError, match="grade is 'B' in row 0; write a number; a column of"):
         open_table(table, **(ROLES | {"observation": ["sensor_*", "grade"]}))
 
 
@@ -443,7 +404,6 @@ def test_the_policy_acts_within_what_was_logged() -> None:
         ({"episode": "t"}, "`time=t` is the `episode` already"),
         ({"action": ["valve_x", "t"]}, "`action=t` is the `time` already"),
         ({"observation": []}, "`observation` names no column"),
-        ({"categorical": "valve_x"}, "the action valve_x is a category; discrete actions are"),
         ({"categorical": "batch"}, "`categorical=batch` is the `episode`"),
         ({"missing": "zero"}, "`missing='zero'` is unknown; choose from error, ffill, drop"),
         ({"observation": "comment"}, "comment is 'ok' in row 0"),
@@ -546,7 +506,11 @@ def test_files_without_episodes_are_one_each(tmp_path: Path) -> None:
         ("a.csv", "batch,t,sensor_a,valve_x,yield\n", "there is no row"),
         ("a.csv", b"temp [\xb0C],t\n", "it is not UTF-8 text; save it as UTF-8 (in Excel"),
         ("a.parquet", "no", "truncated, or not what its name says"),
-        ("a.xlsx", "no", "a table's name must end in one of .csv, .parquet, .jsonl, .ndjson"),
+        (
+            "a.xlsx",
+            "no",
+            "a table's name must end in one of .csv, .csv.gz, .parquet, .jsonl",
+        ),
     ],
 )
 def test_files_that_are_no_tables_are_refused(
@@ -556,6 +520,57 @@ def test_files_that_are_no_tables_are_refused(
     with pytest.raises(InputError) as caught:
         open_table(tmp_path / name, **ROLES)
     assert what in str(caught.value)
+
+
+# A further table.
+
+
+def test_a_further_table_is_read_as_the_first_was() -> None:
+    table = plant() | {"grade": list("ABCABAC"), "ended": [0, 0, 0, 1, 0, 0, 0]}
+    table["sensor_b"] = [1.7e9 + 0.01 * row for row in range(7)]
+    first = open_table(
+        table,
+        **ROLES,
+        categorical="grade",
+        terminated="ended",
+        missing="ffill",
+        missing_values="sensor_a=-1",
+    )
+    later = table | {"grade": list("CCCCCAA"), "sensor_b": [1.7e9 + 50.0] * 7}
+    later["sensor_a"] = [0.0, -1.0, *later["sensor_a"][2:]]
+    later |= {"sensor_c": [0.0] * 7}  # which "sensor_*" would take
+    data = open_table_like(later, first)
+    assert data.metadata["columns"] == first.metadata["columns"]
+    columns = TableColumns.from_dict(first.metadata["columns"], "")
+    row = {name: values[3] for name, values in later.items()}
+    np.testing.assert_array_equal(data.observations[3], columns.encode(row))
+    assert data.observations[0, 2:].tolist() == [0, 0, 1]
+    assert data.observations[1, 0] == 0.0
+    assert data.terminated.tolist() == [True, False]
+    columns.require_same(TableColumns.from_dict(data.metadata["columns"], ""), "later")
+    with pytest.raises(InputError, match=r"later: its observation is not as .* sensor_b differs"):
+        other = open_table(table | {"sensor_b": [0.5] * 7}, **ROLES, categorical="grade")
+        columns.require_same(TableColumns.from_dict(other.metadata["columns"], ""), "later")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"valve_x": list("ababaaa")}, "valve_x is a category, and a number in table"),
+        ({"sensor_b": list("ababaaa")}, "sensor_b is 'a' in row 0"),
+        ({"grade": list("ABZABAB")}, "grade is 'Z', which the table never had"),
+        ({"batch": None}, "there is no column 'batch' for the `episode`"),
+    ],
+)
+def test_a_further_table_of_other_columns_is_refused(changes: dict[str, Any], what: str) -> None:
+    table = plant() | {"grade": list("ABCABAC")}
+    first = open_table(table, **ROLES, categorical="grade")
+    later = {name: cells for name, cells in (table | changes).items() if cells is not None}
+    with pytest.raises(InputError) as caught:
+        open_table_like(later, first)
+    assert what in str(caught.value)
+    with pytest.raises(InputError, match="it was not made of a table"):
+        open_table_like(later, first.with_metadata(metadata={}))
 
 
 # What is kept.

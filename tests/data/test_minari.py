@@ -1,3 +1,4 @@
+import json
 import socket
 import warnings
 from pathlib import Path
@@ -344,9 +345,8 @@ def other(space: Any, value: Any) -> Any:
     ("space", "value", "shown"),
     [
         (TEXT, "lift the cube", r"Text\(1, 40, "),
-        (gym.spaces.Discrete(4), 2, r"Discrete\(4\)"),
-        (gym.spaces.MultiBinary(3), np.ones(3, np.int8), r"MultiBinary\(3\)"),
-        (PICTURE, np.zeros((64, 64, 3), np.uint8), r"Box\(0, 255, \(64, 64, 3\), uint8\)"),
+        (gym.spaces.Discrete(20_000), 2, r"Discrete\(20000\): 20,000 numbers as one-hot rows"),
+        (PICTURE, np.zeros((64, 64, 3), np.uint8), r"Box\(0, 255, .*, uint8\), an image"),
     ],
 )
 def test_what_is_no_vector_can_be_left_out(
@@ -362,6 +362,38 @@ def test_what_is_no_vector_can_be_left_out(
     assert data.observation_size == 2
     with pytest.raises(InputError, match=r"the observation 'more' is .*; \?keys=state leaves it"):
         open_dataset("minari:arm/other-v0?keys=more,state")
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize(
+    ("space", "value", "row"),
+    [
+        (gym.spaces.Discrete(3, start=5), 6, [0, 1, 0]),
+        (gym.spaces.MultiDiscrete([2, 3]), np.array([1, 0]), [0, 1, 1, 0, 0]),
+        (gym.spaces.MultiBinary(3), np.array([1, 0, 1], np.int8), [1, 0, 1]),
+    ],
+)
+def test_choices_are_one_hot_rows(
+    root: Path, data_format: str, space: Any, value: Any, row: list[int]
+) -> None:
+    observe, spaces = other(space, value)
+    make("arm/other-v0", observe, spaces, data_format=data_format)
+    data = open_dataset("minari:arm/other-v0")
+    assert data.metadata["observation_layout"] == [["more", len(row)], ["state", 2]]
+    np.testing.assert_array_equal(data.observations[:, :-2], np.tile(row, (len(data.rewards), 1)))
+
+
+def test_a_choice_that_its_space_does_not_have(root: Path) -> None:
+    make("arm/grid-v0", lambda ticks: [4] * len(ticks), gym.spaces.Discrete(9))
+    assert open_dataset("minari:arm/grid-v0").observation_size == 9
+    path = root / "arm/grid-v0/data/metadata.json"
+    described = json.loads(path.read_text())
+    space = json.loads(described["observation_space"])
+    described["observation_space"] = json.dumps(space | {"n": 3})
+    path.write_text(json.dumps(described))
+    line = r"^minari:arm/grid-v0: episode 0: its observation: it is 4, not one of 0 to 2; check"
+    with pytest.raises(InputError, match=line):
+        open_dataset("minari:arm/grid-v0")
 
 
 def test_nothing_but_text(root: Path) -> None:

@@ -4,6 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plant import ROLES, plant
+from xql.data.convert import open_table
 from xql.data.dataset import Dataset, Episode
 from xql.data.scaling import (
     Scaling,
@@ -218,6 +220,19 @@ def test_auto_observations_of_about_one_scale_stay_raw() -> None:
     scaling = fit_scaling(data, observations="auto")
     assert apply_scaling(data, scaling) is data
     assert scaling.describe() == ("rewards raw; observations auto (all 3 columns left as they are)")
+
+
+def test_auto_standardises_the_columns_of_a_table() -> None:
+    # A temperature of 45 with a deviation of 3 alone would leave every first action on a bound.
+    table = plant((50,)) | {"grade": ["A", "B"] * 25}
+    table["sensor_a"] = np.random.default_rng(0).normal(45.0, 3.0, 50)
+    data = open_table(table, **ROLES, categorical="grade")
+    scaled = apply_scaling(data, fit_scaling(data, observations="auto")).observations
+    np.testing.assert_allclose(scaled[:, 0].mean(), 0.0, atol=1e-4)
+    np.testing.assert_allclose(scaled[:, 0].std(), 1.0, rtol=1e-3)
+    np.testing.assert_array_equal(scaled[:, 2:], data.observations[:, 2:])
+    bare = data.with_metadata(metadata={})
+    assert "left as they are" in fit_scaling(bare, observations="auto").describe()
 
 
 def test_auto_standardises_columns_of_different_scales_but_not_rare_or_binary_ones() -> None:

@@ -182,9 +182,9 @@ def test_an_environment_of_discrete_actions() -> None:
 
 def test_observation_that_is_no_box_is_refused() -> None:
     class Odd(Toy):
-        observation_space = gymnasium.spaces.Dict({"word": gymnasium.spaces.Discrete(3)})
+        observation_space = gymnasium.spaces.Dict({"word": gymnasium.spaces.Text(3)})
 
-    with pytest.raises(InputError, match=r"^toy: the observation 'word' is Discrete\(3\)"):
+    with pytest.raises(InputError, match=r"^toy: the observation 'word' is Text\("):
         FlatObservation(Odd(), None, "toy")
 
 

@@ -379,8 +379,8 @@ def test_a_member_s_own_values_come_on_top() -> None:
     assert FULL.member_config(1).clip == 5.0
     with pytest.raises(InputError, match="there is no member 2; choose 0 to 1"):
         FULL.require_member(2, "run")
-    assert FULL.require_environment("run", None) == "Hopper-v4"
-    assert FULL.require_environment("run", "Ant-v4") == "Ant-v4"
+    assert FULL.require_environment("run", None).record == "Hopper-v4"
+    assert FULL.require_environment("run", "Ant-v4").record == "Ant-v4"
     with pytest.raises(InputError, match="this run has no environment; give one with `env`"):
         dataclasses.replace(FULL, environment=None).require_environment("run")
 

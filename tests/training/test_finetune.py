@@ -22,6 +22,7 @@ from xql.agents.update import trainable
 from xql.agents.xql import XQLState
 from xql.cli import main
 from xql.data.dataset import Dataset, DeviceData
+from xql.envs.given import Simulator
 from xql.errors import InputError
 from xql.experiments.cells import finetuned_cell, kept, offline_cell, train_and_keep
 from xql.runs.config import EvaluationPlan, OnlineLoop, RunConfig
@@ -491,7 +492,7 @@ def test_deterministic_policies_explore_with_noise_of_their_own(
 
 
 def test_what_a_run_plays_for_its_bellman_errors_is_scaled(run: Run) -> None:
-    batch = _played(run.config, register_line(), run.policy, 20, 0, jax.random.key(0))
+    batch = _played(run.config, Simulator(register_line()), run.policy, 20, 0, jax.random.key(0))
     scaling = run.config.scaling
     here = np.asarray(batch.observations) / scaling.observation_scale + scaling.observation_shift
     moved = here[:, 0] + 0.2 * np.asarray(batch.actions)[:, 0]

@@ -341,7 +341,7 @@ def test_several_environments_are_saved_and_evaluated_when_that_is_due(
         {"guard": {"frozen": []}},
         {"guard": {"rolled_back": {"x": 1}, "frozen": {}}},
         {"health": {"failing": [["x"]]}},
-        {"beyond": {"above": 3}},
+        {"health": {"beyond": {"above": 3}}},
         {"waiting": {"metrics.jsonl": 1}},
         {"seconds": None},
     ],

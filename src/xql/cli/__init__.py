@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit status: 0 done, 1 a check found errors, a run is not the same when made again or an
     environment failed, 2 bad input, 70 a fault of xql itself, 130 interrupted, 141 nobody reads the
     output any more, 143 terminated. One line on standard error says what, where and the hint; with
-    XQL_DEBUG=1, a fault of xql's shows its traceback there too.
+    XQL_DEBUG=1, the traceback of an error stands above it.
     """
     warnings.showwarning = _show_warning
     print_anything()
@@ -96,8 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Here, where a reader that has gone or a full disk is still caught.
         sys.stdout.flush()
     except (InputError, MissingExtra) as error:
+        _debug(error)
         _fail(str(error))
     except EnvironmentFault as fault:
+        _debug(fault)
         print(f"xql: {with_flags(str(fault))}", file=sys.stderr)
         sys.exit(1)
     except Terminated:
@@ -120,6 +122,12 @@ def _discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _debug(error: Exception) -> None:
+    """Show what raised an error where the user asks for it: their environment's code may be it."""
+    if os.environ.get("XQL_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+
+
 def _unexpected(error: Exception, words: list[str]) -> int:
     """Say in one line what no command foresaw, and where its report lies; the exit status."""
     if isinstance(error, OSError) and error.errno in _FULL:
@@ -127,8 +135,7 @@ def _unexpected(error: Exception, words: list[str]) -> int:
         _fail(f"there is no space left ({reason(error)})")
     if isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None:
         _fail(f"{error.filename}: {error.strerror}")
-    if os.environ.get("XQL_DEBUG", "0") not in ("", "0"):
-        traceback.print_exception(error)
+    _debug(error)
     about = "not enough memory: " if isinstance(error, MemoryError) else ""
     try:
         place = f"the report is {_save_report(error, words)}"

@@ -27,7 +27,12 @@ def plain_console(**settings: Any) -> Console:
     return _Plain(markup=False, emoji=False, highlight=False, **settings)
 
 
-FLAGS = {"dataset_id": "out-id", "options": "set", "trust": "trust-environment"}
+FLAGS = {
+    "dataset_id": "out-id",
+    "options": "set",
+    "trust": "trust-environment",
+    "env_kwargs": "env-arg",
+}
 """The flags that are not called as the arguments of Python are."""
 
 

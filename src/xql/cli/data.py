@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from xql.cli.console import is_terminal, print_words
+from xql.cli.console import is_terminal, print_words, with_flags
 from xql.data.check import Finding, check_dataset
 from xql.data.columns import TableColumns
-from xql.data.convert import Missing, open_table
+from xql.data.convert import Missing, RewardAt, open_table, open_table_like
 from xql.data.dataset import Dataset
 from xql.data.files import check_destination, save_dataset
 from xql.data.minari import local_names
@@ -96,7 +96,7 @@ def _action(dataset: Dataset) -> str:
     numbers = f"{dataset.action_size} numbers{_names(dataset, 'action')}"
     low, high = dataset.action_low, dataset.action_high
     if dataset.discrete:
-        return dataset.action_spec.words
+        return f"{dataset.action_spec.words}{_names(dataset, 'action')}"
     if low is None or high is None:
         return f"{numbers}, bounds not stated"
     if (low == low[0]).all() and (high == high[0]).all():
@@ -148,7 +148,7 @@ def check(source: tyro.conf.Positional[str]) -> None:
 
 
 def _wrapped(finding: Finding, width: int = 80) -> str:
-    text = f"{finding.what} ({finding.where}); {finding.hint}"
+    text = with_flags(f"{finding.what} ({finding.where}); {finding.hint}")
     indent = " " * 9
     lines = textwrap.wrap(text, width - len(indent), break_on_hyphens=False)
     return " " + f"\n{indent}".join(lines)
@@ -168,6 +168,9 @@ def convert(
     truncated: str | None = None,
     categorical: Columns = (),
     missing: Missing = "error",
+    missing_values: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VALUE...")] = (),
+    reward_at: RewardAt = "same",
+    like: str | None = None,
     yes: Annotated[bool, tyro.conf.arg(aliases=["-y"])] = False,
 ) -> None:
     """Write a source, or your own table, as one file in the schema of docs/data.md.
@@ -181,15 +184,22 @@ def convert(
             .csv file, or tables; and last the file to write, ending in .npz, .hdf5, .h5 or
             .parquet.
         observation: the columns that the policy sees, such as t_in 'sensor_*'.
-        action: the columns that it sets, such as 'valve_*'.
-        reward: the column with the reward of the row's action.
+        action: the columns that it sets, such as 'valve_*'; or one column of categories.
+        reward: the column with the reward of the row's action, see --reward-at.
         episode: the column with the label of the row's episode; each file is one without.
         time: the column that orders the rows of an episode: numbers or ISO 8601 dates.
         terminated: the column that is 1 where the process itself ended with the row's action.
         truncated: the column that is 1 where the episode was cut at the row.
-        categorical: the columns of an observation whose values are categories.
+        categorical: the columns whose values are categories: of the observation, or the only
+            action. An action of texts is one anyway.
         missing: refuse missing values, fill them from the row before in the same episode, or drop
             their rows.
+        missing_values: what stands for a missing value beside empty cells, such as -999 '?'; in one
+            column only as flow=-1.
+        reward_at: same, where a row has the reward of its own action; next, where that reward, and
+            terminated, stand in the next row.
+        like: a file that another table was converted to: take the same columns, categories and
+            offsets, without any of the above.
         yes: write without asking.
     """
     if len(paths) < 2:
@@ -206,13 +216,26 @@ def convert(
         "truncated": truncated,
         "categorical": categorical,
     }
-    if any(given.values()):
+    how: dict[str, Any] = {
+        "missing": missing,
+        "missing_values": missing_values,
+        "reward_at": reward_at,
+    }
+    dataset: Dataset | None = None
+    if like is not None:
+        if any(given.values()):
+            hint = f"leave out {', '.join(f'`{name}`' for name, value in given.items() if value)}"
+            raise InputError("`like` says what each column is", hint=hint)
+        dataset = open_table_like(sources, open_dataset(like), name=out.stem)
+    elif any(given.values()):
         for name in ("observation", "action", "reward"):
             if not given[name]:
                 hint = "a table needs `observation`, `action` and `reward`"
                 raise InputError(f"`{name}` is not given", hint=hint)
-        dataset = open_table(sources, **given, missing=missing, name=out.stem)
-        print_words("\n".join(map(printable, dataset.metadata["_preview"].splitlines())), indent=4)
+        dataset = open_table(sources, **given, **how, name=out.stem)
+    if dataset is not None:
+        shown = with_flags(dataset.metadata["_preview"])
+        print_words("\n".join(map(printable, shown.splitlines())), indent=4)
         if not yes and is_terminal(sys.stdin) and is_terminal(sys.stdout) and not _agreed(out):
             print("nothing was written")
             return

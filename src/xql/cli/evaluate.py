@@ -1,11 +1,12 @@
 """`xql evaluate RUN`: evaluate a run's policies again."""
 
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from xql.cli.console import plain_console, print_words, sign_of_life
-from xql.cli.train import Trust
+from xql.cli.train import Assignments, Trust, parse_settings
 
 
 def evaluate(
@@ -13,6 +14,8 @@ def evaluate(
     episodes: int = 100,
     seed: int = 10_000,
     env: str | None = None,
+    env_arg: Assignments = (),
+    episode_limit: int | None = None,
     step: int | None = None,
     video: bool = False,
     video_out: Path | None = None,
@@ -26,7 +29,11 @@ def evaluate(
         run: the run's folder.
         episodes: episodes for each member.
         seed: the first episode's seed; training evaluates from the default one.
-        env: another environment than the run's.
+        env: the environment to play in; the run's own without it. Your own as module:Env-v0, or as
+            module:Class.
+        env_arg: arguments of the environment that --env names, such as size=3.
+        episode_limit: steps after which an episode is truncated, in place of the environment's
+            own limit.
         step: of the checkpoint; the latest without it.
         video: record the first of these episodes as a video, after the scores.
         video_out: the mp4; video-STEP.mp4 in the run's folder without it.
@@ -50,7 +57,13 @@ def evaluate(
 
         require_film(run, video_out, index=member)
     film, trust = member, sum(trust_environment, ())
-    rows = evaluate_run(run, episodes=episodes, seed=seed, env=env, step=step, trust=trust)
+    world: Any = {
+        "env": env,
+        "env_kwargs": parse_settings(env_arg, "--env-arg", "size=3"),
+        "episode_limit": episode_limit,
+        "trust": trust,
+    }
+    rows = evaluate_run(run, episodes=episodes, seed=seed, step=step, **world)
     quantity = quantity_of(rows)
     members = RunConfig.load(run).members
     swept = list(members[0].changes)
@@ -80,8 +93,7 @@ def evaluate(
             index=film,
             episodes=video_episodes,
             seed=seed,
-            env=env,
             step=step,
-            trust=trust,
+            **world,
         )
         print(f"{path}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")

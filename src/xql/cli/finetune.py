@@ -12,6 +12,8 @@ from xql.cli.train import Assignments, Trust, finish, parse_settings
 def finetune(
     run: Annotated[Path, tyro.conf.arg(name="from")],
     env: str | None = None,
+    env_arg: Assignments = (),
+    episode_limit: int | None = None,
     steps: int = 250_000,
     step: int | None = None,
     replay: str = "symmetric",
@@ -38,7 +40,11 @@ def finetune(
 
     Args:
         run: the offline run's folder, which is left as it is; of any agent with a critic.
-        env: the environment to act and to be evaluated in; the run's own without it.
+        env: the environment to act and to be evaluated in; the run's own without it. Your own as
+            module:Env-v0, or as module:Class.
+        env_arg: arguments of the environment that --env names, such as size=3.
+        episode_limit: steps after which an episode is truncated, in place of the environment's
+            own limit.
         steps: environment steps of each member, the warm-up included. With 0 the loaded policies
             are evaluated and saved.
         step: of the run's checkpoint; the latest without it.
@@ -79,6 +85,8 @@ def finetune(
     tuned = train_finetune(
         run,
         env=env,
+        env_kwargs=parse_settings(env_arg, "--env-arg", "size=3"),
+        episode_limit=episode_limit,
         steps=steps,
         step=step,
         replay=Unchecked(replay),

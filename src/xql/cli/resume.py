@@ -5,7 +5,7 @@ from pathlib import Path
 import tyro
 
 from xql.cli.console import print_words, sign_of_life
-from xql.cli.train import Trust, finish
+from xql.cli.train import Assignments, Trust, finish, parse_settings
 
 
 def resume(
@@ -13,6 +13,8 @@ def resume(
     steps: int | None = None,
     evaluations: int | None = None,
     data: str | None = None,
+    env: str | None = None,
+    env_arg: Assignments = (),
     trust_environment: Trust = (),
     plot: bool = True,
 ) -> None:
@@ -24,6 +26,10 @@ def resume(
             a longer one has higher learning rates from there on.
         evaluations: how many in all, evenly spaced; the run's own without it.
         data: where an offline run's data lies now; where it lay without it.
+        env: the run's own environment, named again, where it is one that no run folder is trusted
+            with, such as module:Env-v0. With none, an offline run
+            goes on without evaluations.
+        env_arg: its arguments, such as size=3; the run's own without it.
         trust_environment: installed packages, or ids, whose environments the run may name besides
             Gymnasium's, Gymnasium-Robotics' and xql's own.
         plot: draw learning-curves.png into the run's folder.
@@ -36,7 +42,15 @@ def resume(
     use_devices_of(run)
     done = latest_step(run / "checkpoints")
     trust = sum(trust_environment, ())
-    resumed = go_on(run, data=data, steps=steps, evaluations=evaluations, trust=trust)
+    resumed = go_on(
+        run,
+        data=data,
+        steps=steps,
+        evaluations=evaluations,
+        env=env,
+        env_kwargs=parse_settings(env_arg, "--env-arg", "size=3"),
+        trust=trust,
+    )
     if done == resumed.config.steps:
         print_words(f"nothing was left to train: all {done:,} steps are done; --steps adds more")
     finish(resumed, plot)

@@ -38,6 +38,8 @@ def offline(
     policy: str | None = None,
     sweep: Sweep = (),
     env: str | None = None,
+    env_arg: Assignments = (),
+    episode_limit: int | None = None,
     out: Path | None = None,
     set: Assignments = (),
     evaluations: int = 20,
@@ -70,7 +72,11 @@ def offline(
         sweep: values of hyperparameters, such as beta=0.5,2 discount=0.99,0.995; every combination
             is trained with every seed, side by side in one program.
         env: the environment to evaluate in; the one that the data names without it, where it is of
-            a trusted package. With none, nothing is evaluated.
+            a trusted package. Your own as module:Env-v0, or as module:Class. With none, nothing is
+            evaluated.
+        env_arg: arguments of the environment that --env names, such as size=3.
+        episode_limit: steps after which an evaluation episode is truncated, in place of the
+            environment's own limit.
         out: the run's folder, which must not exist; runs/DATA-AGENT-N without it.
         set: settings that override the preset's, such as batch_size=1024 hidden=[128,128].
         evaluations: how many times to evaluate, evenly spaced, the last step included.
@@ -103,6 +109,8 @@ def offline(
         beta=parse_beta(beta),
         policy=None if policy is None else Unchecked(policy),
         env=env,
+        env_kwargs=parse_settings(env_arg, "--env-arg", "size=3"),
+        episode_limit=episode_limit,
         out=out,
         options=parse_settings(set),
         evaluations=evaluations,
@@ -117,6 +125,8 @@ def offline(
 
 def online(
     env: str,
+    env_arg: Assignments = (),
+    episode_limit: int | None = None,
     agent: str = "x-td3",
     preset: str = "default",
     steps: int = 1_000_000,
@@ -144,7 +154,11 @@ def online(
     """Learn a policy in an environment.
 
     Args:
-        env: dm_control/hopper-hop and its like, or a Gymnasium id such as HalfCheetah-v5.
+        env: dm_control/hopper-hop and its like, or a Gymnasium id such as HalfCheetah-v5. Your own
+            as module:Env-v0, or as module:Class.
+        env_arg: arguments of the environment that --env names, such as size=3.
+        episode_limit: steps after which an episode is truncated, in place of the environment's
+            own limit.
         agent: sac, td3, ddpg, x-sac or x-td3.
         preset: named settings: default or paper (docs/online-agents.md).
         steps: environment steps of each member of the population, the warm-up included.
@@ -184,6 +198,8 @@ def online(
     use_all_cores()
     run = train_online(
         env,
+        env_kwargs=parse_settings(env_arg, "--env-arg", "size=3"),
+        episode_limit=episode_limit,
         agent=Unchecked(agent),
         preset=Unchecked(preset),
         steps=steps,
@@ -231,27 +247,34 @@ def finish(run: Any, plot: bool) -> None:
         raise SystemExit(1)  # nothing was learned; the warning says why
 
 
-def parse_settings(words: Iterable[Iterable[str]]) -> dict[str, Any]:
+def parse_settings(
+    words: Iterable[Iterable[str]], flag: str = "--set", example: str = "batch_size=1024"
+) -> dict[str, Any]:
     """NAME=VALUE words as a mapping, each value read as YAML.
+
+    Args:
+        words: of a flag that may be given several times.
+        flag: its name, for messages.
+        example: a word for it.
 
     Raises:
         InputError: a word without "=", or a value that is no YAML.
     """
     found: dict[str, Any] = {}
     for word in (word for group in words for word in group):
-        name, value = _assignment("--set", word, "batch_size=1024")
+        name, value = _assignment(flag, word, example)
         if name in found:
-            raise InputError(f"{name} is given twice", where="--set", hint="give it once")
-        found[name] = _value(word, value)
+            raise InputError(f"{name} is given twice", where=flag, hint="give it once")
+        found[name] = _value(flag, word, value)
     return found
 
 
-def _value(word: str, text: str) -> Any:
+def _value(flag: str, word: str, text: str) -> Any:
     from xql.runs.plain import read_yaml
 
     if len(text) > MOST_LETTERS:
         raise InputError(
-            f"--set {word[:60]}…: the value has {len(text):,} letters",
+            f"{flag} {word[:60]}…: the value has {len(text):,} letters",
             hint=f"give at most {MOST_LETTERS:,}",
         )
     if _is_number(text):
@@ -263,7 +286,7 @@ def _value(word: str, text: str) -> Any:
         return read_yaml(text)
     except ValueError as error:
         raise InputError(
-            f"--set {word[:60]}: the value cannot be read ({error})", hint="write it as in YAML"
+            f"{flag} {word[:60]}: the value cannot be read ({error})", hint="write it as in YAML"
         ) from None
 
 

@@ -167,7 +167,7 @@ def _environment(env: str | None, run: Path | str | None) -> str:
         )
     if asked is None and config is not None:
         try:
-            return config.require_environment(str(run))
+            return config.require_environment(str(run)).record
         except InputError as error:
             hint = "where you trust it, name it with `env`"
             raise InputError(error.what, where=error.where, hint=hint) from None

@@ -112,7 +112,7 @@ def open_source(path: Path, env: str | None = None) -> Source:
         raise InputError(
             "its last policy was not evaluated", where=where, hint="train with `last_episodes=100`"
         )
-    source = Source(folder, random_return(config.require_environment(where, env)), returns)
+    source = Source(folder, random_return(config.require_environment(where, env).record), returns)
     if not source.expert_return > source.random_return:
         raise InputError(
             f"its last policy (return {source.expert_return:.1f}) is no better than random actions "

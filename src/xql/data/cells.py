@@ -1,197 +1,67 @@
-"""People's own tables: the columns of a file or a data frame as numbers, labels or times.
+"""The cells of people's own tables as numbers, labels or times.
 
 Unlike a dataset's own schema, a table may miss values: NaN among numbers, None among labels.
 """
 
-import csv
 import datetime
-import glob
-import json
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from xql.data.reading import once, require_file, require_room
-from xql.data.tables import broken, from_lines, require_once
-from xql.errors import InputError, MissingExtra, nearest, require
+from xql.errors import InputError
 
-Kind = Literal["number", "label", "time"]
-TABLE = "table"
-"""What messages call a table that comes from no file."""
-TABLES = (".csv", ".parquet", ".jsonl", ".ndjson")
+Kind = Literal["number", "label", "decision", "time"]
+"""What a column is read as. A decision is a number, or a label where no cell is a number."""
 MISSING = ("", "na", "n/a", "nan", "null", "none")
 """Texts that stand for no number, in small letters."""
+MARKS = ("?", "-", "--", ".", "#n/a", "#na", "missing", "unknown", "undefined", "nil", "n.a.")
+"""Texts that often stand for a missing value and may be meant, in small letters."""
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
-class Table(NamedTuple):
-    """A table whose columns are not read yet."""
+class Markers(NamedTuple):
+    """What stands for a missing value in a table, beside empty cells and the texts of `MISSING`.
 
-    where: str
-    """The file's path, for messages."""
-    names: tuple[str, ...]
-    """Of all columns, in the table's order."""
-    read: Callable[[Mapping[str, Kind]], dict[str, np.ndarray]]
-    """Reads some columns, each as the kind that is asked for."""
-
-
-def open_tables(source: Any) -> list[Table]:
-    """The tables of a source: files, a pattern such as "logs/*.csv", frames, or a list of these.
-
-    The files that a pattern matches come in the order of their names.
-
-    Raises:
-        InputError: there is none, or it cannot be read.
-        MissingExtra: a Parquet file, and pyarrow is not installed.
+    In columns of numbers a marker is compared as a number where it is one; texts are compared
+    without regard to capitals.
     """
-    if isinstance(source, list | tuple):
-        found = [table for one in source for table in open_tables(one)]
-        if not found:
-            raise InputError("there is no table", hint="give at least one file or data frame")
-        return found
-    if isinstance(source, str | os.PathLike):
-        return [_open_file(path) for path in _matching(os.fspath(source))]
-    if isinstance(source, Mapping):
-        return [_open_frame(source, list(source))]
-    if hasattr(source, "collect"):  # polars, before a query has run
-        hint = "call its collect() first"
-        raise InputError(f"a {type(source).__name__} has no values yet", hint=hint)
-    # pandas and polars have `columns`, pyarrow `column_names`; none of them need be installed.
-    names = getattr(source, "column_names", getattr(source, "columns", None))
-    if names is None:
-        hint = "give files, a data frame, or a mapping of columns"
-        raise InputError(f"a {type(source).__name__} is no table", hint=hint)
-    return [_open_frame(source, list(names))]
+
+    given: tuple[str, ...] = ()
+    """Such as "-999" for all columns, or "flow=-1" for one."""
+
+    def of(self, name: str) -> frozenset[str]:
+        """Those of a column, as `marker` writes them."""
+        own = f"{name}="
+        return frozenset(
+            marker(one.removeprefix(own))
+            for one in self.given
+            if one.startswith(own) or "=" not in one
+        )
 
 
-def _matching(text: str) -> list[Path]:
-    path = Path(text).expanduser()
-    if not glob.has_magic(text) or path.exists():
-        return [path]
-    found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-    if not found:
-        raise InputError("no file matches", where=text, hint="check the path")
-    return [Path(one) for one in found]
+NO_MARKERS = Markers()
 
 
-def _open_file(path: Path) -> Table:
-    siblings = [file.name for file in path.parent.glob("*") if file.suffix in TABLES]
-    require_file(path, nearest(path.name, siblings) if siblings else "check the path")
-    opener = {".csv": _open_csv, ".parquet": _open_parquet}.get(path.suffix.lower(), _open_json)
-    if path.suffix.lower() not in TABLES:
-        hint = f"a table's name must end in one of {', '.join(TABLES)}"
-        raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), hint=hint)
+def marker(value: Any) -> str:
+    """A cell as markers are compared: -999.0 is -999, and NA is na."""
+    text = str(value).strip().lower()
     try:
-        table = opener(path)
-    except InputError:
-        raise
-    except Exception as error:  # a damaged file raises whatever the part that trips over it does
-        raise _unread(path, error) from None
-
-    def read(kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
-        try:
-            return table.read(kinds)
-        except InputError:
-            raise
-        except Exception as error:  # as above
-            raise _unread(path, error) from None
-
-    return table._replace(read=read)
+        return repr(float(text))
+    except ValueError:
+        return text
 
 
-def _unread(path: Path, error: Exception) -> Exception:
-    if isinstance(error, MissingExtra):
-        return error
-    if isinstance(error, UnicodeDecodeError):
-        hint = "save it as UTF-8 (in Excel, as 'CSV UTF-8')"
-        return InputError("it is not UTF-8 text", where=str(path), hint=hint)
-    return broken(path, path.suffix[1:], error)
-
-
-def _open_csv(path: Path) -> Table:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        first = file.readline()
-        found = re.search(r"[;\t]", first)
-        between = found[0] if found and "," not in first else ","
-        file.seek(0)
-        header = next(csv.reader(file, delimiter=between, skipinitialspace=True), [])
-
-    def read(kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
-        def parse(cells: Sequence[str], name: str, first: int, where: str) -> np.ndarray:
-            return parsed(kinds[name], np.asarray(cells, object), name, where, first)
-
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, delimiter=between, skipinitialspace=True)
-            return from_lines(lines, list(kinds), str(path), parse, exact=True)
-
-    return Table(str(path), tuple(header), read)
-
-
-def _open_parquet(path: Path) -> Table:
-    parquet = require("pyarrow.parquet", "parquet")
-    names = parquet.read_schema(path).names
-
-    def read(kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
-        require_once(names, kinds, str(path))
-        rows = parquet.read_metadata(path).num_rows
-        require_room({path.name: (8 * rows * len(kinds), 8 * rows * len(kinds))}, str(path))
-        table = parquet.read_table(path, columns=list(kinds))
-        found = {}
-        for name, kind in kinds.items():
-            values = table[name]
-            if str(values.type).startswith("dictionary"):
-                values = values.cast(values.type.value_type)
-            cells = np.asarray(values.to_numpy(zero_copy_only=False))
-            found[name] = parsed(kind, cells, name, str(path))
-        return found
-
-    return Table(str(path), tuple(names), read)
-
-
-def _open_json(path: Path) -> Table:
-    """JSON Lines: one object in each line; a key that a line lacks is missing there."""
-    rows: list[dict[str, Any]] = []
-    with path.open(encoding="utf-8-sig") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line, object_pairs_hook=once)
-            except (ValueError, RecursionError) as error:
-                what = f"row {len(rows)} is no JSON ({str(error)[:80]})"
-                hint = "write one object in each line"
-                raise InputError(what, where=str(path), hint=hint) from None
-            if not isinstance(value, dict):
-                hint = 'write each row as {"name": value, ...}'
-                raise InputError(f"row {len(rows)} is no JSON object", where=str(path), hint=hint)
-            rows.append(value)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-
-    def read(kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
-        return {
-            name: parsed(kind, _objects([row.get(name) for row in rows]), name, str(path))
-            for name, kind in kinds.items()
-        }
-
-    return Table(str(path), tuple(names), read)
-
-
-def _open_frame(frame: Any, names: list[Any]) -> Table:
-    own = {str(name): name for name in names}
-
-    def read(kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
-        require_once([str(name) for name in names], kinds, TABLE)
-        return {name: parsed(kind, frame[own[name]], name, TABLE) for name, kind in kinds.items()}
-
-    return Table(TABLE, tuple(map(str, names)), read)
-
-
-def parsed(kind: Kind, values: Any, name: str, where: str, first: int = 0) -> np.ndarray:
+def parsed(
+    kind: Kind,
+    values: Any,
+    name: str,
+    where: str,
+    first: int = 0,
+    markers: Markers = NO_MARKERS,
+) -> np.ndarray:
     """A column as what it is to be.
 
     Args:
@@ -200,15 +70,22 @@ def parsed(kind: Kind, values: Any, name: str, where: str, first: int = 0) -> np
         name: the column's, for messages.
         where: the table, for messages.
         first: the row of the first cell.
+        markers: what stands for a missing value.
 
     Raises:
         InputError: a cell is nothing of the kind; named by its row.
     """
-    reader: Callable[..., np.ndarray] = {"number": numbers, "label": labels, "time": times}[kind]
-    return reader(values, name, where, first)
+    readers: dict[Kind, Callable[..., np.ndarray]] = {
+        "number": numbers,
+        "label": labels,
+        "decision": decisions,
+        "time": times,
+    }
+    return readers[kind](values, name, where, first, markers.of(name))
 
 
-def _objects(values: Sequence[Any]) -> np.ndarray:
+def objects(values: Sequence[Any]) -> np.ndarray:
+    """An array with one object in each row, whatever the objects are."""
     cells = np.empty(len(values), object)
     for index, value in enumerate(values):  # numpy would make two axes of lists of one length
         cells[index] = value
@@ -216,7 +93,7 @@ def _objects(values: Sequence[Any]) -> np.ndarray:
 
 
 def _array(values: Any, name: str, where: str) -> np.ndarray:
-    cells = np.asarray(values if not isinstance(values, list | tuple) else _objects(values))
+    cells = np.asarray(values if not isinstance(values, list | tuple) else objects(values))
     if cells.ndim != 1:
         hint = "give one value in each row"
         raise InputError(f"{name} has {cells.ndim} axes", where=where, hint=hint)
@@ -232,11 +109,13 @@ def _is_missing(value: Any) -> bool:
     )
 
 
-def numbers(values: Any, name: str, where: str, first: int = 0) -> Float64[np.ndarray, " rows"]:
+def numbers(
+    values: Any, name: str, where: str, first: int = 0, markers: frozenset[str] = frozenset()
+) -> Float64[np.ndarray, " rows"]:
     """Cells as float64, NaN where there is none; true and false are 1 and 0."""
     cells = _array(values, name, where)
     if cells.dtype.kind in "fiub":
-        found = np.asarray(cells, np.float64)
+        found = np.array(cells, np.float64)
     else:
         cells = cells.astype(object)
         try:
@@ -244,45 +123,89 @@ def numbers(values: Any, name: str, where: str, first: int = 0) -> Float64[np.nd
             found = np.array([float(cell) for cell in cells], np.float64)
         except (TypeError, ValueError, OverflowError):
             rows = enumerate(cells, first)
-            found = np.array([_number(cell, row, name, where) for row, cell in rows], np.float64)
+            read = [_number(cell, row, name, where, markers) for row, cell in rows]
+            found = np.array(read, np.float64)
+    if markers:
+        # A column of float32 holds what float32 makes of a marker.
+        single = cells.dtype == np.float32
+        known = [float(one) for one in markers if _is_number(one)]
+        found[np.isin(found, np.asarray(known, np.float32 if single else np.float64))] = np.nan
     if np.isinf(found).any():
         row = first + int(np.argmax(np.isinf(found)))
         raise InputError(f"{name} is infinite in row {row}", where=where, hint="fix that row")
     return found
 
 
-def _number(cell: Any, row: int, name: str, where: str) -> float:
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(cell: Any, row: int, name: str, where: str, markers: frozenset[str]) -> float:
     if _is_missing(cell):
         return np.nan
     word = cell.strip().lower() if isinstance(cell, str) else cell
-    if word in MISSING:
+    if isinstance(word, str) and (word in MISSING or marker(word) in markers):
         return np.nan
     try:
-        return float({"true": 1, "false": 0}.get(word, word))
+        return float({"true": 1, "false": 0}.get(word, word) if isinstance(word, str) else word)
     except (TypeError, ValueError, OverflowError):
-        hint = f"write a number; a category of the observation needs `categorical={name}`"
-        if isinstance(word, str) and re.fullmatch(r"[-+]?[\d.]*,\d+", word):
-            hint = "write numbers with a decimal point"
-        elif not isinstance(word, str):
+        hint = f"write a number; a column of categories needs `categorical={name}`"
+        if not isinstance(word, str):
             hint = "give one number in each row"
+        elif word in MARKS:
+            hint = f"if it stands for a missing value, choose `missing_values={cell.strip()}`"
+        elif re.fullmatch(r"[-+]?[\d.,'\s]*\d", word):
+            hint = "write numbers with a decimal point and without separators of thousands"
         shown = repr(cell)[:40]
         raise InputError(f"{name} is {shown} in row {row}", where=where, hint=hint) from None
 
 
-def labels(values: Any, name: str, where: str, first: int = 0) -> Shaped[np.ndarray, " rows"]:
-    """Cells as texts, None where there is none. A number is the same label as its text: 1, 1.0."""
+def labels(
+    values: Any, name: str, where: str, first: int = 0, markers: frozenset[str] = frozenset()
+) -> Shaped[np.ndarray, " rows"]:
+    """Cells as texts, None where there is none.
+
+    A number is the same label as its text, 1 and 1.0, and so is a truth value: true and True.
+    """
     cells = _array(values, name, where)
-    return _objects([_label(cell) for cell in cells.astype(object)])
+    found = [_label(cell) for cell in cells.astype(object)]
+    if markers:
+        found = [None if text is None or marker(text) in markers else text for text in found]
+    return objects(found)
 
 
 def _label(cell: Any) -> str | None:
     if _is_missing(cell):
         return None
     text = re.sub(r"^([-+]?\d+)\.0*$", r"\1", str(cell).strip())
+    if text.lower() in ("true", "false"):
+        return text.lower()
     return text or None
 
 
-def times(values: Any, name: str, where: str, first: int = 0) -> Shaped[np.ndarray, " rows"]:
+def decisions(
+    values: Any, name: str, where: str, first: int = 0, markers: frozenset[str] = frozenset()
+) -> Shaped[np.ndarray, " rows"]:
+    """Cells as `numbers`, or as `labels` where they are texts and none of them is a number."""
+    cells = _array(values, name, where)
+    try:
+        return numbers(cells, name, where, first, markers)
+    except InputError:
+        found = labels(cells, name, where, first, markers)
+        if all(isinstance(cell, str) or _is_missing(cell) for cell in cells) and not any(
+            _is_number(text) for text in found if text is not None
+        ):
+            return found
+        raise
+
+
+def times(
+    values: Any, name: str, where: str, first: int = 0, markers: frozenset[str] = frozenset()
+) -> Shaped[np.ndarray, " rows"]:
     """Cells as numbers, or ISO 8601 dates as datetime64 in UTC.
 
     Raises:
@@ -296,6 +219,9 @@ def times(values: Any, name: str, where: str, first: int = 0) -> Shaped[np.ndarr
         cells = cells.astype(object)
         empty = [_is_missing(cell) or str(cell).strip().lower() in MISSING for cell in cells]
         missing = np.array(empty, bool)
+    if markers:
+        marked = np.array([marker(cell) in markers for cell in cells], bool)
+        missing = marked if missing is None else missing | marked
     if missing is not None and missing.any():
         row = first + int(np.argmax(missing))
         more = f" and {missing.sum() - 1} more" * bool(missing.sum() > 1)
@@ -320,6 +246,8 @@ def times(values: Any, name: str, where: str, first: int = 0) -> Shaped[np.ndarr
             )
         except ValueError:
             hint = "write numbers, or dates as 2024-03-01T12:00:00"
+            if re.fullmatch(r"[-+]?\d+,\d+", str(cell).strip()):
+                hint = "write numbers with a decimal point"
             shown = repr(cell)[:40]
             raise InputError(f"{name} is {shown} in row {row}", where=where, hint=hint) from None
         zones.add(moment.tzinfo is not None)

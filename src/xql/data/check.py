@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64, UInt64
 from xql.data.columns import TableColumns
 from xql.data.dataset import Dataset
 from xql.data.moves import displacement
+from xql.data.sentinels import suspicious_numbers
 from xql.errors import InputError
 
 Severity = Literal["error", "warning", "note"]
@@ -42,6 +43,7 @@ def check_dataset(dataset: Dataset) -> list[Finding]:
         *_rewards(dataset),
         *_endings(dataset),
         *_constant_columns(dataset),
+        *_sentinels(dataset),
         # What was found in the table that it was made of.
         *(Finding(*finding) for finding in dataset.metadata.get("findings", ())),
     ]
@@ -323,6 +325,19 @@ def _endings(dataset: Dataset) -> list[Finding]:
     if not terminated.any():
         return [Finding("note", "no episode terminates", "terminated", "fine for endless tasks")]
     return []
+
+
+def _sentinels(dataset: Dataset) -> list[Finding]:
+    """Codes for a missing value, such as -999; of a table, its conversion has said so already."""
+    if dataset.metadata.get("columns") is not None:
+        return []
+    found = []
+    for index, column in enumerate(dataset.observations.T):
+        for number, count in suspicious_numbers(column):
+            what = f"an observation is {number:.10g} in {count:,} rows, far from all others"
+            hint = "if it means that nothing was measured, fill it or drop these rows"
+            found.append(Finding("warning", what, f"column {index}", hint))
+    return found
 
 
 def _constant_columns(dataset: Dataset) -> list[Finding]:

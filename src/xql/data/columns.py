@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float32, Shaped
 
-from xql.data.cells import labels, numbers
+from xql.data.cells import Markers, labels, numbers
 from xql.data.reading import is_number
 from xql.errors import InputError, brief, nearest
 
@@ -70,6 +70,10 @@ class TableColumns:
     truncated: str | None = None
     missing: str = "error"
     """What was done about missing values; see `xql.data.convert.open_table`."""
+    missing_values: tuple[str, ...] = ()
+    """What stands for one, likewise."""
+    reward_at: str = "same"
+    """Whose action a row's reward is of, likewise."""
     files: tuple[str, ...] = ()
     """The names of the files, without their folders."""
 
@@ -80,7 +84,7 @@ class TableColumns:
 
     @property
     def action_size(self) -> int:
-        """The length of one flat action."""
+        """The length of one flat action; of a category, how many there are."""
         return sum(column.size for column in self.action)
 
     def names(self, part: Literal["observation", "action"]) -> list[str]:
@@ -103,12 +107,13 @@ class TableColumns:
             InputError: a column is not there, a value is missing or no number, or a category was
                 not in the table.
         """
-        parts, one = [], False
+        parts, one, markers = [], False, Markers(self.missing_values)
         for column in self.observation:
             given = _given(row, column.name)
             one = np.ndim(given) == 0
             read: Callable[..., np.ndarray] = labels if column.categories else numbers
-            values = read(np.asarray([given], object) if one else given, column.name, POLICY)
+            cells = np.asarray([given], object) if one else given
+            values = read(cells, column.name, POLICY, 0, markers.of(column.name))
             lacking = values == None if column.categories else np.isnan(values)  # noqa: E711
             if np.any(lacking):
                 hint = "fill it as the table was filled, such as with its last value"
@@ -120,13 +125,40 @@ class TableColumns:
         rows = np.concatenate(parts, axis=1)
         return rows[0] if one else rows
 
-    def decode(self, actions: Float[np.ndarray, "*batch action"]) -> dict[str, Any]:
-        """Flat actions by the names of their columns: numbers, or arrays for a batch."""
+    def decode(self, actions: Shaped[np.ndarray, "..."] | np.integer[Any]) -> dict[str, Any]:
+        """Actions by the names of their columns: numbers and texts, or arrays for a batch.
+
+        Args:
+            actions: as a policy gives them: float [*batch, action], or the numbers of categories,
+                whole [*batch].
+        """
         named: dict[str, Any] = {}
+        if self.action[0].categories:
+            return {self.action[0].name: np.array(self.action[0].categories, object)[actions]}
+        actions = np.asarray(actions)
         for place, column in enumerate(self.action):
             values = np.asarray(actions[..., place], np.float64) + column.offset
             named[column.name] = float(values) if np.ndim(values) == 0 else values
         return named
+
+    def require_same(self, other: "TableColumns", where: str) -> None:
+        """Check that another table's numbers mean the same.
+
+        Args:
+            other: the other table's columns.
+            where: the other table, for the message.
+
+        Raises:
+            InputError: names, categories or offsets differ.
+        """
+        for part in ("observation", "action"):
+            ours, theirs = getattr(self, part), getattr(other, part)
+            if ours != theirs:
+                pairs = zip(ours, theirs, strict=False)
+                name = next((one.name for one, its in pairs if one != its), "the last column")
+                what = f"its {part} is not as in the data that the run learned from: {name} differs"
+                hint = "convert it with `like=` and that data"
+                raise InputError(what, where=where, hint=hint)
 
     def to_dict(self) -> dict[str, Any]:
         """The same in plain values, for YAML or JSON."""
@@ -144,9 +176,11 @@ class TableColumns:
             known[name] = tuple(_column(one, where) for one in _list(known.get(name), name, where))
             if not known[name]:
                 raise _damaged(f"it names no {name}", where)
-        known["files"] = tuple(_list(known.get("files", ()), "files", where))
+        lists = ("files", "missing_values")
+        for name in lists:
+            known[name] = tuple(_list(known.get(name, ()), name, where))
         for name, value in known.items():
-            texts = value if name == "files" else (value,)
+            texts = value if name in lists else (value,)
             optional = name in ("episode", "time", "terminated", "truncated")
             if name not in ("observation", "action") and not all(
                 isinstance(text, str) or (optional and text is None) for text in texts

@@ -17,7 +17,14 @@ from gymnasium import spaces
 
 from xql.data.actions import Discrete, action_spec
 from xql.data.dataset import Dataset, Episode, empty
-from xql.data.flatten import flat_layout, leaves, require_vectors, select_keys
+from xql.data.flatten import (
+    flat_layout,
+    is_choice,
+    leaves,
+    one_hot,
+    require_vectors,
+    select_keys,
+)
 from xql.data.minari_metadata import Metadata, again, damaged, local_root, read_metadata
 from xql.data.reading import require_file, require_files, require_room
 from xql.data.schema import check_finite
@@ -225,6 +232,7 @@ def _read(opened: _Opened, space: Any, finite: bool) -> Dataset:
     """Fill the arrays episode by episode; each piece goes straight to its place."""
     name, where = opened.name, f"minari:{opened.name}"
     layout = flat_layout(space)
+    choices_of = {path: leaf for path, leaf in leaves(space) if is_choice(leaf)}
     steps, count = opened.metadata.total_steps, opened.metadata.total_episodes
     if count == 0:
         raise InputError("there is no episode", where=where, hint="take another dataset")
@@ -258,6 +266,9 @@ def _read(opened: _Opened, space: Any, finite: bool) -> Dataset:
                 what = f"episode {len(lengths)} has {length} steps and {number} of '{path}'"
                 hint = "an episode needs one observation more than steps"
                 raise InputError(what, where=where, hint=hint)
+            if path in choices_of:
+                shown = f"{here}: its observation{f' {path!r}' if path else ''}"
+                part = one_hot(choices_of[path], part, shown)
             if part.size != (length + 1) * size or part.dtype.kind not in "fiub":
                 what = f"'{path}' of episode {len(lengths)} is {part.dtype} of shape {part.shape}"
                 hint = f"its space says {size} numbers a row"

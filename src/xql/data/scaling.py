@@ -259,10 +259,10 @@ def _auto(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Standardise if the columns differ in scale, but for those that this would not serve.
 
     They differ in scale if their standard deviations, and 1, lie more than `WIDEST` apart, or a
-    mean lies further than that from 0. Columns that are constant, have two values (one-hot) or
-    seldom move are never scaled up: within ±`LARGEST` they stay as they are, beyond it their mean
-    is subtracted and a deviation above 1 divided out. Goals, and positions to compare them with,
-    keep their common coordinates.
+    mean lies further than that from 0; and where the data was made of a table of one's own.
+    Columns that are constant, have two values (one-hot) or seldom move are never scaled up: within
+    ±`LARGEST` they stay as they are, beyond it their mean is subtracted and a deviation above 1
+    divided out. Goals, and positions to compare them with, keep their common coordinates.
     """
     table = dataset.observations
     mean, deviation = _moments(table)
@@ -273,6 +273,8 @@ def _auto(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     ordinary = ~special & ~goals
     spread = [1.0, *deviation[ordinary]]
     apart = max(spread) > WIDEST * min(spread) or (np.abs(mean[ordinary]) > WIDEST).any()
+    # A table is in units of its own: a temperature of 45 ± 3 alone saturates a network's tanh.
+    apart = apart or dataset.metadata.get("columns") is not None
     large = special & ~goals & (np.maximum(-low, high) > LARGEST)
     divisor = np.where(special, np.maximum(deviation, 1.0), _floored(deviation))
     changed = large | (ordinary & apart)

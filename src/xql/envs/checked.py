@@ -1,5 +1,7 @@
 """Somebody's environment, called with care: whatever it does wrong is one line that names it."""
 
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -47,15 +49,11 @@ def reset(
     """
     try:
         result = env.reset() if seed is None else env.reset(seed=seed)
-    except (InputError, MissingExtra):
+    except (InputError, MissingExtra, EnvironmentFault):
         raise  # ours, and in one line already
     except Exception as error:
         raise _raised(env, "reset", error) from error
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise EnvironmentFault(
-            f"reset returned {_kind(result)}, not (observation, info)", where=name_of(env)
-        )
-    observation = _observation(env, result[0])
+    observation = _observation(env, require_tuple(env, "reset", result)[0])
     if not np.isfinite(observation).all():
         how = "" if seed is None else f" with the seed {seed}"
         raise EnvironmentFault(f"reset{how} gave {_wrong(observation)}", where=name_of(env))
@@ -70,22 +68,21 @@ def step(env: gymnasium.Env[Any, Any], action: Any) -> Step:
     """
     try:
         result = env.step(action)
-    except (InputError, MissingExtra):
+    except (InputError, MissingExtra, EnvironmentFault):
         raise
     except Exception as error:
         raise _raised(env, "step", error) from error
-    if not isinstance(result, tuple) or len(result) != 5:
-        raise EnvironmentFault(
-            f"step returned {_kind(result)}, not (observation, reward, terminated, truncated, "
-            "info)",
-            where=name_of(env),
-        )
-    observation, reward, terminated, truncated, info = result
+    observation, reward, terminated, truncated, info = require_tuple(env, "step", result)
     number = np.asarray(reward)
     if number.ndim != 0 or number.dtype.kind not in "fiub":
         raise EnvironmentFault(
             f"its reward is {_kind(reward)}", where=name_of(env), hint="return one plain number"
         )
+    for word, flag in (("terminated", terminated), ("truncated", truncated)):
+        if np.ndim(flag) or np.asarray(flag).dtype.kind not in "biuf":
+            raise EnvironmentFault(
+                f"its {word} is {_kind(flag)}", where=name_of(env), hint="return True or False"
+            )
     return Step(
         _observation(env, observation),
         float(number),
@@ -93,6 +90,59 @@ def step(env: gymnasium.Env[Any, Any], action: Any) -> Step:
         bool(truncated),
         info if isinstance(info, dict) else {},
     )
+
+
+_RETURNS = {
+    "reset": ("observation", "info"),
+    "step": ("observation", "reward", "terminated", "truncated", "info"),
+}
+
+
+def require_tuple(env: gymnasium.Env[Any, Any], call: str, result: Any) -> tuple[Any, ...]:
+    """What `reset` or `step` returned, where it has as many parts as it must.
+
+    Raises:
+        EnvironmentFault: it has not, as of an environment of the old gym.
+    """
+    names = _RETURNS[call]
+    if isinstance(result, tuple) and len(result) == len(names):
+        return result
+    raise _not_parts(env, call, _kind(result))
+
+
+def _not_parts(env: gymnasium.Env[Any, Any], call: str, kind: str) -> EnvironmentFault:
+    what = f"{call} returned {kind}, not ({', '.join(_RETURNS[call])})"
+    old = call == "step" and kind == "a tuple of 4"
+    hint = "the old gym did so; say terminated and truncated apart" if old else ""
+    return EnvironmentFault(what, where=name_of(env), hint=hint)
+
+
+def require_alike(copies: Sequence[gymnasium.Env[Any, Any]]) -> None:
+    """Check that several copies are environments of their own with the same spaces.
+
+    Raises:
+        EnvironmentFault: they are not.
+    """
+    first = copies[0]
+    for other in copies[1:]:
+        if other.unwrapped is first.unwrapped:
+            raise EnvironmentFault(
+                "what makes it gives the same instance again",
+                where=name_of(first),
+                hint="make a new one with every call",
+            )
+        for name in ("observation_space", "action_space"):
+            one, two = getattr(first, name), getattr(other, name)
+            if one != two:
+                raise EnvironmentFault(
+                    f"two copies differ in their {name}: {_shape(one)} and {_shape(two)}",
+                    where=name_of(first),
+                    hint="make every copy with the same arguments",
+                )
+
+
+def _shape(space: Any) -> str:
+    return " ".join(str(space).split())[:80]
 
 
 def success(info: dict[str, Any]) -> bool | None:
@@ -124,6 +174,10 @@ def _wrong(observation: Float32[np.ndarray, " observation"]) -> str:
 
 
 def _raised(env: gymnasium.Env[Any, Any], call: str, error: Exception) -> EnvironmentFault:
+    # A wrapper of Gymnasium's fails to take apart what the environment below it returned.
+    found = re.search(r"unpack.*expected (\d)(?:, got (\d))?", str(error))
+    if found and int(found[1]) == len(_RETURNS[call]):
+        return _not_parts(env, call, f"a tuple of {found[2]}" if found[2] else "something else")
     text = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
     return EnvironmentFault(f"{call} raised {reason}", where=name_of(env))

@@ -7,10 +7,11 @@ import functools
 import importlib
 import io
 import json
-import math
 import re
+import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,15 +20,33 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from jaxtyping import Float32
 
 from xql.data.actions import ActionSpec, action_spec
-from xql.data.flatten import flatten_observation, leaves, require_vectors, select_keys
+from xql.data.flatten import (
+    flat_bounds,
+    flat_size,
+    flatten_observation,
+    is_choice,
+    leaves,
+    require_vectors,
+    select_keys,
+)
 from xql.data.reading import parse_json
+from xql.envs import checked
 from xql.envs.antmaze import ANTMAZES, one_goal_spec
 from xql.envs.control import PREFIX, control_spec
 from xql.envs.dmsd import DMSD_ID, dmsd_spec
+from xql.envs.given import Simulator, making, takes_render_mode
 from xql.envs.goal_ant import GOAL_ANT, goal_ant_spec
 from xql.envs.render import aim_camera, choose_renderer, drawing
 from xql.envs.safety_half_cheetah import SAFETY_HALF_CHEETAH, safety_half_cheetah_spec
-from xql.errors import InputError, MissingExtra, missing_extra, nearest, require
+from xql.errors import (
+    EnvironmentFault,
+    InputError,
+    MissingExtra,
+    missing_extra,
+    nearest,
+    reason,
+    require,
+)
 
 # D4RL's names for its tasks, which people type from habit, and the simulator of each today.
 _D4RL = {
@@ -47,6 +66,7 @@ _D4RL = {
     "walker2d": "Walker2d-v5",
     "ant": "Ant-v5",
 }
+_CHOOSE = "gymnasium.wrappers.FilterObservation(env, {})"
 _ROBOTICS = ("PointMaze", "AntMaze", "AdroitHand", "FrankaKitchen", "Fetch", "Hand")
 
 
@@ -54,8 +74,10 @@ class FlatObservation(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
     """The same environment, its observation one float32 vector.
 
     A dictionary is laid out as `xql.data.flatten.flatten_observation` does it for data: keys in
-    alphabetical order, depth first, each array raveled in C order.
+    alphabetical order, depth first, each array raveled in C order, a choice as a one-hot row.
     """
+
+    _space: Any = None  # with choices among its leaves; else no state is to be saved of it
 
     def __init__(
         self, env: gymnasium.Env[Any, Any], keys: tuple[str, ...] | None, where: str
@@ -63,16 +85,60 @@ class FlatObservation(gymnasium.ObservationWrapper[np.ndarray, Any, Any]):
         super().__init__(env)
         space = select_keys(env.observation_space, keys, where=where)
         self._keys = keys
-        size = _flat_size(space, where)
+        require_vectors(space, where, _CHOOSE)
+        size = sum(flat_size(leaf) for _, leaf in leaves(space))
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        if any(is_choice(leaf) for _, leaf in leaves(space)):
+            self._space = space
+
+    def reset(self, **kwargs: Any) -> Any:
+        """As of any environment, where the one below gives what it must."""
+        result: Any = self.env.reset(**kwargs)
+        observation, info = checked.require_tuple(self, "reset", result)
+        return self.observation(observation), info
+
+    def step(self, action: Any) -> Any:
+        """As of any environment, where the one below gives what it must."""
+        result: Any = self.env.step(action)
+        observation, *rest = checked.require_tuple(self, "step", result)
+        return (self.observation(observation), *rest)
 
     def observation(self, observation: Any) -> Float32[np.ndarray, " observation"]:
-        """The flat float32 vector of one observation; a copy, since simulators reuse theirs."""
-        return np.array(flatten_observation(select_keys(observation, self._keys)))
+        """The flat float32 vector of one observation; a copy, since simulators reuse theirs.
+
+        Raises:
+            EnvironmentFault: it is nothing of the space.
+        """
+        try:
+            flat = flatten_observation(select_keys(observation, self._keys), self._space)
+        except (InputError, TypeError, ValueError) as error:
+            raise EnvironmentFault(
+                f"its observation cannot be read ({reason(error)})",
+                where=checked.name_of(self),
+                hint="return what its observation_space says",
+            ) from error
+        return np.array(flat)
+
+    def outside(self, flat: Float32[np.ndarray, " observation"]) -> str:
+        """Where a flat observation lies outside of the bounds of the space, in words; else ""."""
+        space = select_keys(self.env.observation_space, self._keys)
+        low, high = (
+            np.concatenate(bounds)
+            for bounds in zip(*(flat_bounds(leaf) for _, leaf in leaves(space)), strict=True)
+        )
+        slack = 1e-6 * np.maximum(1.0, np.abs(flat))
+        beyond = np.flatnonzero((flat < low - slack) | (flat > high + slack))
+        if not len(beyond):
+            return ""
+        at = beyond[0]
+        return (
+            f"its observation is {flat[at]:g} in column {at}, and its space says "
+            f"[{low[at]:g}, {high[at]:g}]: it is taken as it is"
+        )
 
 
 def make_environment(
-    spec: str,
+    spec: str | Simulator,
     *,
     keys: tuple[str, ...] | None = None,
     max_episode_steps: int | None = None,
@@ -84,9 +150,10 @@ def make_environment(
     Args:
         spec: a Gymnasium id with its version ("AdroitHandDoor-v1", "PointMaze_Medium-v3"), a task
             of DeepMind Control ("dm_control/hopper-hop"), "module:id" (the module is imported
-            first), or the JSON of an `EnvSpec`; without an entry point, that of the registered
-            environment of its id. An entry point is imported and called: an environment that a file
-            names must come through `xql.envs.trusted` first.
+            first), "module:name" of a class or function that makes one, or the JSON of an
+            `EnvSpec`; without an entry point, that of the registered environment of its id. Modules
+            are imported and entry points called: an environment that a file names must come through
+            `xql.envs.trusted` first. Or a `Simulator`, which the user gave.
         keys: the keys of a dictionary observation to keep ("observation", "desired_goal/kettle");
             all without it.
         max_episode_steps: the time limit in steps; the environment's own without it.
@@ -100,38 +167,96 @@ def make_environment(
 
     Raises:
         InputError: an unknown or retired id, unreadable JSON, an argument that the environment does
-            not take, a module that is not installed, actions that are neither a flat Box nor a
-            Discrete, an observation that is not made of Boxes.
+            not take, a module that is not installed, a constructor that raises, actions that are
+            neither a flat Box nor a Discrete, an observation that is not made of Boxes and choices.
         MissingExtra: the environment needs this package's extra `mujoco`, which is not installed.
     """
     choose_renderer()
-    written = spec.lstrip().startswith("{")
-    described = _read_spec(spec) if written else registered(spec)
-    name = described.id if written else spec
-    if max_episode_steps is not None:
-        kwargs["max_episode_steps"] = max_episode_steps
+    if isinstance(spec, Simulator) and spec.factory is not None:
+        limit = spec.limit if max_episode_steps is None else max_episode_steps
+        name, env = spec.name, _from_factory(spec, limit, picture is not None, kwargs)
+    else:
+        text = spec.record if isinstance(spec, Simulator) else spec
+        name, env = _from_text(text, max_episode_steps, picture, kwargs)
+    try:
+        if picture is not None:
+            aim_camera(env)
+        for space in ("action_space", "observation_space"):
+            if not isinstance(getattr(env, space, None), gymnasium.Space):
+                what = f"its {space} is no space of Gymnasium's"
+                raise InputError(what, where=name, hint="set it where the environment is made")
+        action_spec(env.action_space, name, bounded=False)
+        return FlatObservation(env, keys, name)
+    except BaseException:
+        env.close()
+        raise
+
+
+def _from_text(
+    text: str, limit: int | None, picture: tuple[int, int] | None, kwargs: dict[str, Any]
+) -> tuple[str, gymnasium.Env[Any, Any]]:
+    """The name of an id or of the JSON of an `EnvSpec`, and its environment."""
+    written = text.lstrip().startswith("{")
+    described = _read_spec(text) if written else registered(text)
+    name = described.id if written else text
+    if limit is not None:
+        kwargs = kwargs | {"max_episode_steps": limit}
     if picture is not None:
         kwargs = drawing(described, picture) | kwargs
     try:
         with _quiet():
-            env = _gymnasium_make(described, name, kwargs)
-    except MissingExtra:
+            return name, _gymnasium_make(described, name, kwargs)
+    except (MissingExtra, EnvironmentFault):
         raise
     except Exception as error:
-        # One that is written out fails for its arguments, which a file may hold.
-        if not written:
-            raise
         fault = error if isinstance(error, InputError) else _cannot_be_made(name, error)
-        hint = f"{fault.hint}, or give another environment with `env`"
-        raise InputError(fault.what, where=fault.where, hint=hint) from None
-    if picture is not None:
-        aim_camera(env)
-    try:
-        action_spec(env.action_space, name, bounded=False)
-    except InputError:
+        # One that is written out fails for its arguments, which a file may hold.
+        hint = f"{fault.hint}, or give another environment with `env`" if written else fault.hint
+        cause = None if isinstance(error, InputError) else error
+        raise InputError(fault.what, where=fault.where, hint=hint) from cause
+
+
+def _from_factory(
+    given: Simulator, limit: int | None, drawn: bool, kwargs: dict[str, Any]
+) -> gymnasium.Env[Any, Any]:
+    """What a user's factory makes, within a time limit, and so that it can be drawn."""
+    assert given.factory is not None
+    if drawn and takes_render_mode(given.factory):
+        kwargs = {"render_mode": "rgb_array"} | kwargs
+    with _quiet():
+        env = making(given.name, given.factory, **kwargs)
+    if drawn and env.render_mode != "rgb_array":
         env.close()
-        raise
-    return FlatObservation(env, keys, name)
+        raise InputError(
+            "it cannot be drawn",
+            where=given.name,
+            hint="give an environment that was made with render_mode='rgb_array'",
+        )
+    return env if limit is None else gymnasium.wrappers.TimeLimit(env, limit)
+
+
+def try_out(env: gymnasium.Env[Any, Any]) -> list[str]:
+    """Play one step of an environment, so that its faults show before anything is trained.
+
+    Args:
+        env: as `make_environment` makes it.
+
+    Returns:
+        What to say of it.
+
+    Raises:
+        EnvironmentFault: it raised, or gave what no environment may.
+    """
+    first = checked.reset(env, seed=0)
+    env.action_space.seed(0)
+    taken = checked.step(env, env.action_space.sample())
+    if not taken.finite:
+        raise EnvironmentFault(f"its first step gave {taken.wrong}", where=checked.name_of(env))
+    notes = []
+    if isinstance(env, FlatObservation):
+        outside = env.outside(first) or env.outside(taken.observation)
+        notes = [f"{checked.name_of(env)}: {outside}"] if outside else []
+    return notes
 
 
 def check_fits(
@@ -177,14 +302,9 @@ def registered(name: str) -> EnvSpec:
     """
     module, colon, rest = name.partition(":")
     if colon and re.fullmatch(r"\w+(\.\w+)*", module):
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise InputError(
-                f"it needs the module {error.name}, which is not installed",
-                where=name,
-                hint="install it",
-            ) from None
+        makes = getattr(_imported(module, name), rest, None)
+        if rest not in gymnasium.registry and callable(makes):
+            return EnvSpec(id=name, entry_point=name)
         name = rest
     if name.startswith(PREFIX):
         with _quiet():
@@ -205,9 +325,55 @@ def registered(name: str) -> EnvSpec:
         except MissingExtra:
             if name.startswith(_ROBOTICS):
                 raise
+    if name not in gymnasium.registry and colon:
+        there = [one for one, spec in gymnasium.registry.items() if _is_of(spec, module)]
+        hint = nearest(name, there) if there else "register it there, or name a class of it"
+        raise InputError(f"there is no '{name}' in {module}", where="environment", hint=hint)
     if name not in gymnasium.registry:
         raise InputError(f"no environment '{name}'", where="environment", hint=_instead(name))
     return gymnasium.registry[name]
+
+
+def _is_of(spec: EnvSpec, module: str) -> bool:
+    package = module.partition(".")[0]
+    return entry_module(spec.entry_point).partition(".")[0] == package
+
+
+def _imported(module: str, name: str) -> Any:
+    """A module that the user named, which may lie in the current folder.
+
+    Raises:
+        InputError: it is not there, or raises where it is imported.
+    """
+    try:
+        with _quiet():
+            try:
+                return importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                here = str(Path.cwd())
+                if error.name != module.partition(".")[0] or here in sys.path:
+                    raise
+                # Last, so that nothing in this folder stands in for what is installed.
+                sys.path.append(here)
+                try:
+                    return importlib.import_module(module)
+                except ModuleNotFoundError:
+                    sys.path.remove(here)
+                    raise
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"it needs the module {error.name}, which is not installed",
+            where=name,
+            hint="install it",
+        ) from None
+    except (InputError, MissingExtra):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"importing {module} raised {type(error).__name__} ({reason(error)})",
+            where=name,
+            hint=f"python -c 'import {module}' shows where",
+        ) from error
 
 
 def entry_module(entry_point: Any) -> str:
@@ -364,15 +530,17 @@ def _gymnasium_make(
 
 def _cannot_be_made(name: str, error: Exception) -> InputError:
     return InputError(
-        f"the environment cannot be made ({str(error) or type(error).__name__})",
+        f"the environment cannot be made ({_said(error)})",
         where=name,
         hint="check its id and its arguments",
     )
 
 
-def _flat_size(space: Any, where: str) -> int:
-    require_vectors(space, where, "keys=")
-    return sum(math.prod(leaf.shape) for _, leaf in leaves(space))
+def _said(error: Exception) -> str:
+    """What Gymnasium or an assertion says, or what was raised; in one line."""
+    theirs = isinstance(error, AssertionError | gymnasium.error.Error)
+    text = " ".join(str(error).split())
+    return text[:300] if theirs and text else reason(error)
 
 
 @contextlib.contextmanager

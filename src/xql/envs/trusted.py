@@ -15,6 +15,7 @@ from typing import Any
 from gymnasium.envs.registration import EnvSpec
 
 from xql.data.reading import parse_json
+from xql.envs.given import PYTHON
 from xql.envs.make import entry_module, registered
 from xql.errors import InputError
 
@@ -64,11 +65,11 @@ def trusted_environment(text: str, trust: Sequence[str] = (), *, where: str) -> 
     described = _read(text, where)
     name: str = described["id"]
     shown = "".join(letter if letter.isprintable() else "?" for letter in name)[:80]
-    if ":" in name:
+    if ":" in name and name not in trust and not _within(name.partition(":")[0], trust):
         raise InputError(
             f"the environment '{shown}' names a module to import, which is not done for a file",
             where=where,
-            hint=_OTHER,
+            hint=f"where you trust it, say so with `trust=['{shown}']`; or {_OTHER}",
         )
     for package in trust:
         _import(package, trust)
@@ -82,7 +83,7 @@ def trusted_environment(text: str, trust: Sequence[str] = (), *, where: str) -> 
         ) from None
     module = entry_module(known.entry_point)
     package = module.partition(".")[0]
-    inside = any(f"{module}.".startswith(f"{each}.") for each in (*PACKAGES, *trust))
+    inside = _within(module, (*PACKAGES, *trust))
     if name not in trust and (name in _ANYTHING or not inside):
         raise InputError(
             f"the environment '{shown}' is of the package {package}, which is not trusted",
@@ -101,6 +102,10 @@ def trusted_environment(text: str, trust: Sequence[str] = (), *, where: str) -> 
     return json.dumps({"id": name, "kwargs": arguments, "max_episode_steps": limit})
 
 
+def _within(module: str, packages: Sequence[str]) -> bool:
+    return any(f"{module}.".startswith(f"{each}.") for each in packages)
+
+
 def _read(text: str, where: str) -> dict[str, Any]:
     if not text.lstrip().startswith("{"):
         return {"id": text}
@@ -108,9 +113,19 @@ def _read(text: str, where: str) -> dict[str, Any]:
         described = parse_json(text)
     except ValueError as error:
         raise _no_specification(str(error), where) from None
+    if isinstance(described, dict) and PYTHON in described:
+        raise _of_python(described[PYTHON], where)
     if not isinstance(described, dict) or not isinstance(described.get("id"), str):
         raise _no_specification("there is no id", where)
     return described
+
+
+def _of_python(name: Any, where: str) -> InputError:
+    return InputError(
+        f"its environment was given in Python ({str(name)[:80]}), and no run folder can make it",
+        where=where,
+        hint="give it again with `env`",
+    )
 
 
 def _no_specification(what: str, where: str) -> InputError:

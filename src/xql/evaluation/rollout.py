@@ -108,7 +108,12 @@ class Evaluator:
     """
 
     def __init__(
-        self, make: Callable[[], gymnasium.Env[Any, Any]], members: int, parallel: int = 10
+        self,
+        make: Callable[[], gymnasium.Env[Any, Any]],
+        members: int,
+        parallel: int = 10,
+        *,
+        alone: bool = False,
     ) -> None:
         """Make the environments.
 
@@ -118,24 +123,29 @@ class Evaluator:
                 `LONGEST_EPISODE` steps.
             members: the size of the population.
             parallel: environment copies for each member.
+            alone: whether `make` always gives the one instance that there is: it plays the episodes
+                of one member after another.
 
         Raises:
             InputError: the environment's observations are not flat, or its actions neither a flat
                 Box nor a Discrete.
+            EnvironmentFault: the copies are not alike.
         """
         if members < 1 or parallel < 1:
             raise InputError(
                 f"{members} members with {parallel} parallel environments", hint="give at least 1"
             )
-        self.members, self.parallel = members, parallel
+        self.members, self.parallel = members, 1 if alone else parallel
+        self._alone = alone
         self._slots: list[_Slot] = []
         try:
-            for index in range(members * parallel):
+            for index in range(1 if alone else members * parallel):
                 environment = make()
                 limit = time_limit(environment) or LONGEST_EPISODE
                 self._slots.append(_Slot(environment, *divmod(index, parallel), limit))
             first = self._slots[0].environment
             where = checked.name_of(first)
+            checked.require_alike([slot.environment for slot in self._slots])
             self.observation_size = _observation_size(first.observation_space, where)
             self.actions = action_spec(first.action_space, where, bounded=False)
         except BaseException:
@@ -167,12 +177,17 @@ class Evaluator:
 
         def start_next(slot: _Slot) -> None:
             episode = next(waiting[slot.member], None)
+            while self._alone and episode is None and slot.member + 1 < self.members:
+                observations[slot.member, slot.place] = 0.0
+                slot.member += 1
+                episode = next(waiting[slot.member], None)
             slot.episode = None
             observations[slot.member, slot.place] = (
                 0.0 if episode is None else slot.start(episode, seed)
             )
 
         for slot in self._slots:
+            slot.member = 0 if self._alone else slot.member
             start_next(slot)
         while playing := [slot for slot in self._slots if slot.episode is not None]:
             # A fresh copy: a device may read the array in place after the call has returned.
@@ -207,8 +222,16 @@ class Evaluator:
 
 
 def time_limit(env: gymnasium.Env[Any, Any]) -> int | None:
-    """The steps after which an environment truncates its episodes; None where it never does."""
-    return None if env.spec is None else env.spec.max_episode_steps
+    """The steps after which an environment truncates its episodes; None where it states none."""
+    if env.spec is not None:
+        return env.spec.max_episode_steps
+    layer: Any = env
+    while isinstance(layer, gymnasium.Wrapper):
+        if isinstance(layer, gymnasium.wrappers.TimeLimit):
+            limit: int = layer._max_episode_steps
+            return limit
+        layer = layer.env
+    return None
 
 
 def _observation_size(space: gymnasium.Space[Any], where: str) -> int:

@@ -1,8 +1,10 @@
 """Record one policy of a run as an mp4."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from xql.envs.given import Given
 from xql.envs.make import check_fits, make_environment
 from xql.errors import require, require_seed
 from xql.evaluation.rollout import EpisodeResult
@@ -36,7 +38,9 @@ def film_run(
     index: int = 0,
     episodes: int = 1,
     seed: int = 10_000,
-    env: str | None = None,
+    env: Given | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    episode_limit: int | None = None,
     label: str | None = None,
     trust: Sequence[str] = (),
     step: int | None = None,
@@ -50,7 +54,8 @@ def film_run(
         index: which member, in the order of config.yaml.
         episodes: how many, one after another.
         seed: the first one's; the default is that of training's own evaluations.
-        env: another environment than the run's own.
+        env, env_kwargs, episode_limit: as `xql.training.evaluate.evaluate_run` takes them. What is
+            given as an instance must have been made with render_mode="rgb_array".
         label: what to write in the frame; the agent's name without it.
         trust: packages and ids of environments that the run may name besides those of
             `xql.envs.trusted.PACKAGES`.
@@ -68,7 +73,9 @@ def film_run(
     folder = RunFolder.open(Path(run))
     require_seed(seed)
     config = folder.config
-    environment = config.require_environment(str(run), env, trust)
+    environment = config.require_environment(
+        str(run), env, trust, env_kwargs=env_kwargs, limit=episode_limit
+    )
     policy = load_policy(run, index, step)
     data = config.data
     keys = data.observation_keys

@@ -387,7 +387,7 @@ def load_checkpoint(
         folder: where checkpoints lie.
         step: which one, by step or by name.
         template: a state of the same structure and shapes, its leaves arrays or, but for random
-            keys that are needed, `jax.ShapeDtypeStruct`s; its values do not matter.
+            keys that are needed, of kind `jax.ShapeDtypeStruct`; its values do not matter.
         seeds: of the members that it must hold, where it says any: xql 0.1 wrote none.
         needed: the leaves to read, by their paths as `jax.tree_util.keystr` writes them; all where
             None. The others stay as they are in `template`, and the checkpoint's extra arrays,

@@ -20,6 +20,15 @@ from xql.agents.hyperparameters import to_dict as hyperparameters_to_dict
 from xql.data.actions import ActionSpec, Box, Discrete
 from xql.data.columns import TableColumns
 from xql.data.scaling import Scaling
+from xql.envs.given import (
+    NO_ENVIRONMENT,
+    Given,
+    Simulator,
+    arguments_in,
+    limit_in,
+    name_in,
+    simulator,
+)
 from xql.envs.trusted import trusted_environment
 from xql.errors import InputError, brief, printable
 from xql.evaluation.scores import Reference
@@ -125,6 +134,18 @@ class CheckpointPlan:
 
 
 DEFAULT_CHECKPOINTS = CheckpointPlan()
+
+
+def require_named(env_kwargs: Mapping[str, Any] | None, env: Any = None) -> None:
+    """Refuse arguments of an environment that the user does not name.
+
+    Raises:
+        InputError: there are some.
+    """
+    if env_kwargs and env is None:
+        raise InputError(
+            "`env_kwargs` are of an environment that is not named", hint="name it with `env`"
+        )
 
 
 def require_at_least(name: str, value: int, least: int) -> None:
@@ -244,7 +265,8 @@ class RunConfig:
     scaling: Scaling
     data: DataConfig
     environment: str | None
-    """Where the run is evaluated: an id, or the JSON of an `EnvSpec`."""
+    """Where the run is evaluated: an id, or the JSON of one with its arguments and its time limit;
+    or {"python": "its name"} where only the program that made the run can make it."""
     evaluation: EvaluationPlan = EvaluationPlan()
     checkpoints: CheckpointPlan = CheckpointPlan()
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -260,6 +282,9 @@ class RunConfig:
     trust: tuple[str, ...] = ()
     """Whose environments may be made besides `xql.envs.trusted.PACKAGES`; `environment` itself
     where the user named it. Never stored: a run folder says nothing of whom to trust."""
+    given: Simulator | None = None
+    """The environment as the user gave it where that is an instance or a factory. Never stored: it
+    is given again, or made from `environment`."""
     xql: str = __version__
     """The version that wrote it."""
     version: int = VERSION
@@ -325,21 +350,86 @@ class RunConfig:
         return index
 
     def require_environment(
-        self, where: str, env: str | None = None, trust: Sequence[str] = ()
-    ) -> str:
+        self,
+        where: str,
+        env: Given | None = None,
+        trust: Sequence[str] = (),
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+    ) -> Simulator:
         """What `make_environment` may make: `env`, or else the run's own environment.
 
         A run folder is a file: of its own environment only what `trusted_environment` lets pass.
+
+        Args:
+            where: the run, for messages.
+            env: as `xql.envs.given.simulator` takes it.
+            trust: whose environments the run may name.
+            env_kwargs: of `env`.
+            limit: the episode limit in steps; the environment's own where None.
 
         Raises:
             InputError: there is neither, or the run's own is not trusted.
             MissingExtra: the run's own needs an extra that is not installed.
         """
         if env is not None:
-            return env
+            return simulator(env, env_kwargs, limit)
+        require_named(env_kwargs)
+        if self.given is not None:
+            return self.given.limited(limit)
         if self.environment is None:
-            raise InputError("this run has no environment", where=where, hint="give one with `env`")
-        return trusted_environment(self.environment, (*self.trust, *trust), where=where)
+            hint = "give one with `env`; or judge it on logged data: xql ope RUN"
+            raise InputError("this run has no environment", where=where, hint=hint)
+        own = trusted_environment(self.environment, (*self.trust, *trust), where=where)
+        return Simulator(own).limited(limit)
+
+    def with_environment(
+        self, where: str, env: Given | None, env_kwargs: Mapping[str, Any] | None = None
+    ) -> "RunConfig":
+        """The configuration with its own environment named again by the user.
+
+        Arguments and time limit are those that the run has recorded.
+
+        Args:
+            where: the run, for messages.
+            env: its environment, which is then trusted; "none" for no more evaluations; None leaves
+                everything as it is.
+            env_kwargs: its arguments, which need not be given.
+
+        Raises:
+            InputError: it is another one, or the run has none.
+        """
+        require_named(env_kwargs, env)
+        if env is None:
+            return self
+        if isinstance(env, str) and env == NO_ENVIRONMENT and not self.online:
+            return dataclasses.replace(self, environment=None, given=None)
+        again = simulator(env, env_kwargs)
+        if self.environment is None:
+            raise InputError(
+                "this run was made without evaluation", where=where, hint="leave out `env`"
+            )
+        if again.factory is not None:
+            limited = again.limited(limit_in(self.environment))
+            return dataclasses.replace(self, given=limited)
+        name = name_in(self.environment)
+        if again.name != name:
+            raise InputError(
+                f"`env` is {again.name}, and this run was made in {name}",
+                where=where,
+                hint="a run goes on in its own environment: leave it out, or name that one",
+            )
+        if env_kwargs and arguments_in(again.record) != arguments_in(self.environment):
+            raise InputError(
+                f"`env_kwargs` are not those of the run, {arguments_in(self.environment)}",
+                where=where,
+                hint="leave them out, or give those",
+            )
+        if env_kwargs or again.record == self.environment:
+            given = again.limited(limit_in(self.environment))
+            return dataclasses.replace(self, given=given)
+        return dataclasses.replace(self, trust=(*self.trust, name))
 
     def to_dict(self) -> dict[str, Any]:
         """The same in plain values, for YAML or JSON."""
@@ -434,6 +524,8 @@ class RunConfig:
             raise damaged("finetune: a run of that kind has it, and no other", where)
         if "trust" in plain:
             raise damaged("trust is unknown: a file says nothing of whom to trust", where)
+        if "given" in plain:
+            raise damaged("given is unknown: a file holds no environment", where)
         config: RunConfig = typed(cls, {"preset": "default", "xql": ""} | plain, where)
         _require_consistent(config, where)
         return config

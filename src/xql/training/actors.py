@@ -80,6 +80,7 @@ class Actors:
                 self._copies.append([])
                 for _ in range(self._each):
                     self._copies[-1].append(self._make())
+            checked.require_alike([copy for own in self._copies for copy in own])
         except BaseException:
             self.close()
             raise

@@ -1,7 +1,7 @@
 """Evaluate a population in the environment that its data came from."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from jaxtyping import Float32
 from xql.agents import TrainState
 from xql.data.actions import action_spec
 from xql.envs.checked import name_of
-from xql.envs.make import check_fits, make_environment
+from xql.envs.given import Given
+from xql.envs.make import check_fits, make_environment, try_out
 from xql.errors import require_seed
 from xql.evaluation.rollout import LONGEST_EPISODE, Evaluator, time_limit
 from xql.jax_config import standard_jax
@@ -32,7 +33,7 @@ class PopulationEvaluator:
     """
 
     def __init__(
-        self, config: RunConfig, actor: Callable[[Any], Any], env: str | None = None
+        self, config: RunConfig, actor: Callable[[Any], Any], env: Given | None = None
     ) -> None:
         """Make the environments.
 
@@ -43,6 +44,7 @@ class PopulationEvaluator:
 
         Raises:
             InputError: there is no such environment, or its spaces do not fit the data.
+            EnvironmentFault: it fails in its first step.
         """
         environment, data = config.require_environment(config.data.name, env), config.data
         keys = data.observation_keys
@@ -53,16 +55,25 @@ class PopulationEvaluator:
             theirs = action_spec(probe.action_space, name, bounded=False)
             self.bounds = data.actions.compare(theirs, name)
             self.notes = [self.bounds] if self.bounds else []
+            self.notes += try_out(probe)
             if time_limit(probe) is None:
                 self.notes.append(
                     f"the environment states no time limit: evaluation episodes are cut after "
-                    f"{LONGEST_EPISODE:,} steps (register it with max_episode_steps)"
+                    f"{LONGEST_EPISODE:,} steps (--episode-limit, in Python episode_limit, states "
+                    "one)"
+                )
+            if environment.alone:
+                self.notes.append(
+                    f"{name} cannot be made again from its spec: this one instance plays every "
+                    "episode (a function that makes new ones is faster)"
                 )
         finally:
             probe.close()
         self._config, self._actor = config, actor
         self._evaluator = Evaluator(
-            lambda: make_environment(environment, keys=keys), len(config.members)
+            lambda: make_environment(environment, keys=keys),
+            len(config.members),
+            alone=environment.alone,
         )
 
     @standard_jax()
@@ -95,7 +106,9 @@ def evaluate_run(
     *,
     episodes: int = 100,
     seed: int = EVALUATION_SEED,
-    env: str | None = None,
+    env: Given | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    episode_limit: int | None = None,
     trust: Sequence[str] = (),
     step: int | None = None,
 ) -> list[Evaluation]:
@@ -105,7 +118,11 @@ def evaluate_run(
         run: the run's folder, which is left as it is.
         episodes: episodes for each member.
         seed: the first episode's seed.
-        env: another environment than the run's own.
+        env: the environment to play in: an id, an instance, or a factory that makes one; the run's
+            own where None. A run that was trained in an instance or a nameless factory needs it.
+        env_kwargs: arguments of `env`.
+        episode_limit: steps after which an episode is truncated, in place of the environment's own
+            limit.
         trust: packages and ids of environments that the run may name besides those of
             `xql.envs.trusted.PACKAGES`.
         step: of the checkpoint; the latest where None.
@@ -116,7 +133,9 @@ def evaluate_run(
     folder = RunFolder.open(Path(run))
     require_seed(seed)
     require_at_least("episodes", episodes, 1)
-    environment = folder.config.require_environment(str(run), env, trust)
+    environment = folder.config.require_environment(
+        str(run), env, trust, env_kwargs=env_kwargs, limit=episode_limit
+    )
     agent, population, step = load_population(folder, step)
     evaluator = PopulationEvaluator(folder.config, agent.actor, environment)
     if evaluator.bounds:

@@ -26,6 +26,7 @@ from xql.agents import AGENTS, Agent, TrainState, Unchecked, configure
 from xql.agents.hyperparameters import inactive
 from xql.agents.hyperparameters import to_dict as hyperparameters_to_dict
 from xql.data.dataset import Dataset
+from xql.envs.given import Given, require_simulator
 from xql.errors import InputError
 from xql.jax_config import standard_jax
 from xql.presets import DATA_OPTIONS
@@ -74,7 +75,9 @@ class FinetunePlan(NamedTuple):
 def train_finetune(
     run: Run | Path | str,
     *,
-    env: str | None = None,
+    env: Given | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    episode_limit: int | None = None,
     steps: int = 250_000,
     step: int | None = None,
     replay: ReplayKind | Unchecked = "symmetric",
@@ -96,7 +99,9 @@ def train_finetune(
 
     Args:
         run: an offline run of an agent with a critic, or its folder, which is left as it is.
-        env: the environment to act and to be evaluated in; the run's own where None.
+        env: the environment to act and to be evaluated in, as `train_online` takes it; the run's
+            own where None.
+        env_kwargs, episode_limit: of the environment, as `train_online` takes them.
         steps: environment steps of each member, the warm-up included. With 0 the loaded policies
             are evaluated and saved.
         step: of the run's checkpoint; the latest where None.
@@ -128,6 +133,8 @@ def train_finetune(
     plan = plan_finetune(
         run,
         env=env,
+        env_kwargs=env_kwargs,
+        episode_limit=episode_limit,
         steps=steps,
         step=step,
         replay=replay,
@@ -147,7 +154,9 @@ def train_finetune(
 def plan_finetune(
     run: Run | Path | str,
     *,
-    env: str | None = None,
+    env: Given | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    episode_limit: int | None = None,
     steps: int = 250_000,
     step: int | None = None,
     replay: ReplayKind | Unchecked = "symmetric",
@@ -164,12 +173,13 @@ def plan_finetune(
 
     Args:
         run, env, steps, step, replay, data, options, loop, trust: as `train_finetune` takes them.
-        keep_policies, keep_replay, checkpoints: likewise.
+        env_kwargs, episode_limit, keep_policies, keep_replay, checkpoints: likewise.
         evaluation: when to evaluate; success ends an episode where it did offline.
 
     Raises:
         InputError: as `train_finetune` does.
     """
+    require_simulator(env)
     require_at_least("steps", steps, 0)
     evaluation.check()
     checkpoints.check()
@@ -183,7 +193,10 @@ def plan_finetune(
     folder = RunFolder.open(run.path if isinstance(run, Run) else Path(run))
     parent, where = folder.config, str(folder.path)
     _require_offline(parent, where)
-    environment = parent.require_environment(where, env, trust)
+    environment = parent.require_environment(
+        where, env, trust, env_kwargs=env_kwargs, limit=episode_limit
+    )
+    environment.require_copies()
     if parent.make_agent().backup is None:
         raise InputError(
             f"agent {parent.agent} has no critic, and nothing else says which new actions are good",
@@ -213,8 +226,9 @@ def plan_finetune(
         hyperparameters=config,
         sources={**parent.sources, **changed},
         data=opened,
-        environment=environment,
-        trust=(*trust, environment),
+        environment=environment.record,
+        trust=(*trust, environment.record),
+        given=None if environment.factory is None else environment,
         evaluation=dataclasses.replace(
             evaluation, stop_at_success=parent.evaluation.stop_at_success
         ),

@@ -15,6 +15,7 @@ import numpy as np
 
 from xql.agents import Agent
 from xql.agents.temperature import BOUNDS
+from xql.training.divergence import RewardRange
 from xql.training.units import POWERS
 
 PATIENCE = 2
@@ -127,7 +128,15 @@ class HealthMonitor:
         self._agent, self._configs = agent, configs
         self._scalable, self._unit = scalable, unit
         self._failing = np.zeros((len(CHECKS), len(configs)), np.int64)
-        self.problems: list[str] = []
+        self._beyond: dict[str, set[int]] = {"above": set(), "below": set()}
+        self._problems: list[str] = []
+
+    @property
+    def problems(self) -> list[str]:
+        """What was found so far, in a few words each."""
+        return self._problems + [
+            f"values {side} all possible returns" for side in self._beyond if self._beyond[side]
+        ]
 
     def check(self, step: int, metrics: Mapping[str, np.ndarray]) -> list[str]:
         """What has come to light in a stretch of updates, a line each; mostly nothing.
@@ -161,18 +170,61 @@ class HealthMonitor:
             which = ", ".join(map(str, newly))
             who = f"member{'s' if len(newly) > 1 else ''} {which}"
             lines.append(f"{who} by step {step:,}: {said}; {self.remedy(first, check.of)}")
-            self.problems.append(said.split(" (")[0].split(":")[0])
+            self._problems.append(said.split(" (")[0].split(":")[0])
+        return lines
+
+    def check_values(
+        self, step: int, metrics: Mapping[str, np.ndarray], rewards: RewardRange
+    ) -> list[str]:
+        """A line for each member, once a side, whose values are beyond all possible returns.
+
+        Args:
+            step: the run's, at a stretch's end.
+            metrics: per name one number for each member, in the unit that is learned in.
+            rewards: of what was learned from, in that unit.
+        """
+        # A critic with entropy in its values has no such bound.
+        if self._agent.values_include_entropy:
+            return []
+        lines = []
+        for name, called in (("q", "critic"), ("v", "V")):
+            values = np.atleast_1d(metrics.get(name, np.empty(0))).astype(float)
+            for member, value in enumerate(values.tolist()):
+                discount = getattr(self._configs[member], "discount", 1.0)
+                if rewards.overestimated(value, discount):
+                    side, bound = "above", rewards.highest_return(discount)
+                    advice = self.advice(member)
+                # Not the critic: CQL's is to be too low.
+                elif called == "V" and rewards.underestimated(value, discount):
+                    side, bound, advice = "below", rewards.lowest_return(discount), LOWER_RATE
+                else:
+                    continue
+                if member in self._beyond[side]:
+                    continue
+                self._beyond[side].add(member)
+                lines.append(
+                    f"member {member}'s {called} stands at {_shown(value * self._unit)} by step "
+                    f"{step:,}, but no return can be {side} {_shown(bound * self._unit)} here: do "
+                    f"not trust its policy; try {advice}"
+                )
         return lines
 
     def notes(self) -> dict[str, Any]:
         """What it remembers, in plain values."""
-        return {"failing": self._failing.tolist(), "problems": self.problems}
+        beyond = {side: sorted(members) for side, members in self._beyond.items()}
+        return {
+            "failing": self._failing.tolist(),
+            "problems": self._problems,
+            "beyond": beyond,
+        }
 
     def restore(self, notes: Mapping[str, Any]) -> None:
         """Remember what another one had noted; of other checks than these, nothing."""
         failing = np.asarray(notes.get("failing", []), np.int64)
         if failing.shape == self._failing.shape:
-            self._failing, self.problems = failing, list(notes["problems"])
+            self._failing, self._problems = failing, list(notes["problems"])
+        for side, members in notes.get("beyond", {}).items():
+            self._beyond[side] = set(members)
 
     def remedy(self, member: int, of: Sequence[str] = CHECKS[0].of) -> str:
         """What to try, with the member's values of it.
@@ -213,3 +265,8 @@ class HealthMonitor:
         value = getattr(config, name)
         own = f" ({value * self._unit ** POWERS[name]:g} in the data's unit)"
         return f"{name} is {value:g}" + own * (self._unit != 1.0)
+
+
+def _shown(value: float) -> str:
+    """Whole, or three digits where it is small."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -33,6 +33,7 @@ from xql.data.dataset import Dataset, DeviceData
 from xql.data.scaling import DEFAULT_DISCOUNT, apply_scaling, fit_scaling
 from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
+from xql.envs.given import NO_ENVIRONMENT, Given, Simulator, simulator
 from xql.envs.kitchen import as_evaluated
 from xql.errors import InputError, MissingExtra, nearest
 from xql.evaluation.scores import reference_score
@@ -49,6 +50,7 @@ from xql.runs.config import (
     Member,
     RunConfig,
     require_at_least,
+    require_named,
 )
 from xql.runs.folder import RunFolder
 from xql.runs.run import Run
@@ -75,9 +77,7 @@ from xql.training.progress import ProgressBar
 from xql.training.recipe import on_devices, require_one_discount
 from xql.training.run_logger import RunLogger, saying_what_is_kept
 from xql.training.saved import Saved, start_or_go_on
-
-NO_ENVIRONMENT = "none"
-"""What `env` is called where nothing is to be evaluated."""
+from xql.training.saving import Moment
 
 LOG_EVERY = 1000
 """Updates between two lines of metrics.jsonl."""
@@ -109,7 +109,9 @@ def train_offline(
     sweep: Mapping[str, Sequence[float]] | None = None,
     beta: Beta | None = None,
     policy: Extraction | Unchecked | None = None,
-    env: str | None = None,
+    env: Given | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    episode_limit: int | None = None,
     out: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     evaluations: int = 20,
@@ -135,8 +137,12 @@ def train_offline(
             options={"beta": "auto"}, which "default" has anyway.
         policy: how XQL extracts its policy: "awr", "ddpg_bc", "best_of_n" or "flow"; short for
             options={"policy": ...}.
-        env: the environment to evaluate in, a Gymnasium id; where None, the one that the data
-            names, and without one nothing is evaluated; "none" trains without evaluation.
+        env: the environment to evaluate in: a Gymnasium id or "module:id", an instance, or a
+            factory, which makes a new one with every call. Where None, the one that the data names,
+            and without one nothing is evaluated; "none" trains without evaluation.
+        env_kwargs: arguments of an id or a factory.
+        episode_limit: steps after which an evaluation episode is truncated, in place of the
+            environment's own limit.
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N.
         options: settings by name that override the preset's: the fields of the agent's
             configuration (`xql.options` has them checked), `rewards` and `observations` for the
@@ -172,6 +178,8 @@ def train_offline(
         seeds=seeds,
         sweep=sweep,
         env=env,
+        env_kwargs=env_kwargs,
+        episode_limit=episode_limit,
         options=with_policy(options, policy, agent),
         evaluation=EvaluationPlan(evaluations, episodes, last_episodes),
         stop_at_success=stop_at_success,
@@ -189,7 +197,9 @@ def plan_offline(
     steps: int = 100_000,
     seeds: int | Sequence[int] = 1,
     sweep: Mapping[str, Sequence[float]] | None = None,
-    env: str | None = None,
+    env: Given | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    episode_limit: int | None = None,
     options: Mapping[str, Any] | None = None,
     evaluation: EvaluationPlan = DEFAULT_EVALUATION,
     stop_at_success: bool | None = None,
@@ -200,7 +210,7 @@ def plan_offline(
 
     Args:
         data, agent, preset, steps, seeds, sweep, env, options: as `train_offline` takes them.
-        stop_at_success, checkpoints, trust: likewise.
+        env_kwargs, episode_limit, stop_at_success, checkpoints, trust: likewise.
         evaluation: when to evaluate; `stop_at_success` has the last word on its own field.
 
     Raises:
@@ -211,7 +221,14 @@ def plan_offline(
     checkpoints.check()
     _require_offline(agent)
     sweep = dict(sweep or {})
+    without = isinstance(env, str) and env == NO_ENVIRONMENT
+    require_named(env_kwargs, None if without else env)
+    named = None if without or env is None else simulator(env, env_kwargs, episode_limit)
     whole = open_dataset(data)
+    if named is None and not without:
+        played = _by_data(whole, episode_limit)
+    else:
+        played = None if named is None else named.record
     task = whole.environment
     chosen = resolve(agent, preset, whole.name, options, swept=sweep, task=task)
     algorithm = OFFLINE[agent]
@@ -257,8 +274,9 @@ def plan_offline(
             fingerprint=dataset.fingerprint(),
             columns=_columns(whole),
         ),
-        environment=_environment(whole, env),
-        trust=tuple(trust) if env is None else (*trust, env),
+        environment=played,
+        trust=tuple(trust) if named is None else (*trust, named.record),
+        given=None if named is None or named.factory is None else named,
         evaluation=dataclasses.replace(evaluation, stop_at_success=stop),
         checkpoints=checkpoints,
     )
@@ -269,7 +287,7 @@ def plan_offline(
     ]
     if chosen.subset != "all":
         notes.append(f"subset {chosen.subset}: {len(dataset):,} of {len(whole):,} episodes kept")
-    if env == NO_ENVIRONMENT:
+    if without:
         notes.append("nothing is evaluated, as was asked for")
     elif config.environment is None:
         notes.append("no environment is named: nothing is evaluated")
@@ -374,7 +392,7 @@ def _loop(
     if saved is not None:
         step, logged = saved.step, saved.logged
         totals = saved.totals(totals)
-        logger.catch_up(step, population, totals)
+        logger.catch_up(Moment(step, population, totals, logged))
     targets = config.evaluation_steps
     while step < config.steps:
         target = next(one for one in targets if one > step)
@@ -390,12 +408,13 @@ def _loop(
             means = {name: np.asarray(total) / count for name, total in totals.items()}
             population = logger.metrics(step, population, means, rewards)
             logged, totals = step, jax.tree.map(jnp.zeros_like, totals)
-            if logger.stopped:
-                logger.end(population, totals)
-                break
-            if step == target:
-                logger.milestone(step, population, totals)
-        logger.between(step, population, totals, logged)
+        now = Moment(step, population, totals, logged)
+        if logger.stopped:
+            logger.end(now)
+            break
+        if step == target:
+            logger.milestone(now)
+        logger.between(now)
     return population
 
 
@@ -418,12 +437,10 @@ def _discount(config: Any, members: Sequence[Member]) -> float:
     return max(one.changes.get("discount", own) for one in members)
 
 
-def _environment(dataset: Dataset, env: str | None) -> str | None:
-    """The environment to evaluate in: the user's word, or what the data names for that."""
-    if env is not None:
-        return None if env == NO_ENVIRONMENT else env
+def _by_data(dataset: Dataset, episode_limit: int | None) -> str | None:
+    """The environment that the data names for evaluations."""
     named = dataset.evaluation_environment or dataset.environment
-    return None if named is None else as_evaluated(named)
+    return None if named is None else Simulator(as_evaluated(named)).limited(episode_limit).record
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from xql.agents import (
     require_actions,
 )
 from xql.data.scaling import Scaling
+from xql.envs.given import Given, Simulator, require_simulator, simulator
 from xql.envs.make import make_environment
 from xql.errors import EnvironmentFault, InputError, nearest
 from xql.evaluation.scores import reference_score
@@ -68,6 +69,7 @@ from xql.training.recipe import SCRATCH, Recipe, Start, recipe_for, training_env
 from xql.training.replay import Replay, ring_capacity
 from xql.training.run_logger import RunLogger, saying_what_is_kept
 from xql.training.saved import Saved, start_or_go_on
+from xql.training.saving import Moment
 
 MOST_UPDATES = 100_000
 """Between two steps of the environments."""
@@ -93,8 +95,10 @@ Observe = Callable[[int, TrainState, Replay, int], None]
 
 @standard_jax()
 def train_online(
-    env: str,
+    env: Given,
     *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    episode_limit: int | None = None,
     agent: OnlineName | Unchecked = "x-td3",
     preset: PresetName | Unchecked = "default",
     steps: int = 1_000_000,
@@ -116,7 +120,11 @@ def train_online(
     """Learn a policy in an environment.
 
     Args:
-        env: "dm_control/hopper-hop" and its like, or a Gymnasium id.
+        env: "dm_control/hopper-hop" and its like, a Gymnasium id or "module:id"; an instance that
+            can be made again from its `spec`; or a factory, which makes a new one with every call.
+        env_kwargs: arguments of an id or a factory.
+        episode_limit: steps after which an episode is truncated, in place of the environment's own
+            limit.
         agent: sac, td3, ddpg, x-sac or x-td3.
         preset: named settings; see docs/online-agents.md.
         steps: environment steps of each member, the warm-up included.
@@ -151,6 +159,8 @@ def train_online(
     sweep, options = with_beta(sweep, options, beta, agent)
     config = plan_online(
         env,
+        env_kwargs=env_kwargs,
+        episode_limit=episode_limit,
         agent=agent,
         preset=preset,
         steps=steps,
@@ -167,8 +177,10 @@ def train_online(
 
 
 def plan_online(
-    env: str,
+    env: Given,
     *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    episode_limit: int | None = None,
     agent: str = "x-td3",
     preset: str = "default",
     steps: int = 1_000_000,
@@ -185,16 +197,20 @@ def plan_online(
 
     Args:
         env, agent, preset, steps, seeds, sweep, options, loop: as `train_online` takes them.
-        keep_policies, keep_replay, checkpoints: likewise.
+        env_kwargs, episode_limit, keep_policies, keep_replay, checkpoints: likewise.
         evaluation: when to evaluate.
 
     Raises:
         InputError: as `train_online` does.
     """
+    require_simulator(env)
+    given = simulator(env, env_kwargs, episode_limit)
+    given.require_copies()
+    name = given.name
     require_at_least("steps", steps, 1)
     evaluation.check()
     checkpoints.check()
-    loop = loop_for(steps, preset_warmup(agent, preset, env)) if loop is None else loop
+    loop = loop_for(steps, preset_warmup(agent, preset, name)) if loop is None else loop
     check_loop(loop, steps)
     if agent not in ONLINE:
         raise InputError(f"agent '{agent}' does not learn online", hint=nearest(agent, ONLINE))
@@ -204,12 +220,12 @@ def plan_online(
             hint="leave it out of `options`",
         )
     sweep = dict(sweep or {})
-    chosen = resolve(agent, preset, env, options, swept=sweep)
+    chosen = resolve(agent, preset, name, options, swept=sweep)
     made = ONLINE[agent].make(chosen.config, steps)
     members = choose_members(made, agent, seeds, sweep)
     require_apart(sweep, options)
-    spec = _spec_of(env)
-    require_actions(made, agent, spec.actions, env, ONLINE)
+    spec = _spec_of(given)
+    require_actions(made, agent, spec.actions, name, ONLINE)
     zeros = np.zeros(spec.observation_size, np.float32)
     return RunConfig(
         agent=agent,
@@ -220,14 +236,15 @@ def plan_online(
         sources=chosen.sources | dict.fromkeys(sweep, SWEPT_SOURCE),
         scaling=Scaling("raw", "raw", 1.0, 0.0, zeros, zeros + 1),
         data=DataConfig(
-            name=env,
+            name=name,
             source="online",
             observation_size=spec.observation_size,
             actions=spec.actions,
-            reference=reference_score(env),
+            reference=reference_score(name),
         ),
-        environment=env,
-        trust=(env,),
+        environment=given.record,
+        trust=(given.record,),
+        given=None if given.factory is None else given,
         evaluation=replace(evaluation, stop_at_success=False),
         checkpoints=checkpoints,
         loop=loop,
@@ -264,8 +281,8 @@ def execute_online(
     """
     assert config.loop is not None and config.environment is not None, "an online run has both"
     require_memory(config)
-    env, loop, agent = config.environment, config.loop, config.make_agent()
-    makes = config.require_environment(env)
+    name, loop, agent = config.data.name, config.loop, config.make_agent()
+    makes = config.require_environment(name)
     forget_programs()
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(interruption())
@@ -288,7 +305,7 @@ def execute_online(
             )
         )
         stack.enter_context(saying_what_is_kept(folder, bar))
-        about = [config.settings(suite(env))] if start is None else start.notes
+        about = [config.settings(suite(name))] if start is None else start.notes
         for note in [*about, *evaluator.notes]:
             bar.say(note)
         recipe = SCRATCH
@@ -312,7 +329,7 @@ def execute_online(
             interruption=stop,
         )
         if config.steps == 0:
-            logger.milestone(0, population, {})
+            logger.milestone(Moment(0, population, {}, 0))
             return Run(folder, population)
         with stop.held():
             population, replay = _loop(
@@ -372,7 +389,7 @@ def _loop(
         state, actions = first_actions(state, step)
         if recipe.pretrained:
             # What it scores before it learns anything online.
-            logger.milestone(0, state.population, state.totals, rest)
+            logger.milestone(Moment(0, state.population, state.totals, 0, rest))
     else:
         step, logged = saved.step, saved.logged
         state = restored_online_state(state, saved.extra, min(step, capacity))
@@ -382,14 +399,15 @@ def _loop(
         else:
             logger.say("the state of these simulators is not saved: every episode starts anew")
             state, actions = first_actions(state, step)
-        logger.catch_up(step, state.population, state.totals)
+        logger.catch_up(Moment(step, state.population, state.totals, logged))
     while step < steps:
         try:
             rows = recipe.rows(actors.step(np.asarray(actions)))
         except EnvironmentFault as fault:
             # Some copies have taken the step: they start anew where the run goes on.
             without = partial(rest, simulators=False)
-            logger.rescue(fault, step, state.population, state.totals, logged, without)
+            now = Moment(step, state.population, state.totals, logged, without)
+            logger.rescue(fault, now)
         step += each
         filled = min(step, capacity)
         if step < loop.warmup and not recipe.pretrained:
@@ -407,12 +425,13 @@ def _loop(
             logged = step
             if observe is not None:
                 observe(step, state.population, state.replay, filled)
-            if logger.stopped:
-                logger.end(state.population, state.totals, rest)
-                break
+        now = Moment(step, state.population, state.totals, logged, rest)
+        if logger.stopped:
+            logger.end(now)
+            break
         if step in targets:
-            logger.milestone(step, state.population, state.totals, rest)
-        logger.between(step, state.population, state.totals, logged, rest)
+            logger.milestone(now)
+        logger.between(now)
     return state.population, state.replay
 
 
@@ -432,7 +451,7 @@ def _name(config: RunConfig) -> str:
     """What a run is called where nobody names its folder."""
     if config.finetune is not None:
         return f"{config.data.name}-{config.agent}-finetune"
-    return f"{config.environment}-{config.agent}"
+    return f"{config.data.name}-{config.agent}"
 
 
 def check_loop(loop: OnlineLoop, steps: int) -> None:
@@ -461,11 +480,11 @@ def check_loop(loop: OnlineLoop, steps: int) -> None:
         )
 
 
-def _spec_of(env: str) -> EnvironmentSpec:
+def _spec_of(given: Simulator) -> EnvironmentSpec:
     """What networks are built for in an environment."""
-    probe = make_environment(env)
+    probe = make_environment(given)
     try:
-        return environment_spec(probe, env)
+        return environment_spec(probe, given.name)
     finally:
         probe.close()
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from xql.agents import Agent, Batch, member
+from xql.data.columns import TableColumns
 from xql.data.dataset import Dataset
 from xql.data.scaling import DEFAULT_DISCOUNT, apply_scaling, returns_to_go
 from xql.data.sources import open_dataset
@@ -297,6 +298,10 @@ def _require_fit(config: RunConfig, where: str, dataset: Dataset) -> None:
                 where=where,
                 hint="give data of the same columns",
             )
+    described = dataset.metadata.get("columns")
+    if config.data.columns is not None and described is not None:
+        columns = TableColumns.from_dict(described, dataset.name)
+        config.data.columns.require_same(columns, dataset.name)
 
 
 @standard_jax()

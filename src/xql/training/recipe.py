@@ -18,6 +18,7 @@ from xql.agents import Agent, Batch, TrainState
 from xql.data.dataset import Dataset, DeviceData
 from xql.data.scaling import Scaling, apply_scaling, least_returns
 from xql.envs import checked
+from xql.envs.given import Simulator
 from xql.envs.make import make_environment
 from xql.errors import InputError
 from xql.runs.config import AtSuccess, Member, ReplayKind, RunConfig
@@ -236,7 +237,9 @@ class AtSuccessOf(gymnasium.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, info
 
 
-def training_environment(config: RunConfig, environment: str) -> gymnasium.Env[Any, Any]:
+def training_environment(
+    config: RunConfig, environment: str | Simulator
+) -> gymnasium.Env[Any, Any]:
     """A simulator for an online run to act in.
 
     Args:

@@ -1,10 +1,11 @@
 """Make a run again from its folder, and compare the two."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from xql.envs.given import NO_ENVIRONMENT, Given
 from xql.errors import InputError
 from xql.runs import origin
 from xql.runs.config import VERSION
@@ -53,6 +54,8 @@ def reproduce(
     *,
     out: Path | str | None = None,
     data: Source | None = None,
+    env: Given | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
     trust: Sequence[str] = (),
     progress: bool = True,
 ) -> Reproduction:
@@ -65,6 +68,9 @@ def reproduce(
         run: the run's folder, which is only read.
         out: the new run's folder, which must not exist; where None, runs/DATA-AGENT-N.
         data: an offline run's data, where it lies elsewhere now or was given as arrays.
+        env: the run's own environment, named again: needed where it was an instance or a nameless
+            factory, or "module:id", which no run folder is trusted with.
+        env_kwargs: its arguments; those of the run where None.
         trust: packages and ids of environments that the run may name besides those of
             `xql.envs.trusted.PACKAGES`.
         progress: show a progress bar on standard error.
@@ -85,6 +91,13 @@ def reproduce(
         )
     then = _finished(folder)
     config = replace(folder.config, trust=tuple(trust), xql=__version__, version=VERSION)
+    if isinstance(env, str) and env == NO_ENVIRONMENT:
+        raise InputError(
+            "no simulator: no scores, and a run is compared by its scores too",
+            where="`env=none`",
+            hint="leave it out",
+        )
+    config = config.with_environment(str(run), env, env_kwargs)
     if config.online:
         if data is not None:
             raise InputError("an online run has no data", where=str(run), hint="leave out `data`")

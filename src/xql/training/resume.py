@@ -11,11 +11,13 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from xql.agents.hyperparameters import to_dict
 from xql.data.dataset import Dataset
+from xql.envs.given import Given
 from xql.errors import InputError
 from xql.jax_config import standard_jax
 from xql.runs.checkpoints import latest_step
@@ -37,6 +39,8 @@ def resume(
     data: str | Path | Mapping[str, np.ndarray] | Dataset | None = None,
     steps: int | None = None,
     evaluations: int | None = None,
+    env: Given | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
     trust: Sequence[str] = (),
     progress: bool = True,
 ) -> Run:
@@ -49,6 +53,10 @@ def resume(
             that a longer one has higher learning rates from there on, and other results than one
             that was planned so long.
         evaluations: how many in all, evenly spaced over all the steps, where they are to be others.
+        env: the run's own environment, named again: needed where it was an instance or a nameless
+            factory, or "module:id", which no run folder is trusted with. With "none" an offline run
+            goes on without evaluations.
+        env_kwargs: its arguments; those of the run where None.
         trust: packages and ids of environments that the run may name besides those of
             `xql.envs.trusted.PACKAGES`.
         progress: show a progress bar on standard error.
@@ -70,6 +78,7 @@ def resume(
         folder = RunFolder.open(folder.path)
         saved = None if latest_step(folder.checkpoints) is None else load_saved(folder)
         config = _continued(folder, 0 if saved is None else saved.step, steps, evaluations, trust)
+        config = config.with_environment(str(folder.path), env, env_kwargs)
         if saved is None:
             if config.online:
                 return execute_online(config, folder, progress=progress)

@@ -15,8 +15,6 @@ from xql.data.dataset import DeviceData
 from xql.errors import EnvironmentFault, InputError, decoration
 from xql.runs.checkpoints import (
     CheckpointWriter,
-    Retention,
-    flatten,
     latest_step,
     save_checkpoint,
     unflatten,
@@ -26,11 +24,11 @@ from xql.runs.summary import in_brief, member_means, quantity_of
 from xql.training.diagnosis import Cause, replayed_causes
 from xql.training.divergence import DivergenceGuard, RewardRange
 from xql.training.evaluate import PopulationEvaluator
-from xql.training.health import EARLIEST, LOWER_RATE, HealthMonitor
+from xql.training.health import EARLIEST, HealthMonitor
 from xql.training.interrupt import Interruption
-from xql.training.population import MemberMetrics
 from xql.training.progress import ProgressBar
-from xql.training.saved import Saved, settings_of
+from xql.training.saved import Saved
+from xql.training.saving import Moment, StateSaver
 from xql.training.units import in_own_unit, reward_unit
 
 
@@ -102,22 +100,18 @@ class RunLogger:
         self._agent, self._data = agent, data
         self._interruption = interruption or Interruption()
         self._guard = DivergenceGuard(population)
-        self._beyond: dict[str, set[int]] = {"above": set(), "below": set()}
         self.stopped = False
         self._step = 0 if saved is None else saved.step
         config = folder.config
-        self._seeds = [one.seed for one in config.members]
         configs = [config.member_config(index) for index in range(len(config.members))]
         self._unit = reward_unit(config.scaling)
         scalable = not config.online and config.scaling.rewards != "auto"
         self._health = HealthMonitor(agent, configs, scalable=scalable, unit=self._unit)
-        self._writer = writer
-        self._every = config.checkpoints.interval()
+        self._saver = StateSaver(folder, writer, progress, saved)
         self._scores: dict[int, float] = {}
         spent = 0.0
         if saved is not None:
             spent = self._restore(saved, population)
-        self._saved_step, self._saved_at = None if saved is None else saved.step, time.monotonic()
         self._began = time.perf_counter() - spent
 
     def _restore(self, saved: Saved, population: TrainState) -> float:
@@ -133,8 +127,6 @@ class RunLogger:
         try:
             self._guard.restore(good, notes.get("guard", guard), saved.logged)
             self._health.restore(notes.get("health", {}))
-            for side, members in notes.get("beyond", {}).items():
-                self._beyond[side] = set(members)
             self._folder.wait_with(notes.get("waiting", {}))
             seconds = float(notes.get("seconds", 0.0))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -206,12 +198,8 @@ class RunLogger:
         away = [*self._guard.frozen, *(one.member for one in diverged)]
         if away:
             metrics, shown = _without(metrics, away), _without(shown, away)
-        # A critic with entropy in its values has no such bound.
-        if not self._agent.values_include_entropy:
-            for name, called in (("q", "critic"), ("v", "V")):
-                if name in metrics:
-                    self._warn_of_impossible_values(step, called, metrics[name], rewards)
-        for line in self._health.check(step, shown):
+        beyond = self._health.check_values(step, metrics, rewards)
+        for line in [*beyond, *self._health.check(step, shown)]:
             progress.warn_once(line)
         progress.advance(step)
         return population
@@ -259,47 +247,17 @@ class RunLogger:
             found.append(f"{frozen} of {members} diverged and stopped")
         if slower := len(self._guard.rolled_back.keys() - self._guard.frozen.keys()):
             found.append(f"{slower} of {members} diverged and went on with smaller steps")
-        found += [
-            f"values {side} all possible returns" for side in self._beyond if self._beyond[side]
-        ]
         if found:
             return f"look at the warnings: {'; '.join(found)}"
         if self._step < EARLIEST:
             return "too short to say whether training is healthy"
         return "training looks healthy"
 
-    def _warn_of_impossible_values(
-        self, step: int, called: str, values: np.ndarray, rewards: RewardRange
-    ) -> None:
-        """Warn, once a member and side, that its values are beyond all possible returns."""
-        for index, value in enumerate(np.atleast_1d(values).astype(float).tolist()):
-            discount = getattr(self._folder.config.member_config(index), "discount", 1.0)
-            if rewards.overestimated(value, discount):
-                side, bound = "above", rewards.highest_return(discount)
-                advice = self._health.advice(index)
-            # Not the critic: CQL's is to be too low.
-            elif called == "V" and rewards.underestimated(value, discount):
-                side, bound, advice = "below", rewards.lowest_return(discount), LOWER_RATE
-            else:
-                continue
-            if index in self._beyond[side]:
-                continue
-            self._beyond[side].add(index)
-            self._progress.warn_once(
-                f"member {index}'s {called} stands at {_shown(value * self._unit)} by step "
-                f"{step:,}, but no return can be {side} {_shown(bound * self._unit)} here: do not "
-                f"trust its policy; try {advice}"
-            )
-
-    def end(
-        self,
-        population: TrainState,
-        totals: MemberMetrics,
-        more: Callable[[], Mapping[str, np.ndarray]] = dict,
-    ) -> None:
+    def end(self, now: Moment) -> None:
         """Save and evaluate what diverged, at the last step: going on would not have changed it."""
         if self.stopped:
-            self.milestone(self._folder.config.steps, population, totals, more)
+            step = self._folder.config.steps
+            self.milestone(now._replace(step=step, logged=step))
 
     def _log(self, write: Callable[..., None], *rows: Any) -> None:
         """Write rows; where they cannot be, training goes on and the folder keeps them for later.
@@ -311,162 +269,86 @@ class RunLogger:
         except InputError as error:
             self._progress.warn_once(f"{error}; training goes on, and tries again")
 
-    def catch_up(self, step: int, population: TrainState, totals: MemberMetrics) -> None:
+    def catch_up(self, now: Moment) -> None:
         """Of a run that goes on: the evaluation that it was to make at this step, if it did not."""
-        if step in self._folder.config.evaluation_steps and step not in self._scores:
-            self.milestone(step, population, totals)
+        if now.step in self._folder.config.evaluation_steps and now.step not in self._scores:
+            self.milestone(now)
 
     def next_save(self, step: int) -> int:
         """The next step whose state is to be saved, where checkpoints are counted in steps."""
-        every = self._every[0]
-        return self._folder.config.steps if every is None else (step // every + 1) * every
+        return self._saver.next_step(step)
 
-    def between(
-        self,
-        step: int,
-        population: TrainState,
-        totals: MemberMetrics,
-        logged: int,
-        more: Callable[[], Mapping[str, np.ndarray]] = dict,
-    ) -> None:
+    def between(self, now: Moment) -> None:
         """Save the state where that is due, and where the run is to end.
-
-        Args:
-            step: the run's.
-            population: as it is then.
-            totals: the sums of the metrics since they were last logged.
-            logged: the step at which they were.
-            more: gives what else the next update depends on.
 
         Raises:
             KeyboardInterrupt: the run is to end; its state is saved.
             InputError: then, and the state cannot be saved.
         """
-        steps, seconds = self._every
-        due = False
-        if steps is not None:
-            # Several environments may step over the multiple itself.
-            due = step // steps > (self._saved_step or 0) // steps
-        if seconds is not None:
-            due = time.monotonic() - self._saved_at >= seconds
         ending = self._interruption.requested is not None
-        if (due or ending) and step != self._saved_step:
+        if (ending or self._saver.due(now.step)) and now.step != self._saver.saved_step:
             try:
-                self._save(step, population, totals, logged, more)
+                self._save(now)
                 if ending:
-                    self._writer.wait()
+                    self._saver.wait()
             except InputError as error:
                 if ending:
                     raise
                 self._progress.warn_once(f"{error}; training goes on, and tries again")
         if ending:
-            self._writer.wait()
+            self._saver.wait()
             self._interruption.end()
 
-    def rescue(
-        self,
-        fault: EnvironmentFault,
-        step: int,
-        population: TrainState,
-        totals: MemberMetrics,
-        logged: int,
-        more: Callable[[], Mapping[str, np.ndarray]],
-    ) -> NoReturn:
+    def rescue(self, fault: EnvironmentFault, now: Moment) -> NoReturn:
         """Save the state, since the environment failed; then raise what it raised.
-
-        Args:
-            fault: what it raised.
-            step, population, totals, logged, more: as `between` takes them.
 
         Raises:
             EnvironmentFault: always.
         """
-        kept = going_on(self._folder) if step > 0 or self._saved_step == 0 else ""
+        kept = going_on(self._folder) if now.step > 0 or self._saver.saved_step == 0 else ""
         try:
-            if step > 0 and step != self._saved_step:
-                self._save(step, population, totals, logged, more)
-            self._writer.wait()
+            if now.step > 0 and now.step != self._saver.saved_step:
+                self._save(now)
+            self._saver.wait()
         except InputError as error:
             kept = str(error)
         hint = "; ".join(filter(None, (fault.hint, kept)))
         raise EnvironmentFault(fault.what, where=fault.where, hint=hint) from fault
 
-    def _save(
-        self,
-        step: int,
-        population: TrainState,
-        totals: MemberMetrics,
-        logged: int,
-        more: Callable[[], Mapping[str, np.ndarray]],
-    ) -> None:
-        """Hand the whole state to the writer."""
-        folder, plan = self._folder, self._folder.config.checkpoints
-        # Where metrics were just logged, the sums are zero and the guard's copy is the population.
-        apart = step != logged
-        extra = dict(more())
-        if apart:
-            extra |= flatten(totals, "totals") | flatten(self._guard.good, "good")
-        try:
-            self._writer.wait()
-        except InputError as error:
-            self._progress.warn_once(f"{error}; training goes on, and tries again")
-        # The rows that lie before a checkpoint must not be lost where it survives.
-        with contextlib.suppress(InputError):  # it was said when they could not be written
-            folder.flush()
-        folder.sync()
+    def _save(self, now: Moment) -> None:
         notes = {
-            "logged": logged,
-            "good": apart,
             "guard": self._guard.notes(),
             "health": self._health.notes(),
-            "beyond": {side: sorted(members) for side, members in self._beyond.items()},
             "seconds": self.seconds,
-            "waiting": folder.waiting,
-            "settings": settings_of(folder.config),
         }
         best = max(self._scores, key=lambda one: (self._scores[one], one), default=None)
-        self._saved_step, self._saved_at = step, time.monotonic()
-        self._writer.save(
-            folder.checkpoints,
-            step,
-            population,
-            seeds=self._seeds,
-            extra=extra,
-            notes=notes,
-            keep=Retention(plan.keep_last, plan.keep_every, best if plan.keep_best else None),
-        )
+        self._saver.save(now, self._guard.good, notes, best)
 
-    def milestone(
-        self,
-        step: int,
-        population: TrainState,
-        totals: MemberMetrics,
-        more: Callable[[], Mapping[str, np.ndarray]] = dict,
-    ) -> None:
+    def milestone(self, now: Moment) -> None:
         """Save the whole state, then evaluate as the run's configuration says.
 
         Args:
-            step: the run's, at which metrics were just logged.
-            population, totals, more: as `between` takes them.
+            now: the run, where metrics were just logged.
 
         Raises:
             InputError: the state cannot be saved, or by the last step the log is not whole.
             EnvironmentFault: the environment failed in the evaluation; the state is saved by then.
         """
-        if step != self._saved_step:
-            self._save(step, population, totals, step, more)
-        self._writer.wait()
+        if now.step != self._saver.saved_step:
+            self._save(now)
+        self._saver.wait()
         folder, config = self._folder, self._folder.config
-        saved = f"the policy of step {step:,} is kept in {folder.path}"
+        saved = f"the policy of step {now.step:,} is kept in {folder.path}"
         try:
             with self._interruption.released():
                 if config.keep_policies:
-                    actors = jax.vmap(self._agent.actor)(population)
+                    seeds = [one.seed for one in config.members]
+                    actors = jax.vmap(self._agent.actor)(now.population)
                     save_checkpoint(
-                        folder.policies, step, actors, seeds=self._seeds, name=str(step)
+                        folder.policies, now.step, actors, seeds=seeds, name=str(now.step)
                     )
-                self._evaluate(step, population)
-            if step == config.steps:
+                self._evaluate(now.step, now.population)
+            if now.step == config.steps:
                 folder.flush()
         except (EnvironmentFault, InputError) as fault:
             hint = f"{fault.hint}; {saved}" if fault.hint else saved
@@ -486,11 +368,6 @@ class RunLogger:
         scalars = {f"{quantity}/{m}": mean for m, mean in means.items()}
         if missing := folder.tensorboard(step, scalars):
             self._progress.say(missing)
-
-
-def _shown(value: float) -> str:
-    """Whole, or three digits where it is small."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _without(metrics: Mapping[str, np.ndarray], members: Sequence[int]) -> dict[str, np.ndarray]:

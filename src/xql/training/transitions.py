@@ -13,6 +13,7 @@ from jaxtyping import Float, PRNGKeyArray
 from xql.agents import Batch, member
 from xql.data.dataset import Dataset
 from xql.data.scaling import apply_scaling
+from xql.envs.given import Simulator
 from xql.errors import InputError, require_seed
 from xql.evaluation.bellman import bellman_errors
 from xql.jax_config import standard_jax
@@ -111,7 +112,7 @@ def _replayed(kept: Rows, index: int, count: int, random: np.random.Generator) -
 
 def _played(
     config: RunConfig,
-    environment: str,
+    environment: Simulator,
     policy: Policy,
     steps: int,
     seed: int,
