@@ -98,6 +98,13 @@ def test_actions_are_those_of_the_policy(client: TestClient, plain: Path) -> Non
     assert client.get("/policy").json()["run"] == "plant"
 
 
+def test_an_observation_without_a_finite_action_is_refused(client: TestClient) -> None:
+    body = {"observations": [[0, 0, 0], [3.4e38, -3.4e38, -3.4e38]]}
+    answer = client.post("/act", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "the action for observation 1 is not finite"
+
+
 def test_discrete_actions_are_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "policy.onnx", actions=Discrete(4))
     with TestClient(make_service(path)) as client:
@@ -120,13 +127,16 @@ REFUSED: list[tuple[Any, str]] = [
     ({"observations": [[1, 2]]}, "observations.0: List should have at least 3 items"),
     ({"observations": [[1, 2, 3, 4]]}, "observations.0: List should have at most 3 items"),
     ({"observations": []}, "observations: List should have at least 1 item"),
-    ({"observations": [[1, 2, 1e39]]}, "number 2 of observation 0 is not finite as float32"),
+    (
+        {"observations": [[1, 2, 1e39]]},
+        "observations.0.2: Input should be less than or equal to 3",
+    ),
     ({"observations": [[1, 2, "3"]]}, "observations.0.2: Input should be a valid number"),
     ({"observations": [[1, 2, True]]}, "observations.0.2: Input should be a valid number"),
     ({"observations": [[1, 2, None]]}, "observations.0.2: Input should be a valid number"),
     ({"observations": [[0, 0, 0]], "step": 1}, "step: Extra inputs are not permitted"),
-    ({"rows": [{"t": 1}]}, "rows: Extra inputs are not permitted"),
-    ({}, "give observations, and only one"),
+    ({"rows": [{"t": 1}]}, "observations: Field required"),
+    ({}, "observations: Field required"),
     ([[1, 2, 3]], "Input should be a valid dictionary"),
 ]
 
@@ -149,14 +159,21 @@ def test_what_is_no_observation_is_refused(client: TestClient, body: Any, detail
         '{"observations": [[0, 0, 0]]',
         "",
         "\x00",
+        "null",
+        "7",
+        '"rows"',
+        '["rows"]',
         '{"observations": "\\ud800"}',
     ],
     ids=lambda text: text[:30],
 )
-def test_text_that_is_no_request_is_refused(client: TestClient, text: str) -> None:
-    answer = client.post("/act", content=text, headers={"content-type": "application/json"})
-    assert answer.status_code in (400, 422)
-    assert "detail" in answer.json()
+def test_text_that_is_no_request_is_refused(
+    client: TestClient, named: TestClient, text: str
+) -> None:
+    for service in (client, named):
+        answer = service.post("/act", content=text, headers={"content-type": "application/json"})
+        assert answer.status_code in (400, 422)
+        assert "detail" in answer.json()
 
 
 @pytest.mark.parametrize(
@@ -166,6 +183,7 @@ def test_text_that_is_no_request_is_refused(client: TestClient, text: str) -> No
         ({"t in": 1, "grade": "C"}, "policy: grade is 'C', which the table never had"),
         ({"t in": None, "grade": "A"}, "rows.0.t in: Input should be a valid number"),
         ({"t in": "warm", "grade": "A"}, "rows.0.t in: Input should be a valid number"),
+        ({"t in": 1, "grade": None}, "rows.0.grade"),
     ],
     ids=str,
 )
@@ -180,7 +198,9 @@ def test_rows_that_the_table_never_had_are_refused(
 def test_the_description_names_this_policy_s_columns(named: TestClient) -> None:
     described = named.get("/openapi.json").json()["components"]["schemas"]
     assert set(described["Row"]["properties"]) == {"t in", "grade"}
-    assert described["Row"]["properties"]["grade"]["description"] == "One of A, B."
+    assert described["Row"]["properties"]["grade"]["enum"] == ["A", "B"]
+    both = {"rows": [{"t in": 21.5, "grade": "B"}], "observations": [[0, 0, 0]]}
+    assert named.post("/act", json=both).json()["detail"].startswith("observations: Extra inputs")
 
 
 def test_no_action_without_the_token(plain: Path) -> None:
