@@ -15,6 +15,7 @@ def resume(
     data: str | None = None,
     trust_environment: Trust = (),
     plot: bool = True,
+    report: bool = True,
 ) -> None:
     """Go on with an interrupted run, bit for bit, or make one longer.
 
@@ -27,6 +28,7 @@ def resume(
         trust_environment: installed packages, or ids, whose environments the run may name besides
             Gymnasium's, Gymnasium-Robotics' and xql's own.
         plot: draw learning-curves.png into the run's folder.
+        report: write report.html, a page of the run, into the run's folder.
     """
     sign_of_life(f"opening {run}")
     from xql.runs.checkpoints import latest_step
@@ -36,7 +38,9 @@ def resume(
     use_devices_of(run)
     done = latest_step(run / "checkpoints")
     trust = sum(trust_environment, ())
-    resumed = go_on(run, data=data, steps=steps, evaluations=evaluations, trust=trust)
+    resumed = go_on(
+        run, data=data, steps=steps, evaluations=evaluations, trust=trust, report=report
+    )
     if done == resumed.config.steps:
         print_words(f"nothing was left to train: all {done:,} steps are done; --steps adds more")
     finish(resumed, plot)

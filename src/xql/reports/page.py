@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xql.errors import InputError, reason, require
+from xql.errors import InputError, MissingExtra, reason, require
 from xql.evaluation.scores import normalised_score
 from xql.evaluation.statistics import (
     Interval,
@@ -42,6 +42,7 @@ from xql.reports.page_tables import (
 from xql.reports.plots import AXES
 from xql.runs.folder import SMALLER, RunFolder
 from xql.runs.lock import is_locked
+from xql.runs.policy import load_population
 from xql.runs.summary import (
     UNITS,
     Quantity,
@@ -53,6 +54,7 @@ from xql.runs.summary import (
 )
 from xql.training import diagnostics
 from xql.training.diagnostics import Diagnostics
+from xql.training.reopen import reopen
 
 FILE = "report.html"
 """In a run's folder."""
@@ -331,8 +333,10 @@ def _diagnostics(run: RunFolder, recompute: bool) -> tuple[Diagnostics | None, s
         found = diagnostics.load(run)
         if found is not None or not recompute:
             return found, ""
-        return diagnostics.again(run), ""
-    except (InputError, OSError, MemoryError) as error:
+        loaded = load_population(run)
+        data = reopen(config, run.path)
+        return diagnostics.diagnose(config, loaded.population, data, loaded.step), ""
+    except (InputError, MissingExtra, OSError, MemoryError) as error:
         return None, f"What the networks make of the data is missing: {reason(error)}."
 
 

@@ -142,12 +142,12 @@ def _base(keys: Sequence[Key], height: int) -> dict[str, Any]:
     }
 
 
-def _x(title: str, **more: Any) -> dict[str, Any]:
+def _x(title: str, **axis: Any) -> dict[str, Any]:
     return {
         "field": "x",
         "type": "quantitative",
-        "axis": {"title": title, "format": "~s", "tickCount": 5, **more.pop("axis", {})},
-        "scale": {"nice": False, "zero": False, **more.pop("scale", {})},
+        "axis": {"title": title, "tickCount": 5, **axis},
+        "scale": {"nice": False, "zero": False},
     }
 
 
@@ -155,7 +155,7 @@ def _y(title: str, **scale: Any) -> dict[str, Any]:
     return {
         "field": "y",
         "type": "quantitative",
-        "axis": {"title": title, "tickCount": 5, "format": scale.pop("format", "~g")},
+        "axis": {"title": title, "tickCount": 5},
         "scale": {"zero": False, **scale},
     }
 
@@ -275,7 +275,7 @@ def curves(
                 "transform": [_SHOWN, {"filter": "isValid(datum.low)"}],
                 "mark": {"type": "area", "opacity": 0.16, "aria": False},
                 "encoding": {
-                    "x": _x(x),
+                    "x": _x(x, format="~s"),
                     "y": {"field": "low", "type": "quantitative", "scale": scale},
                     "y2": {"field": "high"},
                     **_scales(keys),
@@ -287,7 +287,7 @@ def curves(
         {
             "transform": [_SHOWN, {"filter": "datum.faint && seeds"}],
             "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.55, "aria": False},
-            "encoding": {"x": _x(x), "y": _y(y, **scale), **_scales(keys)},
+            "encoding": {"x": _x(x, format="~s"), "y": _y(y, **scale), **_scales(keys)},
         },
         {
             "transform": [_SHOWN, {"filter": "!datum.faint"}],
@@ -297,7 +297,7 @@ def curves(
                 "aria": False,
                 "point": {"size": 32, "filled": True, "aria": False} if points else False,
             },
-            "encoding": {"x": _x(x), "y": _y(y, **scale), **_scales(keys)},
+            "encoding": {"x": _x(x, format="~s"), "y": _y(y, **scale), **_scales(keys)},
             "params": [_GRID],
         },
         _hover(shown, x.lower()),
@@ -409,7 +409,7 @@ def differences(
                 "transform": [{"filter": "datum.kind == 'bar'"}],
                 "mark": {"type": "bar", "color": "var(--bar)", "aria": False},
                 "encoding": {
-                    "x": _x(x, axis={"format": "~g"}),
+                    "x": _x(x),
                     "x2": {"field": "x2"},
                     "y": y,
                     "tooltip": [
@@ -465,7 +465,7 @@ def differences(
                 "aria": False,
                 "clip": True,
             },
-            "encoding": {"x": _x(x, axis={"format": "~g"}), "y": y, **channels},
+            "encoding": {"x": _x(x, format="~s"), "y": y, **channels},
             "params": [_GRID],
         }
     )
@@ -521,7 +521,7 @@ def values_against_returns(
                     "clip": True,
                 },
                 "encoding": {
-                    "x": _x(f"Discounted {unit} that followed", axis={"format": "~g"}),
+                    "x": _x(f"Discounted {unit} that followed"),
                     "y": _y("Value V(s)"),
                     "tooltip": [
                         {"field": "x", "type": "quantitative", "title": unit, "format": ".4~g"},
@@ -571,7 +571,7 @@ def action_distances(samples: Sequence[Sample], keys: Sequence[Key], *, note: st
                 "transform": [_SHOWN],
                 "mark": {"type": "line", "strokeWidth": 2, "aria": False, "clip": True},
                 "encoding": {
-                    "x": _x("Distance, in half action ranges", axis={"format": "~g"}),
+                    "x": _x("Distance, in half action ranges"),
                     "y": _y("States within it (%)", domain=[0, 100]),
                     **_scales(keys),
                 },
@@ -638,7 +638,7 @@ def episode_returns(returns: Float64[np.ndarray, " episodes"], mean: float, *, n
             {
                 "mark": {"type": "bar", "color": "var(--bar)", "aria": False},
                 "encoding": {
-                    "x": _x("Return of a logged episode", axis={"format": "~g"}),
+                    "x": _x("Return of a logged episode"),
                     "x2": {"field": "x2"},
                     "y": _y("Episodes (%)", zero=True),
                     "tooltip": [

@@ -6,7 +6,9 @@ transitions, evenly spread over the data, are enough to draw.
 
 import functools
 import json
+import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,18 +22,19 @@ from xql.agents.types import Backup
 from xql.data.actions import Box
 from xql.data.dataset import Dataset
 from xql.data.scaling import DEFAULT_DISCOUNT, returns_to_go
-from xql.errors import InputError
+from xql.errors import InputError, decoration
 from xql.evaluation.ope import spread_out
 from xql.files import whole_file
 from xql.jax_config import standard_jax
-from xql.runs.checkpoints import latest_step
 from xql.runs.config import RunConfig
 from xql.runs.folder import RunFolder
-from xql.runs.policy import Policy, load_population, scale
-from xql.training.reopen import Source, reopen
+from xql.runs.policy import Policy, scale
+from xql.runs.run import Run
 from xql.training.units import reward_unit
 
 FILE = "diagnostics.npz"
+SWITCH = "XQL_REPORT"
+"""The environment variable that is 0 where no run is to write diagnostics and a report."""
 VERSION = 1
 TRANSITIONS = 5_000
 """Of the data, on which Q and V are computed."""
@@ -305,26 +308,19 @@ def _require_shapes(found: Diagnostics, members: int) -> None:
         raise ValueError("rewards or beta has another length")
 
 
-def keep(folder: RunFolder, population: TrainState, dataset: Dataset, step: int) -> None:
-    """Compute and write the diagnostics of a run that has just ended.
+def leave_report(run: Run, dataset: Dataset | None, say: Callable[[str], object]) -> None:
+    """Write diagnostics.npz and report.html of a run that has just ended; a failure is one line.
 
-    Raises:
-        InputError: they cannot be written.
+    Args:
+        run: as it ended.
+        dataset: what it learned from, as `diagnose` takes it; None of an online run.
+        say: takes that line.
     """
-    save(folder, diagnose(folder.config, population, dataset, step))
-
-
-@standard_jax()
-def again(folder: RunFolder, data: Source | None = None) -> Diagnostics:
-    """Compute a run's diagnostics from its latest checkpoint and its data, opened again.
-
-    Raises:
-        InputError: there is no checkpoint, or the data cannot be opened.
-    """
-    step = latest_step(folder.checkpoints)
-    if step is None:
-        hint = "only `xql train` on this machine leaves one"
-        raise InputError("there is no checkpoint", where=str(folder.path), hint=hint)
-    dataset = reopen(folder.config, folder.path, data)
-    loaded = load_population(folder, step)
-    return diagnose(folder.config, loaded.population, dataset, loaded.step)
+    if os.environ.get(SWITCH, "1") == "0":
+        return
+    folder = run.folder
+    if dataset is not None:
+        with decoration("diagnostics", say):
+            save(folder, diagnose(run.config, run.population, dataset, run.config.steps))
+    with decoration("report", say):
+        run.report()
