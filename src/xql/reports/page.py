@@ -40,6 +40,7 @@ from xql.reports.page_tables import (
     software,
 )
 from xql.reports.plots import AXES
+from xql.runs.checkpoints import latest_step
 from xql.runs.folder import SMALLER, RunFolder
 from xql.runs.lock import is_locked
 from xql.runs.policy import load_population
@@ -222,6 +223,8 @@ def _content(runs: list[RunFolder], path: Path, recompute: bool) -> dict[str, An
     scores, tables, tiles, more = _scores(runs, shown, keys)
     notes += more
     groups = {"scores": scores, **_metrics(shown, keys), "data": _of_data(shown, keys, found)}
+    if len(runs) == 1 and found:
+        groups["data"].append(_returns(runs[0], found[runs[0].path]))
     names = _names(runs)
     single = runs[0].config if len(runs) == 1 else None
     title = f"{single.data.name}: {single.agent}" if single else f"{len(runs)} runs"
@@ -333,8 +336,10 @@ def _diagnostics(run: RunFolder, recompute: bool) -> tuple[Diagnostics | None, s
         found = diagnostics.load(run)
         if found is not None or not recompute:
             return found, ""
-        loaded = load_population(run)
+        if latest_step(run.checkpoints) is None:
+            return None, "What the networks make of the data is missing: there is no checkpoint."
         data = reopen(config, run.path)
+        loaded = load_population(run)
         return diagnostics.diagnose(config, loaded.population, data, loaded.step), ""
     except (InputError, MissingExtra, OSError, MemoryError) as error:
         return None, f"What the networks make of the data is missing: {reason(error)}."
@@ -761,6 +766,13 @@ def _of_data(
             )
         )
     return drawn
+
+
+def _returns(run: RunFolder, own: Diagnostics) -> Figure:
+    extent = run.config.data.extent
+    mean = float(own.episode_returns.mean()) if extent is None else extent.mean_return
+    note = "What the behaviour policy reached, not discounted; the dashed line is the mean."
+    return figures.episode_returns(own.episode_returns, mean, note=note)
 
 
 def _differences(critics: list[tuple[Key, Diagnostics, list[int]]], keys: Sequence[Key]) -> Figure:

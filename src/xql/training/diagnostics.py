@@ -251,8 +251,8 @@ def load(folder: RunFolder) -> Diagnostics | None:
     if not path.is_file():
         return None
     try:
+        _require_small(path)
         with np.load(path, allow_pickle=False) as stored:
-            _require_small(path)
             about = json.loads(stored["about"].tobytes().decode())
             if about["version"] != VERSION:
                 raise ValueError(f"its version is {about['version']}")
