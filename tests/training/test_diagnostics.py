@@ -161,7 +161,7 @@ def test_a_damaged_file_is_one_line(found: Diagnostics, tmp_path: Path, kind: st
     run = folder(tmp_path, configured(BCConfig(hidden=(4,)), spec_of(1, 1).actions))
     path = save(run, found)
     damage(run, kind, found)
-    with pytest.raises(InputError, match="this file is damaged") as error:
+    with pytest.raises(InputError, match=r"diagnostics\.npz is damaged") as error:
         load(run)
     assert str(path) in str(error.value)
 

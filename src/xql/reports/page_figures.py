@@ -152,11 +152,13 @@ def _x(title: str, **axis: Any) -> dict[str, Any]:
 
 
 def _y(title: str, **scale: Any) -> dict[str, Any]:
+    is_log = scale.get("type") == "log"
     return {
         "field": "y",
         "type": "quantitative",
-        "axis": {"title": title, "tickCount": 5},
-        "scale": {"zero": False, **scale},
+        # A logarithmic axis has a tick for every digit.
+        "axis": {"title": title, "tickCount": 5, "grid": not is_log},
+        "scale": scale if is_log else {"zero": False, **scale},
     }
 
 
@@ -167,7 +169,11 @@ def _hover(keys: Sequence[Key], x: str) -> dict[str, Any]:
         for one in keys[:LISTED]
     ]
     return {
-        "transform": [_SHOWN, {"filter": "datum.named !== false"}, {"pivot": "k", "value": "y", "groupby": ["x"]}],
+        "transform": [
+            _SHOWN,
+            {"filter": "datum.named !== false"},
+            {"pivot": "k", "value": "y", "groupby": ["x"]},
+        ],
         "mark": {"type": "rule", "color": "var(--muted)", "aria": False, "tooltip": True},
         "encoding": {
             "x": {"field": "x", "type": "quantitative"},
@@ -195,8 +201,8 @@ def _hover(keys: Sequence[Key], x: str) -> dict[str, Any]:
     }
 
 
-def _level(value: float, text: str) -> list[dict[str, Any]]:
-    """A dashed level across a figure, with its name at the left."""
+def _level(value: float, text: str, below: bool) -> list[dict[str, Any]]:
+    """A dashed level across a figure, its name at the right: above it, or below."""
     at = {"data": {"values": [{"level": value}]}}
     y = {"field": "level", "type": "quantitative"}
     return [
@@ -210,9 +216,9 @@ def _level(value: float, text: str) -> list[dict[str, Any]]:
             "mark": {
                 "type": "text",
                 "align": "right",
-                "baseline": "bottom",
+                "baseline": "top" if below else "bottom",
                 "dx": -2,
-                "dy": -3,
+                "dy": 4 if below else -3,
                 "color": "var(--muted)",
                 "aria": False,
             },
@@ -278,7 +284,7 @@ def curves(
                     "x": _x(x, format="~s"),
                     "y": {"field": "low", "type": "quantitative", "scale": scale},
                     "y2": {"field": "high"},
-                    **_scales(keys),
+                    "color": _scales(keys)["color"],
                 },
             }
         )
@@ -286,7 +292,7 @@ def curves(
     layers += [
         {
             "transform": [_SHOWN, {"filter": "datum.faint && seeds"}],
-            "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.55, "aria": False},
+            "mark": {"type": "line", "strokeWidth": 1.3, "opacity": 0.6, "aria": False},
             "encoding": {"x": _x(x, format="~s"), "y": _y(y, **scale), **_scales(keys)},
         },
         {
@@ -303,10 +309,15 @@ def curves(
         _hover(shown, x.lower()),
     ]
     if level is not None and math.isfinite(level[0]):
-        layers += _level(*level)
+        layers += _level(*level, below=_has_room_below(level[0], lines))
     data = [
         Columns(
-            {"k": line.key, "faint": line.faint, "named": line.key not in strong_keys or not line.faint},
+            {
+                "k": line.key,
+                "faint": line.faint,
+                # A tooltip has one number of each key: the mean's, where that is the seeds' too.
+                "named": not (line.faint and line.key in strong_keys),
+            },
             {
                 "x": list(line.steps),
                 "y": numbers(line.values),
@@ -321,6 +332,17 @@ def curves(
     ]
     spec = {**_base(keys, height), "layer": layers}
     return Figure(name, title, note, _in_words(lines, keys), spec, data, wide)
+
+
+def _has_room_below(level: float, lines: Sequence[Line]) -> bool:
+    """Whether a level's name is better below it: near the top, or where the lines end above it."""
+    finite = [one for line in lines for one in line.values if math.isfinite(one)]
+    low, high = min([level, *finite]), max([level, *finite])
+    if not low < high or level > low + 0.9 * (high - low):
+        return bool(level > low)
+    ends = [one for line in lines for one in line.values[-1:] if math.isfinite(one)]
+    near_the_bottom = level <= low + 0.1 * (high - low)
+    return not near_the_bottom and bool(ends) and float(np.mean(ends)) >= level
 
 
 def _in_words(lines: Sequence[Line], keys: Sequence[Key]) -> str:
@@ -399,7 +421,7 @@ def differences(
     low, high = _window(samples)
     layers: list[dict[str, Any]] = []
     data: list[Columns] = []
-    y = _y("Density", zero=True)
+    y = _y("Density", domainMin=0)
     if fits is not None:
         heights, edges = _histogram(samples[0].x, low, high)
         bars = {"x": numbers(edges[:-1]), "x2": numbers(edges[1:]), "y": numbers(heights)}
@@ -412,6 +434,7 @@ def differences(
                     "x": _x(x),
                     "x2": {"field": "x2"},
                     "y": y,
+                    "y2": {"datum": 0},
                     "tooltip": [
                         {"field": "x", "type": "quantitative", "title": "from", "format": ".3~g"},
                         {"field": "x2", "type": "quantitative", "title": "to", "format": ".3~g"},
@@ -640,7 +663,8 @@ def episode_returns(returns: Float64[np.ndarray, " episodes"], mean: float, *, n
                 "encoding": {
                     "x": _x("Return of a logged episode"),
                     "x2": {"field": "x2"},
-                    "y": _y("Episodes (%)", zero=True),
+                    "y": _y("Episodes (%)", domainMin=0),
+                    "y2": {"datum": 0},
                     "tooltip": [
                         {"field": "x", "type": "quantitative", "title": "from", "format": ".4~g"},
                         {"field": "x2", "type": "quantitative", "title": "to", "format": ".4~g"},

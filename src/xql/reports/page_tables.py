@@ -49,8 +49,8 @@ def settings(config: RunConfig) -> list[dict[str, str]]:
     for name in ("rewards", "observations"):
         kind, detail = _source(config.sources.get(name), False)
         about = f"How {name} are scaled before learning."
-        value = str(getattr(config.scaling, name))
-        rows.append({"name": name, "value": value, "kind": kind, "source": detail, "about": about})
+        shown = str(getattr(config.scaling, name))
+        rows.append({"name": name, "value": shown, "kind": kind, "source": detail, "about": about})
     return rows
 
 
@@ -93,11 +93,11 @@ def data_card(run: RunFolder, found: Diagnostics | None) -> Table:
             ["mean return", f"{extent.mean_return:,.4g}"],
         ]
     if found is not None:
-        low, first, middle, third, high = (f"{one:.4g}" for one in found.rewards)
-        lengths = np.quantile(found.episode_lengths, [0, 0.5, 1])
+        least, first, middle, third, most = (f"{one:.4g}" for one in found.rewards)
+        short, usual, long = np.quantile(found.episode_lengths, [0, 0.5, 1])
         rows += [
-            ["rewards", f"{low} to {high}; quartiles {first}, {middle}, {third}"],
-            ["lengths", "{:.0f} to {2:.0f} steps, median {1:.0f}".replace("{:", "{0:").format(*lengths)],
+            ["rewards", f"{least} to {most}; quartiles {first}, {middle}, {third}"],
+            ["lengths", f"{short:.0f} to {long:.0f} steps, median {usual:.0f}"],
             ["ends", f"{found.terminated:.0%} terminated, {found.truncated:.0%} truncated"],
         ]
     rows.append(["observations", f"{data.observation_size} numbers"])
@@ -109,8 +109,9 @@ def data_card(run: RunFolder, found: Diagnostics | None) -> Table:
     if data.columns is not None:
         rows.append(["table", "made of named columns; the policy takes its rows"])
     if data.reference is not None:
-        low, high = f"{data.reference.minimum:g}", f"{data.reference.maximum:g}"
-        rows.append(["score", f"0 at a return of {low}, 100 at {high} ({data.reference.source})"])
+        none, full = data.reference.minimum, data.reference.maximum
+        about = f"0 at a return of {none:g}, 100 at {full:g} ({data.reference.source})"
+        rows.append(["score", about])
     if data.fingerprint:
         rows.append(["fingerprint", data.fingerprint])
     return Table("Data", ["", ""], rows)

@@ -141,7 +141,7 @@ def _critics(
     zeros = jnp.zeros(len(rows))
     batch = Batch(observations, actions, zeros, zeros, observations)
     both = [_q_and_v(state, batch, backup=backup) for state in states]
-    q, v = (np.stack([np.asarray(one, np.float64) for one in each]) for each in zip(*both))
+    q, v = (np.asarray(jnp.stack(each), np.float64) for each in zip(*both, strict=True))
     betas = [_beta(state) for state in states]
     return q, v, np.array([one for one in betas if one is not None], np.float32)
 
@@ -216,9 +216,8 @@ def _nearest(
 ) -> Int[np.ndarray, "asked near"]:
     """Of each asked row the most similar known ones, all columns standardised."""
     mean, deviation = observations[known].mean(0), observations[known].std(0)
-    one, other = (
-        (observations[rows] - mean) / np.where(deviation > 0, deviation, 1) for rows in (asked, known)
-    )
+    divisor = np.where(deviation > 0, deviation, 1)
+    one, other = ((observations[rows] - mean) / divisor for rows in (asked, known))
     squares = np.square(other).sum(1) - 2 * one @ other.T
     count = min(NEIGHBOURS, len(known))
     return np.asarray(np.argpartition(squares, count - 1, axis=1)[:, :count])
@@ -231,9 +230,8 @@ def save(folder: RunFolder, found: Diagnostics) -> Path:
         InputError: it cannot be written.
     """
     path = folder.path / FILE
-    arrays = {
-        name: np.asarray(one) for name, one in found._asdict().items() if name != "unit"
-    }
+    arrays: dict[str, Any] = found._asdict()
+    del arrays["unit"]
     text = json.dumps({"version": VERSION, "unit": found.unit})
     arrays["about"] = np.frombuffer(text.encode(), np.uint8)
     with whole_file(path, "diagnostics", replace=True) as draft, draft.open("wb") as file:
@@ -271,7 +269,7 @@ def load(folder: RunFolder) -> Diagnostics | None:
         _require_shapes(found, len(folder.config.members))
     except (OSError, ValueError, TypeError, LookupError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"this file is damaged ({error})", where=str(path), hint="remove it"
+            f"{FILE} is damaged ({error})", where=str(path), hint="remove it"
         ) from None
     return found
 
