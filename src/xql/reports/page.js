@@ -132,7 +132,10 @@
   if (navigator.clipboard) for (const one of document.querySelectorAll(".copy")) one.hidden = false;
   for (const one of document.querySelectorAll("details")) one.addEventListener("toggle", drawAll);
   window.addEventListener("beforeprint", () => {
-    for (const one of document.querySelectorAll("details")) one.open = true;
+    // Nothing can be drawn before the printer starts: what is not drawn stays folded.
+    for (const one of document.querySelectorAll("details")) {
+      if ([...one.querySelectorAll(".chart")].every((place) => views.get(place))) one.open = true;
+    }
   });
 
   const live = document.getElementById("live");

@@ -210,10 +210,12 @@ def state_of(run: RunFolder) -> str:
     step = max([row.step for row in rows[-1:]], default=0)
     if len(run.read_frozen()) == len(config.members):
         return f"every member diverged by step {step:,}"
-    if is_locked(run.path):
-        return f"training: step {step:,} of {config.steps:,}"
-    done = step >= config.steps
-    return "complete" if done else f"interrupted at step {step:,} of {config.steps:,}"
+    plays = config.environment is not None and config.evaluation.last_episodes > 0
+    evaluated = any(row.step == config.steps for row in run.read_evaluations())
+    if step >= config.steps and (evaluated or not plays):
+        return "complete"
+    doing = "training:" if is_locked(run.path) else "interrupted at"
+    return f"{doing} step {step:,} of {config.steps:,}"
 
 
 def _facts(run: RunFolder) -> list[tuple[str, str]]:
