@@ -79,11 +79,12 @@ def run_at(path: Path, config: RunConfig, steps: int = STEPS) -> RunFolder:
     return folder
 
 
-def diagnosed(folder: RunFolder) -> None:
-    """Diagnostics as training leaves them, with numbers of our own."""
+def diagnosed(folder: RunFolder, discrete: bool = False) -> None:
+    """Diagnostics as training leaves them, with numbers of our own; the last member diverged."""
     random = np.random.default_rng(1)
     count = len(folder.config.members)
     values = random.gumbel(size=(count, 400))
+    values[-1, :390] = np.nan
     save(
         folder,
         Diagnostics(
@@ -92,11 +93,11 @@ def diagnosed(folder: RunFolder) -> None:
             beta=np.full(count, 2.0),
             values=values + 3,
             returns=random.normal(size=400),
-            distances=np.abs(random.normal(size=(count, 100))),
-            logged=np.abs(0.5 * random.normal(size=100)),
-            chosen=np.zeros((count, 0)),
-            taken=np.zeros(0),
-            agreement=np.zeros(0),
+            distances=np.abs(random.normal(size=(count, 0 if discrete else 100))),
+            logged=np.abs(0.5 * random.normal(size=0 if discrete else 100)),
+            chosen=np.full((count, 4 if discrete else 0), 0.25),
+            taken=np.full(4 if discrete else 0, 0.25),
+            agreement=np.full(count if discrete else 0, 0.5),
             episode_returns=random.normal(4, 1, size=50),
             episode_lengths=np.full(50, 20),
             rewards=np.array([0.0, 0.1, 0.2, 0.3, 1.0]),
@@ -364,10 +365,16 @@ def until(opened: Any, expression: str) -> None:
 
 
 def test_a_browser_draws_every_figure(browser: Any, run: RunFolder, tmp_path: Path) -> None:
-    path = write_page([run.path], tmp_path / "report.html")
-    assert path.stat().st_size < 4_000_000
+    one = write_page([run.path], tmp_path / "report.html")
+    # Names that would be read as markup, and lines of all kinds, the dashed ones too.
+    members = [Member(seed, {"discount": 0.9 + seed / 100}) for seed in range(9)]
+    other = run_at(tmp_path / "a'b\"<b>&c{{7}}", configured(*members, name=NASTY))
+    diagnosed(other, discrete=True)
+    several = write_page([run.path, other.path], tmp_path / "several.html")
+    assert one.stat().st_size < 4_000_000 and several.stat().st_size < 4_000_000
     inks = {}
-    for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+    views = [(one, 1280, "light"), (one, 1280, "dark"), (one, 390, "light"), (several, 390, "dark")]
+    for path, width, scheme in views:
         heard: list[str] = []
         opened = browser.new_page(
             viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True

@@ -96,13 +96,16 @@ def write_page(
 def _templates() -> Any:
     """Jinja's environment: what a name holds, such as <script>, is text everywhere."""
     jinja2 = require("jinja2", "report")
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_part),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # A browser reads no NaN.
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False}
+    return environment
 
 
 @functools.cache

@@ -289,12 +289,15 @@ def curves(
             }
         )
     points = wide and max((len(line.steps) for line in lines), default=0) <= 40
+    if any(line.faint for line in lines):
+        layers.append(
+            {
+                "transform": [_SHOWN, {"filter": "datum.faint && seeds"}],
+                "mark": {"type": "line", "strokeWidth": 1.3, "opacity": 0.6, "aria": False},
+                "encoding": {"x": _x(x, format="~s"), "y": _y(y, **scale), **_scales(keys)},
+            }
+        )
     layers += [
-        {
-            "transform": [_SHOWN, {"filter": "datum.faint && seeds"}],
-            "mark": {"type": "line", "strokeWidth": 1.3, "opacity": 0.6, "aria": False},
-            "encoding": {"x": _x(x, format="~s"), "y": _y(y, **scale), **_scales(keys)},
-        },
         {
             "transform": [_SHOWN, {"filter": "!datum.faint"}],
             "mark": {
@@ -645,7 +648,7 @@ def action_shares(
         },
     }
     description = f"Bar chart. {said}."
-    return Figure("actions", "Actions chosen", note, description, spec, data)
+    return Figure("action-shares", "Actions chosen", note, description, spec, data)
 
 
 def episode_returns(returns: Float64[np.ndarray, " episodes"], mean: float, *, note: str) -> Figure:

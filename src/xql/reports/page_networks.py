@@ -30,24 +30,37 @@ def _samples(
     return parts
 
 
+def _finite(samples: Sequence[Sample]) -> list[Sample]:
+    """Without the numbers of networks that diverged; a series that has no other is left out."""
+    kept = []
+    for one in samples:
+        finite = np.isfinite(one.x) & (True if one.y is None else np.isfinite(one.y))
+        if finite.any():
+            kept.append(Sample(one.key, one.x[finite], None if one.y is None else one.y[finite]))
+    return kept
+
+
 def networks_of(
     shown: Sequence[Series], keys: Sequence[Key], found: dict[Path, Diagnostics]
 ) -> list[Figure]:
     """What the trained networks make of the data."""
     drawn = []
     pooled, apart = _samples(shown, found, True), _samples(shown, found, False)
-    critics = [one for one in pooled if one[1].differences.size]
+    critics = [one for one in pooled if np.isfinite(one[1].differences[one[2]]).any()]
     if critics:
         drawn.append(_differences(critics, keys, named=len(shown) > 1))
-    valued = [one for one in apart if one[1].values.size]
+    valued = _finite(
+        [
+            Sample(key.key, np.tile(own.returns, len(place)), own.values[place].ravel())
+            for key, own, place in apart
+            if own.values.size
+        ]
+    )
     if valued:
-        unit = " or ".join(dict.fromkeys(one[1].unit for one in valued))
+        unit = " or ".join(dict.fromkeys(one[1].unit for one in apart))
         drawn.append(
             figures.values_against_returns(
-                [
-                    Sample(key.key, np.tile(own.returns, len(place)), own.values[place].ravel())
-                    for key, own, place in valued
-                ],
+                valued,
                 keys,
                 note="Points are logged states. Above the dashed line the networks expect more "
                 "than what followed in the log, as they should where another action is better, "
@@ -55,10 +68,9 @@ def networks_of(
                 unit=unit,
             )
         )
-    near = [one for one in apart if one[1].distances.size]
-    if near:
-        samples = [Sample(key.key, own.distances[place].ravel()) for key, own, place in near]
-        logs = list({id(own): own for _, own, _ in near}.values())
+    samples = _finite([Sample(key.key, own.distances[place].ravel()) for key, own, place in apart])
+    if samples:
+        logs = list({id(own): own for _, own, _ in apart}.values())
         listed = [*keys]
         if len(logs) == 1:
             samples.append(Sample(figures.LOGGED.key, logs[0].logged))
@@ -103,14 +115,14 @@ def _differences(
 ) -> Figure:
     divided = all(len(own.beta) for _, own, _ in critics)
     samples = [Sample(key.key, own.differences[place].ravel()) for key, own, place in critics]
-    samples = [one._replace(x=one.x[np.isfinite(one.x)]) for one in samples]
+    samples = _finite(samples)
     fits = None
     if divided and len(samples) == 1:
         fits = _fits(samples[0].x)
     x = "z = (Q − V) / β" if divided else "Q − V"
     if fits is None:
         return figures.differences(
-            [one for one in samples if len(one.x)] or [Sample("s0", np.zeros(1))],
+            samples,
             keys,
             None,
             title=f"Distribution of {x}",

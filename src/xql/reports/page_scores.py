@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 
 from xql.errors import InputError, reason
 from xql.evaluation.scores import normalised_score
@@ -40,16 +41,16 @@ def scores_of(
     notes: list[str] = []
     tasks: dict[str, list[Series]] = {}
     for one in shown:
-        if one.run.read_evaluations():
+        if one.rows:
             tasks.setdefault(task_of(one.run), []).append(one)
     for place, (task, own) in enumerate(tasks.items()):
-        rows = [row for one in own for row in one.run.read_evaluations()]
+        rows = [row for one in own for row in one.rows]
         quantity = quantity_of(rows)
         drawn.append(_learning_curve(f"score{place}", task, own, keys, quantity, len(tasks) > 1))
         tables.append(_evaluations_table(own, quantity, task))
     if len(runs) == 1:
         run = runs[0]
-        rows = run.read_evaluations()
+        rows = [row for one in shown for row in one.rows]
         if rows:
             found = results(rows, run.config.members)
             tables.insert(0, _results_table(found))
@@ -107,20 +108,15 @@ def _learning_curve(
     lines: list[Line] = []
     seeds: list[Line] = []
     for one in own:
-        rows = [row for row in one.run.read_evaluations() if row.member in set(one.members)]
-        if not rows:
+        if not one.rows:
             continue
-        steps, _, means = episode_means(
-            [row.step for row in rows],
-            [row.member for row in rows],
-            [_value(row, quantity) for row in rows],
-        )
+        steps, members, means = _means(one, quantity)
         intervals = [stratified_bootstrap(means[:, [column]]) for column in range(len(steps))]
         lines.append(figures.score_line(one.key.key, steps, intervals))
         if len(means) > 1:
             seeds += [
                 Line(one.key_of(place).key, steps, mean, faint=True)
-                for place, mean in zip(one.members, means, strict=False)
+                for place, mean in zip(members, means, strict=True)
             ]
     online = any(one.run.config.online for one in own)
     level = _level(own[0].run, quantity) if len({one.run.path for one in own}) == 1 else None
@@ -139,6 +135,17 @@ def _learning_curve(
         level=level,
         wide=True,
         height=300,
+    )
+
+
+def _means(
+    one: Series, quantity: Quantity
+) -> tuple[list[int], list[int], Float64[np.ndarray, "members steps"]]:
+    """The steps, the members, and each member's mean over its episodes."""
+    return episode_means(
+        [row.step for row in one.rows],
+        [row.member for row in one.rows],
+        [_value(row, quantity) for row in one.rows],
     )
 
 
@@ -213,14 +220,9 @@ def _evaluations_table(own: Sequence[Series], quantity: Quantity, task: str) -> 
     """The numbers of the learning curves, for who cannot see them."""
     columns: list[dict[int, str]] = []
     for one in own:
-        rows = [row for row in one.run.read_evaluations() if row.member in set(one.members)]
         column: dict[int, str] = {}
-        if rows:
-            steps, _, means = episode_means(
-                [row.step for row in rows],
-                [row.member for row in rows],
-                [_value(row, quantity) for row in rows],
-            )
+        if one.rows:
+            steps, _, means = _means(one, quantity)
             for place, step in enumerate(steps):
                 column[step] = format_interval(stratified_bootstrap(means[:, [place]]))
         columns.append(column)
