@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from xql.errors import InputError, MissingExtra
 from xql.evaluation.scores import Reference
 from xql.reports import page, page_figures
 from xql.reports.page import write_page
-from xql.runs.config import DataConfig, EvaluationPlan, Extent, Member, RunConfig
+from xql.runs.config import DataConfig, EvaluationPlan, Extent, Member, OnlineLoop, RunConfig
 from xql.runs.folder import Divergence, Evaluation, RunFolder
 from xql.training.diagnostics import Diagnostics, save
 
@@ -238,8 +239,17 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert "85.0 [75.0, 95.0]" not in found.text  # they are one method: four seeds in one row
     keys = [one["value"] for one in found.tags("input") if "value" in one]
     assert keys == ["s0", "s1"]
-    shown = {one["shared"]["k"] for one in found.figures["score0"]["data"]}
-    assert shown == {"s0", "s1"}
+    lines = [one["shared"] for one in found.figures["score0"]["data"]]
+    assert [one["k"] for one in lines] == ["s0", "s1", "s0", "s0", "s1", "s1"]
+    assert [one["faint"] for one in lines] == [False] * 2 + [True] * 4
+    # Seeds of one run share its key and its colour, and are lines of their own.
+    assert len({one["m"] for one in lines}) == 6
+    (seeds,) = (
+        one
+        for one in found.figures["score0"]["spec"]["layer"]
+        if {"filter": "datum.faint && seeds"} in one.get("transform", [])
+    )
+    assert seeds["encoding"]["detail"] == {"field": "m"}
     third = run_at(tmp_path / "third", configured(Member(0), steps=4000))
     found = Page(write_page([first.path, third.path], tmp_path / "report.html"))
     assert "No table compares these runs" in found.text
@@ -259,6 +269,20 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "ope.json is damaged" in found.text
     assert "diagnostics.npz is damaged" in found.text
     assert "member 0 diverged: it is evaluated as it was at step 0" in found.text
+
+
+@pytest.mark.usefixtures("without_vega")
+def test_an_online_run_has_no_data_to_compare_with(tmp_path: Path) -> None:
+    offline = configured(Member(0))
+    online = replace(
+        offline,
+        loop=OnlineLoop(environments=3),
+        data=replace(offline.data, source="online", extent=None),
+    )
+    found = Page(write_page([run_at(tmp_path / "run", online).path], tmp_path / "report.html"))
+    assert "An online run has no logged data to compare with." in found.text
+    assert "is missing" not in found.text and "3 environments" in found.text
+    assert "Environment steps" in json.dumps(found.figures["score0"])
 
 
 @pytest.mark.usefixtures("without_vega")

@@ -294,7 +294,12 @@ def curves(
             {
                 "transform": [_SHOWN, {"filter": "datum.faint && seeds"}],
                 "mark": {"type": "line", "strokeWidth": 1.3, "opacity": 0.6, "aria": False},
-                "encoding": {"x": _x(x, format="~s"), "y": _y(y, **scale), **_scales(keys)},
+                "encoding": {
+                    "x": _x(x, format="~s"),
+                    "y": _y(y, **scale),
+                    "detail": {"field": "m"},
+                    **_scales(keys),
+                },
             }
         )
     layers += [
@@ -317,6 +322,7 @@ def curves(
         Columns(
             {
                 "k": line.key,
+                "m": place,
                 "faint": line.faint,
                 # A tooltip has one number of each key: the mean's, where that is the seeds' too.
                 "named": not (line.faint and line.key in strong_keys),
@@ -331,7 +337,7 @@ def curves(
                 ),
             },
         )
-        for line in lines
+        for place, line in enumerate(lines)
     ]
     spec = {**_base(keys, height), "layer": layers}
     return Figure(name, title, note, _in_words(lines, keys), spec, data, wide)

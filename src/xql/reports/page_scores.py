@@ -213,6 +213,7 @@ def _pairs_table(table: Comparison) -> Table:
         "Probability that a run of the first method is better than one of the second, last step",
         ["task", "first", "second", "P(first > second)"],
         [[one.task, one.first, one.second, one.shown] for one in table.pairs],
+        folded=len(table.pairs) > 6,
     )
 
 
