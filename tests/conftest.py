@@ -14,6 +14,9 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+# A run of a test ends without a page of itself, which takes a second or two.
+os.environ.setdefault("XQL_REPORT", "0")
+
 import jax
 
 from xql import jax_config
