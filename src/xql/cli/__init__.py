@@ -52,6 +52,7 @@ COMMANDS: dict[str, Any] = {
     "ope": "ope:ope",
     "select": "ope:select",
     "export": "export:export",
+    "serve": "serve:serve",
     "data": {
         "list": "data:list_",
         "info": "data:info",

@@ -1,5 +1,4 @@
-"""A policy outside of xql: files that NumPy, ONNX Runtime or JAX read without a run folder."""
+"""A policy outside of xql: files that NumPy, ONNX Runtime or JAX read, and a service.
 
-from xql.deploy.exporting import FORMATS, Format, export
-
-__all__ = ["FORMATS", "Format", "export"]
+`served`, `service` and `client` import no JAX.
+"""

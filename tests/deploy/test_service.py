@@ -1,0 +1,409 @@
+"""`xql serve`: what it answers, what it refuses, and what happens when the policy is replaced."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from xql.agents import EnvironmentSpec
+from xql.agents.policies import CategoricalPolicy, GaussianPolicy
+from xql.cli import main
+from xql.data.actions import ActionSpec, Discrete, box
+from xql.data.scaling import Scaling
+from xql.deploy.onnx_graph import onnx_model
+from xql.deploy.served import ServedPolicy
+from xql.errors import InputError
+from xql.runs.as_arrays import as_arrays
+
+for needed in ("fastapi", "httpx", "onnx", "onnxruntime", "prometheus_client", "uvicorn"):
+    pytest.importorskip(needed, reason=f"{needed} is not installed")
+
+from starlette.testclient import TestClient  # noqa: E402
+
+from xql.deploy.client import PolicyClient, ServiceError  # noqa: E402
+from xql.deploy.service import Holder, Limits, Metrics, make_service  # noqa: E402
+
+VALVE = box([-1.0], [1.0])
+TOKEN = "a-token-of-24-characters"
+COLUMNS = [
+    {"name": "t in", "categories": [], "offset": 20.0},
+    {"name": "grade", "categories": ["A", "B"], "offset": 0.0},
+]
+ACTIONS = [{"name": "valve", "categories": [], "offset": 5.0}]
+PLAIN = Scaling("raw", "raw", 1.0, 0.0, np.zeros(3, np.float32), np.ones(3, np.float32))
+
+
+def write(path: Path, seed: int = 0, *, actions: ActionSpec = VALVE, table: bool = False) -> Path:
+    """A policy of three observed numbers, untrained, as an exported file."""
+    spec = EnvironmentSpec(3, actions)
+    make = CategoricalPolicy if isinstance(actions, Discrete) else GaussianPolicy
+    arrays = as_arrays(make.create(jax.random.key(seed), spec, (8,)), PLAIN)
+    assert arrays is not None
+    about = {
+        "format": 1,
+        "run": "plant",
+        "step": 40,
+        "observation": {"size": 3, "columns": COLUMNS if table else None},
+        "action": {
+            "kind": "discrete" if isinstance(actions, Discrete) else "box",
+            "size": actions.size,
+            "columns": ACTIONS if table else None,
+        },
+    }
+    path.write_bytes(onnx_model(arrays, about, "policy"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("plain") / "policy.onnx")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("table") / "policy.onnx", table=True)
+
+
+@pytest.fixture(scope="module")
+def client(plain: Path) -> Iterator[TestClient]:
+    with TestClient(make_service(plain)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def named(table: Path) -> Iterator[TestClient]:
+    with TestClient(make_service(table)) as client:
+        yield client
+
+
+def test_actions_are_those_of_the_policy(client: TestClient, plain: Path) -> None:
+    observations = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    answer = client.post("/act", json={"observations": observations.tolist()})
+    assert answer.status_code == 200
+    content = answer.json()
+    expected = ServedPolicy(plain).act(observations)
+    np.testing.assert_array_equal(np.asarray(content["actions"], np.float32), expected)
+    assert content["named"] is None
+    assert content["policy"] == client.get("/health").json()["policy"]
+    assert client.get("/policy").json()["run"] == "plant"
+
+
+def test_an_observation_without_a_finite_action_is_refused(client: TestClient) -> None:
+    body = {"observations": [[0, 0, 0], [3.4e38, -3.4e38, -3.4e38]]}
+    answer = client.post("/act", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "the action for observation 1 is not finite"
+
+
+def test_discrete_actions_are_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path / "policy.onnx", actions=Discrete(4))
+    with TestClient(make_service(path)) as client:
+        rows = np.random.default_rng(0).normal(size=(50, 3)) * 5
+        actions = client.post("/act", json={"observations": rows.tolist()}).json()["actions"]
+    assert set(actions) <= {0, 1, 2, 3}
+    assert len(set(actions)) > 1
+
+
+def test_rows_of_named_columns(named: TestClient, table: Path) -> None:
+    rows = [{"t in": 21.5, "grade": "B", "unused": 1}, {"grade": "A", "t in": 20}]
+    content = named.post("/act", json={"rows": rows}).json()
+    observations = np.array([[1.5, 0, 1], [0, 1, 0]], np.float32)
+    expected = ServedPolicy(table).act(observations)
+    np.testing.assert_array_equal(np.asarray(content["actions"], np.float32), expected)
+    assert content["named"] == [{"valve": value + 5.0} for [value] in content["actions"]]
+
+
+REFUSED: list[tuple[Any, str]] = [
+    ({"observations": [[1, 2]]}, "observations.0: List should have at least 3 items"),
+    ({"observations": [[1, 2, 3, 4]]}, "observations.0: List should have at most 3 items"),
+    ({"observations": []}, "observations: List should have at least 1 item"),
+    (
+        {"observations": [[1, 2, 1e39]]},
+        "observations.0.2: Input should be less than or equal to 3",
+    ),
+    ({"observations": [[1, 2, "3"]]}, "observations.0.2: Input should be a valid number"),
+    ({"observations": [[1, 2, True]]}, "observations.0.2: Input should be a valid number"),
+    ({"observations": [[1, 2, None]]}, "observations.0.2: Input should be a valid number"),
+    ({"observations": [[0, 0, 0]], "step": 1}, "step: Extra inputs are not permitted"),
+    ({"rows": [{"t": 1}]}, "observations: Field required"),
+    ({}, "observations: Field required"),
+    ([[1, 2, 3]], "Input should be a valid dictionary"),
+]
+
+
+@pytest.mark.parametrize(("body", "detail"), REFUSED, ids=lambda value: str(value)[:40])
+def test_what_is_no_observation_is_refused(client: TestClient, body: Any, detail: str) -> None:
+    answer = client.post("/act", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(detail)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"observations": [[0, 0, NaN]]}',
+        '{"observations": [[0, 0, -Infinity]]}',
+        '{"observations": [[0, 0, 1e999]]}',
+        '{"observations": [[0, 0, 1' + "0" * 400 + "]]}",
+        '{"observations": ' + "[" * 100_000,
+        '{"observations": [[0, 0, 0]]',
+        "",
+        "\x00",
+        "null",
+        "7",
+        '"rows"',
+        '["rows"]',
+        '{"observations": "\\ud800"}',
+    ],
+    ids=lambda text: text[:30],
+)
+def test_text_that_is_no_request_is_refused(
+    client: TestClient, named: TestClient, text: str
+) -> None:
+    for service in (client, named):
+        answer = service.post("/act", content=text, headers={"content-type": "application/json"})
+        assert answer.status_code in (400, 422)
+        assert "detail" in answer.json()
+
+
+@pytest.mark.parametrize(
+    ("row", "detail"),
+    [
+        ({"t in": 1}, "rows.0.grade: Field required"),
+        ({"t in": 1, "grade": "C"}, "policy: grade is 'C', which the table never had"),
+        ({"t in": None, "grade": "A"}, "rows.0.t in: Input should be a valid number"),
+        ({"t in": "warm", "grade": "A"}, "rows.0.t in: Input should be a valid number"),
+        ({"t in": 1, "grade": None}, "rows.0.grade"),
+    ],
+    ids=str,
+)
+def test_rows_that_the_table_never_had_are_refused(
+    named: TestClient, row: dict[str, Any], detail: str
+) -> None:
+    answer = named.post("/act", json={"rows": [row]})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(detail)
+
+
+def test_the_description_names_this_policy_s_columns(named: TestClient) -> None:
+    described = named.get("/openapi.json").json()["components"]["schemas"]
+    assert set(described["Row"]["properties"]) == {"t in", "grade"}
+    assert described["Row"]["properties"]["grade"]["enum"] == ["A", "B"]
+    both = {"rows": [{"t in": 21.5, "grade": "B"}], "observations": [[0, 0, 0]]}
+    assert named.post("/act", json=both).json()["detail"].startswith("observations: Extra inputs")
+
+
+def test_no_action_without_the_token(plain: Path) -> None:
+    with TestClient(make_service(plain, TOKEN)) as client:
+        body = {"observations": [[0, 0, 0]]}
+        for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": TOKEN}):
+            refused = client.post("/act", json=body, headers=headers)
+            assert refused.status_code == 401
+            assert refused.headers["WWW-Authenticate"] == "Bearer"
+        assert client.get("/metrics").status_code == client.get("/policy").status_code == 401
+        assert client.get("/health").status_code == 200
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        assert client.post("/act", json=body, headers=right).status_code == 200
+
+
+def test_another_name_of_this_machine_is_refused_without_a_token(plain: Path) -> None:
+    with TestClient(make_service(plain), base_url="http://rebound.example") as client:
+        assert client.get("/health").status_code == 400
+
+
+def test_limits(plain: Path) -> None:
+    limits = Limits(body=500, batch=2)
+    with TestClient(make_service(plain, limits=limits)) as client:
+        many = client.post("/act", json={"observations": [[0, 0, 0]] * 3})
+        assert (many.status_code, many.json()["detail"]) == (
+            422,
+            "observations: List should have at most 2 items after validation, not 3",
+        )
+        long = client.post("/act", json={"observations": [[0.123456789] * 60]})
+        assert long.status_code == 413
+        assert long.json()["detail"] == "the request has more than 500 bytes"
+        assert client.post("/act", json={"observations": [[0, 0, 0]] * 2}).status_code == 200
+
+
+def test_metrics_count_requests_and_actions(plain: Path) -> None:
+    with TestClient(make_service(plain)) as client:
+        client.post("/act", json={"observations": [[0, 0, 0]] * 5})
+        client.post("/act", json={"observations": [[0, 0]]})
+        client.get("/nothing")
+        said = client.get("/metrics").text
+    for line in (
+        'xql_requests_total{path="/act",status="200"} 1.0',
+        'xql_requests_total{path="/act",status="422"} 1.0',
+        'xql_requests_total{path="other",status="404"} 1.0',
+        "xql_actions_total 5.0",
+    ):
+        assert line in said
+    assert 'run="plant",step="40"' in said
+
+
+def test_a_replaced_file_is_served_and_an_unfit_one_is_not(tmp_path: Path) -> None:
+    path = write(tmp_path / "policy.onnx")
+    holder = Holder(path)
+    first = holder.policy.identity
+    assert not holder.refresh()
+    write(tmp_path / "new", seed=1).replace(path)
+    assert holder.refresh()
+    second = holder.policy.identity
+    assert second != first
+    write(tmp_path / "new", actions=Discrete(2)).replace(path)
+    with pytest.raises(InputError, match="its actions are not as those of the policy"):
+        holder.refresh()
+    path.write_bytes(b"half")
+    with pytest.raises(InputError, match="no ONNX policy of xql's"):
+        holder.refresh()
+    path.unlink()
+    assert not holder.refresh()
+    assert holder.policy.identity == second
+    assert Metrics(holder.policy).registry.get_sample_value("xql_actions_total") == 0.0
+
+
+def run_command(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "xql", "serve", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **variables},
+    )
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
+    processes = []
+
+    def start(*arguments: str) -> tuple[subprocess.Popen[str], str]:
+        process = run_command(*arguments, XQL_TOKEN="")
+        processes.append(process)
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert "serving" in said, said
+        return process, said.split(" at ")[1].split()[0]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_served_by_the_command_swapped_under_load_and_stopped(
+    started: Callable[..., tuple[subprocess.Popen[str], str]], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "policy.onnx")
+    other = write(tmp_path / "other.onnx", seed=1)
+    process, url = started(str(path), "--port", "0")
+    answers: set[str] = set()
+    failures: list[Exception] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        expected = {ServedPolicy(one).identity: ServedPolicy(one) for one in (path, other)}
+        rows = np.ones((2, 3), np.float32)
+        with PolicyClient(url) as client:
+            while not done.is_set():
+                try:
+                    answer = client._ask("POST", "/act", {"observations": rows.tolist()})
+                    served = expected[answer["policy"]]
+                    assert np.array_equal(
+                        np.asarray(answer["actions"], np.float32), served.act(rows)
+                    )
+                    answers.add(answer["policy"])
+                except Exception as error:
+                    failures.append(error)
+                    return
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not answers and not failures:
+        time.sleep(0.01)
+    shutil.copy(other, tmp_path / "draft")
+    (tmp_path / "draft").replace(path)
+    deadline = time.monotonic() + 60
+    while len(answers) < 2 and not failures and time.monotonic() < deadline:
+        time.sleep(0.02)
+    done.set()
+    asking.join()
+    assert failures == []
+    assert len(answers) == 2
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert said.splitlines()[-1] == "stopped"
+
+
+def test_client(plain: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    with PolicyClient("http://testserver") as asking:
+        monkeypatch.setattr(asking, "_http", client)
+        observations = np.ones((4, 3))
+        actions = asking.act(observations)
+        np.testing.assert_array_equal(actions[2], asking.act(observations[2]))
+        assert actions.shape == (4, 1)
+        assert asking.policy()["run"] == "plant"
+        with pytest.raises(ServiceError, match="at least 3 items") as caught:
+            asking.act(np.ones(2))
+        assert caught.value.status == 422
+        monkeypatch.undo()
+    with (
+        PolicyClient("http://127.0.0.1:9", timeout=1.0) as nobody,
+        pytest.raises(ServiceError) as gone,
+    ):
+        nobody.health()
+    assert gone.value.status is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{policy}", "--host", "0.0.0.0"], "can be reached from other machines, and no token"),
+        (["{policy}", "--port", "70000"], "--port 70000 is no port"),
+        (["{policy}", "--max-batch", "0"], "--max-batch 0 is not above 0"),
+        (["{policy}", "--token-file", "{short}"], "the token has fewer than 16 letters"),
+        (["nothing.onnx"], "nothing.onnx: "),
+        (["{short}"], "no ONNX policy of xql's; make one: xql export RUN --format onnx"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_served_is_said_in_one_line(
+    arguments: list[str],
+    said: str,
+    plain: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("XQL_TOKEN", raising=False)
+    short = tmp_path / "short"
+    short.write_text("secret")
+    words = [word.format(policy=plain, short=short) for word in arguments]
+    with pytest.raises(SystemExit) as end:
+        main(["serve", *words])
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_serving_needs_no_jax(plain: Path) -> None:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from xql.deploy.service import make_service\n"
+        "import xql.cli.serve, xql.deploy.client\n"
+        "make_service(Path(sys.argv[1]))\n"
+        "assert 'jax' not in sys.modules and 'scipy' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(plain)], check=True, timeout=120)
