@@ -125,6 +125,9 @@ def markdown(rows: list[Value]) -> str:
             each = " ".join(f"{one:.2f}" for one in survivals)
         value, steps = (np.mean([getattr(row, key) for row in own]) for key in ("value", "steps"))
         lines.append(f"| {name} | {acts} | {text} | {each} | {value:.4f} | {steps:.2f} |")
+    missing = [name for name in AGENTS if name not in {row.policy for row in rows}]
+    if missing:
+        lines += ["", f"Not trained yet: {', '.join(missing)}."]
     return "\n".join([*lines, ""])
 
 
