@@ -58,14 +58,17 @@ def make(
     steps: int | None = None,
     run: Path | None = None,
     out: Path | None = None,
+    episodes: int | None = None,
 ) -> None:
     """Make a benchmark dataset with a simulator and write it among Minari's datasets.
 
-    `ant-policy` makes no dataset but the policy file that antmaze walks with.
+    `icu-sepsis` writes a file instead, and `ant-policy` makes no dataset but the policy file that
+    antmaze walks with.
 
     Args:
         name: pointmaze-{umaze,medium,large}, antmaze-{umaze,umaze-diverse}, adroit-{pen,door,
-            relocate}-expert, antmaze-{medium,large}-{play,diverse}, mujoco, or ant-policy.
+            relocate}-expert, antmaze-{medium,large}-{play,diverse}, mujoco, icu-sepsis, or
+            ant-policy.
         policy: for adroit, and if wished antmaze, the .npz file of the behaviour policy
             (docs/data.md).
         transitions: how many transitions to make; 200,000 of pointmaze and 1,000,000 of the others
@@ -79,7 +82,8 @@ def make(
         steps: for mujoco and ant-policy, how long SAC learns; 1,000,000 and 250,000 without it.
         run: for mujoco and ant-policy, a finished online run to take the policies from; nothing is
             trained then.
-        out: for ant-policy, the .npz file to write.
+        out: for icu-sepsis and ant-policy, the file to write, an .npz.
+        episodes: for icu-sepsis, how many patients are treated; 5,000 without it.
 
     Raises:
         InputError: an unknown name, a number out of range, an id that exists, a file that holds no
@@ -91,10 +95,15 @@ def make(
         raise InputError("it is empty", where="--out-id", hint="write it as NAMESPACE/NAME-v0")
     if name == "ant-policy":
         given = {"policy": policy, "transitions": transitions, "noise": noise, "out-id": out_id}
-        _refuse(name, **given, env=env, kind=kind)
+        _refuse(name, **given, env=env, kind=kind, episodes=episodes)
         _ant_policy(out, run, steps, seed)
         return
-    _refuse(name, out=out)
+    if name == "icu-sepsis":
+        given = {"policy": policy, "transitions": transitions, "noise": noise, "out-id": out_id}
+        _refuse(name, **given, env=env, kind=kind, steps=steps, run=run)
+        _icu_sepsis(out, episodes, seed)
+        return
+    _refuse(name, out=out, episodes=episodes)
     if name == "mujoco":
         _refuse(name, policy=policy, noise=noise)
         dataset_id = _mujoco(env, kind, steps, transitions, seed, run, out_id)
@@ -104,7 +113,7 @@ def make(
     if name not in known:
         raise InputError(
             f"nothing called '{name}' can be made",
-            hint=nearest(name, [*known, "mujoco", "ant-policy"]),
+            hint=nearest(name, [*known, "mujoco", "icu-sepsis", "ant-policy"]),
         )
     _refuse(name, env=env, kind=kind, steps=steps, run=run)
     found = known[name]
@@ -198,6 +207,21 @@ def _ant_policy(out: Path | None, run: Path | None, steps: int | None, seed: int
     success = controller_success("umaze", load_goal_policy(out), seed=seed)
     print(f"made {out} from {made}: the ant succeeds in {100 * success:.0f} % of UMaze's trials")
     print(f"next: xql data make antmaze-umaze --policy {out}")
+
+
+def _icu_sepsis(out: Path | None, episodes: int | None, seed: int) -> None:
+    from xql.collect.icu_sepsis import EPISODES, make_icu_sepsis
+
+    if out is None:
+        hint = "name it with --out, such as --out icu-sepsis.npz"
+        raise InputError("it needs a file", where="icu-sepsis", hint=hint)
+    began = time.perf_counter()
+    made = make_icu_sepsis(out, episodes=EPISODES if episodes is None else episodes, seed=seed)
+    print(
+        f"made {out}: {made.transitions:,} transitions in {made.episodes:,} episodes, "
+        f"{time.perf_counter() - began:.1f} s; {made.returns.mean():.1%} of the patients survive"
+    )
+    print(f"next: xql train offline --data {out}")
 
 
 def _refuse(name: str, **given: Any) -> None:
