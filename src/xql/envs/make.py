@@ -25,6 +25,7 @@ from xql.envs.antmaze import ANTMAZES, one_goal_spec
 from xql.envs.control import PREFIX, control_spec
 from xql.envs.dmsd import DMSD_ID, dmsd_spec
 from xql.envs.goal_ant import GOAL_ANT, goal_ant_spec
+from xql.envs.greenhouse import GREENHOUSE, greenhouse_spec
 from xql.envs.render import aim_camera, choose_renderer, drawing
 from xql.envs.safety_half_cheetah import SAFETY_HALF_CHEETAH, safety_half_cheetah_spec
 from xql.errors import InputError, MissingExtra, missing_extra, nearest, require
@@ -192,6 +193,7 @@ def registered(name: str) -> EnvSpec:
     own = {
         GOAL_ANT: goal_ant_spec,
         DMSD_ID: dmsd_spec,
+        GREENHOUSE: greenhouse_spec,
         SAFETY_HALF_CHEETAH: safety_half_cheetah_spec,
     }
     if name in own:
