@@ -44,7 +44,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_its_rows_played_again_give_the_observations_in_their_order(log: Path) -> None:
-    data = open_table(log, **OPTIONS)  # type: ignore[arg-type]
+    data = open_table(log, **OPTIONS)
     assert data.environment is None and data.episodes == 2 and not data.terminated.any()
     assert [one["name"] for one in data.metadata["columns"]["observation"]] == list(SENSORS)
     assert [one["name"] for one in data.metadata["columns"]["action"]] == list(CHANGES)
@@ -131,7 +131,7 @@ def test_from_the_command_line_to_a_named_action(
     printed = capsys.readouterr().out
     command = made[made.index("next: xql ") + len("next: xql ") :].replace("'", "").split()
     assert command == ["data", "convert", "log.csv", "log.npz", *FLAGS, "--missing", "ffill"]
-    assert "sensor_humidity_pct" in printed and "change_heating_w_m2" in printed
+    assert "sensor_humidity_pct" in printed and "change_heating" in printed
     main(["data", "check", "log.npz"])
     assert "error" not in capsys.readouterr().out
     words = "train offline --data log.npz --agent bc --steps 20 --set hidden=[16,16] --env none"
@@ -139,7 +139,7 @@ def test_from_the_command_line_to_a_named_action(
     row: dict[str, Any] = {name: float(value or 0) for name, value in last_sensors("log.csv")}
     action = load_policy("run").act(row)
     assert list(action) == list(CHANGES)
-    assert abs(action["change_heating_w_m2"]) <= 15 and abs(action["change_vent_mm_s"]) <= 0.75
+    assert all(abs(value) <= 1 for value in action.values())
 
 
 def last_sensors(path: str) -> list[tuple[str, str]]:

@@ -36,11 +36,11 @@ def test_the_growers_rule_returns_what_its_package_says(env: Greenhouse) -> None
     rule = package.baselines.GrowerHeuristic()
     env.reset(seed=0)
     rule.reset(env.house)
-    total, ends, most = 0.0, [], env.house.config.effective_du_max()
+    total, ends = 0.0, []
     for _ in range(STEPS):
         seen = env.house.observe(env.house.state, env.house.control, env.steps)
-        share = env.house.encode_control(rule.control(seen, env.house))
-        observation, reward, *end, _ = env.step(share * most)
+        action = env.house.encode_control(rule.control(seen, env.house))
+        observation, reward, *end, _ = env.step(action)
         total += reward
         ends.append(end)
     # Its README: a return of −4.35 in the season from day 40.
@@ -54,25 +54,24 @@ def test_an_observation_and_an_action_by_hand(env: Greenhouse) -> None:
     first, info = env.reset(options={"start_day": 100})
     seen = dict(zip(SENSORS, first.tolist(), strict=True))
     assert info == {"start_day": 100} and env.time == datetime.datetime(2014, 4, 10)
-    # The package's transplant: 0.0035 kg/m² at 15 °C, heated with 50 W/m².
+    # The package's transplant: 0.0035 kg/m² at 15 °C, heated with 50 of 150 W/m².
     assert seen["sensor_crop_g_m2"] == pytest.approx(3.5)
-    assert seen["sensor_temp_c"] == 15 and seen["sensor_heating_w_m2"] == 50
+    assert seen["sensor_temp_c"] == 15 and seen["sensor_heating_pct"] == pytest.approx(100 / 3)
     # Outside: in April, at midnight. 400 ppm of CO₂ weigh 0.75 g/m³.
     assert seen["sensor_sun_w_m2"] == 0 and -5 < seen["sensor_outside_temp_c"] < 20
     assert 0.7 < seen["sensor_outside_co2_g_m3"] < 1.2
     assert 2 < seen["sensor_outside_vapour_g_m3"] < 15
     assert (seen["sensor_hour_sin"], seen["sensor_hour_cos"]) == (0, 1)
 
-    action = dict.fromkeys(CHANGES, 0.0) | {"change_vent_mm_s": 0.25, "change_heating_w_m2": -99.0}
+    action = dict.fromkeys(CHANGES, 0.0) | {"change_vent": 0.25, "change_heating": -9.0}
     second, reward, _, _, parts = env.step(np.array(list(action.values())))
     seen = dict(zip(SENSORS, second.tolist(), strict=True))
-    assert seen["sensor_vent_mm_s"] == 0.25 and seen["sensor_dosing_mg_m2_s"] == 0
-    assert seen["sensor_heating_w_m2"] == 35  # a tenth of 150 W/m² at most
+    assert seen["sensor_vent_pct"] == 2.5 and seen["sensor_dosing_pct"] == 0
+    assert seen["sensor_heating_pct"] == pytest.approx(100 / 3 - 10)  # at most
     assert seen["sensor_season_share"] == pytest.approx(1 / STEPS)
     assert seen["sensor_hour_sin"] == pytest.approx(np.sin(2 * np.pi / 48))
     gains = parts["revenue"] - parts["energy_cost"] - parts["co2_cost"] - parts["penalty"]
     assert reward == pytest.approx(gains)
-    assert env.action_space.high.tolist() == pytest.approx([0.12, 0.75, 15])  # type: ignore[attr-defined]
 
 
 def test_consecutive_seeds_take_one_day_after_the_other(env: Greenhouse) -> None:
@@ -107,7 +106,6 @@ def test_it_is_found_by_its_name() -> None:
 
 def test_gymnasium_finds_nothing_wrong() -> None:
     with warnings.catch_warnings():
-        # Bounds of the observation would be made up; those of the actions are their units'.
+        # Bounds of the observation would be made up.
         warnings.filterwarnings("ignore", "(?s).*Box observation space (min|max)imum value is")
-        warnings.filterwarnings("ignore", "(?s).*recommend using a symmetric and normalized space")
         check_env(make_environment(GREENHOUSE).unwrapped, skip_render_check=True)

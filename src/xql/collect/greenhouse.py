@@ -68,7 +68,6 @@ def play_season(env: Greenhouse, label: str, day: int, random: np.random.Generat
     package = require("lettuce_greenhouse_gym", EXTRA)
     house = env.house
     low, high = house.config.effective_control_bounds()
-    most = house.config.effective_du_max()
     observation, _ = env.reset(options={"start_day": day})
     controller: Any = None
     deviation, keeps = np.zeros(len(CHANGES)), 0
@@ -86,7 +85,7 @@ def play_season(env: Greenhouse, label: str, day: int, random: np.random.Generat
         deviation = PERSISTENCE * deviation + shock
         seen = house.observe(house.state, house.control, env.steps)
         asked = controller.control(seen, house) + deviation * (high - low)
-        action = (house.encode_control(np.clip(asked, low, high)) * most).astype(np.float32)
+        action = house.encode_control(np.clip(asked, low, high)).astype(np.float32)
         times.append(env.time.isoformat())
         observations.append(observation)
         actions.append(action)

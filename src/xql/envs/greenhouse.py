@@ -4,7 +4,8 @@ The package (Apache-2.0, of Wageningen University & Research) simulates van Hent
 with the weather of Bleiswijk in the Netherlands from 10 January to 29 November 2014. Rewards, rate
 limits and the length of a season are its benchmark's, `LettuceGreenhouse-v0`. What differs:
 
-- the numbers of an observation and of an action have names and the units of instruments;
+- the numbers of an observation have names and the units of instruments, and those of an action
+  names;
 - the hour of the day is observed, which every climate computer knows;
 - a season starts on a day of `HELD_OUT`, and `LOGGED` has the others: no weather is in both.
 """
@@ -29,9 +30,9 @@ SENSORS = (
     "sensor_co2_ppm",
     "sensor_temp_c",
     "sensor_humidity_pct",
-    "sensor_dosing_mg_m2_s",
-    "sensor_vent_mm_s",
-    "sensor_heating_w_m2",
+    "sensor_dosing_pct",
+    "sensor_vent_pct",
+    "sensor_heating_pct",
     "sensor_season_share",
     "sensor_sun_w_m2",
     "sensor_outside_co2_g_m3",
@@ -41,13 +42,15 @@ SENSORS = (
     "sensor_hour_cos",
 )
 """What an observation holds, in this order: the dry weight of the crop and the climate inside, the
-last settings, the share of the season that is over, the weather and the hour."""
+last settings in per cent of their range (1.2 mg/m²/s of CO₂, 7.5 mm/s of air, 150 W/m² of heat),
+the share of the season that is over, the weather and the hour."""
 
-CHANGES = ("change_dosing_mg_m2_s", "change_vent_mm_s", "change_heating_w_m2")
-"""What an action holds: how much more CO₂, ventilation and heating than in the last half hour."""
+CHANGES = ("change_dosing", "change_vent", "change_heating")
+"""What an action holds: how much more CO₂, ventilation and heating than in the last half hour. 1 is
+the fastest that the benchmark allows, 10 per cent of the range."""
 
-_UNITS = np.array([1e3, 1, 1, 1, 1, 1, 1, 1, 1, 1e3, 1, 1e3])
-"""From the package's kilograms to grams."""
+_GRAMS = 1e3
+"""The package weighs in kilograms."""
 
 STEPS = 1920
 """Of half an hour: 40 days from planting to harvest."""
@@ -70,10 +73,10 @@ Observation = Float32[np.ndarray, "14"]
 class Greenhouse(gymnasium.Env[Observation, np.ndarray]):
     """A season of lettuce, from planting to harvest, in steps of half an hour.
 
-    An action changes the CO₂ dosing, the ventilation and the heating by at most a tenth of their
-    range. The reward is the value of the growth less the cost of heat and CO₂, in euro/m², less a
-    penalty outside of 10 to 20 °C, 500 to 1600 ppm and up to 80 % humidity. After 1920 steps the
-    crop is harvested, which is a termination. Nothing is random but the day of the start.
+    An action changes the CO₂ dosing, the ventilation and the heating. The reward is the value of
+    the growth less the cost of heat and CO₂, in euro/m², less a penalty outside of 10 to 20 °C, 500
+    to 1600 ppm and up to 80 % humidity. After 1920 steps the crop is harvested, which is a
+    termination. Nothing is random but the day of the start.
 
     Attributes:
         days: on which a season may start, by day of the year.
@@ -106,10 +109,11 @@ class Greenhouse(gymnasium.Env[Observation, np.ndarray]):
                 )
         self.house = package.LettuceGreenhouseEnv()
         self.day, self.steps = self.days[0], 0
-        self._most = self.house.config.effective_du_max()
+        _, most = self.house.config.effective_control_bounds()
+        percent = 100 / most
+        self._units = np.array([_GRAMS, 1, 1, 1, *percent, 1, 1, _GRAMS, 1, _GRAMS])
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (len(SENSORS),), np.float32)
-        most = self._most.astype(np.float32)
-        self.action_space = gymnasium.spaces.Box(-most, most, dtype=np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(CHANGES),), np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -129,8 +133,8 @@ class Greenhouse(gymnasium.Env[Observation, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Half an hour with these changes; the info has what the reward is made of."""
-        share = np.asarray(action, np.float64) / self._most
-        observed, reward, terminated, truncated, info = self.house.step(share)
+        action = np.asarray(action, np.float64)
+        observed, reward, terminated, truncated, info = self.house.step(action)
         self.steps += 1
         parts = {name: info[name] for name in ("revenue", "energy_cost", "co2_cost", "penalty")}
         return self._named(observed), reward, terminated, truncated, parts
@@ -144,7 +148,7 @@ class Greenhouse(gymnasium.Env[Observation, np.ndarray]):
         time = self.time
         angle = 2 * math.pi * (time.hour + time.minute / 60) / 24
         clock = [math.sin(angle), math.cos(angle)]
-        return np.concatenate([observed * _UNITS, clock]).astype(np.float32)
+        return np.concatenate([observed * self._units, clock]).astype(np.float32)
 
 
 def greenhouse_spec() -> EnvSpec:
