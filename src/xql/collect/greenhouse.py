@@ -72,7 +72,7 @@ def play_season(env: Greenhouse, label: str, day: int, random: np.random.Generat
     controller: Any = None
     deviation, keeps = np.zeros(len(CHANGES)), 0
     times, observations, actions, rewards, harvested = [], [], [], [], False
-    steps = STEPS if day > WITHHELD[0] else min(STEPS, 48 * (WITHHELD[0] - day))
+    steps = STEPS if day >= WITHHELD[0] else min(STEPS, 48 * (WITHHELD[0] - day))
     for _ in range(steps):
         if keeps == 0:
             drawn = {name: random.uniform(*between) for name, between in SET_POINTS.items()}

@@ -2,8 +2,9 @@
 
 XQL, IQL and BC learn from a log of `xql data make greenhouse`, 4 seeds each (the table `greenhouse`
 of `offline_results`), and play the seasons of `HELD_OUT`, whose weather the log does not hold. The
-grower's rule plays them too, and the package's planner, which knows the model and the weather to
-come, those of --planner: it takes minutes for each. What was played is kept in OUT/greenhouse, and
+grower's rule plays them too, and the behaviour policy, which is the rule with the varied set-points
+of the log; and the package's planner, which knows the model and the weather to come, those of
+--planner: it takes minutes for each. What was played is kept in OUT/greenhouse, and
 is not played again. days.md is drawn from that alone, without the simulator.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 import tyro
 from jaxtyping import Float64
 
+from xql.collect.greenhouse import play_season
 from xql.envs.greenhouse import EXTRA, HELD_OUT, Greenhouse
 from xql.errors import InputError, require
 from xql.evaluation.statistics import format_interval, mean, stratified_bootstrap
@@ -26,19 +28,26 @@ from xql.files import write_text
 from xql.training.evaluate import EVALUATION_SEED
 
 TABLE = "greenhouse"
+BEHAVIOUR_SEED = 1000
+"""Of the set-points and deviations in the held-out seasons; no log has it."""
 Returns = dict[int, float]
 """Of a season, by the day on which it starts."""
 
 
 def play(kind: str, days: Iterable[int]) -> Returns:
-    """What a controller of the package returns in the seasons from some days.
+    """What "rule", "behaviour" or "planner" returns in the seasons from some days.
 
     Raises:
         MissingExtra: lettuce-greenhouse-gym is not installed.
     """
+    env = Greenhouse()
+    if kind == "behaviour":
+        draws = {day: np.random.default_rng([BEHAVIOUR_SEED, day]) for day in days}
+        seasons = {day: play_season(env, "", day, draws[day]) for day in draws}
+        return {day: float(season.rewards.sum()) for day, season in seasons.items()}
     baselines: Any = require("lettuce_greenhouse_gym.baselines", EXTRA)
     made = {"rule": baselines.GrowerHeuristic, "planner": baselines.NominalMPC}[kind]
-    house = Greenhouse().house
+    house = env.house
     logs = {day: baselines.run_episode(house, made(), options={"start_day": day}) for day in days}
     return {day: float(log.total_return) for day, log in logs.items()}
 
@@ -74,11 +83,12 @@ def returns_of(entry: offline_results.Entry) -> Float64[np.ndarray, "seeds days"
 
 def markdown(home: Path) -> str:
     """days.md: each day's return, and how far each method is ahead of the rule."""
-    rule, planner = read_returns(home / "rule.csv"), read_returns(home / "planner.csv")
+    played = {kind: read_returns(home / f"{kind}.csv") for kind in ("rule", "behaviour")}
+    planner = read_returns(home / "planner.csv")
     entries = offline_results.entries_of(TABLE, home)
-    learned = {one.name: returns_of(one).mean(axis=0) for one in entries}
-    rules = np.array([rule[day] for day in HELD_OUT])
-    names = list(learned)
+    each = {kind: np.array([values[day] for day in HELD_OUT]) for kind, values in played.items()}
+    rules = each["rule"]
+    each |= {one.name: returns_of(one).mean(axis=0) for one in entries}
     lines = [
         "# greenhouse, by day",
         "",
@@ -86,18 +96,19 @@ def markdown(home: Path) -> str:
         f"{' '.join(map(str, sorted(planner)))}`",
         "",
         "Returns of the seasons from each held-out day (day 40 is 9 February 2014): of the",
-        "grower's rule, of each method the mean over 4 seeds at the last step, and of the planner,",
-        "which knows the model, the state and the weather to come.",
+        "grower's rule; of the behaviour policy, the rule with the log's varied set-points; of",
+        "each method the mean over 4 seeds at the last step; and of the planner, which knows the",
+        "model, the state and the weather to come.",
         "",
-        f"| day | rule | {' | '.join(names)} | planner |",
-        "|" + "---|" * (len(names) + 3),
+        f"| day | {' | '.join(each)} | planner |",
+        "|" + "---|" * (len(each) + 2),
     ]
     for place, day in enumerate(HELD_OUT):
-        cells = [f"{learned[name][place]:.2f}" for name in names]
+        cells = [f"{values[place]:.2f}" for values in each.values()]
         planned = f"{planner[day]:.2f}" if day in planner else ""
-        lines.append(f"| {day} | {rule[day]:.2f} | {' | '.join(cells)} | {planned} |")
-    means = [f"{values.mean():.2f}" for values in learned.values()]
-    lines.append(f"| mean | {rules.mean():.2f} | {' | '.join(means)} | |")
+        lines.append(f"| {day} | {' | '.join(cells)} | {planned} |")
+    means = [f"{values.mean():.2f}" for values in each.values()]
+    lines.append(f"| mean | {' | '.join(means)} | |")
     lines += [
         "",
         "Ahead of the rule, with the 95 % bootstrap interval of the mean over days. The days are",
@@ -109,7 +120,9 @@ def markdown(home: Path) -> str:
     ]
     known = [place for place, day in enumerate(HELD_OUT) if day in planner]
     gap = np.mean([planner[HELD_OUT[place]] - rules[place] for place in known]) if known else np.nan
-    for name, values in learned.items():
+    for name, values in each.items():
+        if name == "rule":
+            continue
         ahead = values - rules
         interval = format_interval(stratified_bootstrap(ahead[:, None], mean), digits=2)
         share = f"{100 * ahead[known].mean() / gap:.0f} %" if known else ""
@@ -133,7 +146,7 @@ def main(
     """
     home = out / TABLE
     offline_results.main(TABLE, data=None if data is None else str(data), train=train, out=out)
-    for kind, days in (("rule", HELD_OUT), ("planner", planner)):
+    for kind, days in (("rule", HELD_OUT), ("behaviour", HELD_OUT), ("planner", planner)):
         played = read_returns(home / f"{kind}.csv")
         for day in days:
             if day not in played:
