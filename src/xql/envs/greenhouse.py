@@ -1,8 +1,8 @@
 """A lettuce greenhouse under measured weather: `lettuce-greenhouse-gym`, as a logger would see it.
 
-The package (Apache-2.0, of Wageningen University & Research) simulates van Henten's model of 1994
-with the weather of Bleiswijk in the Netherlands from 10 January to 29 November 2014. Rewards, rate
-limits and the length of a season are its benchmark's, `LettuceGreenhouse-v0`. What differs:
+The package (Apache-2.0) simulates van Henten's model of 1994 with the weather that was measured in
+Bleiswijk in the Netherlands from 10 January to 29 November 2014. Rewards, rate limits and the
+length of a season are its benchmark's, `LettuceGreenhouse-v0`. What differs:
 
 - the numbers of an observation have names and the units of instruments, and those of an action
   names;
