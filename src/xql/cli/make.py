@@ -59,16 +59,17 @@ def make(
     run: Path | None = None,
     out: Path | None = None,
     episodes: int | None = None,
+    missing: float | None = None,
 ) -> None:
     """Make a benchmark dataset with a simulator and write it among Minari's datasets.
 
-    `icu-sepsis` writes a file instead, and `ant-policy` makes no dataset but the policy file that
-    antmaze walks with.
+    `icu-sepsis` writes a file instead, `greenhouse` a CSV, to be converted as a table of one's own,
+    and `ant-policy` makes no dataset but the policy file that antmaze walks with.
 
     Args:
         name: pointmaze-{umaze,medium,large}, antmaze-{umaze,umaze-diverse}, adroit-{pen,door,
-            relocate}-expert, antmaze-{medium,large}-{play,diverse}, mujoco, icu-sepsis, or
-            ant-policy.
+            relocate}-expert, antmaze-{medium,large}-{play,diverse}, mujoco, icu-sepsis, greenhouse,
+            or ant-policy.
         policy: for adroit, and if wished antmaze, the .npz file of the behaviour policy
             (docs/data.md).
         transitions: how many transitions to make; 200,000 of pointmaze and 1,000,000 of the others
@@ -82,8 +83,10 @@ def make(
         steps: for mujoco and ant-policy, how long SAC learns; 1,000,000 and 250,000 without it.
         run: for mujoco and ant-policy, a finished online run to take the policies from; nothing is
             trained then.
-        out: for icu-sepsis and ant-policy, the file to write, an .npz.
-        episodes: for icu-sepsis, how many patients are treated; 5,000 without it.
+        out: for icu-sepsis and ant-policy the .npz, for greenhouse the .csv file to write.
+        episodes: for icu-sepsis, how many patients are treated, 5,000 without it; for greenhouse,
+            how many seasons of 40 days, 60 without it.
+        missing: for greenhouse, the share of the measurements that are left out; 0 without it.
 
     Raises:
         InputError: an unknown name, a number out of range, an id that exists, a file that holds no
@@ -93,6 +96,12 @@ def make(
     began = time.perf_counter()
     if out_id == "":
         raise InputError("it is empty", where="--out-id", hint="write it as NAMESPACE/NAME-v0")
+    if name == "greenhouse":
+        unused = {"policy": policy, "transitions": transitions, "noise": noise, "out-id": out_id}
+        _refuse(name, **unused, env=env, kind=kind, steps=steps, run=run)
+        _greenhouse(out, episodes, seed, missing)
+        return
+    _refuse(name, missing=missing)
     if name == "ant-policy":
         given = {"policy": policy, "transitions": transitions, "noise": noise, "out-id": out_id}
         _refuse(name, **given, env=env, kind=kind, episodes=episodes)
@@ -113,7 +122,7 @@ def make(
     if name not in known:
         raise InputError(
             f"nothing called '{name}' can be made",
-            hint=nearest(name, [*known, "mujoco", "icu-sepsis", "ant-policy"]),
+            hint=nearest(name, [*known, "mujoco", "icu-sepsis", "greenhouse", "ant-policy"]),
         )
     _refuse(name, env=env, kind=kind, steps=steps, run=run)
     found = known[name]
@@ -224,13 +233,36 @@ def _icu_sepsis(out: Path | None, episodes: int | None, seed: int) -> None:
     print(f"next: xql train offline --data {out}")
 
 
+def _greenhouse(out: Path | None, episodes: int | None, seed: int, missing: float | None) -> None:
+    from xql.collect.greenhouse import EPISODES, make_greenhouse
+
+    if out is None:
+        raise InputError("it needs a file", where="greenhouse", hint="name it with --out LOG.csv")
+    total = EPISODES if episodes is None else episodes
+    with _bar("seasons") as bar:
+        task = bar.add_task("greenhouse", total=total)
+        rows, harvests = make_greenhouse(
+            out,
+            episodes=total,
+            seed=seed,
+            missing=0.0 if missing is None else missing,
+            progress=lambda made, wanted: bar.update(task, completed=made, total=wanted),
+        )
+    print(f"made {out}: {rows:,} rows of {total:,} seasons, {harvests:,} of them up to the harvest")
+    print(
+        f"next: xql data convert {out} {out.with_suffix('.npz')} --observation 'sensor_*' "
+        "--action 'change_*' --reward reward --episode season --time time --terminated harvested"
+        f"{' --missing ffill' if missing else ''}"
+    )
+
+
 def _refuse(name: str, **given: Any) -> None:
     for option, value in given.items():
         if value is not None:
             raise InputError(f"it takes no --{option}", where=name, hint="leave it out")
 
 
-def _bar() -> Any:
+def _bar(unit: str = "transitions") -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from xql.cli.console import is_terminal, plain_console
@@ -238,7 +270,7 @@ def _bar() -> Any:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} transitions"),
+        TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {unit}"),
         TimeRemainingColumn(),
         console=plain_console(file=sys.stderr),
         transient=True,

@@ -16,6 +16,8 @@
                   over six fixed β, and with the paper's own loss at its nearest β
     neorl2        XQL, IQL, TD3+BC, ReBRAC and BC on NeoRL-2's DMSD and SafetyHalfCheetah, 4 seeds
                   × 50k updates
+    greenhouse    XQL, IQL and BC from the log of a greenhouse, on days that it does not hold, 4
+                  seeds × 20k updates (experiments/greenhouse_results.py)
     extraction    XQL's four ways to extract a policy, on AntMaze-UMaze-diverse made here and DMSD,
                   2 seeds × 25k updates
 
@@ -241,8 +243,9 @@ def main(
 
     Args:
         table: one of those that the head of this file lists.
-        data: the file of door-human and door-peers, as D4RL publishes it; for stability and neorl2
-            a folder with NeoRL-2's files, and with that file, under their published names.
+        data: the file of door-human and door-peers, as D4RL publishes it; of greenhouse, the
+            converted log, which is called log.npz; for stability and neorl2 a folder with
+            NeoRL-2's files, and with that file, under their published names.
         only: names of cells; all without it.
         train: train what is missing; without, only write what is there.
         out: the folder; the table goes to the folder of its name in there.
