@@ -138,7 +138,7 @@ def test_x_sac_finds_the_soft_maximum_over_its_own_policy() -> None:
     assert np.abs(q - wanted)[visited].max() <= SHARE * spread
 
 
-def sac(value: Literal["none", "gumbel"], **numbers: float) -> Any:
+def sac(value: Literal["none", "gumbel"], **numbers: Any) -> Any:
     """SAC with tables, its temperature held where it starts."""
     config = SACConfig(
         **numbers,

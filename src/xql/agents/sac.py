@@ -39,8 +39,7 @@ Deviations from the papers, each with its switch in `SACConfig` where it has one
  11. V takes its step before Q, and with draws of its own; X-SAC's code has Q first, and one draw
      for V and the policy.
  12. The policy and α move at every update, as the paper says of X-SAC; its code has every second.
- 13. Of discrete actions, H is half of log n and not its 0.98: the policy draws the actions that the
-     environment takes, and at 0.98 it is nearly uniform (`entropy_fraction`).
+ 13. Of discrete actions, H is 0.89 of log n, as in CleanRL, not 0.98 (`entropy_fraction`).
  14. With `beta="auto"` β is no number of a table: it is solved so that the weights e^{Q/β} of
      d = min Q(s, a~) − V(s) are `beta_kl` nats from uniform (xql.agents.temperature).
 
@@ -91,8 +90,8 @@ from xql.agents.update import descend, every, polyak, trainable
 from xql.data.actions import Box, Discrete
 from xql.gumbel.losses import Kind, gumbel_loss
 
-ENTROPY_FRACTION = 0.5
-"""Of the largest entropy of a policy over discrete actions: the default target."""
+ENTROPY_FRACTION = 0.89
+"""Of the largest entropy of a policy over discrete actions: the default target, as in CleanRL."""
 
 
 @agent_config
