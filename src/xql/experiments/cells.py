@@ -123,7 +123,7 @@ def asked(
         # The data decides these: its actions, whatever their number, the first.
         for name in AGENTS[agent].suited_to(chosen.config, Discrete(2)):
             if name not in chosen.sources and name not in sweep:
-                known["hyperparameters"].pop(name)
+                known["hyperparameters"].pop(name, None)
         known["evaluation"].pop("stop_at_success")
         if env is None:
             known.pop("environment")
