@@ -28,6 +28,10 @@ class Kind(NamedTuple):
     """Whether the user must give that file; else `make` has one of its own."""
 
 
+ONLINE = ("mujoco", "online")
+"""Names of the data that come from an online run, of any environment."""
+
+
 def kinds() -> dict[str, Kind]:
     """All that can be made, by name."""
     from xql.collect import adroit, antmaze, pointmaze
@@ -68,8 +72,8 @@ def make(
 
     Args:
         name: pointmaze-{umaze,medium,large}, antmaze-{umaze,umaze-diverse}, adroit-{pen,door,
-            relocate}-expert, antmaze-{medium,large}-{play,diverse}, mujoco, icu-sepsis, greenhouse,
-            or ant-policy.
+            relocate}-expert, antmaze-{medium,large}-{play,diverse}, mujoco, online, icu-sepsis,
+            greenhouse, or ant-policy; mujoco and online are the same.
         policy: for adroit, and if wished antmaze, the .npz file of the behaviour policy
             (docs/data.md).
         transitions: how many transitions to make; 200,000 of pointmaze and 1,000,000 of the others
@@ -78,11 +82,14 @@ def make(
         noise: standard deviation of the noise on each action, whose bounds are ±1 (pointmaze 0.5
             and antmaze 0.2 without it); for adroit a factor on the policy's own deviation (1).
         out_id: Minari's name for the dataset, such as pointmaze/medium-play-v0.
-        env: for mujoco, halfcheetah, hopper, walker2d, ant or a Gymnasium id; the run's without it.
-        kind: for mujoco, random, medium, medium-replay, medium-expert or expert (docs/data.md).
-        steps: for mujoco and ant-policy, how long SAC learns; 1,000,000 and 250,000 without it.
-        run: for mujoco and ant-policy, a finished online run to take the policies from; nothing is
-            trained then.
+        env: for mujoco and online, halfcheetah, hopper, walker2d, ant, cartpole, acrobot or a
+            Gymnasium id; the run's without it.
+        kind: for mujoco and online, random, medium, medium-replay, medium-expert or expert
+            (docs/data.md).
+        steps: for mujoco, online and ant-policy, how long SAC learns; 250,000 of ant-policy and
+            1,000,000 of the others without it.
+        run: for mujoco, online and ant-policy, a finished online run to take the policies from;
+            nothing is trained then.
         out: for icu-sepsis and ant-policy the .npz, for greenhouse the .csv file to write.
         episodes: for icu-sepsis, how many patients are treated, 5,000 without it; for greenhouse,
             how many seasons of 40 days, 60 without it.
@@ -113,16 +120,16 @@ def make(
         _icu_sepsis(out, episodes, seed)
         return
     _refuse(name, out=out, episodes=episodes)
-    if name == "mujoco":
+    if name in ONLINE:
         _refuse(name, policy=policy, noise=noise)
-        dataset_id = _mujoco(env, kind, steps, transitions, seed, run, out_id)
+        dataset_id = _online(name, env, kind, steps, transitions, seed, run, out_id)
         _report(dataset_id, time.perf_counter() - began)
         return
     known = kinds()
     if name not in known:
         raise InputError(
             f"nothing called '{name}' can be made",
-            hint=nearest(name, [*known, "mujoco", "icu-sepsis", "greenhouse", "ant-policy"]),
+            hint=nearest(name, [*known, *ONLINE, "icu-sepsis", "greenhouse", "ant-policy"]),
         )
     _refuse(name, env=env, kind=kind, steps=steps, run=run)
     found = known[name]
@@ -161,7 +168,8 @@ def _with_bar(
         )
 
 
-def _mujoco(
+def _online(
+    name: str,
     env: str | None,
     kind: str | None,
     steps: int | None,
@@ -174,11 +182,9 @@ def _mujoco(
     from xql.training.population import use_all_cores
 
     if kind is None:
-        raise InputError(
-            "it needs a kind", where="mujoco", hint=f"give --kind {{{','.join(KINDS)}}}"
-        )
+        raise InputError("it needs a kind", where=name, hint=f"give --kind {{{','.join(KINDS)}}}")
     if run is not None:
-        _refuse("mujoco --run", steps=steps)
+        _refuse(f"{name} --run", steps=steps)
     use_all_cores()
     bar = _bar()
     task = bar.add_task(kind, total=transitions)
@@ -197,6 +203,7 @@ def _mujoco(
             seed=seed,
             run=run,
             dataset_id=out_id,
+            command=name,
             progress=progress,
         )
     finally:

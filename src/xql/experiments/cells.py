@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xql.agents import AGENTS, Unchecked
-from xql.data.actions import Box
+from xql.data.actions import Box, Discrete
 from xql.data.scaling import Scaling
 from xql.errors import EnvironmentFault, InputError, MissingExtra
 from xql.experiments.compact import compact
@@ -120,7 +120,10 @@ def asked(
         )
     )
     if loop is None:
-        # The data decides these.
+        # The data decides these: its actions, whatever their number, the first.
+        for name in AGENTS[agent].suited_to(chosen.config, Discrete(2)):
+            if name not in chosen.sources and name not in sweep:
+                known["hyperparameters"].pop(name, None)
         known["evaluation"].pop("stop_at_success")
         if env is None:
             known.pop("environment")

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from xql import __version__
 from xql.agents import Agent, Batch, member
 from xql.data.columns import TableColumns
 from xql.data.dataset import Dataset
@@ -39,6 +38,7 @@ from xql.runs.config import RunConfig, require_at_least
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_actors, load_population
 from xql.training.reopen import Source, reopen
+from xql.version import __version__
 
 FILE = "ope.json"
 """What `xql ope` leaves in a run's folder."""
