@@ -43,7 +43,7 @@ SCALING = Scaling(
 
 
 def best_of_n(key: Any) -> BestOfN:
-    critic: Any = critic_for(key, BOX, HIDDEN, layer_norm=True)
+    critic: Any = critic_for(key, BOX._replace(unit_actions=True), HIDDEN, layer_norm=True)
     behaviour = FlowPolicy.create(key, BOX, HIDDEN, 5)
     return BestOfN(behaviour, critic, 8)
 

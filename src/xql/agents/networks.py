@@ -135,10 +135,17 @@ class Value(eqx.Module):
         return self.mlp(observations)[..., 0]
 
 
+ActionBounds = tuple[tuple[float, ...], tuple[float, ...]]
+"""The least and the largest of each number of an action."""
+
+
 class Critic(eqx.Module):
     """An ensemble of Q(s, a), stacked along a leading axis."""
 
     mlps: tuple[MLP, ...]
+    bounds: ActionBounds | None = eqx.field(static=True, default=None)
+    """Of actions that are rescaled to ±1; without them a valve of 0 to 100 % outweighs what was
+    observed, and one of 0 to 0.01 is not seen at all."""
 
     @classmethod
     def create(
@@ -150,17 +157,21 @@ class Critic(eqx.Module):
         *,
         members: int = 2,
         layer_norm: bool = False,
+        bounds: ActionBounds | None = None,
     ) -> "Critic":
         """`members` independently drawn MLPs from (s, a) to one number."""
         sizes = (observation_size + action_size, *hidden, 1)
         keys = jax.random.split(key, members)
-        return cls(tuple(MLP.create(k, sizes, layer_norm=layer_norm) for k in keys))
+        return cls(tuple(MLP.create(k, sizes, layer_norm=layer_norm) for k in keys), bounds)
 
     def __call__(
         self,
         observations: Float[Array, "*batch observation"],
         actions: Float[Array, "*batch action"],
     ) -> Float[Array, "members *batch"]:
+        if self.bounds is not None:
+            low, high = (jnp.array(end) for end in self.bounds)
+            actions = (actions - (high + low) / 2) / ((high - low) / 2)
         inputs = jnp.concatenate([observations, actions], axis=-1)
         return jnp.stack([mlp(inputs)[..., 0] for mlp in self.mlps])
 
@@ -213,12 +224,8 @@ def critic_for(
     layer_norm: bool = False,
 ) -> AnyCritic:
     """The critic of continuous actions, or that of discrete ones, with `members` MLPs."""
-    kind = DiscreteCritic if isinstance(spec.actions, Discrete) else Critic
-    return kind.create(
-        key,
-        spec.observation_size,
-        spec.actions.size,
-        hidden,
-        members=members,
-        layer_norm=layer_norm,
-    )
+    sizes = spec.observation_size, spec.actions.size
+    if isinstance(spec.actions, Discrete):
+        return DiscreteCritic.create(key, *sizes, hidden, members=members, layer_norm=layer_norm)
+    bounds = (spec.actions.low, spec.actions.high) if spec.unit_actions else None
+    return Critic.create(key, *sizes, hidden, members=members, layer_norm=layer_norm, bounds=bounds)

@@ -50,7 +50,7 @@ from xql.agents.hyperparameters import (
     swept,
 )
 from xql.agents.losses import critic_loss, mean_magnitude
-from xql.agents.networks import Critic
+from xql.agents.networks import Critic, critic_for
 from xql.agents.policies import DeterministicPolicy, exploring_actor
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, every, polyak, trainable
@@ -133,10 +133,9 @@ def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: ReBRACConfig) -> ReBR
     policy = DeterministicPolicy.create(
         policy_key, spec, config.hidden, layer_norm=config.policy_layer_norm
     )
-    critic = Critic.create(
+    critic = critic_for(
         critic_key,
-        spec.observation_size,
-        spec.actions.size,
+        spec,
         config.hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,

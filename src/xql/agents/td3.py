@@ -62,7 +62,7 @@ from xql.agents.hyperparameters import (
     swept,
 )
 from xql.agents.losses import critic_loss, critic_metrics, gumbel_metrics, mean_magnitude
-from xql.agents.networks import Critic
+from xql.agents.networks import Critic, critic_for
 from xql.agents.policies import DeterministicPolicy, exploring_actor
 from xql.agents.temperature import SMALLEST_BETA, Temperatures, initial_temperatures, tune
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
@@ -176,10 +176,9 @@ def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: TD3Config) -> TD3Stat
     """Fresh networks; the targets start as copies."""
     key, policy_key, critic_key = jax.random.split(key, 3)
     policy = DeterministicPolicy.create(policy_key, spec, config.hidden)
-    critic = Critic.create(
+    critic = critic_for(
         critic_key,
-        spec.observation_size,
-        spec.actions.size,
+        spec,
         config.hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
@@ -243,7 +242,7 @@ def update(state: TD3State, batch: Batch) -> tuple[TD3State, Metrics]:
         )
         if isinstance(config.beta, Auto):
             temperatures = {"value": metrics["beta"]}
-    first = Critic(critic.network.mlps[:1])
+    first = Critic(critic.network.mlps[:1], critic.network.bounds)
 
     # The policy maximises E[Q₁(s, π(s))].
     def policy_loss(network: DeterministicPolicy) -> tuple[Scalar, Metrics]:

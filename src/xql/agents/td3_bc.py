@@ -43,7 +43,7 @@ from xql.agents.hyperparameters import (
     swept,
 )
 from xql.agents.losses import critic_loss, mean_magnitude
-from xql.agents.networks import Critic
+from xql.agents.networks import Critic, critic_for
 from xql.agents.policies import DeterministicPolicy, exploring_actor
 from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, Trainable
 from xql.agents.update import Schedule, bind, decay, descend, every, polyak, trainable
@@ -118,10 +118,9 @@ def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: TD3BCConfig) -> TD3BC
     """Fresh networks; the targets start as copies."""
     key, policy_key, critic_key = jax.random.split(key, 3)
     policy = DeterministicPolicy.create(policy_key, spec, config.hidden)
-    critic = Critic.create(
+    critic = critic_for(
         critic_key,
-        spec.observation_size,
-        spec.actions.size,
+        spec,
         config.hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
@@ -154,7 +153,7 @@ def update(total_steps: int, state: TD3BCState, batch: Batch) -> tuple[TD3BCStat
         return critic_loss(network(batch.observations, batch.actions), q_targets)
 
     critic, metrics = descend(state.critic, q_loss, config.critic_learning_rate * rate)
-    first = Critic(critic.network.mlps[:1])
+    first = Critic(critic.network.mlps[:1], critic.network.bounds)
 
     # The policy minimises ‖π(s) − a‖² / d − α E[Q₁(s, π(s))] / E|Q₁(s, π(s))|.
     def policy_loss(network: DeterministicPolicy) -> tuple[Scalar, Metrics]:

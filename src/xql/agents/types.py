@@ -39,6 +39,8 @@ class EnvironmentSpec(NamedTuple):
 
     observation_size: int
     actions: ActionSpec
+    unit_actions: bool = False
+    """Whether critics see continuous actions rescaled from their bounds to ±1, as policies do."""
 
 
 class Trainable(NamedTuple):

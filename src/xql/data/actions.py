@@ -57,6 +57,11 @@ class Box:
         return size == self.size
 
     @property
+    def is_unit(self) -> bool:
+        """Whether the bounds are ±1."""
+        return all(bounds == (-1.0, 1.0) for bounds in zip(self.low, self.high, strict=True))
+
+    @property
     def words(self) -> str:
         """What they are, for messages."""
         return f"action size {self.size}"

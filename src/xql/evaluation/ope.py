@@ -33,6 +33,7 @@ from scipy.stats import t as student
 from xql.agents.networks import Critic
 from xql.agents.types import Metrics, Scalar
 from xql.agents.update import decay, descend, polyak, trainable
+from xql.data.actions import ActionSpec, Box
 from xql.data.dataset import Dataset
 from xql.data.scaling import fit_scaling
 from xql.errors import InputError, require_seed
@@ -61,14 +62,18 @@ class FQE:
     polyak: float = 0.05
 
     def start(
-        self, seed: int, observation_size: int, action_size: int
+        self, seed: int, observation_size: int, actions: ActionSpec
     ) -> tuple[Key[Array, " replicates"], Critic]:
         """Each replicate's random key and fresh critic."""
         first_key, key = jax.random.split(jax.random.key(seed))
 
+        bounds = None
+        if isinstance(actions, Box) and not actions.is_unit:
+            bounds = actions.low, actions.high
+
         def fresh(key: PRNGKeyArray) -> Critic:
-            sizes = (observation_size, action_size, self.hidden)
-            return Critic.create(key, *sizes, members=1, layer_norm=True)
+            sizes = (observation_size, actions.size, self.hidden)
+            return Critic.create(key, *sizes, members=1, layer_norm=True, bounds=bounds)
 
         # Not within the compiled program, where drawing orthogonal weights compiles for minutes.
         critics: Critic = jax.vmap(fresh)(jax.random.split(first_key, self.replicates))
@@ -192,7 +197,7 @@ class OffPolicy:
         random, episodes = np.random.default_rng(seed), dataset.episodes
         shape = (settings.replicates, episodes)
         self._episodes = random.integers(episodes, size=shape, dtype=np.int32)
-        self._start = settings.start(seed, dataset.observation_size, dataset.action_size)
+        self._start = settings.start(seed, dataset.observation_size, dataset.action_spec)
 
     def scaled(
         self, actions: Float[np.ndarray, "rows action"]

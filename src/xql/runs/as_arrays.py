@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xql.agents.flows import BestOfN, OneStepFlowPolicy, fixed_noise
-from xql.agents.networks import MLP
+from xql.agents.networks import MLP, ActionBounds
 from xql.agents.policies import (
     CategoricalPolicy,
     DeterministicPolicy,
@@ -75,12 +75,25 @@ def _actor(actor: Any) -> tuple[str, dict[str, Any]] | None:
     if kind is BestOfN:
         arrays = _mlp("flow", actor.behaviour.mlp) | _bounds(actor.behaviour)
         for index, mlp in enumerate(actor.critic.mlps):
-            arrays |= _mlp(f"critic{index}", mlp)
+            arrays |= _of_raw_actions(_mlp(f"critic{index}", mlp), actor.critic.bounds)
         steps = actor.behaviour.steps
         arrays["noise"] = fixed_noise(actor.count, len(actor.behaviour.low))
         arrays["times"] = jnp.arange(steps) / steps
         return "best_of_n", arrays
     return None
+
+
+def _of_raw_actions(arrays: dict[str, Any], bounds: ActionBounds | None) -> dict[str, Any]:
+    """A critic's MLP with the rescaling of its actions in its first layer."""
+    if bounds is None:
+        return arrays
+    centre, half_range = action_range(*bounds)
+    weight, bias = (name for name in arrays if name.endswith(("weight00", "bias00")))
+    size = len(arrays[weight]) - len(centre)
+    of_action = arrays[weight][size:] / half_range[:, None]
+    arrays[bias] = arrays[bias] - centre @ of_action
+    arrays[weight] = jnp.concatenate([arrays[weight][:size], of_action])
+    return arrays
 
 
 def _mlp(name: str, mlp: MLP) -> dict[str, Any]:

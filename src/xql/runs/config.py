@@ -246,6 +246,9 @@ class DataConfig:
     """Of what was learned from (`Dataset.fingerprint`); None online, and in older runs."""
     columns: TableColumns | None = None
     """Of the table that the data was made of; None where it was made of none."""
+    unit_actions: bool = False
+    """Whether critics see actions rescaled from their bounds to ±1; not in older runs, nor online,
+    nor where those are the bounds."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))
@@ -311,7 +314,9 @@ class RunConfig:
     @property
     def spec(self) -> EnvironmentSpec:
         """What the networks are built for."""
-        return EnvironmentSpec(self.data.observation_size, self.data.actions)
+        return EnvironmentSpec(
+            self.data.observation_size, self.data.actions, self.data.unit_actions
+        )
 
     def make_agent(self) -> Agent:
         """The agent that this run trains."""

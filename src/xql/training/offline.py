@@ -27,6 +27,7 @@ from xql.agents import (
     Unchecked,
     require_actions,
 )
+from xql.data.actions import Box
 from xql.data.check import Finding, require_sound
 from xql.data.columns import TableColumns
 from xql.data.dataset import Dataset, DeviceData
@@ -254,6 +255,7 @@ def plan_offline(
     scaling = fit_scaling(
         dataset, chosen.rewards, chosen.observations, discount=_discount(chosen.config, members)
     )
+    actions = dataset.action_spec
     of_suite = suite(whole.name, task)
     stop = of_suite == "antmaze" if stop_at_success is None else stop_at_success
     config = RunConfig(
@@ -269,13 +271,14 @@ def plan_offline(
             source=whole.source,
             observation_size=whole.observation_size,
             observation_keys=_keys(whole),
-            actions=dataset.action_spec,
+            actions=actions,
             reference=reference_score(whole.name, whole.metadata),
             extent=_extent(dataset),
             subset=chosen.subset,
             whole=None if chosen.subset == "all" else _extent(whole),
             fingerprint=dataset.fingerprint(),
             columns=_columns(whole),
+            unit_actions=isinstance(actions, Box) and not actions.is_unit,
         ),
         environment=played,
         trust=tuple(trust) if named is None else (*trust, named.record),
