@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 
 import own_worlds
@@ -134,6 +136,12 @@ def test_an_online_run_goes_on_in_its_factory_bit_for_bit(tmp_path: Path) -> Non
     ]
     assert same_bits(folders[0].population, folders[1].population)
     assert folders[0].folder.read_evaluations()[-1].length == 9
+
+
+def test_a_policy_is_pickled_without_the_environment(made: Run) -> None:
+    again = pickle.loads(pickle.dumps(made.policy))
+    observations = np.ones((3, 2))
+    assert np.array_equal(again(observations), made.policy(observations))
 
 
 def test_one_instance_is_not_enough_online(tmp_path: Path, made: Run) -> None:
