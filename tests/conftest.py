@@ -12,7 +12,19 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Most tests compile a small program and run it for some milliseconds: XLA compiles five times as
+# fast if it optimizes little. What trains for thousands of updates, and what compares the bits of
+# programs, runs as users run it: see `test` and `nightly` in the Makefile.
+if not os.environ.get("XQL_TEST_OPTIMIZED"):
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        " --xla_cpu_parallel_codegen_split_count=1",
+    )
+
+# A run of a test ends without a page of itself, which takes a second or two.
+os.environ.setdefault("XQL_REPORT", "0")
 
 import jax
 
@@ -23,8 +35,9 @@ from xql import jax_config
 jax.config.update("jax_num_cpu_devices", 2)  # type: ignore[no-untyped-call]
 
 # One process that ran every test passed Linux's number of memory maps, and crashed inside the
-# compiler. Twice what a user's process is given: tests compile the same programs again and again.
-jax_config.MOST_MAPS = 20_000
+# compiler. Somewhat more than a user's process is given: tests come back to the same programs, and
+# a process with so many takes about 3 GB.
+jax_config.MOST_MAPS = 12_000
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -95,11 +95,12 @@ def random_log(
 
 
 def soft_value_iteration(
-    log: Log, beta: float, discount: float
+    log: Log, beta: float, discount: float, *, entropy: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """V [states], Q [states, actions] and how often each pair occurs, of the log's own MDP.
 
-    V(s) = β log Σ_a µ̂(a|s) e^{Q(s,a)/β} and Q = r̂ + γ P̂ V, every hat a frequency in the log.
+    V(s) = β log Σ_a µ̂(a|s) e^{Q(s,a)/β} and Q = r̂ + γ P̂ V, every hat a frequency in the log. With
+    `entropy` V(s) = β log Σ_a e^{Q(s,a)/β}, over the actions that the log has: β weighs an entropy.
     """
     pairs = (log.state_count, log.action_count)
     counts, reward = np.zeros(pairs), np.zeros(pairs)
@@ -110,6 +111,8 @@ def soft_value_iteration(
     seen = np.maximum(counts, 1.0)
     reward, transition = reward / seen, transition / seen[..., None]
     behaviour = counts / np.maximum(counts.sum(1, keepdims=True), 1.0)
+    if entropy:
+        behaviour = (counts > 0).astype(np.float64)
     # The state that ends episodes has no action in the log; nothing ever asks for its value.
     acted = np.flatnonzero(counts.sum(1))
     v = np.zeros(log.state_count)

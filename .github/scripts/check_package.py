@@ -148,6 +148,13 @@ with mp4(Path("film.mp4"), Fraction(25)) as add:
         add(captioned(np.zeros((64, 96, 3), np.uint8), "step"))
 assert Path("film.mp4").stat().st_size > 100
 """,
+    "greenhouse": """
+from xql.envs.make import make_environment
+env = make_environment("xql/Greenhouse-v0")
+env.reset(seed=0)
+env.step(env.action_space.sample())
+env.close()
+""",
 }
 
 # What each extra adds to the command line, after its lines above.
@@ -162,6 +169,7 @@ COMMANDS: dict[str, list[str]] = {
         "xql data check minari:check/hdf5-v0",
         "xql train offline --data minari:check/hdf5-v0 --env none --steps 20",
     ],
+    "greenhouse": ["xql data make greenhouse --out log.csv --episodes 1"],
     "report": ["xql paper figure2"],
 }
 

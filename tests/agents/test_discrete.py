@@ -11,15 +11,26 @@ import numpy as np
 import pytest
 
 import xql
-from worlds import constant, first_state, in_place, line_data, one_update, random_batch
+from worlds import (
+    constant,
+    first_gradient,
+    first_state,
+    in_place,
+    line_data,
+    one_update,
+    random_batch,
+)
 from xql.agents import (
     OFFLINE,
+    ONLINE,
     AWACConfig,
     CQLConfig,
     EnvironmentSpec,
     Unchecked,
+    configure,
     make_awac,
     make_cql,
+    make_sac,
 )
 from xql.agents.networks import DiscreteCritic
 from xql.agents.policies import CategoricalPolicy
@@ -28,6 +39,7 @@ from xql.data.dataset import Dataset
 from xql.data.files import save_dataset
 from xql.errors import InputError
 from xql.training.offline import plan_offline
+from xql.training.online import plan_online
 
 SPEC = EnvironmentSpec(2, Discrete(3))
 LOGITS = (0.0, 1.0, -1.0)
@@ -100,6 +112,28 @@ def test_awac_weighs_by_the_advantage_over_its_own_draw() -> None:
     q = np.asarray(batch.actions) @ np.array([1.0, 5.0, 0.0])
     # Q has made one step of Adam by then.
     assert metrics["advantage"] == pytest.approx(np.mean(q - 5.0), abs=0.01)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_sac_s_backup_loss_and_target_are_sums_over_all_actions(share: float) -> None:
+    options = {"hidden": [4], "batch_size": 8, "discount": 0.5, "entropy_fraction": share}
+    agent = make_sac(configure("sac", options), 10)
+    state, batch = first_state(agent, SPEC), random_batch(8, SPEC)
+    # min Q̄ is 1, 5 and 0 for the three actions, and π has 1/2 of the first, 1/4 of the others: the
+    # value of s' is 1/2 + 5/4 + α H with α = 1 and H = 1.5 log 2.
+    state = in_place(state, policy=policy(math.log(2.0), 0.0, 0.0))
+    state = in_place(state, critic=fixed(2.0, 3.0, 4.0), target_critic=fixed(1.0, 5.0, 0.0))
+    after, metrics = one_update(agent, state, batch)
+    entropy = 1.5 * math.log(2.0)
+    assert metrics["entropy"] == pytest.approx(entropy, rel=1e-5)
+    value = 0.5 + 1.25 + entropy
+    targets = np.asarray(batch.rewards) + 0.5 * np.asarray(batch.masks) * value
+    q = np.asarray(batch.actions) @ np.array([2.0, 3.0, 4.0])
+    assert metrics["bellman_error"] == pytest.approx(np.abs(q - targets).mean(), rel=1e-5)
+    # Q has made one step of Adam by then, of 0.0003.
+    assert metrics["policy_loss"] == pytest.approx(-(1.0 + 0.75 + 1.0) - entropy, abs=0.002)
+    gradient = first_gradient(after.temperature)
+    assert gradient == pytest.approx(entropy - share * math.log(3), rel=1e-4)
 
 
 # From a log to an environment ---------------------------------------------------------------
@@ -198,16 +232,27 @@ def test_what_needs_discrete_actions_refuses_continuous_ones() -> None:
         plan_offline(line_data(2), options={"soft_maximum": "exact"}, env="none")
     with pytest.raises(InputError, match="and 2 discrete actions do not fit Pendulum-v1, which"):
         xql.train_offline(cartpole(1), agent="bc", steps=1, env="Pendulum-v1", progress=False)
-    with pytest.raises(InputError, match=r"^CartPole-v1: agent sac needs continuous actions, and"):
-        xql.train_online("CartPole-v1", agent="sac", steps=100, progress=False)
+
+
+@pytest.mark.parametrize("agent", ["td3", "x-td3", "ddpg"])
+def test_online_agents_of_continuous_actions_name_those_of_discrete_ones(agent: str) -> None:
+    with pytest.raises(InputError) as error:
+        plan_online("CartPole-v1", agent=agent, steps=100)
+    assert str(error.value) == (
+        f"CartPole-v1: agent {agent} needs continuous actions, and these are Discrete(n=2); "
+        "choose from sac, x-sac"
+    )
+    with pytest.raises(InputError, match=r"agent sac with entropy_fraction=0\.3 needs discrete"):
+        plan_online("Pendulum-v1", agent="sac", steps=100, options={"entropy_fraction": 0.3})
 
 
 def test_every_agent_says_which_actions_it_takes() -> None:
     takes = {
         name: Discrete in kind.make(kind.config(**kind.defaults), 1).takes
-        for name, kind in OFFLINE.items()
+        for name, kind in (OFFLINE | ONLINE).items()
     }
-    assert [name for name, both in takes.items() if both] == ["xql", "iql", "cql", "awac", "bc"]
+    both = [name for name, discrete in takes.items() if discrete]
+    assert both == ["xql", "iql", "cql", "awac", "bc", "sac", "x-sac"]
 
 
 @pytest.mark.nightly

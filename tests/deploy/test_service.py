@@ -50,13 +50,12 @@ def write(
     *,
     actions: ActionSpec = VALVE,
     table: bool = False,
-    scaling: Scaling = PLAIN,
     **observation: Any,
 ) -> Path:
     """A policy of three observed numbers, untrained, as an exported file."""
     spec = EnvironmentSpec(3, actions)
     make = CategoricalPolicy if isinstance(actions, Discrete) else GaussianPolicy
-    arrays = as_arrays(make.create(jax.random.key(seed), spec, (8,)), scaling)
+    arrays = as_arrays(make.create(jax.random.key(seed), spec, (8,)), PLAIN)
     assert arrays is not None
     about = {
         "format": 1,
@@ -110,6 +109,13 @@ def test_actions_are_those_of_the_policy(client: TestClient, plain: Path) -> Non
     assert client.get("/policy").json()["run"] == "plant"
 
 
+def test_an_observation_without_a_finite_action_is_refused(client: TestClient) -> None:
+    body = {"observations": [[0, 0, 0], [3.4e38, -3.4e38, -3.4e38]]}
+    answer = client.post("/act", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "the action for observation 1 is not finite"
+
+
 def test_discrete_actions_are_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "policy.onnx", actions=Discrete(4))
     with local(make_service(path)) as client:
@@ -132,13 +138,16 @@ REFUSED: list[tuple[Any, str]] = [
     ({"observations": [[1, 2]]}, "observations.0: List should have at least 3 items"),
     ({"observations": [[1, 2, 3, 4]]}, "observations.0: List should have at most 3 items"),
     ({"observations": []}, "observations: List should have at least 1 item"),
-    ({"observations": [[1, 2, 1e39]]}, "number 2 of observation 0 is not finite as float32"),
+    (
+        {"observations": [[1, 2, 1e39]]},
+        "observations.0.2: Input should be less than or equal to 3",
+    ),
     ({"observations": [[1, 2, "3"]]}, "observations.0.2: Input should be a valid number"),
     ({"observations": [[1, 2, True]]}, "observations.0.2: Input should be a valid number"),
     ({"observations": [[1, 2, None]]}, "observations.0.2: Input should be a valid number"),
     ({"observations": [[0, 0, 0]], "step": 1}, "step: Extra inputs are not permitted"),
-    ({"rows": [{"t": 1}]}, "rows: Extra inputs are not permitted"),
-    ({}, "give observations, and only one"),
+    ({"rows": [{"t": 1}]}, "observations: Field required"),
+    ({}, "observations: Field required"),
     ([[1, 2, 3]], "Input should be a valid dictionary"),
 ]
 
@@ -161,14 +170,21 @@ def test_what_is_no_observation_is_refused(client: TestClient, body: Any, detail
         '{"observations": [[0, 0, 0]]',
         "",
         "\x00",
+        "null",
+        "7",
+        '"rows"',
+        '["rows"]',
         '{"observations": "\\ud800"}',
     ],
     ids=lambda text: text[:30],
 )
-def test_text_that_is_no_request_is_refused(client: TestClient, text: str) -> None:
-    answer = client.post("/act", content=text, headers={"content-type": "application/json"})
-    assert answer.status_code in (400, 422)
-    assert "detail" in answer.json()
+def test_text_that_is_no_request_is_refused(
+    client: TestClient, named: TestClient, text: str
+) -> None:
+    for service in (client, named):
+        answer = service.post("/act", content=text, headers={"content-type": "application/json"})
+        assert answer.status_code in (400, 422)
+        assert "detail" in answer.json()
 
 
 @pytest.mark.parametrize(
@@ -178,6 +194,7 @@ def test_text_that_is_no_request_is_refused(client: TestClient, text: str) -> No
         ({"t in": 1, "grade": "C"}, "policy: grade is 'C', which the table never had"),
         ({"t in": None, "grade": "A"}, "rows.0.t in: Input should be a valid number"),
         ({"t in": "warm", "grade": "A"}, "rows.0.t in: Input should be a valid number"),
+        ({"t in": 1, "grade": None}, "rows.0.grade"),
     ],
     ids=str,
 )
@@ -192,7 +209,9 @@ def test_rows_that_the_table_never_had_are_refused(
 def test_the_description_names_this_policy_s_columns(named: TestClient) -> None:
     described = named.get("/openapi.json").json()["components"]["schemas"]
     assert set(described["Row"]["properties"]) == {"t in", "grade"}
-    assert described["Row"]["properties"]["grade"]["description"] == "One of A, B."
+    assert described["Row"]["properties"]["grade"]["enum"] == ["A", "B"]
+    both = {"rows": [{"t in": 21.5, "grade": "B"}], "observations": [[0, 0, 0]]}
+    assert named.post("/act", json=both).json()["detail"].startswith("observations: Extra inputs")
 
 
 def test_no_action_without_the_token(plain: Path) -> None:
@@ -214,14 +233,6 @@ def test_the_description_too_needs_the_token(table: Path) -> None:
             assert "grade" not in client.get(path).text
         right = {"Authorization": f"Bearer {TOKEN}"}
         assert "Row" in client.get("/openapi.json", headers=right).json()["components"]["schemas"]
-
-
-def test_an_action_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    steep = PLAIN._replace(observation_scale=np.full(3, 100, np.float32))
-    with local(make_service(write(tmp_path / "policy.onnx", scaling=steep))) as client:
-        answer = client.post("/act", json={"observations": [[0, 0, 0], [3e38, -3e38, 3e38]]})
-        assert answer.status_code == 422
-        assert answer.json()["detail"].startswith("the action for observation 1 is not finite")
 
 
 def test_what_stands_for_a_missing_value_is_refused(tmp_path: Path) -> None:

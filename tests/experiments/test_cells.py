@@ -229,6 +229,13 @@ def test_what_is_asked_for_is_what_is_planned(tmp_path: Path) -> None:
     )
 
 
+def test_what_follows_from_the_actions_is_asked_for_only_where_it_is_given() -> None:
+    for options, kl in (({}, None), ({"policy_kl": 0.5}, 0.5)):
+        known = asked("xql", "default", "line", steps=6, seeds=1, options=options)
+        assert known["hyperparameters"].get("policy_kl") == kl
+        assert known["hyperparameters"]["beta_kl"] == 0.05
+
+
 def test_what_no_run_could_be_made_of_is_refused() -> None:
     with pytest.raises(InputError, match="`seeds=0` is too small"):
         asked("bc", "default", "line", steps=1, seeds=0)

@@ -10,7 +10,14 @@ import pytest
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 from xql.errors import InputError
-from xql.experiments import figure1, figure3, finetune_results, offline_results, online_results
+from xql.experiments import (
+    figure1,
+    figure3,
+    finetune_results,
+    greenhouse_results,
+    offline_results,
+    online_results,
+)
 from xql.experiments.cells import Cell, kept, offline_cell
 from xql.experiments.offline_results import Entry, chosen, draw, entries_of, rows_of, tabulate
 from xql.experiments.offline_tables import TABLES, Table, make_data
@@ -70,12 +77,17 @@ def test_the_table_of_fine_tuning_is_what_its_cells_say(tmp_path: Path) -> None:
         assert written == (RESULTS / "finetune" / name).read_text(encoding="utf-8")
 
 
+def test_the_greenhouse_by_day_is_what_its_cells_say() -> None:
+    home = RESULTS / "greenhouse"
+    assert greenhouse_results.markdown(home) == (home / "days.md").read_text(encoding="utf-8")
+
+
 def test_the_results_are_small() -> None:
     for home in HOMES:
         figures = list(home.parent.rglob("*.png"))
         # A table of runs that were evaluated once, and sweep nothing, has no figure; that of
         # fine-tuning has one for each task.
-        counts = {"neorl2": 0, "extraction": 0, "finetune": 2}
+        counts = {"greenhouse": 0, "cartpole": 0, "neorl2": 0, "extraction": 0, "finetune": 2}
         assert len(figures) == counts.get(home.parent.name, 1)
         assert all(path.stat().st_size < 150_000 for path in figures)
         # A cell that was trained in this checkout has its checkpoints too, which git ignores.

@@ -69,8 +69,8 @@ def test_the_same_bits_under_a_flag(
         actions = load_policy(expected.path)(OBSERVATIONS)
         drawn = run.policy(OBSERVATIONS, key)
         found = run.evaluations
-    same_bits(run.population, expected.population)
-    same_bits(loaded.population, expected.population)
+    assert same_bits(run.population, expected.population)
+    assert same_bits(loaded.population, expected.population)
     assert found == expected.evaluations
     np.testing.assert_array_equal(actions, expected.policy(OBSERVATIONS))
     np.testing.assert_array_equal(drawn, expected.policy(OBSERVATIONS, key))

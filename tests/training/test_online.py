@@ -327,7 +327,7 @@ def test_overestimation_is_warned_of_but_for_sac_whose_values_include_entropy(
 ) -> None:
     # Steps this long throw Q about by thousands, where rewards of at most 1 allow 100.
     wild = SMALL | {"critic_learning_rate": 1e3}
-    run = learn(tmp_path / "run", agent=agent, seeds=4, evaluations=12, options=wild)
+    run = learn(tmp_path / "run", agent=agent, seeds=2, evaluations=12, options=wild)
     critics = [max(line.values.get("q", [0.0])) for line in run.folder.read_metrics()]
     assert max(critics) > 1000
     said = " ".join(capsys.readouterr().err.split())

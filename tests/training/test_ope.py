@@ -1,5 +1,6 @@
 """`xql ope` and `xql select` on runs, and the check of a run's critic."""
 
+import json
 import re
 from pathlib import Path
 
@@ -14,10 +15,16 @@ from xql.agents.networks import Critic
 from xql.cli import main
 from xql.data.files import save_dataset
 from xql.data.scaling import returns_to_go
-from xql.evaluation.ope import FQE
+from xql.evaluation.ope import FQE, interval, verdict
 from xql.runs.policy import load_population
 from xql.runs.run import Run
-from xql.training.ope import check_critic, evaluate_policies
+from xql.training.ope import (
+    FILE,
+    CriticCheck,
+    check_critic,
+    evaluate_policies,
+    write_verdict,
+)
 
 QUICK = ("--updates", "20", "--replicates", "3")
 
@@ -65,6 +72,71 @@ def test_ope_says_whether_it_is_better(run: Run, capsys: pytest.CaptureFixture[s
     data = line_data()
     worth = returns_to_go(data, 0.99)[data.firsts].mean()
     assert f"{worth:.4g}" in said
+
+
+def test_ope_leaves_its_verdict_in_the_run(run: Run, home: Path) -> None:
+    words = ("ope", str(run.path), *QUICK, "--data")
+    assert status(*words, str(home / "line.npz"), "--member", "1", "--seed", "3") == 0
+    found = json.loads((run.path / FILE).read_text())
+    assert found["data"]["learned_from"]
+    assert (found["member"], found["step"], found["agent"]) == (1, 5, "xql")
+    assert (found["updates"], found["replicates"], found["seed"]) == (20, 3, 3)
+    # The latest one stays, and it holds what the same call in Python finds.
+    assert status(*words, str(home / "other.npz")) == 0
+    found = json.loads((run.path / FILE).read_text())
+    data, (policy,) = evaluate_policies(
+        [run.path],
+        data=home / "other.npz",
+        index=0,
+        step=5,
+        settings=FQE(replicates=3, updates=20),
+    )
+    assert not found["data"]["learned_from"]
+    assert found["data"]["fingerprint"] == data.dataset.fingerprint()
+    assert found["policy"] == policy.value._asdict()
+    assert found["behaviour"] == interval(data.behaviour)._asdict()
+    assert found["difference"] == policy.difference._asdict()
+    assert found["logged_return"] == data.logged_return()._asdict()
+    assert policy.support is not None
+    assert found["support"] == policy.support._asdict()
+    critic = check_critic(run.path, data.dataset)
+    assert critic is not None
+    assert found["critic"] == critic._asdict()
+    assert found["warnings"] == [*policy.warnings, *critic.warnings]
+    assert found["verdict"] == verdict(policy.difference)
+
+
+def test_the_keys_of_the_verdict_are_documented(run: Run) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    section = page.split("## ope.json")[1].split("\n## ")[0]
+    assert status("ope", str(run.path), *QUICK) == 0
+    found = json.loads((run.path / FILE).read_text())
+    keys = [*found, *found["data"], *found["policy"], *found["support"], *found["critic"]]
+    assert [key for key in keys if f"`{key}`" not in section] == []
+
+
+def test_a_number_that_is_not_finite_is_null(run: Run) -> None:
+    found, (policy,) = evaluate_policies(
+        [run.path], index=0, step=5, settings=FQE(replicates=2, updates=2)
+    )
+    broken = CriticCheck(np.inf, 1.0, 0.0, np.nan, None, "the data's unit")
+    path = write_verdict(found, policy, broken)
+    assert json.loads(path.read_text())["critic"]["value"] is None
+
+
+def test_a_verdict_that_cannot_be_written_was_said(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run.path / FILE).unlink(missing_ok=True)
+    (run.path / FILE).mkdir()
+    try:
+        assert status("ope", str(run.path), *QUICK) == 0
+    finally:
+        (run.path / FILE).rmdir()
+    said = capsys.readouterr()
+    assert re.search("^ *difference", said.out, flags=re.MULTILINE)
+    lines = said.err.splitlines()
+    assert lines[-1].startswith("no ope.json: ")
 
 
 def test_select_ranks_every_member(

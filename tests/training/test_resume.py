@@ -68,7 +68,7 @@ def learn_offline(folder: Path, agent: str = "xql", **changes: Any) -> Run:
     return xql.train_offline(line_data(), **(settings | changes))
 
 
-def learn_online(folder: Path, agent: str = "td3", **changes: Any) -> Run:
+def learn_online(folder: Path, agent: str = "td3", env: str | None = None, **changes: Any) -> Run:
     settings: dict[str, Any] = {
         "agent": agent,
         "steps": 60,
@@ -82,7 +82,12 @@ def learn_online(folder: Path, agent: str = "td3", **changes: Any) -> Run:
         "keep_replay": True,
         "progress": False,
     }
-    return xql.train_online(register_line(), **(settings | changes))
+    return xql.train_online(env or register_line(), **(settings | changes))
+
+
+def learn_discrete(folder: Path, agent: str = "sac", **changes: Any) -> Run:
+    sweep = {"entropy_fraction": [0.2, 0.8]}
+    return learn_online(folder, agent, "CartPole-v1", seeds=[4], sweep=sweep, **changes)
 
 
 def go_on(path: Path, **changes: Any) -> Run:
@@ -137,9 +142,10 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Learn, str], R
     made: dict[str, Run] = {}
 
     def whole(learn: Learn, agent: str) -> Run:
-        if agent not in made:
-            made[agent] = learn(tmp_path_factory.mktemp("whole") / agent, agent)
-        return made[agent]
+        name = f"{agent}-{learn.__name__}"
+        if name not in made:
+            made[name] = learn(tmp_path_factory.mktemp("whole") / agent, agent)
+        return made[name]
 
     return whole
 
@@ -151,6 +157,7 @@ EVERY = [
     for learn, agents in ((learn_offline, OFFLINE), (learn_online, ONLINE))
     for agent in agents
 ]
+EVERY.append(pytest.param(learn_discrete, "sac", id="discrete"))
 
 
 @pytest.mark.parametrize(("learn", "agent"), EVERY)

@@ -80,7 +80,7 @@ def train(agent: str, seeds: list[int]) -> Any:
         return xql.train_online("Pendulum-v1", steps=UPDATES + 40, loop=loop, **common).population
 
 
-ADDED = ("beta_kl", "policy_kl", "bc_weight")
+ADDED = ("beta_kl", "policy_kl", "bc_weight", "entropy_fraction")
 """Hyperparameters that 0.1 did not have, without effect here."""
 
 

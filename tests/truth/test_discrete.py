@@ -1,7 +1,7 @@
 """Discrete actions: exact answers in tabular MDPs, where one linear layer of one-hot s is a table.
 
 Soft value iteration under the data's frequencies says what V and Q must be and, at κ = 1/β, the
-policy: π(a|s) = µ̂(a|s) e^{(Q(s, a) − V(s))/β}.
+policy: π(a|s) = µ̂(a|s) e^{(Q(s, a) − V(s))/β}. SAC's answer has no µ̂ in it, and α in place of β.
 """
 
 import functools
@@ -14,8 +14,10 @@ import pytest
 from worlds import Log, random_log, soft_value_iteration, trained
 from xql.agents import (
     BCConfig,
+    SACConfig,
     XQLConfig,
     make_bc,
+    make_sac,
     make_xql,
     member,
 )
@@ -94,3 +96,61 @@ def test_bc_recovers_the_behaviour_policy() -> None:
     found = np.exp(member(population, 0).policy.network.log_probabilities(everywhere))
     counts = soft_value_iteration(log(), BETA, DISCOUNT)[2][visited]
     np.testing.assert_allclose(found[visited], counts / counts.sum(1, keepdims=True), atol=0.04)
+
+
+def test_sac_finds_the_values_of_maximum_entropy() -> None:
+    alpha = 0.7
+    v, q, counts = soft_value_iteration(log(), alpha, DISCOUNT, entropy=True)
+    visited, everywhere = states_of(log())
+    assert (counts[visited] > 0).all()  # else Q of an action would be anything
+    found = sac("none", initial_temperature=alpha, discount=DISCOUNT)
+    spread = np.ptp(v[visited])
+    assert spread > 1.0
+    # The target is Q's moving average, without the noise of its last batches.
+    values = np.asarray(found.target_critic.values(everywhere).min(0))[visited]
+    assert np.abs(values - q[visited]).max() <= SHARE * spread
+    policy = np.exp(found.policy.network.log_probabilities(everywhere))[visited]
+    np.testing.assert_allclose(policy, np.exp((q - v[:, None])[visited] / alpha), atol=0.05)
+    # The temperature stays where it is at a rate of 0.
+    assert float(np.exp(found.temperature.network)) == pytest.approx(alpha, rel=1e-5)
+
+
+def test_x_sac_finds_the_soft_maximum_over_its_own_policy() -> None:
+    # π ∝ e^{Q/α}, V = β log Σ π e^{Q/β}, Q = r̂ + γ P̂ V: V's two temperatures are not one.
+    alpha, beta = 1.5, 0.5
+    found = sac("gumbel", initial_temperature=alpha, discount=DISCOUNT, beta=beta)
+    visited, everywhere = states_of(log())
+    q = np.asarray(found.target_critic.values(everywhere).min(0), np.float64)
+    policy = np.exp(q / alpha - (q / alpha).max(1, keepdims=True))
+    policy /= policy.sum(1, keepdims=True)
+    v = beta * np.log((policy * np.exp(q / beta)).sum(1))
+    spread = np.ptp(v[visited])
+    assert spread > 1.0 and np.abs(v - (policy * q).sum(1))[visited].max() > 4 * SHARE * spread
+    learned_v = np.asarray(found.value.network(everywhere))
+    assert np.abs(learned_v - v)[visited].max() <= 2 * SHARE * spread
+    # What Q regresses on, by the frequencies of the log.
+    reward, after = np.zeros_like(q), np.zeros((*q.shape, len(q)))
+    one = log()
+    np.add.at(reward, (one.states, one.actions), one.rewards)
+    np.add.at(after, (one.states, one.actions, one.next_states), one.masks)
+    counts = np.maximum(soft_value_iteration(one, beta, DISCOUNT)[2], 1.0)
+    wanted = reward / counts + DISCOUNT * (after / counts[..., None]) @ learned_v
+    assert np.abs(q - wanted)[visited].max() <= SHARE * spread
+
+
+def sac(value: Literal["none", "gumbel"], **numbers: Any) -> Any:
+    """SAC with tables, its temperature held where it starts."""
+    config = SACConfig(
+        **numbers,
+        polyak=0.05,
+        value_learning_rate=0.01,
+        critic_learning_rate=0.01,
+        policy_learning_rate=0.03,
+        temperature_learning_rate=0.0,
+        hidden=(),
+        value=value,
+        max_gradient_norm=None,
+        batch_size=2048,
+    )
+    data = log().dataset(discrete=True)
+    return member(trained(make_sac(config, 2000), log().spec, [Member(0)], data, 2000), 0)

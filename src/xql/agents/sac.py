@@ -16,6 +16,10 @@ every state that is evaluated, targets marked by a bar and the temperature α:
 arXiv 1801.01290), `gumbel` X-SAC (Garg et al. 2023, arXiv 2301.02328): V(s) = β log E_π[e^{Q̄/β}] is
 the soft maximum over the policy's own actions, so no log-probability enters a value.
 
+Of n discrete actions the policy is a softmax over one logit for each, Q(s, ·) has n outputs, and a~
+is drawn for X-SAC's V alone: every other mean over a~ is the exact sum over the n actions, as in
+Christodoulou 2019 (arXiv 1910.07207). H is `entropy_fraction` of the largest entropy, log n.
+
 Deviations from the papers, each with its switch in `SACConfig` where it has one:
 
  1. X-SAC's V is fitted to a target critic, as in `xql.py`; V itself has no target network. The
@@ -35,7 +39,8 @@ Deviations from the papers, each with its switch in `SACConfig` where it has one
  11. V takes its step before Q, and with draws of its own; X-SAC's code has Q first, and one draw
      for V and the policy.
  12. The policy and α move at every update, as the paper says of X-SAC; its code has every second.
- 13. With `beta="auto"` β is no number of a table: it is solved so that the weights e^{Q/β} of
+ 13. Of discrete actions, H is 0.89 of log n, as in CleanRL, not 0.98 (`entropy_fraction`).
+ 14. With `beta="auto"` β is no number of a table: it is solved so that the weights e^{Q/β} of
      d = min Q(s, a~) − V(s) are `beta_kl` nats from uniform (xql.agents.temperature).
 
 The SAC that X-SAC's paper compares with is `soft`, which differs from its X-SAC in V's loss alone;
@@ -43,6 +48,7 @@ the settings of both are the preset `paper`.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -67,12 +73,25 @@ from xql.agents.hyperparameters import (
     swept,
 )
 from xql.agents.losses import critic_loss, gumbel_metrics, mean_magnitude
-from xql.agents.networks import Critic, Value
-from xql.agents.policies import SquashedGaussianPolicy, network_of
+from xql.agents.networks import AnyCritic, Value, critic_for
+from xql.agents.policies import CategoricalPolicy, SquashedGaussianPolicy, network_of
 from xql.agents.temperature import SMALLEST_BETA, Temperatures, initial_temperatures, tune
-from xql.agents.types import Agent, Batch, EnvironmentSpec, Metrics, Scalar, ScaleHint, Trainable
+from xql.agents.types import (
+    Agent,
+    Batch,
+    EnvironmentSpec,
+    Metrics,
+    Number,
+    Scalar,
+    ScaleHint,
+    Trainable,
+)
 from xql.agents.update import descend, every, polyak, trainable
+from xql.data.actions import Box, Discrete
 from xql.gumbel.losses import Kind, gumbel_loss
+
+ENTROPY_FRACTION = 0.89
+"""Of the largest entropy of a policy over discrete actions: the default target, as in CleanRL."""
 
 
 @agent_config
@@ -98,6 +117,11 @@ class SACConfig:
     )
     initial_temperature: Swept = swept(
         default=1.0, doc="α at the start, in return per nat.", range=POSITIVE
+    )
+    entropy_fraction: Swept = swept(
+        default=ENTROPY_FRACTION,
+        doc="H of discrete actions, as a fraction of the largest entropy, log n.",
+        range=Range(most=1.0),
     )
     discount: Swept = swept(default=0.99, doc="γ, the discount factor.", range=DISCOUNT)
     polyak: Swept = swept(
@@ -154,7 +178,7 @@ class SACState(NamedTuple):
 
     policy: Trainable
     critic: Trainable
-    target_critic: Critic
+    target_critic: AnyCritic
     temperature: Trainable
     """log α."""
     key: PRNGKeyArray
@@ -168,7 +192,7 @@ class XSACState(NamedTuple):
     policy: Trainable
     value: Trainable
     critic: Trainable
-    target_critic: Critic
+    target_critic: AnyCritic
     temperature: Trainable
     temperatures: Temperatures
     """β where it tunes itself, as it is by now."""
@@ -195,12 +219,14 @@ class TargetValueSACState(NamedTuple):
     config: SACConfig
 
 
-Network = TypeVar("Network", Critic, Value)
+Network = TypeVar("Network", AnyCritic, Value)
+Policy = SquashedGaussianPolicy | CategoricalPolicy
 State = SACState | XSACState | TargetValueSACState
 
 
 def make_sac(config: SACConfig, total_steps: int) -> Agent:
     """The agent for one configuration; nothing in it depends on `total_steps`."""
+    for_discrete = config.entropy_fraction != ENTROPY_FRACTION
     return Agent(
         init=init,
         update=_update_of(config),
@@ -212,6 +238,8 @@ def make_sac(config: SACConfig, total_steps: int) -> Agent:
         scale_hint=ScaleHint()
         if config.value != "gumbel"
         else ScaleHint(("beta",), "a larger beta"),
+        takes=(Discrete,) if for_discrete else (Box, Discrete),
+        takes_by=f"entropy_fraction={config.entropy_fraction:g}" if for_discrete else "",
     )
 
 
@@ -229,16 +257,16 @@ def init(key: PRNGKeyArray, spec: EnvironmentSpec, config: SACConfig) -> State:
     """Fresh networks; the targets start as copies."""
     key, policy_key, value_key, critic_key = jax.random.split(key, 4)
     size, hidden = spec.observation_size, config.hidden
-    network = Critic.create(
+    network = critic_for(
         critic_key,
-        size,
-        spec.actions.size,
+        spec,
         hidden,
         members=config.critics,
         layer_norm=config.critic_layer_norm,
     )
     v = Value.create(value_key, size, hidden, layer_norm=config.value_layer_norm)
-    policy = trainable(SquashedGaussianPolicy.create(policy_key, spec, hidden))
+    kind = CategoricalPolicy if isinstance(spec.actions, Discrete) else SquashedGaussianPolicy
+    policy = trainable(kind.create(policy_key, spec, hidden))
     temperature = trainable(jnp.log(jnp.asarray(config.initial_temperature, jnp.float32)))
     temperatures = initial_temperatures(config)
     value, critic, step = trainable(v), trainable(network), jnp.zeros((), jnp.int32)
@@ -311,7 +339,7 @@ def update_with_target_critic(state: XSACState, batch: Batch) -> tuple[XSACState
 
 
 def learn_value(
-    state: XSACState | TargetValueSACState, batch: Batch, critic: Critic, key: PRNGKeyArray
+    state: XSACState | TargetValueSACState, batch: Batch, critic: AnyCritic, key: PRNGKeyArray
 ) -> tuple[Trainable, Temperatures, Metrics]:
     """V, and β where it tunes itself, on a critic's values of the policy's own actions."""
     config = state.config
@@ -372,7 +400,7 @@ def learn_to_act(
     # Q minimises the squared error on r + γ·mask·(value of s').
     q_targets = batch.rewards + config.discount * batch.masks * next_values
 
-    def q_loss(network: Critic) -> tuple[Scalar, Metrics]:
+    def q_loss(network: AnyCritic) -> tuple[Scalar, Metrics]:
         return critic_loss(network(batch.observations, batch.actions), q_targets)
 
     critic, metrics = descend(state.critic, q_loss, config.critic_learning_rate)
@@ -380,16 +408,18 @@ def learn_to_act(
     # The policy maximises E[min Q(s, a~) − α log π(a~|s)].
     alpha = jnp.exp(state.temperature.network)
 
-    def policy_loss(network: SquashedGaussianPolicy) -> tuple[Scalar, Metrics]:
-        actions, log_prob = network.sample_with_log_prob(batch.observations, key)
-        q = critic.network(batch.observations, actions).min(0)
+    def policy_loss(network: Policy) -> tuple[Scalar, Metrics]:
+        q, log_prob = of_policy(network, critic.network, batch.observations, key)
         loss = (alpha * log_prob - q).mean()
         return loss, {"policy_loss": loss, "entropy": -log_prob.mean()}
 
     policy, policy_metrics = descend(state.policy, policy_loss, config.policy_learning_rate)
 
-    # α rises while the entropy is below its target, minus the number of action dimensions.
-    target_entropy = -float(batch.actions.shape[-1])
+    # α rises while the entropy is below its target, minus the number of action dimensions or, of
+    # n discrete actions, a fraction of log n.
+    target_entropy: Number = -float(batch.actions.shape[-1])
+    if isinstance(policy.network, CategoricalPolicy):
+        target_entropy = config.entropy_fraction * math.log(batch.actions.shape[-1])
 
     def temperature_loss(log_alpha: Scalar) -> tuple[Scalar, Metrics]:
         # In log α, not α: this gradient does not die out where α has come near 0.
@@ -404,12 +434,27 @@ def learn_to_act(
 
 def soft_values(
     state: State,
-    critic: Critic,
+    critic: AnyCritic,
     observations: Float[Array, "batch observation"],
     key: PRNGKeyArray,
 ) -> Float[Array, " batch"]:
-    """min Q(s, a~) − α log π(a~|s), one draw a~ ~ π(·|s) per state."""
+    """The mean of min Q(s, a~) − α log π(a~|s) over a~, as `of_policy` takes it."""
     alpha = jnp.exp(state.temperature.network)
-    actions, log_prob = state.policy.network.sample_with_log_prob(observations, key)
-    values: Float[Array, " batch"] = critic(observations, actions).min(0) - alpha * log_prob
-    return values
+    q, log_prob = of_policy(state.policy.network, critic, observations, key)
+    return q - alpha * log_prob
+
+
+def of_policy(
+    policy: Policy,
+    critic: Any,
+    observations: Float[Array, "batch observation"],
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """min Q(s, a~) and log π(a~|s): of one draw a~ per state, or their means over all n actions."""
+    if isinstance(policy, CategoricalPolicy):
+        log_probs = policy.log_probabilities(observations)
+        probs = jnp.exp(log_probs)
+        all_q = critic.values(observations).min(0)
+        return (probs * all_q).sum(-1), (probs * log_probs).sum(-1)
+    actions, log_prob = policy.sample_with_log_prob(observations, key)
+    return critic(observations, actions).min(0), log_prob

@@ -48,6 +48,7 @@ COMMANDS: dict[str, Any] = {
     "evaluate": "evaluate:evaluate",
     "reproduce": "reproduce:reproduce",
     "compare": "compare:compare",
+    "report": "report:report",
     "ope": "ope:ope",
     "select": "ope:select",
     "export": "export:export",

@@ -275,4 +275,5 @@ def list_() -> None:
     print("Made here from a simulator, with 'xql data make NAME':")
     for name, kind in kinds().items():
         print(f"  {name}{' --policy FILE' if kind.policy and kind.needs_policy else ''}")
+    print("  greenhouse --out LOG.csv, a table (docs/guides/greenhouse.md)")
     print("  mujoco --env hopper --kind medium, and the like (docs/data.md)")

@@ -92,6 +92,7 @@ def demo(steps: int = 20_000, seeds: int = 2, out: Path | None = None) -> None:
     _write_table(rows, home)
     _draw(home, 100.0 * sum(reached) / len(reached))
     print(f"runs: {home}")
+    _report(home)
 
 
 def _draw(home: Path, of_data: float) -> None:
@@ -113,6 +114,16 @@ def _draw(home: Path, of_data: float) -> None:
             data_label="behaviour policy",
         )
         print(f"learning curves: {figure}")
+
+
+def _report(home: Path) -> None:
+    """One page of both runs, which the last line names."""
+    from xql.errors import decoration
+    from xql.reports.page import FILE, write_page
+
+    with decoration("report"):
+        page = write_page([home / agent for agent in reversed(AGENTS)], home / FILE)
+        print(f"report: {page}")
 
 
 def _make_data() -> None:

@@ -35,6 +35,7 @@ def finetune(
     keep_every: int | None = None,
     keep_best: bool = False,
     plot: bool = True,
+    report: bool = True,
 ) -> None:
     """Continue an offline run in an environment.
 
@@ -73,6 +74,7 @@ def finetune(
         keep_every: besides, those whose step is a multiple of this.
         keep_best: besides, the one with the best evaluation.
         plot: draw learning-curves.png into the run's folder.
+        report: write report.html, a page of the run, into the run's folder.
     """
     sign_of_life(f"opening {run}")
     from xql.agents import Unchecked
@@ -106,5 +108,6 @@ def finetune(
         keep_replay=keep_replay,
         keep_policies=keep_policies,
         checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
+        report=report,
     )
     finish(tuned, plot)

@@ -28,6 +28,10 @@ class Kind(NamedTuple):
     """Whether the user must give that file; else `make` has one of its own."""
 
 
+ONLINE = ("mujoco", "online")
+"""Names of the data that come from an online run, of any environment."""
+
+
 def kinds() -> dict[str, Kind]:
     """All that can be made, by name."""
     from xql.collect import adroit, antmaze, pointmaze
@@ -58,14 +62,18 @@ def make(
     steps: int | None = None,
     run: Path | None = None,
     out: Path | None = None,
+    episodes: int | None = None,
+    missing: float | None = None,
 ) -> None:
     """Make a benchmark dataset with a simulator and write it among Minari's datasets.
 
-    `ant-policy` makes no dataset but the policy file that antmaze walks with.
+    `icu-sepsis` writes a file instead, `greenhouse` a CSV, to be converted as a table of one's own,
+    and `ant-policy` makes no dataset but the policy file that antmaze walks with.
 
     Args:
         name: pointmaze-{umaze,medium,large}, antmaze-{umaze,umaze-diverse}, adroit-{pen,door,
-            relocate}-expert, antmaze-{medium,large}-{play,diverse}, mujoco, or ant-policy.
+            relocate}-expert, antmaze-{medium,large}-{play,diverse}, mujoco, online, icu-sepsis,
+            greenhouse, or ant-policy; mujoco and online are the same.
         policy: for adroit, and if wished antmaze, the .npz file of the behaviour policy
             (docs/data.md).
         transitions: how many transitions to make; 200,000 of pointmaze and 1,000,000 of the others
@@ -74,12 +82,18 @@ def make(
         noise: standard deviation of the noise on each action, whose bounds are ±1 (pointmaze 0.5
             and antmaze 0.2 without it); for adroit a factor on the policy's own deviation (1).
         out_id: Minari's name for the dataset, such as pointmaze/medium-play-v0.
-        env: for mujoco, halfcheetah, hopper, walker2d, ant or a Gymnasium id; the run's without it.
-        kind: for mujoco, random, medium, medium-replay, medium-expert or expert (docs/data.md).
-        steps: for mujoco and ant-policy, how long SAC learns; 1,000,000 and 250,000 without it.
-        run: for mujoco and ant-policy, a finished online run to take the policies from; nothing is
-            trained then.
-        out: for ant-policy, the .npz file to write.
+        env: for mujoco and online, halfcheetah, hopper, walker2d, ant, cartpole, acrobot or a
+            Gymnasium id; the run's without it.
+        kind: for mujoco and online, random, medium, medium-replay, medium-expert or expert
+            (docs/data.md).
+        steps: for mujoco, online and ant-policy, how long SAC learns; 250,000 of ant-policy and
+            1,000,000 of the others without it.
+        run: for mujoco, online and ant-policy, a finished online run to take the policies from;
+            nothing is trained then.
+        out: for icu-sepsis and ant-policy the .npz, for greenhouse the .csv file to write.
+        episodes: for icu-sepsis, how many patients are treated, 5,000 without it; for greenhouse,
+            how many seasons of 40 days, 60 without it.
+        missing: for greenhouse, the share of the measurements that are left out; 0 without it.
 
     Raises:
         InputError: an unknown name, a number out of range, an id that exists, a file that holds no
@@ -89,22 +103,33 @@ def make(
     began = time.perf_counter()
     if out_id == "":
         raise InputError("it is empty", where="--out-id", hint="write it as NAMESPACE/NAME-v0")
+    if name == "greenhouse":
+        unused = {"policy": policy, "transitions": transitions, "noise": noise, "out-id": out_id}
+        _refuse(name, **unused, env=env, kind=kind, steps=steps, run=run)
+        _greenhouse(out, episodes, seed, missing)
+        return
+    _refuse(name, missing=missing)
     if name == "ant-policy":
         given = {"policy": policy, "transitions": transitions, "noise": noise, "out-id": out_id}
-        _refuse(name, **given, env=env, kind=kind)
+        _refuse(name, **given, env=env, kind=kind, episodes=episodes)
         _ant_policy(out, run, steps, seed)
         return
-    _refuse(name, out=out)
-    if name == "mujoco":
+    if name == "icu-sepsis":
+        given = {"policy": policy, "transitions": transitions, "noise": noise, "out-id": out_id}
+        _refuse(name, **given, env=env, kind=kind, steps=steps, run=run)
+        _icu_sepsis(out, episodes, seed)
+        return
+    _refuse(name, out=out, episodes=episodes)
+    if name in ONLINE:
         _refuse(name, policy=policy, noise=noise)
-        dataset_id = _mujoco(env, kind, steps, transitions, seed, run, out_id)
+        dataset_id = _online(name, env, kind, steps, transitions, seed, run, out_id)
         _report(dataset_id, time.perf_counter() - began)
         return
     known = kinds()
     if name not in known:
         raise InputError(
             f"nothing called '{name}' can be made",
-            hint=nearest(name, [*known, "mujoco", "ant-policy"]),
+            hint=nearest(name, [*known, *ONLINE, "icu-sepsis", "greenhouse", "ant-policy"]),
         )
     _refuse(name, env=env, kind=kind, steps=steps, run=run)
     found = known[name]
@@ -143,7 +168,8 @@ def _with_bar(
         )
 
 
-def _mujoco(
+def _online(
+    name: str,
     env: str | None,
     kind: str | None,
     steps: int | None,
@@ -156,11 +182,9 @@ def _mujoco(
     from xql.training.population import use_all_cores
 
     if kind is None:
-        raise InputError(
-            "it needs a kind", where="mujoco", hint=f"give --kind {{{','.join(KINDS)}}}"
-        )
+        raise InputError("it needs a kind", where=name, hint=f"give --kind {{{','.join(KINDS)}}}")
     if run is not None:
-        _refuse("mujoco --run", steps=steps)
+        _refuse(f"{name} --run", steps=steps)
     use_all_cores()
     bar = _bar()
     task = bar.add_task(kind, total=transitions)
@@ -179,6 +203,7 @@ def _mujoco(
             seed=seed,
             run=run,
             dataset_id=out_id,
+            command=name,
             progress=progress,
         )
     finally:
@@ -200,13 +225,51 @@ def _ant_policy(out: Path | None, run: Path | None, steps: int | None, seed: int
     print(f"next: xql data make antmaze-umaze --policy {out}")
 
 
+def _icu_sepsis(out: Path | None, episodes: int | None, seed: int) -> None:
+    from xql.collect.icu_sepsis import EPISODES, make_icu_sepsis
+
+    if out is None:
+        hint = "name it with --out, such as --out icu-sepsis.npz"
+        raise InputError("it needs a file", where="icu-sepsis", hint=hint)
+    began = time.perf_counter()
+    made = make_icu_sepsis(out, episodes=EPISODES if episodes is None else episodes, seed=seed)
+    print(
+        f"made {out}: {made.transitions:,} transitions in {made.episodes:,} episodes, "
+        f"{time.perf_counter() - began:.1f} s; {made.returns.mean():.1%} of the patients survive"
+    )
+    print(f"next: xql train offline --data {out}")
+
+
+def _greenhouse(out: Path | None, episodes: int | None, seed: int, missing: float | None) -> None:
+    from xql.collect.greenhouse import EPISODES, make_greenhouse
+
+    if out is None:
+        raise InputError("it needs a file", where="greenhouse", hint="name it with --out LOG.csv")
+    total = EPISODES if episodes is None else episodes
+    with _bar("seasons") as bar:
+        task = bar.add_task("greenhouse", total=total)
+        rows, harvests = make_greenhouse(
+            out,
+            episodes=total,
+            seed=seed,
+            missing=0.0 if missing is None else missing,
+            progress=lambda made, wanted: bar.update(task, completed=made, total=wanted),
+        )
+    print(f"made {out}: {rows:,} rows of {total:,} seasons, {harvests:,} of them up to the harvest")
+    print(
+        f"next: xql data convert {out} {out.with_suffix('.npz')} --observation 'sensor_*' "
+        "--action 'change_*' --reward reward --episode season --time time --terminated harvested"
+        f"{' --missing ffill' if missing else ''}"
+    )
+
+
 def _refuse(name: str, **given: Any) -> None:
     for option, value in given.items():
         if value is not None:
             raise InputError(f"it takes no --{option}", where=name, hint="leave it out")
 
 
-def _bar() -> Any:
+def _bar(unit: str = "transitions") -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from xql.cli.console import is_terminal, plain_console
@@ -214,7 +277,7 @@ def _bar() -> Any:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} transitions"),
+        TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {unit}"),
         TimeRemainingColumn(),
         console=plain_console(file=sys.stderr),
         transient=True,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from xql.cli.console import plain_console, print_words, sign_of_life
+from xql.errors import decoration
 
 if TYPE_CHECKING:
     from xql.evaluation.ope import Estimate, OffPolicy
@@ -26,6 +27,8 @@ def ope(
 ) -> None:
     """Say from logged data whether a run's policy is better than what acted in the log.
 
+    What was found is left in the run's folder too, as ope.json.
+
     Args:
         run: the run's folder.
         data: a SOURCE to evaluate on, best one that the run has not learned from; the run's own
@@ -40,7 +43,7 @@ def ope(
     """
     sign_of_life(f"evaluating {run} on logged data")
     from xql.evaluation.ope import FQE, interval, verdict
-    from xql.training.ope import check_critic, evaluate_policies, newest
+    from xql.training.ope import check_critic, evaluate_policies, newest, write_verdict
 
     found, (policy,) = evaluate_policies(
         [run],
@@ -88,6 +91,9 @@ def ope(
         if said == "cannot be said"
         else f"the policy is {said} than {than}" + ", as far as the warnings allow" * bool(warnings)
     )
+    # It was said: a folder of somebody else's, or a full disk, takes nothing from it.
+    with decoration("ope.json"):
+        write_verdict(found, policy, critic, sample=sample, seed=seed)
 
 
 def select(

@@ -17,6 +17,7 @@ def resume(
     env_arg: Assignments = (),
     trust_environment: Trust = (),
     plot: bool = True,
+    report: bool = True,
 ) -> None:
     """Go on with an interrupted run, bit for bit, or make one longer.
 
@@ -33,6 +34,7 @@ def resume(
         trust_environment: installed packages, or ids, whose environments the run may name besides
             Gymnasium's, Gymnasium-Robotics' and xql's own.
         plot: draw learning-curves.png into the run's folder.
+        report: write report.html, a page of the run, into the run's folder.
     """
     sign_of_life(f"opening {run}")
     from xql.runs.checkpoints import latest_step
@@ -50,6 +52,7 @@ def resume(
         env=env,
         env_kwargs=parse_settings(env_arg, "--env-arg", "size=3"),
         trust=trust,
+        report=report,
     )
     if done == resumed.config.steps:
         print_words(f"nothing was left to train: all {done:,} steps are done; --steps adds more")

@@ -52,6 +52,7 @@ def offline(
     keep_best: bool = False,
     trust_environment: Trust = (),
     plot: bool = True,
+    report: bool = True,
 ) -> None:
     """Learn a policy from logged data alone.
 
@@ -91,6 +92,7 @@ def offline(
         trust_environment: installed packages, or ids, whose environments the data may name besides
             Gymnasium's, Gymnasium-Robotics' and xql's own.
         plot: draw learning-curves.png into the run's folder.
+        report: write report.html, a page of the run, into the run's folder.
     """
     sign_of_life(f"opening {data}")
     from xql.agents import Unchecked
@@ -119,6 +121,7 @@ def offline(
         stop_at_success=stop_at_success,
         checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
         trust=sum(trust_environment, ()),
+        report=report,
     )
     finish(run, plot)
 
@@ -150,6 +153,7 @@ def online(
     keep_every: int | None = None,
     keep_best: bool = False,
     plot: bool = True,
+    report: bool = True,
 ) -> None:
     """Learn a policy in an environment.
 
@@ -187,6 +191,7 @@ def online(
         keep_every: besides, those whose step is a multiple of this.
         keep_best: besides, the one with the best evaluation.
         plot: draw learning-curves.png into the run's folder.
+        report: write report.html, a page of the run, into the run's folder.
     """
     sign_of_life(f"making {env}")
     from xql.agents import Unchecked
@@ -220,6 +225,7 @@ def online(
         keep_replay=keep_replay,
         keep_policies=keep_policies,
         checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
+        report=report,
     )
     finish(run, plot)
 
@@ -243,6 +249,8 @@ def finish(run: Any, plot: bool) -> None:
     if plot and run.results:
         draw(run.path)
     print(f"run folder: {run.path}")
+    if (page := run.path / "report.html").is_file():
+        print(f"report: {page}")
     if len(run.folder.read_frozen()) == len(run.config.members):
         raise SystemExit(1)  # nothing was learned; the warning says why
 

@@ -79,6 +79,7 @@ def make_ant_policy(
                 last_episodes=20,
                 keep_policies=True,
                 progress=progress,
+                report=False,
             )
     write_ant_policy(run, out, step)
     return run

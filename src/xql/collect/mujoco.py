@@ -1,5 +1,7 @@
 """Benchmark data from online runs, after D4RL's recipe (Fu et al. 2020, arXiv 2004.07219).
 
+Of MuJoCo's tasks, and of any other environment, also one of discrete actions.
+
 One run of SAC, or of any online agent, gives every kind:
 
     random         uniformly random actions; needs no run
@@ -31,9 +33,16 @@ from xql.collect.trained import (
     to_logs,
     train_source,
 )
-from xql.collect.writing import Description, Log, refuse_existing, write_dataset
-from xql.data.actions import action_spec, require_box
-from xql.envs.make import make_environment, register_robotics
+from xql.collect.writing import (
+    ROBOTICS,
+    SIMULATORS,
+    Description,
+    Log,
+    refuse_existing,
+    write_dataset,
+)
+from xql.data.actions import action_spec
+from xql.envs.make import entry_module, make_environment, register_robotics
 from xql.errors import InputError, nearest, require_seed
 from xql.jax_config import standard_jax
 from xql.runs.folder import RunFolder
@@ -46,6 +55,8 @@ ENVIRONMENTS = {
     "hopper": "Hopper-v5",
     "walker2d": "Walker2d-v5",
     "ant": "Ant-v5",
+    "cartpole": "CartPole-v1",
+    "acrobot": "Acrobot-v1",
 }
 """The short names; any other environment goes by its id."""
 
@@ -67,6 +78,9 @@ KINDS: dict[str, tuple[str, ...]] = {
 # Each policy plays from starts and draws of its own.
 _STREAMS = {"random": 0, "medium": 1, "expert": 2}
 
+_CLASSIC = "gymnasium.envs.classic_control"
+"""Needs no extra of Gymnasium's, so that neither do data of it."""
+
 Behaviour = Callable[[Float32[np.ndarray, "1 1 observation"]], np.ndarray]
 
 
@@ -80,6 +94,7 @@ def make_mujoco(
     run: Path | str | None = None,
     dataset_id: str | None = None,
     home: Path | str = "runs",
+    command: str = "mujoco",
     progress: Callable[[int, int], None] | None = None,
     show_training: bool = True,
 ) -> str:
@@ -89,8 +104,8 @@ def make_mujoco(
     arguments give the same bytes on the same machine and versions.
 
     Args:
-        env: "halfcheetah", "hopper", "walker2d" or "ant" (Gymnasium's v5), or an environment's id;
-            may be None where `run` is given.
+        env: "halfcheetah", "hopper", "walker2d" or "ant" (Gymnasium's v5), "cartpole" or "acrobot",
+            or an environment's id; may be None where `run` is given.
         kind: one of `KINDS`; the head of this file says what they are.
         steps: SAC's environment steps; they do not matter for random actions or a given `run`.
         transitions: how many (s, a, r, s') to make, exactly; 1,000,000 of each policy where None.
@@ -101,6 +116,7 @@ def make_mujoco(
             medium-replay. For random it only gives the reference returns.
         dataset_id: Minari's name for it; "ENV/KIND-v0" without it, such as "hopper/medium-v0".
         home: where runs that are trained here are kept.
+        command: what `xql data make` was given, "mujoco" or "online", for the data's own account.
         progress: called with (made, wanted) after each episode that is collected.
         show_training: show a progress bar on standard error while SAC is trained.
 
@@ -114,18 +130,19 @@ def make_mujoco(
         MissingExtra: Minari or the simulator is not installed.
     """
     if kind not in KINDS:
-        raise InputError(f"no kind '{kind}'", where="mujoco", hint=nearest(kind, KINDS))
-    environment = _environment(env, run)
+        raise InputError(f"no kind '{kind}'", where=command, hint=nearest(kind, KINDS))
+    environment = _environment(env, run, command)
     name = _name(environment)
     dataset_id = dataset_id or f"{name}/{kind}-v0"
     require_seed(seed)
-    total = _total(kind, transitions)
+    total = _total(kind, transitions, command)
     refuse_existing(dataset_id)
-    # A dataset names the releases of these simulators: better missing now than after training.
-    register_robotics()
     probe = make_environment(environment)
     probe.close()
-    require_box(action_spec(probe.action_space, environment), environment)
+    action_spec(probe.action_space, environment)
+    if not _is_classic(probe):
+        # A dataset names the releases of these simulators: better missing now than after training.
+        register_robotics()
 
     path = None if run is None else Path(run)
     if path is None and kind != "random":
@@ -139,7 +156,7 @@ def make_mujoco(
         logs = replay_logs(source)
     else:
         logs = _collect(environment, kind, source, total, seed, progress)
-    words = [f"xql data make mujoco --env {environment} --kind {kind}"]
+    words = [f"xql data make {command} --env {environment} --kind {kind}"]
     if kind != "medium-replay":
         words.append(f"--transitions {total}")
     if run is not None:
@@ -152,14 +169,19 @@ def make_mujoco(
     return dataset_id
 
 
-def _environment(env: str | None, run: Path | str | None) -> str:
+def _is_classic(env: gymnasium.Env[Any, Any]) -> bool:
+    assert env.spec is not None
+    return entry_module(env.spec.entry_point).startswith(_CLASSIC)
+
+
+def _environment(env: str | None, run: Path | str | None, command: str) -> str:
     """The environment's id."""
     config = None if run is None else RunFolder.open(Path(run)).config
     known = None if config is None else config.environment
     asked = None if env is None else ENVIRONMENTS.get(env, env)
     if asked is None and known is None:
         raise InputError(
-            "no environment is named", where="mujoco", hint="give `env`, such as `env='hopper'`"
+            "no environment is named", where=command, hint="give `env`, such as `env='hopper'`"
         )
     if asked is not None and known is not None and asked != known:
         raise InputError(
@@ -180,7 +202,7 @@ def _name(environment: str) -> str:
     return short.get(environment, environment.lower())
 
 
-def _total(kind: str, transitions: int | None) -> int:
+def _total(kind: str, transitions: int | None, command: str) -> int:
     """How many transitions to collect."""
     policies = len(KINDS[kind])
     if transitions is None:
@@ -188,12 +210,14 @@ def _total(kind: str, transitions: int | None) -> int:
     if policies == 0:
         raise InputError(
             "medium-replay holds what the run has seen",
-            where="mujoco",
+            where=command,
             hint="leave `transitions` out",
         )
     if transitions < policies:
         raise InputError(
-            f"transitions is {transitions}", where=f"mujoco {kind}", hint=f"give {policies} or more"
+            f"transitions is {transitions}",
+            where=f"{command} {kind}",
+            hint=f"give {policies} or more",
         )
     return transitions
 
@@ -302,15 +326,20 @@ def _write(
         "medium-expert": f"{agent}, half from its medium policy and half from its last one",
         "expert": f"{agent}, its last policy",
     }[kind]
+    flat = make_environment(environment)
+    classic = _is_classic(flat)
     description = Description(
         algorithm=algorithm,
         about=f"{environment}, {kind}, after D4RL's recipe; these are not D4RL's data.",
         made=made if source is None else made | provenance(source),
         reference=None if source is None else (source.random_return, source.expert_return),
+        requirements=() if classic else (ROBOTICS,),
+        simulators=("gymnasium", "numpy") if classic else SIMULATORS,
     )
-    flat = make_environment(environment)
     try:
         assert isinstance(flat, gymnasium.Wrapper)
+        actions = action_spec(flat.action_space, environment)
+        logs = [log._replace(actions=np.asarray(actions.unflatten(log.actions))) for log in logs]
         write_dataset(dataset_id, logs, description, flat.env, observations=flat.observation_space)
     finally:
         flat.close()

@@ -73,6 +73,7 @@ def train_source(
         keep_replay=True,
         keep_policies=True,
         progress=progress,
+        report=False,
     )
 
 

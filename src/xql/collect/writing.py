@@ -19,9 +19,10 @@ from xql import __version__
 from xql.errors import InputError, brief, require
 from xql.files import beside, made_folder, writing
 
-# The bytes of a dataset depend on the releases of these; they are written beside it.
-_SIMULATORS = ("gymnasium_robotics", "mujoco", "numpy")
+SIMULATORS = ("gymnasium_robotics", "mujoco", "numpy")
+"""The bytes of a dataset depend on the releases of these; they are written beside it."""
 
+ROBOTICS = "gymnasium-robotics>=1.4"
 
 MOST_TRANSITIONS = 1_000_000_000
 """They are held in memory until they are written."""
@@ -36,7 +37,8 @@ class Log(NamedTuple):
     observations: (
         Shaped[np.ndarray, "steps_plus_1 _"] | dict[str, Shaped[np.ndarray, "steps_plus_1 _"]]
     )
-    actions: Float[np.ndarray, "steps action"]
+    actions: Shaped[np.ndarray, "steps *action"]
+    """As the environment takes them: vectors, or the numbers of discrete ones."""
     rewards: Float[np.ndarray, " steps"]
     terminations: Bool[np.ndarray, " steps"]
 
@@ -51,8 +53,10 @@ class Description(NamedTuple):
     command gives the same bytes."""
     reference: tuple[float, float] | None = None
     """The returns that score 0 and 100."""
-    requirements: tuple[str, ...] = ("gymnasium-robotics>=1.4",)
+    requirements: tuple[str, ...] = (ROBOTICS,)
     """What its environment needs, as pip's requirement specifiers."""
+    simulators: tuple[str, ...] = SIMULATORS
+    """The packages whose releases its bytes depend on."""
 
 
 def refuse_existing(dataset_id: str) -> None:
@@ -172,7 +176,7 @@ def write_dataset(
                     description=description.about,
                     requirements=list(description.requirements),
                 )
-            _add_provenance(draft, dataset_id, description.made)
+            _add_provenance(draft, dataset_id, description)
             try:
                 dataset_folder(draft).rename(folder)
             except OSError:
@@ -200,11 +204,11 @@ def _require_room(folder: Path, logs: Sequence[Log]) -> None:
         room.unlink(missing_ok=True)
 
 
-def _add_provenance(draft: str, dataset_id: str, made: dict[str, Any]) -> None:
-    versions = {name: require(name, "mujoco").__version__ for name in _SIMULATORS}
+def _add_provenance(draft: str, dataset_id: str, description: Description) -> None:
+    versions = {name: require(name, "mujoco").__version__ for name in description.simulators}
     metadata = read_metadata(draft) | {
         "dataset_id": dataset_id,
-        "made_by": {**made, "xql": __version__, **versions},
+        "made_by": {**description.made, "xql": __version__, **versions},
     }
     path = dataset_folder(draft) / "data" / "metadata.json"
     path.write_text(json.dumps(metadata), encoding="utf-8")

@@ -129,8 +129,8 @@ class TableColumns:
         """Actions by the names of their columns: numbers and texts, or arrays for a batch.
 
         Args:
-            actions: as a policy gives them: float [*batch, action], or the numbers of categories,
-                whole [*batch].
+            actions: as a policy gives them: float [..., action], or the numbers of categories,
+                whole [...].
         """
         named: dict[str, Any] = {}
         if self.action[0].categories:

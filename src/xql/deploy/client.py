@@ -54,7 +54,7 @@ class PolicyClient:
         """The most likely action of an observation, or those of a batch.
 
         Returns:
-            float [*batch, action]; of discrete actions their numbers, int [*batch].
+            float [..., action]; of discrete actions their numbers, int [...].
 
         Raises:
             ServiceError: the service refuses them, or cannot be reached.

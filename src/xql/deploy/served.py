@@ -83,8 +83,8 @@ class ServedPolicy:
             where: they come from, for the message.
 
         Raises:
-            InputError: their shape is another, a number is not finite as float32, or so large that
-                the action is not finite.
+            InputError: their shape is another, or a number is not finite as float32, of an
+                observation or of the action for it.
         """
         size = self.observation_size
         if observations.ndim != 2 or observations.shape[1] != size:
@@ -100,13 +100,9 @@ class ServedPolicy:
                 f"number {column} of observation {row} is not finite as float32", where=where
             )
         actions: np.ndarray = self._session.run(None, {"observation": rows})[0]
-        sound = np.isfinite(actions).reshape(len(actions), -1).all(axis=1)
-        if not sound.all():
-            raise InputError(
-                f"the action for observation {int(np.argmin(sound))} is not finite",
-                where=where,
-                hint="its numbers are too large for the policy",
-            )
+        if not np.isfinite(actions).all():
+            row = np.argwhere(~np.isfinite(actions))[0, 0]
+            raise InputError(f"the action for observation {row} is not finite", where=where)
         return actions
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, "batch observation"]:

@@ -20,7 +20,15 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    create_model,
+)
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from xql.deploy.served import ServedPolicy
@@ -184,6 +192,7 @@ def make_service(
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": text}
         for status, text in (
+            (400, "The request is no text, or was sent under another name of this machine."),
             (401, "The bearer token is missing or wrong."),
             (408, "The request did not come whole in time."),
             (413, "The request is larger than this service takes."),
@@ -201,10 +210,10 @@ def make_service(
         policy = holder.policy
         body: Any = request
         try:
-            if body.observations is not None:
-                observations = np.asarray(body.observations, np.float64)
-            else:
+            if hasattr(body, "rows"):
                 observations = policy.encode([row.model_dump(by_alias=True) for row in body.rows])
+            else:
+                observations = np.asarray(body.observations, np.float64)
             actions = policy.act(observations)
         except InputError as error:
             raise HTTPException(422, str(error)) from error
@@ -213,7 +222,7 @@ def make_service(
             actions=actions.tolist(), named=policy.decode(actions), policy=policy.identity
         )
 
-    @service.get("/health")
+    @service.get("/health", responses=_only(problems, 400))
     async def health() -> Health:
         """Whether the service is up; asks for no token."""
         policy = holder.policy
@@ -224,14 +233,14 @@ def make_service(
             step=policy.step,
         )
 
-    @service.get("/policy", responses=_only(problems, 401, 503), dependencies=require_token)
+    @service.get("/policy", responses=_only(problems, 400, 401, 503), dependencies=require_token)
     async def about() -> dict[str, Any]:
         """The policy's metadata: its inputs, its outputs, where it comes from and its scores."""
         return holder.policy.about
 
     @service.get(
         "/metrics",
-        responses={200: {"content": {"text/plain": {}}}, **_only(problems, 401, 503)},
+        responses={200: {"content": {"text/plain": {}}}, **_only(problems, 400, 401, 503)},
         response_class=Response,
         dependencies=require_token,
     )
@@ -283,40 +292,51 @@ def _token_check(token: str | None) -> list[Any]:
     return [Depends(check)]
 
 
-def _request_model(policy: ServedPolicy, limits: Limits) -> type[BaseModel]:
+def _request_model(policy: ServedPolicy, limits: Limits) -> Any:
     """The body of /act, with this policy's own sizes, names and categories."""
-    number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+    largest = float(np.finfo(np.float32).max)
+    number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-largest, le=largest)]
     size = policy.observation_size
     observation = Annotated[list[number], Field(min_length=size, max_length=size)]
-    batch = Field(None, min_length=1, max_length=limits.batch)
-    fields: dict[str, Any] = {"observations": (list[observation] | None, batch)}
-    if policy.columns is not None:
-        places: dict[str, Any] = {}
-        for place, column in enumerate(policy.columns.observation):
-            kind: Any = str | int | bool | number if column.categories else number
-            text = f"One of {', '.join(column.categories)}." if column.categories else None
-            places[f"c{place}"] = (kind, Field(alias=column.name, description=text))
-        row = create_model("Row", __doc__="Named columns of the table.", **places)
-        fields["rows"] = (list[row] | None, batch)  # type: ignore[valid-type]
+    batch, alone = Field(min_length=1, max_length=limits.batch), ConfigDict(extra="forbid")
+    observations = create_model(
+        "Observations",
+        __config__=alone,
+        __doc__="Numbers, in the order of the data.",
+        observations=(list[observation], batch),
+    )
+    if policy.columns is None:
+        return observations
+    places: dict[str, Any] = {}
+    for place, column in enumerate(policy.columns.observation):
+        # A category may come as the number or the truth value that the table had.
+        label = Annotated[str | int | bool | number, WithJsonSchema({"enum": [*column.categories]})]
+        kind = label if column.categories else number
+        places[f"c{place}"] = (kind, Field(alias=column.name))
+    row = create_model("Row", __doc__="Named columns of the table.", **places)
+    rows = create_model(
+        "Rows",
+        __config__=alone,
+        __doc__="Rows of the table, by column name.",
+        rows=(list[row], batch),  # type: ignore[valid-type]
+    )
+    return Annotated[
+        Annotated[observations, Tag("observations")] | Annotated[rows, Tag("rows")],
+        Discriminator(_kind),
+    ]
 
-    class Body(BaseModel):
-        """Either `observations` or `rows`."""
 
-        model_config = ConfigDict(extra="forbid")
-
-        @model_validator(mode="after")
-        def one_of_them(self) -> "Body":
-            if sum(getattr(self, name) is not None for name in fields) != 1:
-                raise ValueError(f"give {' or '.join(fields)}, and only one")
-            return self
-
-    return create_model("Request", __base__=Body, **fields)
+def _kind(body: Any) -> str:
+    return "rows" if isinstance(body, dict) and "rows" in body else "observations"
 
 
 def _in_one_line(error: RequestValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    said = str(first["msg"]).removeprefix("Value error, ")
+    places = [str(part) for part in first["loc"][1:]]
+    if len(places) > 1 and not places[1].isdigit():
+        del places[0]  # the kind of body
+    where = ".".join(places)
+    said = str(first["msg"])
     if len(where) > 200:
         where = f"{where[:200]}…"
     return f"{where}: {said}" if where else said

@@ -36,6 +36,8 @@ from xql.envs.control import PREFIX, control_spec
 from xql.envs.dmsd import DMSD_ID, dmsd_spec
 from xql.envs.given import Simulator, making, takes_render_mode
 from xql.envs.goal_ant import GOAL_ANT, goal_ant_spec
+from xql.envs.greenhouse import GREENHOUSE, greenhouse_spec
+from xql.envs.icu_sepsis import ICU_SEPSIS_ID, icu_sepsis_spec
 from xql.envs.render import aim_camera, choose_renderer, drawing
 from xql.envs.safety_half_cheetah import SAFETY_HALF_CHEETAH, safety_half_cheetah_spec
 from xql.errors import (
@@ -316,6 +318,8 @@ def registered(name: str) -> EnvSpec:
     own = {
         GOAL_ANT: goal_ant_spec,
         DMSD_ID: dmsd_spec,
+        ICU_SEPSIS_ID: icu_sepsis_spec,
+        GREENHOUSE: greenhouse_spec,
         SAFETY_HALF_CHEETAH: safety_half_cheetah_spec,
     }
     if name in own:

@@ -153,6 +153,7 @@ class OffPolicy:
         dataset: the data, in its own units.
         discount: γ.
         observations, actions: the data's, scaled as the critics see them.
+        settings: how critics are fitted, with the number of updates.
     """
 
     def __init__(
@@ -187,7 +188,7 @@ class OffPolicy:
         rewards = dataset.rewards * np.float32(scaling.reward_scale)
         self._steps = steps_of(dataset, self.observations, self.actions, rewards, self.discount)
         updates = settings.updates or enough_updates(dataset, self.discount, settings.polyak)
-        self._settings = settings = replace(settings, updates=updates)
+        self.settings = settings = replace(settings, updates=updates)
         random, episodes = np.random.default_rng(seed), dataset.episodes
         shape = (settings.replicates, episodes)
         self._episodes = random.integers(episodes, size=shape, dtype=np.int32)
@@ -210,7 +211,7 @@ class OffPolicy:
         keys, critics = self._start
         taken = jnp.asarray(self.scaled(actions))
         args = (keys, critics, self._episodes, self._steps, taken)
-        return np.asarray(evaluate(*args, settings=self._settings), np.float64) * self._unit
+        return np.asarray(evaluate(*args, settings=self.settings), np.float64) * self._unit
 
     @functools.cached_property
     def behaviour(self) -> Float64[np.ndarray, " replicates"]:

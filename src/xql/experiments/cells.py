@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xql.agents import AGENTS, Unchecked
-from xql.data.actions import Box
+from xql.data.actions import Box, Discrete
 from xql.data.scaling import Scaling
 from xql.errors import EnvironmentFault, InputError, MissingExtra
 from xql.experiments.compact import compact
@@ -120,7 +120,10 @@ def asked(
         )
     )
     if loop is None:
-        # The data decides these.
+        # The data decides these: its actions, whatever their number, the first.
+        for name in AGENTS[agent].suited_to(chosen.config, Discrete(2)):
+            if name not in chosen.sources and name not in sweep:
+                known["hyperparameters"].pop(name, None)
         known["evaluation"].pop("stop_at_success")
         if env is None:
             known.pop("environment")
@@ -188,7 +191,7 @@ def offline_cell(
         "seeds": seeds,
         "sweep": sweep,
     }
-    settings |= {"env": env, "options": options, **_counts(evaluation), "progress": not quiet}
+    settings |= {"env": env, "options": options, **_counts(evaluation), **_output(quiet)}
     known = asked(
         agent,
         preset,
@@ -234,7 +237,7 @@ def online_cell(
         "steps": steps,
         "seeds": seeds,
     }
-    settings |= {"options": options, "loop": loop, **_counts(evaluation), "progress": not quiet}
+    settings |= {"options": options, "loop": loop, **_counts(evaluation), **_output(quiet)}
     known = asked(
         agent,
         preset,
@@ -293,6 +296,7 @@ def train_then_finetune(
             episodes=episodes,
             last_episodes=last_episodes,
             progress=progress,
+            report=False,
             out=out,
         )
 
@@ -308,6 +312,11 @@ def finetuned_cell(cell: Cell, online_steps: int, replay: ReplayKind | Unchecked
     online: dict[str, Any] = {"online_steps": online_steps, "replay": replay}
     known = {"offline": dict(cell.configuration), **online, **cell.more}
     return Cell(cell.name, train_then_finetune, {**cell.settings, **online}, {}, known)
+
+
+def _output(quiet: bool) -> dict[str, bool]:
+    """What a cell's run shows and writes besides its numbers."""
+    return {"progress": not quiet, "report": False}
 
 
 def _counts(plan: EvaluationPlan) -> dict[str, Any]:
@@ -480,7 +489,7 @@ def _require_agreement(cell: Cell) -> None:
     """
     if cell.train is not train_offline:
         return
-    settings = {name: one for name, one in cell.settings.items() if name != "progress"}
+    settings = {name: one for name, one in cell.settings.items() if name not in _output(True)}
     counts = {name: settings.pop(name) for name in _counts(DEFAULT_EVALUATION)}
     data = settings.pop("data")
     planned = configuration(

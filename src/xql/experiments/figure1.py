@@ -165,6 +165,7 @@ def train_keeping_errors(
         last_episodes=plan.last_episodes,
         observe=observe,
         progress=progress,
+        report=False,
     )
     if not seen:
         raise InputError(

@@ -16,6 +16,10 @@
                   over six fixed β, and with the paper's own loss at its nearest β
     neorl2        XQL, IQL, TD3+BC, ReBRAC and BC on NeoRL-2's DMSD and SafetyHalfCheetah, 4 seeds
                   × 50k updates
+    greenhouse    XQL, IQL and BC from the log of a greenhouse, on days that it does not hold, 4
+                  seeds × 20k updates (experiments/greenhouse_results.py)
+    cartpole      XQL, sampled and exact, IQL, CQL, AWAC and BC on CartPole data of two kinds made
+                  here with `xql data make online`, 4 seeds × 5k updates
     extraction    XQL's four ways to extract a policy, on AntMaze-UMaze-diverse made here and DMSD,
                   2 seeds × 25k updates
 
@@ -124,8 +128,32 @@ def rows_of(entry: Entry, names: Sequence[str]) -> Iterator[dict[str, Any]]:
                 }
 
 
-def markdown(table: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """table.md: last and best of each cell and measure side by side."""
+def data_rows(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """A row of table.md for each dataset: the mean return of its episodes."""
+    rows = {}
+    for config in (one.run.config for one in entries):
+        extent = config.data.whole or config.data.extent
+        if extent is not None:
+            name = f"*data*: {config.data.name}, {extent.episodes:,} episodes"
+            mean = f"{extent.mean_return:.2f}"
+            rows[name] = {"cell": name, "measure": UNITS["return"], "last": mean}
+    return list(rows.values())
+
+
+def markdown(
+    table: str,
+    rows: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    others: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """table.md: last and best of each cell and measure side by side.
+
+    Args:
+        table: its name.
+        rows: from `rows_of`.
+        names: the hyperparameters that have a column.
+        others: further rows, some of whose columns are empty.
+    """
     lasts, bests = ([row for row in rows if row["which"] == which] for which in ("last", "best"))
     shown = [
         {**last, "last": last["shown"], "best": best["shown"]}
@@ -156,6 +184,10 @@ def markdown(table: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
             "| " + " | ".join(header) + " |",
             "|" + "---|" * len(header),
             *("| " + " | ".join(str(row[name]) for name in columns) + " |" for row in shown),
+            *(
+                "| " + " | ".join(str(row.get(name, "")) for name in columns) + " |"
+                for row in others
+            ),
             "",
         ]
     )
@@ -183,7 +215,9 @@ def tabulate(table: str, home: Path) -> list[Entry]:
         writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        tables = {"table.csv": text.getvalue(), "table.md": markdown(table, rows, names)}
+        others = data_rows(entries) if TABLES[table].own_returns else ()
+        page = markdown(table, rows, names, others)
+        tables = {"table.csv": text.getvalue(), "table.md": page}
         write_texts(home, tables)
     return entries
 
@@ -241,8 +275,9 @@ def main(
 
     Args:
         table: one of those that the head of this file lists.
-        data: the file of door-human and door-peers, as D4RL publishes it; for stability and neorl2
-            a folder with NeoRL-2's files, and with that file, under their published names.
+        data: the file of door-human and door-peers, as D4RL publishes it; of greenhouse, the
+            converted log, which is called log.npz; for stability and neorl2 a folder with
+            NeoRL-2's files, and with that file, under their published names.
         only: names of cells; all without it.
         train: train what is missing; without, only write what is there.
         out: the folder; the table goes to the folder of its name in there.

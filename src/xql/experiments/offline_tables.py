@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from xql.agents import OFFLINE
 from xql.data.d4rl import d4rl_name
+from xql.envs.greenhouse import GREENHOUSE, HELD_OUT
 from xql.experiments.cells import Cell, offline_cell
 from xql.experiments.sources import minari_fingerprint
 from xql.runs.config import EvaluationPlan
@@ -30,6 +31,8 @@ class Table(NamedTuple):
     """Hyperparameters that have a column, beside those that a cell sweeps."""
     seconds: str = "evaluations included, on one or two cores that may\nhave done other work too."
     """Of what and where they are."""
+    own_returns: bool = False
+    """Whether the mean return of the data itself has a row."""
 
 
 _PRESETS = {"xql": "fixed"}
@@ -231,6 +234,51 @@ def _extraction(folder: str | None) -> list[Cell]:
     return cells
 
 
+def _greenhouse(file: str | None) -> list[Cell]:
+    # Each season that is held out once.
+    plan = EvaluationPlan(evaluations=1, last_episodes=len(HELD_OUT))
+    settings: dict[str, Any] = {"steps": 20_000, "seeds": 4, "evaluation": plan, "env": GREENHOUSE}
+    opened, hidden = file or "log.npz", {"hidden": [128, 128]}
+    scaled = {"observations": "auto"}
+    return [
+        offline_cell(name, "log", opened=opened, agent=agent, options=hidden | more, **settings)
+        for name, agent, more in (
+            ("xql", "xql", {}),
+            ("iql", "iql", scaled | {"rewards": "auto"}),
+            ("iql-tuned", "iql", scaled | {"rewards": "auto", "inverse_temperature": 100.0}),
+            ("bc", "bc", scaled),
+        )
+    ]
+
+
+_DISCRETE: dict[str, tuple[str, dict[str, Any]]] = {
+    "xql": ("xql", {}),
+    "xql-exact": ("xql", {"soft_maximum": "exact"}),
+    "iql": ("iql", {}),
+    "cql": ("cql", {"critic_hidden": (64, 64)}),
+    "awac": ("awac", {}),
+    "bc": ("bc", {}),
+}
+"""The agents of discrete actions, and what else is set beside the size of their networks."""
+
+
+def _cartpole(_: str | None) -> list[Cell]:
+    plan = EvaluationPlan(evaluations=1, last_episodes=100)
+    return [
+        _cell(
+            f"{kind}-{name}",
+            f"cartpole/{kind}-v0",
+            agent,
+            5_000,
+            preset="default",
+            options={"hidden": (64, 64), **own},
+            evaluation=plan,
+        )
+        for kind in ("medium", "medium-replay")
+        for name, (agent, own) in _DISCRETE.items()
+    ]
+
+
 def _door(
     name: str,
     agent: str,
@@ -288,9 +336,22 @@ _EXTRACTION = (
     "Q and V are learned as by *auto* of the table stability. bc_weight of DMSD: the best of 0.01, "
     "0.03, 0.1 and 0.3 for ddpg_bc on seed 100; of AntMaze, the default. best_of_n draws 32."
 )
+_CARTPOLE = (
+    "The data was made here from one run of SAC (the commands are in ../README.md), with actions "
+    "that its policies drew. Nothing was tuned on these data: every agent has its defaults, but "
+    "for networks of 64-64, for time. The default of XQL's `policy_kl`, 0.15 log n of n actions, "
+    "was itself chosen on CartPole, on other data, which favours XQL. *data* is the mean return "
+    "of the logged episodes."
+)
 _NEORL2 = (
     "Normalised as NeoRL-2 does; settings were chosen on seed 100. XQL is *auto* of the table "
     f"stability. {_BEFORE} ReBRAC was stopped at 45,000 updates. {_GPU}"
+)
+_GREENHOUSE = (
+    "The 20 seasons from days whose weather the log does not hold, one episode each; the rule and "
+    "each day stand in days.md. Default settings, but for layers of 128 and, for IQL and BC, "
+    "XQL's scaling of observations and rewards. The cell iql-tuned, with IQL's best of three "
+    "inverse temperatures, is not trained yet (../README.md)."
 )
 TABLES = {
     "pointmaze": Table(_pointmaze, f"{_PLAY} {_TUNED}"),
@@ -304,6 +365,8 @@ TABLES = {
     "beta": Table(_beta, f"PointMaze: {_PLAY} AntMaze: {_ANT}"),
     "stability": Table(_stability, _STABILITY, needs="FOLDER", seconds=_GPU_SECONDS),
     "extraction": Table(_extraction, _EXTRACTION, needs="FOLDER", shown=("policy", "bc_weight")),
+    "greenhouse": Table(_greenhouse, _GREENHOUSE, needs="FILE", shown=()),
+    "cartpole": Table(_cartpole, _CARTPOLE, shown=("soft_maximum",), own_returns=True),
     "neorl2": Table(_neorl2, _NEORL2, needs="FOLDER", shown=(), seconds=_GPU_SECONDS),
 }
 

@@ -137,6 +137,14 @@ DISTRIBUTIONS = tuple(_STYLES)
 """The names of the families, in the order in which they are drawn."""
 
 
+def densities(
+    fits: ErrorFits, at: Real[np.ndarray, " points"]
+) -> dict[str, Real[np.ndarray, " points"]]:
+    """The fitted density of every family at some points, in the order of `DISTRIBUTIONS`."""
+    families, chosen = _families(), {name: fits.named(name) for name in DISTRIBUTIONS}
+    return {name: families[name].pdf(at, one.location, one.scale) for name, one in chosen.items()}
+
+
 def draw_fits(
     axes: Any,
     errors: Real[np.ndarray, "..."],
@@ -160,10 +168,8 @@ def draw_fits(
     heights, edges = np.histogram(errors, bins=60, range=(low, high))
     axes.stairs(heights / (errors.size * np.diff(edges)), edges, fill=True, color="0.85")
     grid = np.linspace(low, high, 400)
-    families = _families()
-    for name, (color, dashes) in _STYLES.items():
-        fit = fits.named(name)
-        density = families[name].pdf(grid, fit.location, fit.scale)
+    for name, density in densities(fits, grid).items():
+        color, dashes = _STYLES[name]
         axes.plot(grid, density, color=color, ls=dashes, lw=1.4, label=name)
     axes.set(xlabel="error", ylabel="density", xlim=(low, high), ylim=(0, None))
     axes.locator_params(axis="x", nbins=6)

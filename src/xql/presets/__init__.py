@@ -1,5 +1,6 @@
 """Named settings, read from YAML: every value with its source, and an unknown key is an error."""
 
+import functools
 import importlib.resources
 import re
 from collections.abc import Collection, Mapping
@@ -198,6 +199,7 @@ def preset_names(agent: str) -> list[str]:
     return list(_presets(agent))
 
 
+@functools.cache  # parsing YAML takes longer than all that is done with it
 def _presets(agent: str) -> dict[str, dict[str, dict[str, Any]]]:
     file = importlib.resources.files(__name__).joinpath(f"{agent}.yaml")
     if not file.is_file():  # an agent that a user added

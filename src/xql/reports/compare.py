@@ -86,7 +86,7 @@ def compare(
             runs of one task that cannot be compared; the line names both, and the field.
     """
     tasks: dict[str, list[RunFolder]] = defaultdict(list)
-    for path in _expand(runs):
+    for path in run_folders(runs):
         folder = RunFolder.open(path)
         tasks[task_of(folder)].append(folder)
     members: list[_Member] = []
@@ -114,8 +114,15 @@ def compare(
     )
 
 
-def _expand(runs: Sequence[str | Path]) -> list[Path]:
-    """The run folders that are meant, none of them twice."""
+def run_folders(runs: Sequence[str | Path]) -> list[Path]:
+    """The run folders that are meant, none of them twice.
+
+    Args:
+        runs: run folders; a folder of run folders is all of them.
+
+    Raises:
+        InputError: there is none, or one is named twice.
+    """
     found: list[Path] = []
     for path in map(Path, runs):
         inside = sorted(config.parent for config in path.glob("*/config.yaml"))

@@ -36,3 +36,18 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process writes to a run folder by now, as far as can be seen."""
+    import filelock
+
+    if not (folder / NAME).exists():
+        return False
+    try:
+        with filelock.FileLock(folder / NAME, timeout=0, thread_local=False):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:  # it may not even be opened here
+        return False

@@ -100,6 +100,24 @@ class Run:
         run: Run = module.resume(self.path, **options)
         return run
 
+    def report(self, path: Path | str | None = None) -> Path:
+        """Write an HTML page of it that needs no network and no other file.
+
+        Args:
+            path: the page, which is replaced; report.html in the run's folder where None.
+
+        Returns:
+            The page.
+
+        Raises:
+            InputError: it cannot be written.
+            MissingExtra: a package of the extra `report` is not installed.
+        """
+        # By name, since reports stand above the runs that they show.
+        module = importlib.import_module("xql.reports.page")
+        page: Path = module.write_page([self.path], path or self.path / module.FILE)
+        return page
+
     @property
     def evaluations(self) -> list[Evaluation]:
         """Every episode that was played, on the way and at the end."""

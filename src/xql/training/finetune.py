@@ -94,6 +94,7 @@ def train_finetune(
     checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
     observe: Observe | None = None,
     progress: bool = True,
+    report: bool = True,
 ) -> Run:
     """Continue an offline run in an environment; its members go on as one population.
 
@@ -120,7 +121,8 @@ def train_finetune(
         last_episodes: evaluation episodes per member at step 0 and at the last step.
         trust: packages and ids of environments that the run may name besides those of
             `xql.envs.trusted.PACKAGES`.
-        keep_replay, keep_policies, checkpoints, observe, progress: as `train_online` takes them.
+        keep_replay, keep_policies, checkpoints, observe, progress, report: as `train_online` takes
+            them.
             Rows of the replay buffer are scaled as the log was.
 
     Raises:
@@ -147,7 +149,9 @@ def train_finetune(
         keep_replay=keep_replay,
         checkpoints=checkpoints,
     )
-    return execute_online(plan.config, out, start=plan.start, observe=observe, progress=progress)
+    return execute_online(
+        plan.config, out, start=plan.start, observe=observe, progress=progress, report=report
+    )
 
 
 @standard_jax()

@@ -62,6 +62,7 @@ from xql.runs.sweep import (
     with_beta,
     with_policy,
 )
+from xql.training.diagnostics import leave_report
 from xql.training.divergence import RewardRange
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.interrupt import interruption
@@ -121,6 +122,7 @@ def train_offline(
     checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
     trust: Sequence[str] = (),
     progress: bool = True,
+    report: bool = True,
 ) -> Run:
     """Learn a policy from logged data alone.
 
@@ -156,6 +158,7 @@ def train_offline(
         trust: packages and ids of environments that the data may name besides those of
             `xql.envs.trusted.PACKAGES`; a package is imported.
         progress: show a progress bar on standard error.
+        report: write report.html at the end, and diagnostics.npz for it.
 
     Returns:
         The run. Where every member diverged it ends early: its folder's `read_frozen()` has all
@@ -186,7 +189,7 @@ def train_offline(
         checkpoints=checkpoints,
         trust=trust,
     )
-    return execute_offline(plan, out, progress=progress)
+    return execute_offline(plan, out, progress=progress, report=report)
 
 
 def plan_offline(
@@ -302,6 +305,7 @@ def execute_offline(
     *,
     saved: Saved | None = None,
     progress: bool = True,
+    report: bool = True,
 ) -> Run:
     """Train what was planned.
 
@@ -310,7 +314,7 @@ def execute_offline(
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N. Or one that was
             begun, is held (`runs.lock`) and has no checkpoint.
         saved: the run to go on with instead, whose folder is held (`runs.lock`).
-        progress: show a progress bar on standard error.
+        progress, report: as `train_offline` takes them.
 
     Raises:
         InputError: the environment or the folder cannot be used. Nothing is written then.
@@ -359,7 +363,10 @@ def execute_offline(
         if not logger.stopped:
             bar.say(f"{config.steps:,} updates × {len(config.members)} in {logger.seconds:.0f} s")
         bar.say(logger.verdict())
-    return Run(folder, population)
+        run = Run(folder, population)
+        if report:
+            leave_report(run, dataset, bar.say)
+    return run
 
 
 class Pace:

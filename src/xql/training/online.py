@@ -51,6 +51,7 @@ from xql.runs.folder import RunFolder
 from xql.runs.run import Run
 from xql.runs.sweep import SWEPT_SOURCE, Beta, choose_members, require_apart, with_beta
 from xql.training.actors import Actors, environment_spec
+from xql.training.diagnostics import leave_report
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.interrupt import interruption
 from xql.training.memory import require_memory
@@ -116,6 +117,7 @@ def train_online(
     checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
     observe: Observe | None = None,
     progress: bool = True,
+    report: bool = True,
 ) -> Run:
     """Learn a policy in an environment.
 
@@ -148,6 +150,7 @@ def train_online(
             the step, the population, its replay buffers and how many rows of them are filled. The
             arrays are the run's own: look at them, or copy them, before it returns.
         progress: show a progress bar on standard error.
+        report: write report.html at the end.
 
     Raises:
         InputError: anything among these that cannot be used. Nothing is written then.
@@ -173,7 +176,7 @@ def train_online(
         keep_replay=keep_replay,
         checkpoints=checkpoints,
     )
-    return execute_online(config, out, observe=observe, progress=progress)
+    return execute_online(config, out, observe=observe, progress=progress, report=report)
 
 
 def plan_online(
@@ -262,6 +265,7 @@ def execute_online(
     saved: Saved | None = None,
     observe: Observe | None = None,
     progress: bool = True,
+    report: bool = True,
 ) -> Run:
     """Train what was planned.
 
@@ -272,7 +276,7 @@ def execute_online(
         start: what a fine-tuned run begins with, or goes on with; its population's memory is given
             up to the run.
         saved: the run to go on with instead, whose folder is held (`runs.lock`).
-        observe, progress: as `train_online` takes them.
+        observe, progress, report: as `train_online` takes them.
 
     Raises:
         InputError: the environment or the folder cannot be used. Nothing is written then.
@@ -309,6 +313,7 @@ def execute_online(
         for note in [*about, *evaluator.notes]:
             bar.say(note)
         recipe = SCRATCH
+        log = None if start is None else start.dataset
         if start is not None:
             population = place(start.population, mesh_for(len(config.members)))
             recipe = recipe_for(config, start, population, agent)
@@ -330,7 +335,10 @@ def execute_online(
         )
         if config.steps == 0:
             logger.milestone(Moment(0, population, {}, 0))
-            return Run(folder, population)
+            run = Run(folder, population)
+            if report:
+                leave_report(run, log, bar.say)
+            return run
         with stop.held():
             population, replay = _loop(
                 population, actors, agent, logger, config, recipe, saved, observe
@@ -345,7 +353,10 @@ def execute_online(
         if not logger.stopped:
             bar.say(f"{config.steps:,} steps × {len(config.members)} in {logger.seconds:.0f} s")
         bar.say(logger.verdict())
-    return Run(folder, population)
+        run = Run(folder, population)
+        if report:
+            leave_report(run, log, bar.say)
+    return run
 
 
 def _loop(

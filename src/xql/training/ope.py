@@ -1,5 +1,6 @@
 """Runs' policies on logged data: are they better than what acted there, and which is best?"""
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,15 +28,20 @@ from xql.evaluation.ope import (
     interval,
     return_bounds,
     spread_out,
+    verdict,
 )
 from xql.evaluation.support import Support, support
+from xql.files import write_text
 from xql.jax_config import standard_jax
 from xql.runs.checkpoints import latest_step
 from xql.runs.config import RunConfig, require_at_least
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_actors, load_population
 from xql.training.reopen import Source, reopen
+from xql.version import __version__
 
+FILE = "ope.json"
+"""What `xql ope` leaves in a run's folder."""
 TRANSITIONS = 5_000
 """Of the data, on which a run's critic is checked."""
 MOST_FAR = 0.25
@@ -203,6 +209,73 @@ def evaluate_policies(
     if not policies:
         raise InputError("no policy's actions are finite", hint="train again, or name other runs")
     return Evaluation(off_policy, sorted(policies, key=lambda one: -one.value.estimate))
+
+
+def write_verdict(
+    data: OffPolicy,
+    policy: PolicyValue,
+    critic: CriticCheck | None,
+    *,
+    sample: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Leave what was found of one policy in its run's folder, as `ope.json`.
+
+    docs/run-folder.md has the keys. One that is there is replaced.
+
+    Args:
+        data: what the policy was evaluated on.
+        policy: what was found.
+        critic: likewise of the run's own critic, where it has one.
+        sample, seed: as `evaluate_policies` took them.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    folder = RunFolder.open(policy.run)
+    dataset, settings = data.dataset, data.settings
+    fingerprint = dataset.fingerprint()
+    found: dict[str, Any] = {
+        "format": 1,
+        "xql": __version__,
+        "agent": folder.config.agent,
+        "member": policy.member,
+        "step": policy.step,
+        "data": {
+            "name": dataset.name,
+            "source": dataset.source,
+            "fingerprint": fingerprint,
+            "transitions": int(dataset.transitions),
+            "episodes": len(dataset),
+            "learned_from": fingerprint == folder.config.data.fingerprint,
+        },
+        "discount": data.discount,
+        "sample": sample,
+        "replicates": settings.replicates,
+        "updates": settings.updates,
+        "seed": seed,
+        "policy": policy.value._asdict(),
+        "behaviour": interval(data.behaviour)._asdict(),
+        "difference": policy.difference._asdict(),
+        "logged_return": data.logged_return()._asdict(),
+        "support": None if policy.support is None else policy.support._asdict(),
+        "critic": None if critic is None else critic._asdict(),
+        "warnings": [*policy.warnings, *(critic.warnings if critic is not None else [])],
+        "verdict": verdict(policy.difference),
+    }
+    path = folder.path / FILE
+    write_text(path, json.dumps(_finite(found), indent=1, allow_nan=False) + "\n", "verdict")
+    return path
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for every number that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _actions(

@@ -129,14 +129,24 @@ def train_chunk(
 
 def zero_totals(population: TrainState, data: DeviceData, agent: Agent) -> MemberMetrics:
     """Sums of no updates: a zero for each metric and member, spread as the population is."""
-
-    def metrics_of(state: TrainState) -> Metrics:
-        return agent.update(state, draw(data, state.key, agent.transitions))[1]
-
-    shapes = jax.eval_shape(jax.vmap(metrics_of), population)
+    metrics = functools.partial(_metrics, update=agent.update, transitions=agent.transitions)
+    shapes = jax.eval_shape(metrics, population, data)
     zeros = jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), shapes)
     totals: MemberMetrics = place(zeros, mesh_of(population))
     return totals
+
+
+@functools.partial(jax.jit, static_argnames=("update", "transitions"))
+def _metrics(
+    population: TrainState, data: DeviceData, *, update: Update, transitions: int
+) -> MemberMetrics:
+    """Of one update, for their shapes alone: jitted, so that a second run need not trace again."""
+
+    def metrics_of(state: TrainState) -> Metrics:
+        return update(state, draw(data, state.key, transitions))[1]
+
+    metrics: MemberMetrics = jax.vmap(metrics_of)(population)
+    return metrics
 
 
 def _chunk(

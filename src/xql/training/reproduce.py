@@ -101,14 +101,14 @@ def reproduce(
     if config.online:
         if data is not None:
             raise InputError("an online run has no data", where=str(run), hint="leave out `data`")
-        again = execute_online(config, out, progress=progress)
+        again = execute_online(config, out, progress=progress, report=False)
     else:
         plan = plan_again(config, folder.path, data)
         opened = replace(
             config.data, source=plan.dataset.source, fingerprint=plan.dataset.fingerprint()
         )
         plan = plan._replace(config=replace(config, data=opened))
-        again = execute_offline(plan, out, progress=progress)
+        again = execute_offline(plan, out, progress=progress, report=False)
     parts = compare_outcomes(then, outcome_of(RunFolder.open(again.path)))
     return Reproduction(again, tuple(parts), tuple(_making(folder, again)))
 

@@ -43,6 +43,7 @@ def resume(
     env_kwargs: Mapping[str, Any] | None = None,
     trust: Sequence[str] = (),
     progress: bool = True,
+    report: bool = True,
 ) -> Run:
     """Go on with a run from its latest checkpoint; from the beginning where it saved none yet.
 
@@ -60,6 +61,7 @@ def resume(
         trust: packages and ids of environments that the run may name besides those of
             `xql.envs.trusted.PACKAGES`.
         progress: show a progress bar on standard error.
+        report: write report.html at the end.
 
     Returns:
         The run; one that was complete as it is.
@@ -81,8 +83,9 @@ def resume(
         config = config.with_environment(str(folder.path), env, env_kwargs)
         if saved is None:
             if config.online:
-                return execute_online(config, folder, progress=progress)
-            return execute_offline(plan_again(config, folder.path, data), folder, progress=progress)
+                return execute_online(config, folder, progress=progress, report=report)
+            plan = plan_again(config, folder.path, data)
+            return execute_offline(plan, folder, progress=progress, report=report)
         if _complete(saved, config):
             return Run(folder, saved.population)
         saved.require_whole()
@@ -90,11 +93,13 @@ def resume(
             log = config.finetune.replay != "online"
             dataset = reopen(config, folder.path, data) if log else None
             start = Start(saved.population, dataset, [config.scaling.describe()])
-            return execute_online(config, start=start, saved=saved, progress=progress)
+            return execute_online(
+                config, start=start, saved=saved, progress=progress, report=report
+            )
         if config.online:
-            return execute_online(config, saved=saved, progress=progress)
+            return execute_online(config, saved=saved, progress=progress, report=report)
         plan = plan_again(config, folder.path, data)
-        return execute_offline(plan, saved=saved, progress=progress)
+        return execute_offline(plan, saved=saved, progress=progress, report=report)
 
 
 def _complete(saved: Saved, config: RunConfig) -> bool:

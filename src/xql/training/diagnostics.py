@@ -1,0 +1,324 @@
+"""What a trained run says of its data: diagnostics.npz, a sample for `xql report`.
+
+They need the networks and the data, which are both at hand when training ends. A few thousand
+transitions, evenly spread over the data, are enough to draw.
+"""
+
+import functools
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int
+
+from xql.agents import Batch, TrainState, member
+from xql.agents.types import Backup
+from xql.data.actions import Box
+from xql.data.dataset import Dataset
+from xql.data.scaling import DEFAULT_DISCOUNT, returns_to_go
+from xql.errors import InputError, decoration
+from xql.evaluation.ope import spread_out
+from xql.files import whole_file
+from xql.jax_config import standard_jax
+from xql.runs.config import RunConfig
+from xql.runs.folder import RunFolder
+from xql.runs.policy import Policy, scale
+from xql.runs.run import Run
+from xql.training.units import reward_unit
+
+FILE = "diagnostics.npz"
+SWITCH = "XQL_REPORT"
+"""The environment variable that is 0 where no run is to write diagnostics and a report."""
+VERSION = 1
+TRANSITIONS = 5_000
+"""Of the data, on which Q and V are computed."""
+STATES = 1_000
+"""In which the policy acts."""
+SEARCHED = 5_000
+"""Logged states among which similar ones are looked for."""
+NEIGHBOURS = 20
+"""Similar states for each."""
+MEMBERS = 16
+"""Of a population: the first of them, at most."""
+EPISODES = 5_000
+"""Whose returns and lengths are kept."""
+LARGEST = 64 << 20
+"""Bytes of an array in the file; ours have less than a million."""
+
+
+class Diagnostics(NamedTuple):
+    """A sample of what the run's members make of its data. What an agent lacks has no columns."""
+
+    step: int
+    """The updates, or environment steps, of the members."""
+    differences: Float[np.ndarray, "members transitions"]
+    """(min Q̄(s, a) − V(s)) / β of logged transitions; of an agent without β, not divided and in
+    `unit`. Where an agent has no V, it is Q at its policy's action."""
+    beta: Float[np.ndarray, " members"]
+    """What was divided by, as the agent has it; empty of an agent without."""
+    values: Float[np.ndarray, "members transitions"]
+    """V(s), in `unit`."""
+    returns: Float[np.ndarray, " transitions"]
+    """The discounted return from s to where its log ends, in `unit`."""
+    distances: Float[np.ndarray, "members states"]
+    """How far the policy's action is from the nearest one that was logged in a similar state of
+    another episode: the root mean square over dimensions, in half action ranges."""
+    logged: Float[np.ndarray, " states"]
+    """Likewise of the logged action."""
+    chosen: Float[np.ndarray, "members actions"]
+    """Discrete actions: how often the policy takes each, as a share of the states."""
+    taken: Float[np.ndarray, " actions"]
+    """Likewise in the log."""
+    agreement: Float[np.ndarray, " members"]
+    """Discrete actions: the share of states in which the policy does what was logged."""
+    episode_returns: Float[np.ndarray, " episodes"]
+    episode_lengths: Int[np.ndarray, " episodes"]
+    rewards: Float[np.ndarray, "5"]
+    """The least, the quartiles and the largest."""
+    terminated: float
+    """The share of the episodes that terminated."""
+    truncated: float
+    unit: str
+    """Of values and returns: "return", or "scaled return" where rewards were shifted or scaled."""
+
+
+@standard_jax()
+def diagnose(config: RunConfig, population: TrainState, dataset: Dataset, step: int) -> Diagnostics:
+    """Let the members of a run look at the data that they learned from.
+
+    Args:
+        config: the run's.
+        population: as it is at `step`.
+        dataset: with raw rewards and observations.
+        step: the run's.
+    """
+    rows = spread_out(dataset.starts, TRANSITIONS)
+    count = min(len(config.members), MEMBERS)
+    states = [member(population, index) for index in range(count)]
+    unit = reward_unit(config.scaling)
+    q, v, beta = _critics(config, states, dataset, rows)
+    differences = q - v
+    differences = differences / beta[:, None] if len(beta) else differences * unit
+    raw = config.scaling.rewards in ("raw", "auto")
+    parts = _actions(config, states, dataset)
+    rewards = dataset.rewards[dataset.starts]
+    episodes = spread_out(np.arange(dataset.episodes), EPISODES)
+    return Diagnostics(
+        step=step,
+        differences=differences.astype(np.float32),
+        beta=beta,
+        values=(v * unit).astype(np.float32),
+        returns=_returns(config, dataset, unit)[rows].astype(np.float32) if v.size else _none(),
+        **parts,
+        episode_returns=dataset.returns[episodes].astype(np.float32),
+        episode_lengths=dataset.lengths[episodes],
+        rewards=np.quantile(rewards, [0, 0.25, 0.5, 0.75, 1]).astype(np.float32),
+        terminated=float(dataset.terminated.mean()),
+        truncated=float(dataset.truncated.mean()),
+        unit="return" if raw else "scaled return",
+    )
+
+
+def _none(*shape: int) -> np.ndarray:
+    return np.zeros(shape or (0,), np.float32)
+
+
+def _critics(
+    config: RunConfig, states: list[Any], dataset: Dataset, rows: Int[np.ndarray, " rows"]
+) -> tuple[np.ndarray, np.ndarray, Float32[np.ndarray, " members"]]:
+    """min Q̄, V and β of every member; empty where the agent has none."""
+    backup = config.make_agent().backup
+    if backup is None:
+        return _none(len(states), 0), _none(len(states), 0), _none()
+    observations = jnp.asarray(scale(dataset.observations[rows], config.scaling))
+    actions = jnp.asarray(dataset.actions[rows])
+    zeros = jnp.zeros(len(rows))
+    batch = Batch(observations, actions, zeros, zeros, observations)
+    both = [_q_and_v(state, batch, backup=backup) for state in states]
+    q, v = (np.asarray(jnp.stack(each), np.float64) for each in zip(*both, strict=True))
+    betas = [_beta(state) for state in states]
+    return q, v, np.array([one for one in betas if one is not None], np.float32)
+
+
+@functools.partial(jax.jit, static_argnames="backup")
+def _q_and_v(state: Any, batch: Batch, *, backup: Backup) -> tuple[jax.Array, jax.Array]:
+    critic = getattr(state, "target_critic", state.critic.network)
+    q = critic(batch.observations, batch.actions).min(0)
+    # The batch's next observations are its own: this is V(s), and not V(s').
+    return q, backup.next_values(state, batch, None)
+
+
+def _beta(state: Any) -> float | None:
+    """The temperature of the Gumbel loss, as it is by now."""
+    own = getattr(state, "temperatures", {}).get("value", getattr(state.config, "beta", None))
+    return None if own is None else float(own)
+
+
+def _returns(config: RunConfig, dataset: Dataset, unit: float) -> Float64[np.ndarray, " rows"]:
+    """The discounted returns-to-go of the rewards that were learned from, in the unit of V."""
+    rewards = np.zeros_like(dataset.rewards)
+    starts = dataset.starts
+    scaling = config.scaling
+    rewards[starts] = dataset.rewards[starts] * scaling.reward_scale + scaling.reward_shift
+    discount = float(getattr(config.hyperparameters, "discount", DEFAULT_DISCOUNT))
+    return returns_to_go(dataset.with_metadata(rewards=rewards), discount) * unit
+
+
+def _actions(config: RunConfig, states: list[Any], dataset: Dataset) -> dict[str, np.ndarray]:
+    """The policies' actions beside those that were logged in similar states."""
+    episode = np.repeat(np.arange(dataset.episodes), dataset.lengths + 1)[dataset.starts]
+    others = episode % 2 == 0
+    known = spread_out(dataset.starts[others], SEARCHED)
+    # One episode leaves no other one to compare with.
+    asked = spread_out(dataset.starts[~others] if dataset.episodes > 1 else known, STATES)
+    agent, spec = config.make_agent(), config.data.actions
+    acted = [
+        Policy(agent.actor(state), config.scaling, spec).flat(dataset.observations[asked])
+        for state in states
+    ]
+    logged = dataset.actions[asked]
+    if not isinstance(spec, Box):
+        same = [float((one.argmax(1) == logged.argmax(1)).mean()) for one in acted]
+        return {
+            "distances": _none(len(states), 0),
+            "logged": _none(),
+            "chosen": np.stack([one.mean(0) for one in acted]),
+            "taken": dataset.actions[dataset.starts].mean(0),
+            "agreement": np.array(same, np.float32),
+        }
+    near = dataset.actions[known[_nearest(dataset.observations, known, asked)]]
+    half = (np.array(spec.high) - np.array(spec.low)) / 2
+
+    def distance(actions: np.ndarray) -> np.ndarray:
+        apart = (near - actions[:, None]) / half
+        least: np.ndarray = np.sqrt(np.square(apart).mean(-1)).min(1)
+        return least.astype(np.float32)
+
+    return {
+        "distances": np.stack([distance(one) for one in acted]),
+        "logged": distance(logged),
+        "chosen": _none(len(states), 0),
+        "taken": _none(),
+        "agreement": _none(),
+    }
+
+
+def _nearest(
+    observations: Float32[np.ndarray, "rows observation"],
+    known: Int[np.ndarray, " known"],
+    asked: Int[np.ndarray, " asked"],
+) -> Int[np.ndarray, "asked near"]:
+    """Of each asked row the most similar known ones, all columns standardised."""
+    mean, deviation = observations[known].mean(0), observations[known].std(0)
+    divisor = np.where(deviation > 0, deviation, 1)
+    one, other = ((observations[rows] - mean) / divisor for rows in (asked, known))
+    squares = np.square(other).sum(1) - 2 * one @ other.T
+    count = min(NEIGHBOURS, len(known))
+    return np.asarray(np.argpartition(squares, count - 1, axis=1)[:, :count])
+
+
+def save(folder: RunFolder, found: Diagnostics) -> Path:
+    """Write diagnostics.npz into a run's folder.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = folder.path / FILE
+    arrays: dict[str, Any] = found._asdict()
+    del arrays["unit"]
+    text = json.dumps({"version": VERSION, "unit": found.unit})
+    arrays["about"] = np.frombuffer(text.encode(), np.uint8)
+    with whole_file(path, "diagnostics", replace=True) as draft, draft.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    return path
+
+
+def load(folder: RunFolder) -> Diagnostics | None:
+    """A run's diagnostics; None where it has none.
+
+    Raises:
+        InputError: the file is damaged, or is of another run.
+    """
+    path = folder.path / FILE
+    if not path.is_file():
+        return None
+    try:
+        _require_small(path)
+        with np.load(path, allow_pickle=False) as stored:
+            about = json.loads(stored["about"].tobytes().decode())
+            if about["version"] != VERSION:
+                raise ValueError(f"its version is {about['version']}")
+            numbers = {name: stored[name] for name in Diagnostics._fields if name != "unit"}
+        found = Diagnostics(
+            **{
+                name: one.astype(np.float64) if one.dtype.kind == "f" else one
+                for name, one in numbers.items()
+                if name not in _SCALARS
+            },
+            step=int(numbers["step"]),
+            terminated=float(numbers["terminated"]),
+            truncated=float(numbers["truncated"]),
+            unit="return" if about["unit"] == "return" else "scaled return",
+        )
+        _require_shapes(found, len(folder.config.members))
+    except (OSError, ValueError, TypeError, LookupError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{FILE} is damaged ({error})", where=str(path), hint="remove it"
+        ) from None
+    return found
+
+
+_SCALARS = ("step", "terminated", "truncated")
+
+
+def _require_small(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if any(one.file_size > LARGEST for one in archive.infolist()):
+            raise ValueError("an array is too large")
+
+
+def _require_shapes(found: Diagnostics, members: int) -> None:
+    """Check that the arrays belong together.
+
+    Raises:
+        ValueError: they do not.
+    """
+    count = min(members, MEMBERS)
+    for name in ("differences", "values", "distances", "chosen"):
+        if np.shape(getattr(found, name))[:1] != (count,) or getattr(found, name).ndim != 2:
+            raise ValueError(f"{name} is not of {count} members")
+    sizes = {
+        "differences": found.values.shape[1],
+        "values": len(found.returns),
+        "distances": len(found.logged),
+        "chosen": len(found.taken),
+    }
+    for name, size in sizes.items():
+        if getattr(found, name).shape[1] != size:
+            raise ValueError(f"{name} has another length")
+    if found.rewards.shape != (5,) or len(found.beta) not in (0, count):
+        raise ValueError("rewards or beta has another length")
+
+
+def leave_report(run: Run, dataset: Dataset | None, say: Callable[[str], object]) -> None:
+    """Write diagnostics.npz and report.html of a run that has just ended; a failure is one line.
+
+    Args:
+        run: as it ended.
+        dataset: what it learned from, as `diagnose` takes it; None of an online run.
+        say: takes that line.
+    """
+    if os.environ.get(SWITCH, "1") == "0":
+        return
+    folder = run.folder
+    if dataset is not None:
+        with decoration("diagnostics", say):
+            save(folder, diagnose(run.config, run.population, dataset, run.config.steps))
+    with decoration("report", say):
+        run.report()
