@@ -271,6 +271,14 @@ def test_on_a_terminal_it_asks_first(
         (["log.csv", "out.npz"], "log.csv: there is no 'observations' (the file has batch, grade"),
         (["*.jsonl", "out.npz", *TABLE], "*.jsonl: no file matches"),
         (
+            ["log.csv", "out.npz", "--like", "a.npz", "--missing", "ffill"],
+            "--like says what each column is; leave out --missing",
+        ),
+        (
+            ["log.csv", "out.npz", "--missing-values", "-999"],
+            "--missing-values is for a table with columns of any names; name its --observation",
+        ),
+        (
             ["log.csv", "out.npz", "--like", "a.npz", "--action", "valve"],
             "--like says what each column is; leave out --action",
         ),

@@ -1,9 +1,11 @@
 """A run's policy as a file: what is written, that it acts as the run does, what is refused."""
 
+import dataclasses
 import functools
 import hashlib
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from xql.agents import OFFLINE, Algorithm
 from xql.agents.bc import BCConfig, make_bc
 from xql.cli import main
 from xql.data.actions import require_box
+from xql.data.columns import Column, TableColumns
 from xql.data.files import save_dataset
 from xql.deploy import exporting
 from xql.errors import InputError, MissingExtra
@@ -125,9 +128,59 @@ print(json.dumps([policy.act(row), batch, refused, policy.about["seed"]]))
     assert seed == 1
 
 
+class Encoding(numpy_policy.Policy):
+    """Says what the loader makes of a row."""
+
+    def __init__(self, columns: TableColumns) -> None:
+        observation = {
+            "columns": [dataclasses.asdict(one) for one in columns.observation],
+            "missing_values": list(columns.missing_values),
+        }
+        action = {"kind": "box", "columns": [dataclasses.asdict(one) for one in columns.action]}
+        self.about = {"observation": observation, "action": action}
+
+    def __call__(self, observation: Any) -> Any:
+        self.seen = np.asarray(observation, np.float32)
+        return [0.0]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"flow": 1.5, "open": True, "grade": "B"},
+        {"flow": np.float32(0.25), "open": "False", "grade": 1.0},
+        {"flow": -1, "open": False, "grade": "?"},
+        {"flow": -1.0, "open": False, "grade": "B"},
+        {"flow": "-999.0", "open": False, "grade": "B"},
+        {"flow": -9, "open": False, "grade": "-1"},
+    ],
+    ids=str,
+)
+def test_the_loader_encodes_a_row_as_the_policy_does(row: dict[str, Any]) -> None:
+    columns = TableColumns(
+        (
+            Column("flow", offset=1.0),
+            Column("open", ("false", "true")),
+            Column("grade", ("1", "B")),
+        ),
+        (Column("valve"),),
+        "gain",
+        missing_values=("-999", "flow=-1", "?"),
+    )
+    loader = Encoding(columns)
+    try:
+        expected = columns.encode(row)
+    except InputError:
+        with pytest.raises(ValueError, match=r"is missing|the table never had"):
+            loader.act(row)
+    else:
+        loader.act(row)
+        np.testing.assert_array_equal(loader.seen, expected)
+
+
 def test_the_loader_is_short() -> None:
     text = Path(inspect.getfile(numpy_policy)).read_text("utf-8")
-    assert len(text.splitlines()) <= 110
+    assert len(text.splitlines()) <= 120
 
 
 @pytest.mark.parametrize("format", ["onnx", "stablehlo"])
@@ -207,6 +260,28 @@ def test_the_ranges_are_unknown_where_the_data_is_gone(run: Run, tmp_path: Path)
     assert given["observation"]["seen"] is not None
 
 
+def test_the_ranges_are_unknown_where_no_reader_is_installed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any) -> None:
+        raise MissingExtra("pyarrow is not installed")
+
+    monkeypatch.setattr("xql.deploy.about.reopen", missing)
+    about = exporting.export_policy(run.path, tmp_path / "a.npz").about
+    assert about["data"]["not_seen"] == "pyarrow is not installed"
+
+
+def test_an_environment_of_ones_own_is_named(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    text = config.read_text("utf-8")
+    assert "\nenvironment: null\n" in text
+    stated = """environment: '{"python": "Tank", "max_episode_steps": 5}'"""
+    config.write_text(text.replace("environment: null", stated), "utf-8")
+    about = exporting.export_policy(tmp_path / "run", tmp_path / "a.npz").about
+    assert about["environment"] == "Tank"
+
+
 def test_a_verdict_stands_in_the_card(run: Run, tmp_path: Path) -> None:
     estimate = {"estimate": 2.0, "low": 1.0, "high": None}
     verdict = {
@@ -248,6 +323,10 @@ def test_nothing_is_overwritten(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"policy\.json: the file exists"):
         xql.export(run.path, tmp_path / "policy.stablehlo", format="stablehlo", member=1)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "policy.py").write_text("mine")
+    with pytest.raises(InputError, match=r"policy\.py: another file has the name .*another folder"):
+        xql.export(run.path, tmp_path / "other.npz")
+    (tmp_path / "policy.py").write_bytes(before[tmp_path / "policy.py"])
     # Of the same one it is the same, and the loader is that of every policy.
     xql.export(run.path, tmp_path / "policy.stablehlo", format="stablehlo")
     xql.export(run.path, tmp_path / "other.npz", member=1)

@@ -175,7 +175,7 @@ def test_numpy_names_the_choice_of_a_row(tmp_path: Path) -> None:
     ]
     about = {
         "network": "argmax",
-        "observation": {"size": SIZE, "columns": observed},
+        "observation": {"missing_values": [], "size": SIZE, "columns": observed},
         "action": {
             "kind": "discrete",
             "columns": [{"name": "pedal", "categories": ["gas", "brake", "clutch", "none"]}],
@@ -191,7 +191,7 @@ def test_numpy_names_the_choice_of_a_row(tmp_path: Path) -> None:
         assert load.act({"speed": "3.5", "gear": gear, "note": "ok"}) == {
             "pedal": ["gas", "brake", "clutch", "none"][number]
         }
-    with pytest.raises(ValueError, match="'3' is not in list"):
+    with pytest.raises(ValueError, match="gear is '3', which the table never had"):
         load.act({"speed": 3.5, "gear": 3})
     with pytest.raises(KeyError, match="speed"):
         load.act({"gear": 2})

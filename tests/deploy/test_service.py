@@ -1,5 +1,6 @@
 """`xql serve`: what it answers, what it refuses, and what happens when the policy is replaced."""
 
+import functools
 import os
 import shutil
 import signal
@@ -43,7 +44,14 @@ ACTIONS = [{"name": "valve", "categories": [], "offset": 5.0}]
 PLAIN = Scaling("raw", "raw", 1.0, 0.0, np.zeros(3, np.float32), np.ones(3, np.float32))
 
 
-def write(path: Path, seed: int = 0, *, actions: ActionSpec = VALVE, table: bool = False) -> Path:
+def write(
+    path: Path,
+    seed: int = 0,
+    *,
+    actions: ActionSpec = VALVE,
+    table: bool = False,
+    **observation: Any,
+) -> Path:
     """A policy of three observed numbers, untrained, as an exported file."""
     spec = EnvironmentSpec(3, actions)
     make = CategoricalPolicy if isinstance(actions, Discrete) else GaussianPolicy
@@ -53,7 +61,7 @@ def write(path: Path, seed: int = 0, *, actions: ActionSpec = VALVE, table: bool
         "format": 1,
         "run": "plant",
         "step": 40,
-        "observation": {"size": 3, "columns": COLUMNS if table else None},
+        "observation": {"size": 3, "columns": COLUMNS if table else None} | observation,
         "action": {
             "kind": "discrete" if isinstance(actions, Discrete) else "box",
             "size": actions.size,
@@ -62,6 +70,9 @@ def write(path: Path, seed: int = 0, *, actions: ActionSpec = VALVE, table: bool
     }
     path.write_bytes(onnx_model(arrays, about, "policy"))
     return path
+
+
+local = functools.partial(TestClient, base_url="http://localhost")
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +87,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(plain: Path) -> Iterator[TestClient]:
-    with TestClient(make_service(plain)) as client:
+    with local(make_service(plain)) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def named(table: Path) -> Iterator[TestClient]:
-    with TestClient(make_service(table)) as client:
+    with local(make_service(table)) as client:
         yield client
 
 
@@ -107,7 +118,7 @@ def test_an_observation_without_a_finite_action_is_refused(client: TestClient) -
 
 def test_discrete_actions_are_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "policy.onnx", actions=Discrete(4))
-    with TestClient(make_service(path)) as client:
+    with local(make_service(path)) as client:
         rows = np.random.default_rng(0).normal(size=(50, 3)) * 5
         actions = client.post("/act", json={"observations": rows.tolist()}).json()["actions"]
     assert set(actions) <= {0, 1, 2, 3}
@@ -204,7 +215,7 @@ def test_the_description_names_this_policy_s_columns(named: TestClient) -> None:
 
 
 def test_no_action_without_the_token(plain: Path) -> None:
-    with TestClient(make_service(plain, TOKEN)) as client:
+    with local(make_service(plain, TOKEN)) as client:
         body = {"observations": [[0, 0, 0]]}
         for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": TOKEN}):
             refused = client.post("/act", json=body, headers=headers)
@@ -216,6 +227,26 @@ def test_no_action_without_the_token(plain: Path) -> None:
         assert client.post("/act", json=body, headers=right).status_code == 200
 
 
+def test_the_description_too_needs_the_token(table: Path) -> None:
+    with local(make_service(table, TOKEN)) as client:
+        for path in ("/openapi.json", "/docs", "/redoc"):
+            assert "grade" not in client.get(path).text
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        assert "Row" in client.get("/openapi.json", headers=right).json()["components"]["schemas"]
+
+
+def test_what_stands_for_a_missing_value_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "policy.onnx", table=True, missing_values=["-999", "grade=?"])
+    with local(make_service(path)) as client:
+        for row, name in (
+            ({"t in": -999, "grade": "A"}, "t in"),
+            ({"t in": 1, "grade": "?"}, "grade"),
+        ):
+            answer = client.post("/act", json={"rows": [row]})
+            assert answer.status_code == 422
+            assert answer.json()["detail"].startswith(f"policy: {name} is missing")
+
+
 def test_another_name_of_this_machine_is_refused_without_a_token(plain: Path) -> None:
     with TestClient(make_service(plain), base_url="http://rebound.example") as client:
         assert client.get("/health").status_code == 400
@@ -223,7 +254,7 @@ def test_another_name_of_this_machine_is_refused_without_a_token(plain: Path) ->
 
 def test_limits(plain: Path) -> None:
     limits = Limits(body=500, batch=2)
-    with TestClient(make_service(plain, limits=limits)) as client:
+    with local(make_service(plain, limits=limits)) as client:
         many = client.post("/act", json={"observations": [[0, 0, 0]] * 3})
         assert (many.status_code, many.json()["detail"]) == (
             422,
@@ -236,7 +267,7 @@ def test_limits(plain: Path) -> None:
 
 
 def test_metrics_count_requests_and_actions(plain: Path) -> None:
-    with TestClient(make_service(plain)) as client:
+    with local(make_service(plain)) as client:
         client.post("/act", json={"observations": [[0, 0, 0]] * 5})
         client.post("/act", json={"observations": [[0, 0]]})
         client.get("/nothing")
@@ -270,6 +301,41 @@ def test_a_replaced_file_is_served_and_an_unfit_one_is_not(tmp_path: Path) -> No
     assert not holder.refresh()
     assert holder.policy.identity == second
     assert Metrics(holder.policy).registry.get_sample_value("xql_actions_total") == 0.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 4},
+        {"size": -1},
+        {"size": 10**12},
+        {"size": "3", "columns": []},
+        {"columns": COLUMNS[:1]},
+    ],
+    ids=str,
+)
+def test_metadata_that_are_not_of_the_model_are_refused(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError):
+        ServedPolicy(write(tmp_path / "policy.onnx", table=True, **change))
+
+
+def test_a_policy_is_replaced_though_nobody_reads_what_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def say(text: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("xql.deploy.service.POLL", 0.01)
+    path = write(tmp_path / "policy.onnx")
+    with local(make_service(path, say=say)) as client:
+        for seed in (1, 2):
+            new = write(tmp_path / "new", seed)
+            identity = ServedPolicy(new).identity
+            new.replace(path)
+            while client.get("/health").json()["policy"] != identity:
+                time.sleep(0.01)
 
 
 def run_command(*arguments: str, **variables: str) -> subprocess.Popen[str]:
@@ -346,16 +412,19 @@ def test_served_by_the_command_swapped_under_load_and_stopped(
 
 
 def test_client(plain: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    with PolicyClient("http://testserver") as asking:
+    with PolicyClient("http://localhost") as asking:
         monkeypatch.setattr(asking, "_http", client)
         observations = np.ones((4, 3))
         actions = asking.act(observations)
         np.testing.assert_array_equal(actions[2], asking.act(observations[2]))
         assert actions.shape == (4, 1)
+        assert asking.act(observations.reshape(2, 2, 3)).shape == (2, 2, 1)
         assert asking.policy()["run"] == "plant"
         with pytest.raises(ServiceError, match="at least 3 items") as caught:
             asking.act(np.ones(2))
         assert caught.value.status == 422
+        with pytest.raises(ServiceError, match=r"observations\.0\.0: Input should be a finite"):
+            asking.act(np.array([np.nan, 0, 0]))
         monkeypatch.undo()
     with (
         PolicyClient("http://127.0.0.1:9", timeout=1.0) as nobody,
@@ -363,6 +432,17 @@ def test_client(plain: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch
     ):
         nobody.health()
     assert gone.value.status is None
+
+
+def test_client_takes_numbers_of_numpy_in_rows(
+    named: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with PolicyClient("http://localhost") as asking:
+        monkeypatch.setattr(asking, "_http", named)
+        rows = [{"t in": 21.5, "grade": "B"}]
+        expected = asking.act_on_rows(rows)
+        assert asking.act_on_rows([{"t in": np.float32(21.5), "grade": np.str_("B")}]) == expected
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,17 @@ def test_arguments_and_limit_reach_the_environment() -> None:
         assert ends == [(False, False)] * 3 + [(False, True)]  # truncated, never terminated
 
 
+@pytest.mark.parametrize("way", ["id", "instance", "factory"])
+def test_a_limit_replaces_the_one_that_an_environment_is_registered_with(way: str) -> None:
+    made = {"id": PENDULUM, "instance": gymnasium.make(PENDULUM)}
+    env = make_environment(simulator(made.get(way, lambda: gymnasium.make(PENDULUM)), limit=210))
+    env.reset(seed=0)
+    action = np.zeros(1, np.float32)
+    cut = [bool(env.step(action)[3]) for _ in range(210)]
+    assert cut.index(True) == 209
+    assert time_limit(env) == 210
+
+
 def test_an_instance_is_made_again_from_its_spec() -> None:
     with gymnasium.make("OwnWalk-v0", size=0.5, render_mode="rgb_array") as env:
         found = simulator(env)
@@ -81,12 +92,13 @@ def test_an_instance_is_made_again_from_its_spec() -> None:
         assert one.unwrapped is not other.unwrapped is not env.unwrapped
         assert (one.unwrapped.size, one.render_mode, time_limit(one)) == (0.5, None, 30)
     assert simulator(gymnasium.make("OwnWalk-v0")).record == "OwnWalk-v0"
-    wrapped = gymnasium.wrappers.RescaleAction(
-        gymnasium.make("OwnWalk-v0"), np.float32(-2), np.float32(2)
-    )
-    found = simulator(wrapped)
+    made = gymnasium.make("OwnWalk-v0")
+    found = simulator(gymnasium.wrappers.RescaleAction(made, np.float32(-2), np.float32(2)))
     assert not found.alone and make_environment(found).action_space.high == 2  # type: ignore[attr-defined]
-    with pytest.raises(InputError, match="recorded through the wrapper RescaleAction"):
+    assert found.record == spec(python="OwnWalk-v0")  # no JSON holds these arguments
+    found = simulator(gymnasium.wrappers.ClipReward(made, -1.0, 1.0))
+    assert not found.alone
+    with pytest.raises(InputError, match="recorded through the wrapper ClipReward"):
         trusted_environment(found.record, ["own_worlds"], where="run")
 
 

@@ -2,16 +2,21 @@
 
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 
+import own_worlds
 import xql
 from worlds import Line, line_data, register_line, same_bits
 from xql.cli import main
+from xql.envs.make import make_environment
 from xql.errors import InputError
+from xql.evaluation.rollout import time_limit
 from xql.reports.film import film_run
 from xql.runs.config import OnlineLoop, RunConfig
 from xql.runs.run import Run
@@ -133,10 +138,37 @@ def test_an_online_run_goes_on_in_its_factory_bit_for_bit(tmp_path: Path) -> Non
     assert folders[0].folder.read_evaluations()[-1].length == 9
 
 
+def test_a_policy_is_pickled_without_the_environment(made: Run) -> None:
+    again = pickle.loads(pickle.dumps(made.policy))
+    observations = np.ones((3, 2))
+    assert np.array_equal(again(observations), made.policy(observations))
+
+
 def test_one_instance_is_not_enough_online(tmp_path: Path, made: Run) -> None:
     with pytest.raises(InputError, match="Line: this instance cannot be made again from its spec"):
         online(tmp_path / "run", Line())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_class_is_named_again_with_the_arguments_of_the_run(made: Run) -> None:
+    record = json.dumps({"id": "own_worlds:Walk", "kwargs": {"size": 0.5}, "max_episode_steps": 9})
+    config = dataclasses.replace(made.config, environment=record, given=None)
+    for kwargs in (None, {"size": 0.5}):
+        again = config.with_environment("run", own_worlds.Walk, kwargs).require_environment("run")
+        env: Any = make_environment(again)
+        assert (env.unwrapped.size, time_limit(env)) == (0.5, 9)
+    spec = json.dumps({"id": "OwnWalk-v0", "kwargs": {"size": 0.5}})
+    of_spec = dataclasses.replace(config, environment=spec)
+    wrong: list[tuple[RunConfig, Any, Any, str]] = [
+        (config, own_worlds.Unmade, None, "`env` is own_worlds:Unmade, and this run was made in"),
+        (config, own_worlds.Walk, {"size": 1.0}, "`env_kwargs` are not those of the run, {'size'"),
+        (of_spec, gymnasium.make("OwnWalk-v0"), None, "`env_kwargs` are not those of the run"),
+        (of_spec, gymnasium.make("Pendulum-v1"), None, "`env` is Pendulum-v1, and this run was"),
+    ]
+    for made_in, env, kwargs, line in wrong:
+        with pytest.raises(InputError) as error:
+            made_in.with_environment("run", env, kwargs)
+        assert line in str(error.value)
 
 
 def test_the_environment_is_named_again(made: Run) -> None:
@@ -162,6 +194,8 @@ def test_the_environment_is_named_again(made: Run) -> None:
         with pytest.raises(InputError) as error:
             config.with_environment("run", env, kwargs)
         assert line in str(error.value)
+    with pytest.raises(InputError, match="this instance cannot be made again from its spec"):
+        dataclasses.replace(config, loop=OnlineLoop()).with_environment("run", Line())
     # What the user did not type is a file's word: an entry point in it is not called.
     evil = json.dumps({"id": "OwnWalk-v0", "entry_point": "no_such_module:make"})
     config = dataclasses.replace(config, environment=evil)

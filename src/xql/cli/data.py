@@ -221,10 +221,12 @@ def convert(
         "missing_values": missing_values,
         "reward_at": reward_at,
     }
+    standard = {"missing": "error", "missing_values": (), "reward_at": "same"}
+    changed = {name: how[name] for name in how if how[name] != standard[name]}
     dataset: Dataset | None = None
     if like is not None:
-        if any(given.values()):
-            hint = f"leave out {', '.join(f'`{name}`' for name, value in given.items() if value)}"
+        if found := [name for name, value in (given | changed).items() if value]:
+            hint = f"leave out {', '.join(f'`{name}`' for name in found)}"
             raise InputError("`like` says what each column is", hint=hint)
         dataset = open_table_like(sources, open_dataset(like), name=out.stem)
     elif any(given.values()):
@@ -233,6 +235,9 @@ def convert(
                 hint = "a table needs `observation`, `action` and `reward`"
                 raise InputError(f"`{name}` is not given", hint=hint)
         dataset = open_table(sources, **given, **how, name=out.stem)
+    elif changed:
+        what = f"`{next(iter(changed))}` is for a table with columns of any names"
+        raise InputError(what, hint="name its `observation`, `action` and `reward`")
     if dataset is not None:
         shown = with_flags(dataset.metadata["_preview"])
         print_words("\n".join(map(printable, shown.splitlines())), indent=4)

@@ -79,7 +79,8 @@ def serve(
         address, number = listening.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         url = f"http://{shown}:{number}"
-        print(f"serving {file} at {url} (described at {url}/docs); Ctrl-C ends it", flush=True)
+        page = "docs" if token is None else "openapi.json"
+        print(f"serving {file} at {url} (described at {url}/{page}); Ctrl-C ends it", flush=True)
         signal.signal(signal.SIGTERM, _end)
         # uvicorn raises it again once every request is answered.
         with contextlib.suppress(KeyboardInterrupt, Terminated):

@@ -4,6 +4,7 @@ Unlike a dataset's own schema, a table may miss values: NaN among numbers, None 
 """
 
 import datetime
+import operator
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -203,6 +204,11 @@ def decisions(
         raise
 
 
+def _whole(cell: Any) -> int:
+    """Of a text or a whole number; `int` would cut a fraction off."""
+    return int(cell) if isinstance(cell, str) else operator.index(cell)
+
+
 def times(
     values: Any, name: str, where: str, first: int = 0, markers: frozenset[str] = frozenset()
 ) -> Shaped[np.ndarray, " rows"]:
@@ -231,9 +237,9 @@ def times(
         return cells
     if cells.dtype.kind == "M":
         return cells.astype("datetime64[us]")
-    for kind in (int, float):
+    for kind, read in ((int, _whole), (float, float)):
         try:
-            return np.array([kind(cell) for cell in cells], np.dtype(kind))
+            return np.array([read(cell) for cell in cells], np.dtype(kind))
         except (TypeError, ValueError, OverflowError):
             pass
     moments, zones = [], set()

@@ -13,7 +13,8 @@ from xql.data.actions import Discrete
 from xql.data.columns import Column
 from xql.data.dataset import Dataset
 from xql.data.reading import parse_json
-from xql.errors import InputError
+from xql.envs.given import name_in
+from xql.errors import InputError, MissingExtra
 from xql.evaluation.statistics import Summary
 from xql.runs import origin
 from xql.runs.folder import RunFolder
@@ -64,6 +65,7 @@ def about_policy(
             "size": config.data.observation_size,
             "names": None if columns is None else columns.names("observation"),
             "columns": None if columns is None else [_column(one) for one in columns.observation],
+            "missing_values": None if columns is None else list(columns.missing_values),
             "seen": None if dataset is None else _ranges(dataset),
         },
         "action": {
@@ -85,7 +87,7 @@ def about_policy(
             "license": None,
             "not_seen": why_not,
         },
-        "environment": _environment(config.environment),
+        "environment": None if config.environment is None else name_in(config.environment),
         "scores": _scores(folder, index, step),
         "ope": _verdict(folder),
         "versions": _versions(folder),
@@ -121,10 +123,10 @@ def _own_data(folder: RunFolder, data: Source | None) -> tuple[Dataset | None, s
         return None, "it learned in an environment, from no logged data"
     try:
         return reopen(folder.config, folder.path, data), None
-    except InputError as error:
+    except (InputError, MissingExtra) as error:
         if data is not None:
             raise
-        return None, error.what
+        return None, error.what if isinstance(error, InputError) else str(error)
 
 
 def _ranges(dataset: Dataset) -> dict[str, list[float]]:
@@ -146,13 +148,6 @@ def _without_folder(source: str) -> str:
         return source
     path, question, query = (rest if colon else source).partition("?")
     return f"{kind + colon if colon else ''}{Path(path).name}{question}{query}"
-
-
-def _environment(stated: str | None) -> str | None:
-    """An environment's id, also of the JSON of a specification."""
-    if stated is None or not stated.startswith("{"):
-        return stated
-    return str(parse_json(stated).get("id"))
 
 
 def _scores(folder: RunFolder, index: int, step: int) -> dict[str, Any] | None:

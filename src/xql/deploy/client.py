@@ -1,5 +1,6 @@
 """A client of `xql serve`: arrays or named rows in, actions out. Needs httpx, and no JAX."""
 
+import json
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -58,10 +59,10 @@ class PolicyClient:
         Raises:
             ServiceError: the service refuses them, or cannot be reached.
         """
-        batch = np.atleast_2d(observations)
-        answer = self._ask("POST", "/act", {"observations": batch.tolist()})
-        actions = np.asarray(answer["actions"])
-        return actions if np.ndim(observations) > 1 else actions[0]
+        given = np.atleast_1d(observations)
+        batch = given.reshape(-1, given.shape[-1]).tolist()
+        actions = np.asarray(self._ask("POST", "/act", {"observations": batch})["actions"])
+        return actions.reshape(*given.shape[:-1], *actions.shape[1:])
 
     def act_on_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Named actions for rows of the table that the policy was trained on.
@@ -91,19 +92,22 @@ class PolicyClient:
         return self._ask("GET", "/health")
 
     def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        # httpx's own way refuses a NaN, which the service does in a line that says where.
+        content = None if body is None else json.dumps(body, default=_plain)
+        kind = {"Content-Type": "application/json"}
         try:
-            answer = self._http.request(method, path, json=body)
+            answer = self._http.request(method, path, content=content, headers=kind)
         except self._failures as error:
             raise ServiceError(f"{self._http.base_url}: {error}", None) from error
+        found: dict[str, Any]
         try:
-            content = answer.json()
+            found = answer.json()
         except ValueError:
-            content = {"detail": answer.text[:200]}
+            found = {"detail": answer.text[:200]}
         if answer.status_code != 200:
             raise ServiceError(
-                f"{self._http.base_url}: {content.get('detail', content)}", answer.status_code
+                f"{self._http.base_url}: {found.get('detail', found)}", answer.status_code
             )
-        found: dict[str, Any] = content
         return found
 
     def close(self) -> None:
@@ -120,3 +124,10 @@ class PolicyClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's, as rows of a data frame hold them, as JSON takes it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} is no value of a row")

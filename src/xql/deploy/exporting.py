@@ -186,6 +186,9 @@ def _is_there(path: Path, content: bytes) -> bool:
     with writing(path):
         if path.is_file() and path.read_bytes() == content:
             return True
+    if path.name == LOADER and os.path.lexists(path):
+        what = "another file has the name that the loader of an .npz needs"
+        raise InputError(what, where=str(path), hint="export into another folder")
     _require_free(path)
     return False
 

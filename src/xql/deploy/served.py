@@ -25,6 +25,7 @@ class ServedPolicy:
     Attributes:
         about: the metadata.
         identity: the first letters of the file's SHA-256.
+        run, step: where it comes from.
         columns: of the table that it was trained on, if it was.
     """
 
@@ -49,9 +50,6 @@ class ServedPolicy:
                 content, options, providers=["CPUExecutionProvider"]
             )
             found = self._session.get_modelmeta().custom_metadata_map
-        except Exception as error:  # onnxruntime has a class of its own for each way to fail
-            raise _foreign(path) from error
-        try:
             self.about: dict[str, Any] = json.loads(found[KEY])
             if self.about["format"] != FORMAT:
                 raise InputError(
@@ -60,14 +58,20 @@ class ServedPolicy:
                     hint="export the run again with this version",
                 )
             self.columns = _columns(self.about, str(path))
-            self.observation_size = int(self.about["observation"]["size"])
-            self.discrete = self.about["action"]["kind"] == "discrete"
-        except (LookupError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
+            self.run, self.step = str(self.about.get("run")), int(self.about.get("step") or 0)
+            (inputs,) = self._session.get_inputs()
+            self.observation_size = int(inputs.shape[1])
+            sizes = {self.about["observation"]["size"]}
+            if self.columns is not None:
+                sizes.add(self.columns.observation_size)
+            if sizes != {self.observation_size}:
+                raise ValueError("the metadata are of another model")
+            self.act(np.zeros((1, self.observation_size), np.float32), str(path))
+        except InputError:
+            raise
+        except Exception as error:  # onnxruntime has a class of its own for each way to fail
             raise _foreign(path) from error
         self.identity = hashlib.sha256(content).hexdigest()[:12]
-        self.act(np.zeros((1, self.observation_size), np.float32), "policy")
 
     def act(
         self, observations: Float[np.ndarray, "batch observation"], where: str = ""
@@ -130,7 +134,7 @@ class ServedPolicy:
             InputError: it does not; says in what.
         """
         for part, names in (
-            ("observation", ("size", "columns")),
+            ("observation", ("size", "columns", "missing_values")),
             ("action", ("kind", "size", "columns")),
         ):
             for name in names:
@@ -147,7 +151,8 @@ def _columns(about: Mapping[str, Any], where: str) -> TableColumns | None:
     if about["observation"]["columns"] is None:
         return None
     described = {part: about[part]["columns"] for part in ("observation", "action")}
-    return TableColumns.from_dict({**described, "reward": ""}, where)
+    missing = about["observation"].get("missing_values") or ()
+    return TableColumns.from_dict({**described, "reward": "", "missing_values": missing}, where)
 
 
 def _foreign(path: Path) -> InputError:

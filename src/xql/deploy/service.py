@@ -119,8 +119,7 @@ class Metrics:
     def serves(self, policy: ServedPolicy) -> None:
         """Name the policy."""
         self.policy.clear()
-        about = policy.about
-        self.policy.labels(policy.identity, str(about.get("run")), str(about.get("step"))).set(1)
+        self.policy.labels(policy.identity, policy.run, str(policy.step)).set(1)
 
 
 class Health(BaseModel):
@@ -160,8 +159,9 @@ def make_service(
 
     Args:
         path: the ONNX file; where it is replaced, the new policy is served within a second.
-        token: the bearer token that every request but /health must show; None asks for none, and
-            takes requests that were sent to this machine's own name alone.
+        token: the bearer token that every request but /health must show, so that there is no page
+            /docs, which shows none; None asks for none, and takes requests that were sent to this
+            machine's own name alone.
         limits: of a request; the defaults where None.
         say: takes a line where another policy is served, or cannot be.
 
@@ -186,6 +186,7 @@ def make_service(
         version=__version__,
         description="Actions of a policy that xql trained.",
         lifespan=lifespan,
+        openapi_url="/openapi.json" if token is None else None,
     )
     require_token = _token_check(token)
     problems: dict[int | str, dict[str, Any]] = {
@@ -228,8 +229,8 @@ def make_service(
         return Health(
             status="ok",
             policy=policy.identity,
-            run=str(policy.about.get("run")),
-            step=int(policy.about.get("step") or 0),
+            run=policy.run,
+            step=policy.step,
         )
 
     @service.get("/policy", responses=_only(problems, 400, 401, 503), dependencies=require_token)
@@ -247,6 +248,12 @@ def make_service(
         """Counts and times, as Prometheus reads them."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    if token is not None:
+
+        @service.get("/openapi.json", include_in_schema=False, dependencies=require_token)
+        async def described() -> dict[str, Any]:
+            return service.openapi()
+
     @service.exception_handler(RequestValidationError)
     async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
         # FastAPI's own answer repeats what was sent, which may be large, or a NaN.
@@ -256,7 +263,7 @@ def make_service(
     if token is None:
         # A page in a browser could name this machine otherwise, and would then be of its origin.
         service.add_middleware(
-            TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", "testserver"]
+            TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"]
         )
     return service
 
@@ -340,15 +347,15 @@ async def _follow(holder: Holder, metrics: Metrics, say: Callable[[str], object]
     while True:
         await asyncio.sleep(POLL)
         try:
-            changed = await asyncio.to_thread(holder.refresh)
-        except (InputError, MissingExtra, OSError) as error:
-            metrics.swaps.labels("refused").inc()
-            say(f"{error}; the policy before it is still served")
-            continue
-        if changed:
-            metrics.swaps.labels("done").inc()
+            if not await asyncio.to_thread(holder.refresh):
+                continue
             metrics.serves(holder.policy)
-            say(f"policy {holder.policy.identity} is served now")
+            result, line = "done", f"policy {holder.policy.identity} is served now"
+        except (InputError, MissingExtra, OSError, MemoryError) as error:
+            result, line = "refused", f"{error}; the policy before it is still served"
+        metrics.swaps.labels(result).inc()
+        with contextlib.suppress(OSError):  # nobody reads the output any more, but some still ask
+            say(line)
 
 
 class Gate:

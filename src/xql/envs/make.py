@@ -234,7 +234,11 @@ def _from_factory(
             where=given.name,
             hint="give an environment that was made with render_mode='rgb_array'",
         )
-    return env if limit is None else gymnasium.wrappers.TimeLimit(env, limit)
+    if limit is None:
+        return env
+    while isinstance(env, gymnasium.wrappers.TimeLimit):
+        env = env.env  # which could only be shortened by one around it
+    return gymnasium.wrappers.TimeLimit(env, limit)
 
 
 def try_out(env: gymnasium.Env[Any, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from xql.envs.given import (
     Given,
     Simulator,
     arguments_in,
+    is_of_python,
     limit_in,
     name_in,
     simulator,
@@ -415,23 +416,26 @@ class RunConfig:
             raise InputError(
                 "this run was made without evaluation", where=where, hint="leave out `env`"
             )
-        if again.factory is not None:
-            limited = again.limited(limit_in(self.environment))
-            return dataclasses.replace(self, given=limited)
+        if self.online:
+            again.require_copies()
         name = name_in(self.environment)
-        if again.name != name:
-            raise InputError(
-                f"`env` is {again.name}, and this run was made in {name}",
-                where=where,
-                hint="a run goes on in its own environment: leave it out, or name that one",
-            )
-        if env_kwargs and arguments_in(again.record) != arguments_in(self.environment):
-            raise InputError(
-                f"`env_kwargs` are not those of the run, {arguments_in(self.environment)}",
-                where=where,
-                hint="leave them out, or give those",
-            )
-        if env_kwargs or again.record == self.environment:
+        if not (is_of_python(again.record) or is_of_python(self.environment)):
+            if again.name != name:
+                raise InputError(
+                    f"`env` is {again.name}, and this run was made in {name}",
+                    where=where,
+                    hint="a run goes on in its own environment: leave it out, or name that one",
+                )
+            stated, own = arguments_in(again.record), arguments_in(self.environment)
+            if own and not stated and callable(env):
+                again, stated = simulator(env, own), own
+            if (stated or again.factory is not None) and stated != own:
+                raise InputError(
+                    f"`env_kwargs` are not those of the run, {own}",
+                    where=where,
+                    hint="leave them out, or give those",
+                )
+        if again.factory is not None or env_kwargs or again.record == self.environment:
             given = again.limited(limit_in(self.environment))
             return dataclasses.replace(self, given=given)
         return dataclasses.replace(self, trust=(*self.trust, name))

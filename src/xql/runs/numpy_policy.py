@@ -5,6 +5,7 @@ policy(observation)               # one observation or a batch, in the units of 
 policy.act({"t_in": 301.5, …})    # a row of the table that it was trained on, by column names
 """
 
+import contextlib
 import json
 import re
 from itertools import pairwise
@@ -31,10 +32,17 @@ class Policy:
     def act(self, row: Any) -> dict[str, Any]:
         """The action for one row, by the names of its columns."""
         numbers: list[float] = []
+        marks = self.about["observation"]["missing_values"]  # such as -999, or flow=-1
         for column in self.about["observation"]["columns"]:
-            labels, value = column["categories"], row[column["name"]]
+            name, labels, value = column["name"], column["categories"], row[column["name"]]
+            own = [one.removeprefix(f"{name}=") for one in marks if one.startswith(f"{name}=")]
+            if _as_marker(value) in map(_as_marker, own + [one for one in marks if "=" not in one]):
+                raise ValueError(f"{name} is missing")
             if labels:
                 label = re.sub(r"^([-+]?\d+)\.0*$", r"\1", str(value).strip())
+                label = label.lower() if label.lower() in ("true", "false") else label
+                if label not in labels:
+                    raise ValueError(f"{name} is {label!r}, which the table never had")
                 numbers += np.eye(len(labels))[labels.index(label)].tolist()
             else:
                 numbers.append(float(value) - column["offset"])
@@ -44,6 +52,13 @@ class Policy:
             return {columns[0]["name"]: labels[action] if labels else int(action)}
         pairs = zip(columns, action, strict=True)
         return {column["name"]: float(number) + column["offset"] for column, number in pairs}
+
+
+def _as_marker(value: Any) -> Any:
+    text = str(value).strip().lower()
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return text
 
 
 class Network:

@@ -1,6 +1,7 @@
 """A learned policy, ready to act: what acts, and the scaling that its inputs need."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -472,7 +473,9 @@ class HeldValues:
     """What the critic of a population in memory says of one member, found when it is called."""
 
     def __init__(self, config: RunConfig, population: TrainState, index: int) -> None:
-        self.config, self.population, self.index = config, population, index
+        # The user's environment has no part in it, and a pickle may not hold it.
+        self.config = dataclasses.replace(config, given=None)
+        self.population, self.index = population, index
 
     @standard_jax()
     def __call__(self) -> Values:
