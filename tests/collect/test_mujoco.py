@@ -371,7 +371,6 @@ def test_another_seed_plays_otherwise(run: Run) -> None:
         ("hopper", "expert", {"steps": 1}, "`warmup=1` leaves nothing to learn in of `steps=1`"),
         ("hopper", "expert", {"run": "nowhere"}, "nowhere: there is no such run folder"),
         ("hopper", "expert", {"dataset_id": "no version"}, "is no dataset id"),
-        ("Blackjack-v1", "random", {"transitions": 9}, "Blackjack-v1"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(

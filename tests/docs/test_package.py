@@ -41,7 +41,7 @@ def test_the_hint_of_a_missing_package() -> None:
 
 
 def test_no_page_installs_the_other_project_of_the_same_name() -> None:
-    stranger = re.compile(r"""pip install[^\n`]*?\s['"]?xql\b|["']xql\[""")
+    stranger = re.compile(r"""pip install[^\n`]*?[ \t]['"]?xql\b|["']xql\[""")
     assert stranger.search("pip install -U xql")
     assert stranger.search("pip install 'xql[report]'")
     found = [path for path in text_files() if stranger.search(path.read_text("utf-8"))]

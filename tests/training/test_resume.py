@@ -450,9 +450,9 @@ def test_a_full_disk_between_evaluations_stops_nothing(
 
 
 class Failing(Line):
-    """`Line`, which fails at its 45th step of all, once."""
+    """`Line`, which fails at its 45th step of training, once."""
 
-    steps = 0
+    steps = -1  # one is played before
 
     def step(self, action: np.ndarray) -> Any:
         Failing.steps += 1
@@ -465,7 +465,7 @@ def test_a_simulator_that_fails_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worlds.Line", Failing)
-    Failing.steps = 0
+    Failing.steps = -1
     said = r"the robot fell over.*xql resume \S+ goes on from there"
     with pytest.raises(EnvironmentFault, match=said):
         learn_online(tmp_path / "run", seeds=[4], evaluations=1)
@@ -481,7 +481,7 @@ def test_where_nothing_is_saved_yet_nothing_says_that_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worlds.Line", Failing)
-    Failing.steps = 44
+    Failing.steps = 43
     with pytest.raises(EnvironmentFault, match="the robot fell over") as error:
         learn_online(tmp_path / "run", seeds=[4], evaluations=1)
     assert "resume" not in str(error.value)

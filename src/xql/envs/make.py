@@ -254,8 +254,10 @@ def try_out(env: gymnasium.Env[Any, Any]) -> list[str]:
         EnvironmentFault: it raised, or gave what no environment may.
     """
     first = checked.reset(env, seed=0)
-    env.action_space.seed(0)
-    taken = checked.step(env, env.action_space.sample())
+    # A copy: the space may be an attribute of a class, whose random numbers no checkpoint holds.
+    space = copy.deepcopy(env.action_space)
+    space.seed(0)
+    taken = checked.step(env, space.sample())
     if not taken.finite:
         raise EnvironmentFault(f"its first step gave {taken.wrong}", where=checked.name_of(env))
     notes = []
