@@ -83,7 +83,9 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     wrong = error.object[error.start : error.end]
-    return "".join(_SPELLED.get(one, "?") for one in wrong), error.end
+    return "".join(
+        _SPELLED.get(one) or one.encode("unicode_escape").decode() for one in wrong
+    ), error.end
 
 
 SPELLED = "xql-spelled"

@@ -134,7 +134,7 @@ def test_what_is_no_logger_is_refused(given: Any, said: str) -> None:
 
 
 def test_an_unknown_logger_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no logger 'wandbb'; did you mean 'wandb'?"):
+    with pytest.raises(InputError, match="there is no logger 'wandbb'"):
         train(tmp_path / "run", loggers=["wandbb"])
     assert not (tmp_path / "run").exists()
 

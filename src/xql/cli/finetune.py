@@ -6,7 +6,14 @@ from typing import Annotated
 import tyro
 
 from xql.cli.console import sign_of_life
-from xql.cli.train import Assignments, Trust, finish, parse_settings
+from xql.cli.train import (
+    Assignments,
+    LoggerNames,
+    Trust,
+    finish,
+    parse_loggers,
+    parse_settings,
+)
 
 
 def finetune(
@@ -34,6 +41,7 @@ def finetune(
     keep_last: int = 2,
     keep_every: int | None = None,
     keep_best: bool = False,
+    logger: LoggerNames = (),
     plot: bool = True,
 ) -> None:
     """Continue an offline run in an environment.
@@ -72,6 +80,7 @@ def finetune(
         keep_last: how many of the latest checkpoints stay.
         keep_every: besides, those whose step is a multiple of this.
         keep_best: besides, the one with the best evaluation.
+        logger: as for xql train offline.
         plot: draw learning-curves.png into the run's folder.
     """
     sign_of_life(f"opening {run}")
@@ -106,5 +115,6 @@ def finetune(
         keep_replay=keep_replay,
         keep_policies=keep_policies,
         checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
+        loggers=parse_loggers(logger),
     )
     finish(tuned, plot)

@@ -23,6 +23,9 @@ from xql.runs.summary import UNITS, results
 PLAIN_EVERY = 30.0
 """Seconds between two lines on how far it is, where there is no display."""
 
+WIDEST = 100
+"""Columns of a line on a terminal, where it has more."""
+
 EVENT_EVERY = 1.0
 """Seconds between two progress events."""
 
@@ -104,7 +107,8 @@ class ProgressBar:
         if self._live:
             text = textwrap.fill(
                 spelled(text, self._console.encoding),
-                max(20, self._console.width),
+                max(20, min(self._console.width, WIDEST)),
+                subsequent_indent="  ",
                 break_long_words=False,
                 break_on_hyphens=False,
             )
