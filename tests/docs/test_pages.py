@@ -185,7 +185,7 @@ def parse(line: str, in_text: bool) -> None:
         assert word in place, f"there is no command {word!r}"
         place = place[word]
     if in_text:  # a part of a command line: the name of the command, perhaps an option or two
-        known = option_names(_load(place))
+        known = option_names(_deferred(_load(place)))
         for word in arguments:
             name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
             assert not word.startswith("--") or name in known, f"there is no option {word}"
