@@ -19,7 +19,7 @@ from xql import cli
 from xql.cli import SHOWN, completion, main
 from xql.data.files import save_dataset
 from xql.errors import MissingExtra
-from xql.output import Output, shown
+from xql.output import Output, output, shown
 from xql.runs.run import Run
 
 
@@ -105,7 +105,7 @@ def test_quiet_leaves_warnings_and_the_result(
 def test_numbers_that_json_lacks_are_null(capsys: pytest.CaptureFixture[str]) -> None:
     with shown(Output(stream=sys.stdout)):
         values: Any = [np.float32(1.5), float("nan"), -float("inf"), np.int64(3), True, None, "β"]
-        cli.output().emit("x", values=values, path=Path("a"))
+        output().emit("x", values=values, path=Path("a"))
     assert json.loads(capsys.readouterr().out) == {
         "event": "x",
         "values": [1.5, None, None, 3, True, None, "β"],

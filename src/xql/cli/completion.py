@@ -111,7 +111,8 @@ def _words(commands: Mapping[str, Any], path: str) -> Iterator[tuple[str, list[s
 def _flags(command: Callable[..., Any]) -> Iterator[str]:
     """The flags of a command, as tyro calls them."""
     for parameter in inspect.signature(command).parameters.values():
-        kind, notes = parameter.annotation, ()
+        kind: Any = parameter.annotation
+        notes: list[Any] = []
         if get_origin(kind) is Annotated:
             kind, *notes = get_args(kind)
         if tyro.conf.Positional in notes:
