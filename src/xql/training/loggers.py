@@ -77,6 +77,8 @@ class WandB:
 
     def start(self, run: Path, config: Mapping[str, Any], known: str | None) -> str:
         wandb = require("wandb", "wandb")
+        # Its own default holds training up for longer where no server answers.
+        patience = float(os.environ.get("WANDB_INIT_TIMEOUT", "30"))
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "xql"),
             name=run.name,
@@ -86,7 +88,7 @@ class WandB:
             config=dict(config),
             reinit="create_new",  # a run of the user's own goes on beside it
             # Its capture of the terminal and the display would draw over each other.
-            settings=wandb.Settings(console="off", silent=True),
+            settings=wandb.Settings(console="off", silent=True, init_timeout=patience),
         )
         # Its own counter never goes back, as a run does that goes on from a checkpoint.
         self._run.define_metric("step")
