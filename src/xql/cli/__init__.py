@@ -298,7 +298,10 @@ def _show_as_asked(call: Callable[[], Any], quiet: bool, as_json: bool) -> None:
         try:
             call()
         except (Exception, KeyboardInterrupt) as error:
-            output().emit("error", text=with_flags(reason(error)))
+            interrupted = isinstance(error, KeyboardInterrupt)
+            with contextlib.suppress(OSError):  # the reader has gone: the error still counts
+                text = "interrupted" if interrupted else with_flags(reason(error))
+                output().emit("error", text=text)
             raise
 
 

@@ -1,5 +1,6 @@
 """Where the commands print tables and bars: names and messages as they are, on any terminal."""
 
+import contextlib
 import io
 import re
 import shutil
@@ -131,5 +132,6 @@ class EventLines(io.TextIOBase):
         *lines, self._begun = (self._begun + text).split("\n")
         for line in filter(None, map(str.strip, lines)):
             said = line.removeprefix("warning: ")
-            output().emit("note" if said == line else "warning", text=said)
+            with contextlib.suppress(OSError):  # a reader that has gone ends no training
+                output().emit("note" if said == line else "warning", text=said)
         return len(text)
