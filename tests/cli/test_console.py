@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from xql import cli
-from xql.cli import console, main
+from xql.cli import console, main, make
 from xql.cli.console import plain_console, print_words, with_flags
 
 FIRST = {
@@ -42,6 +42,24 @@ for command in {list(FIRST)}:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == list(FIRST.values()), done.stderr
+
+
+def test_lists_and_help_import_nothing_slow() -> None:
+    code = """
+import sys
+from xql.cli import main
+for words in ("data list", "data list --help", "--help", "data --help", "--version"):
+    try: main(words.split())
+    except SystemExit: pass
+print(sorted({"jax", "scipy", "numpy", "gymnasium", "h5py"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_the_list_of_what_can_be_made_is_whole() -> None:
+    each = {name: bool(one.policy) and one.needs_policy for name, one in make.kinds().items()}
+    assert each == make.MADE
 
 
 @pytest.mark.parametrize("kind", [Terminal, io.StringIO])

@@ -12,6 +12,7 @@ from xql.data import minari as source
 from xql.data.actions import Discrete
 from xql.data.check import check_dataset
 from xql.data.dataset import Dataset
+from xql.data.local import local_names
 from xql.data.sources import open_dataset
 from xql.errors import InputError
 
@@ -83,7 +84,7 @@ def test_masks_and_layout(root: Path, data_format: str) -> None:
     assert data.action_low.tolist() == [-1, -1]
     assert data.action_high.tolist() == [2, 2]
     assert data.environment is None
-    assert source.local_names() == ["toy/flat-v0"]
+    assert local_names() == ["toy/flat-v0"]
 
 
 def nested(ticks: Any) -> Any:

@@ -24,7 +24,7 @@ import tyro
 
 import xql
 from xql.agents import OFFLINE
-from xql.cli import COMMANDS, _deferred, _load
+from xql.cli import _OPTIONS, COMMANDS, _deferred, _load
 from xql.data.files import save_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -179,13 +179,13 @@ def parse(line: str, in_text: bool) -> None:
     arguments = words(line)[1:]
     place: Any = COMMANDS
     while isinstance(place, dict):
-        if not arguments or arguments[0] == "COMMAND":
-            return  # a group, in a sentence
+        if not arguments or arguments[0] in ("COMMAND", *_OPTIONS):
+            return  # a group, in a sentence, or what xql itself does
         word = arguments.pop(0)
         assert word in place, f"there is no command {word!r}"
         place = place[word]
     if in_text:  # a part of a command line: the name of the command, perhaps an option or two
-        known = option_names(_load(place))
+        known = option_names(_deferred(_load(place)))
         for word in arguments:
             name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
             assert not word.startswith("--") or name in known, f"there is no option {word}"

@@ -1,10 +1,8 @@
 import dataclasses
-import gc
 import gzip
 import json
 import math
 import queue
-import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -368,81 +366,6 @@ def test_a_finished_run_that_lacks_episodes_says_how_many(
     assert [str(one.message) for one in said] == (
         [f"{path}: {why.format(f'{there} of 6 episodes of step 10')}"] if cut else []
     )
-
-
-def test_tensorboard_events_are_written(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboardX")
-    run = RunFolder.create(tmp_path / "run", CONFIG)
-    assert not (run.path / "tensorboard").exists()
-    assert run.tensorboard(10, {"value_loss": 1.25}) is None
-    run.close()
-    (events,) = (run.path / "tensorboard").iterdir()
-    assert b"value_loss" in events.read_bytes()
-
-
-def test_without_tensorboard_it_says_so_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    run = RunFolder.create(tmp_path / "run", CONFIG)
-    said = [run.tensorboard(step, {"loss": 1.0}) for step in (1, 2)]
-    assert said == [
-        "no TensorBoard events: tensorboardX is not installed; "
-        "run: pip install 'extreme-q-learning[report]'",
-        None,
-    ]
-    assert not (run.path / "tensorboard").exists()
-
-
-# A writer whose flush fails cannot be closed: its file is closed when it is collected.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_events_that_cannot_be_written_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("tensorboardX")
-    run = RunFolder.create(tmp_path / "blocked", CONFIG)
-    (run.path / "tensorboard").write_text("in the way")
-    said = [run.tensorboard(step, {"loss": 1.0}) for step in (1, 2)]
-    assert said[0] is not None and said[0].startswith("no TensorBoard events: [Errno 17] File ex")
-    assert said[1] is None
-
-    def broken(*_: Any, **__: Any) -> Any:
-        raise TypeError("Descriptors cannot\nbe created directly")
-
-    # After the first events: a full disk, say.
-    for name in ("flush", "write_event", "close"):
-        run = RunFolder.create(tmp_path / name, CONFIG)
-        assert run.tensorboard(1, {"loss": 1.0}) is None
-        with monkeypatch.context() as patched:
-            patched.setattr(f"tensorboardX.event_file_writer.EventsWriter.{name}", broken)
-            said = [run.tensorboard(step, {"loss": 1.0}) for step in (2, 3)]
-            run.close()
-        line = "no TensorBoard events: TypeError: Descriptors cannot be created directly"
-        assert said == ([None, None] if name == "close" else [line, None])
-        del run
-        gc.collect()
-    monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.__init__", broken)
-    assert RunFolder.create(tmp_path / "run", CONFIG).tensorboard(1, {"loss": 1.0}) == line
-
-
-def test_the_events_are_the_numbers(tmp_path: Path) -> None:
-    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
-    run = RunFolder.create(tmp_path / "run", CONFIG)
-    for step in (10, 20):
-        run.tensorboard(step, {"a/0": step + 0.5, "b/0": float("nan")})
-    run.close()
-    (path,) = (run.path / "tensorboard").iterdir()
-    content, found = path.read_bytes(), []
-    while content:
-        # A record: its length, a checksum of that, the event, a checksum of it.
-        length = int.from_bytes(content[:8], "little")
-        event = event_pb2.Event.FromString(content[12 : 12 + length])
-        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-        content = content[12 + length + 4 :]
-    assert [(step, tag) for step, tag, _ in found] == [
-        (step, tag) for step in (10, 20) for tag in ("a/0", "b/0")
-    ]
-    assert [value for *_, value in found][::2] == [10.5, 20.5]
 
 
 def _claim(barrier: Any, out: Any) -> None:

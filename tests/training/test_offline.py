@@ -443,7 +443,6 @@ def logged_by_hand(
     for step, values in enumerate(lines):
         metrics = {name: np.array([value], np.float32) for name, value in values.items()}
         logger.metrics(step * stretch, population, metrics, scaled)
-    created.close()
     return Run(created, population), logger.verdict()
 
 

@@ -6,8 +6,12 @@ import re
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from xql.output import SPELLED
+from xql.runs.config import Member
+from xql.runs.folder import Evaluation
 from xql.training.progress import ProgressBar
 
 INTERVAL = "12.0 [n/a (1 seed)] return"
@@ -77,7 +81,8 @@ def long_run(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, **environment
         bar.compiling()
         for step in range(1, 9):
             clock += 10.0
-            bar.advance(10_000_000 + 1_234_567 * step)
+            metrics = {"beta": np.array([0.5, 2.0]), "kl": np.array([0.0125, np.nan])}
+            bar.advance(10_000_000 + 1_234_567 * step, metrics)
         bar.scored(20_000_000, "-12345.6 (β = 0.5), -23456.7 (β = 2), 34567.8 (β = 10) score")
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
 
@@ -88,12 +93,54 @@ def test_a_terminal_cuts_no_word_and_no_number(
     columns: int, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     printed = long_run(Terminal(), monkeypatch, COLUMNS=str(columns), **environment)
-    rows = [row.strip() for row in re.split(r"[\r\n]+", printed)]
+    rows = [row.strip() for row in re.split(r"[\r\n]+", printed.rstrip())]
     assert all(len(row) <= columns and "…" not in row for row in rows)
     shown = " ".join(rows)
     assert LONG in shown
     assert "step 20,000,000: -12345.6 (β = 0.5), -23456.7 (β = 2), 34567.8 (β = 10) score" in shown
-    assert re.search(r"\r1,975,307 updates/s [━╸╺ ]+ 20% 0:10:49 left\s*$", printed)
+    assert re.search(r"step 19,876,536 of 100,000,000 [━╸╺ ]*19% 0:10:49 left", printed)
+    assert rows[-1] == "1,975,307 updates/s, β 0.5 to 2, KL 0.0125"
+
+
+def evaluations(returns: dict[int, float]) -> list[Evaluation]:
+    return [
+        Evaluation(1000, member, member, 0, value, 10, None, None)
+        for member, value in returns.items()
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+@pytest.mark.parametrize("columns", [120, 40])
+def test_the_display_has_the_last_score_and_fits(
+    columns: int, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    content = io.BytesIO()
+    stream = io.TextIOWrapper(content, encoding=encoding, errors=SPELLED)
+    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    members = [Member(seed, {}) for seed in range(2)]
+    with ProgressBar(4000, 2, enabled=True) as bar:
+        bar.say("β × γ")
+        for step in (1000, 2000):
+            bar.advance(step, {"beta": np.array([0.5, 0.5]), "kl": np.array([0.1, 0.1])})
+        bar.evaluated(2000, evaluations({0: 10.0, 1: 20.0}), members)
+    stream.flush()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", content.getvalue().decode(encoding))
+    rows = [row.strip() for row in re.split(r"[\r\n]+", shown.rstrip())]
+    assert all(len(row) <= columns for row in rows)
+    assert rows[-1 if columns > 40 else -2].endswith(
+        ("15.0 [10.0, 20.0] return at step 2,000, β 0.5, KL 0.1".replace("β", BETA[encoding]))
+        if columns > 40
+        else "15.0 [10.0, 20.0] return at step 2,000"
+    )
+    assert f"{BETA[encoding]} {'x' if encoding == 'ascii' else '×'} " in shown
+
+
+BETA = {"utf-8": "β", "cp1252": "beta", "ascii": "beta"}
 
 
 @pytest.mark.parametrize("columns", ["40", "200"])

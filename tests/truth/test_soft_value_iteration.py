@@ -44,7 +44,7 @@ class CriticTable(Critic):
     table: Array
 
     def __init__(self, table: Array) -> None:
-        self.mlps, self.table = (), table
+        self.mlps, self.bounds, self.table = (), None, table
 
     def __call__(self, observations: Array, actions: Array) -> Array:
         return jnp.einsum("...s,esa,...a->e...", observations, self.table, actions)

@@ -143,7 +143,7 @@ class Critic(eqx.Module):
     """An ensemble of Q(s, a), stacked along a leading axis."""
 
     mlps: tuple[MLP, ...]
-    bounds: ActionBounds | None = eqx.field(static=True, default=None)
+    bounds: ActionBounds | None = eqx.field(static=True, default=None, kw_only=True)
     """Of actions that are rescaled to ±1; without them a valve of 0 to 100 % outweighs what was
     observed, and one of 0 to 0.01 is not seen at all."""
 
@@ -162,7 +162,7 @@ class Critic(eqx.Module):
         """`members` independently drawn MLPs from (s, a) to one number."""
         sizes = (observation_size + action_size, *hidden, 1)
         keys = jax.random.split(key, members)
-        return cls(tuple(MLP.create(k, sizes, layer_norm=layer_norm) for k in keys), bounds)
+        return cls(tuple(MLP.create(k, sizes, layer_norm=layer_norm) for k in keys), bounds=bounds)
 
     def __call__(
         self,

@@ -242,7 +242,7 @@ def update(state: TD3State, batch: Batch) -> tuple[TD3State, Metrics]:
         )
         if isinstance(config.beta, Auto):
             temperatures = {"value": metrics["beta"]}
-    first = Critic(critic.network.mlps[:1], critic.network.bounds)
+    first = Critic(critic.network.mlps[:1], bounds=critic.network.bounds)
 
     # The policy maximises E[Q₁(s, π(s))].
     def policy_loss(network: DeterministicPolicy) -> tuple[Scalar, Metrics]:

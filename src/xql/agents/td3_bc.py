@@ -153,7 +153,7 @@ def update(total_steps: int, state: TD3BCState, batch: Batch) -> tuple[TD3BCStat
         return critic_loss(network(batch.observations, batch.actions), q_targets)
 
     critic, metrics = descend(state.critic, q_loss, config.critic_learning_rate * rate)
-    first = Critic(critic.network.mlps[:1], critic.network.bounds)
+    first = Critic(critic.network.mlps[:1], bounds=critic.network.bounds)
 
     # The policy minimises ‖π(s) − a‖² / d − α E[Q₁(s, π(s))] / E|Q₁(s, π(s))|.
     def policy_loss(network: DeterministicPolicy) -> tuple[Scalar, Metrics]:

@@ -5,6 +5,7 @@ import errno
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import io
 import os
 import platform
@@ -15,10 +16,10 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from xql import __version__
-from xql.cli.console import print_anything, print_words, with_flags
+from xql.cli.console import EventLines, print_anything, print_words, with_flags
 from xql.errors import (
     EnvironmentFault,
     InputError,
@@ -28,6 +29,7 @@ from xql.errors import (
     printable,
     reason,
 )
+from xql.output import Output, output, shown
 from xql.runs.origin import command_line
 
 Command = Callable[..., Any]
@@ -73,8 +75,16 @@ COMMANDS: dict[str, Any] = {
     },
 }
 
+SHOWN = ("evaluate", "resume", "compare", "offline", "online", "finetune", "ope", "select")
+"""The functions of commands that take the flags of `SHOWING`."""
 
-_OPTIONS = ("--help", "--version")
+SHOWING = {
+    "quiet": "show nothing but warnings, errors and the result.",
+    "json": "write one JSON object per line to standard output in place of text "
+    "(docs/command-line.md).",
+}
+
+_OPTIONS = ("--help", "--version", "--print-completion")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
 """What the system says of a file that a user named, and that cannot be used."""
@@ -191,6 +201,13 @@ def _dispatch(arguments: list[str], commands: dict[str, Any], path: list[str]) -
     if path == ["xql"] and word == "--version":
         print(f"xql {__version__}")
         return
+    if path == ["xql"] and word == "--print-completion":
+        from xql.cli.completion import SHELLS, print_completion
+
+        if len(arguments) != 2:
+            raise InputError(f"{word} takes one shell", hint=f"choose from {', '.join(SHELLS)}")
+        print_completion(arguments[1], commands, _OPTIONS)
+        return
     if word not in commands:
         name = " ".join([*path, word])
         if word.startswith("-"):
@@ -230,13 +247,64 @@ def _run(command: Command, arguments: list[str], name: str) -> None:
 
 
 def _deferred(command: Command) -> Command:
-    """The same signature, but returning the call instead of making it: parsing is then over."""
+    """The same signature, but returning the call instead of making it: parsing is then over.
+
+    Commands that are in `SHOWN` have the flags of `SHOWING` besides.
+    """
 
     @functools.wraps(command)
-    def bind(*args: Any, **kwargs: Any) -> Callable[[], Any]:
-        return functools.partial(command, *args, **kwargs)
+    def bind(
+        *args: Any, quiet: bool = False, json: bool = False, **kwargs: Any
+    ) -> Callable[[], Any]:
+        call = functools.partial(command, *args, **kwargs)
+        return functools.partial(_show_as_asked, call, quiet, json) if quiet or json else call
 
+    del bind.__wrapped__  # tyro would read the signature of that
+    signature = inspect.signature(command)
+    more = _showing() if command.__name__ in SHOWN else []
+    bind.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), *more]
+    )
+    bind.__annotations__ = command.__annotations__ | {one.name: one.annotation for one in more}
     return bind
+
+
+def _showing() -> list[inspect.Parameter]:
+    """The flags of `SHOWING`, as parameters for tyro."""
+    import tyro
+
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[
+                bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=text, help_behavior_hint="")
+            ],
+        )
+        for name, text in SHOWING.items()
+    ]
+
+
+def _show_as_asked(call: Callable[[], Any], quiet: bool, as_json: bool) -> None:
+    """Make a call with less to see, or as events in place of text."""
+    if not as_json:
+        with shown(Output(quiet)):
+            call()
+        return
+    with (
+        shown(Output(quiet, sys.stdout)),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(EventLines()),
+    ):
+        try:
+            call()
+        except (Exception, KeyboardInterrupt) as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            with contextlib.suppress(OSError):  # the reader has gone: the error still counts
+                text = "interrupted" if interrupted else with_flags(reason(error))
+                output().emit("error", text=text)
+            raise
 
 
 def _one_line(box: str) -> str:

@@ -1,12 +1,13 @@
 """`xql compare`: any set of runs as one table and one figure."""
 
-import sys
+import csv
+import io
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from xql.cli.console import print_words
+from xql.cli.console import note, print_words, result
 
 
 def compare(
@@ -42,8 +43,10 @@ def compare(
     for line in shown.splitlines():
         is_prose = format == "markdown" and not line.startswith("|")
         (print_words if is_prose else print)(line)
+    rows = list(csv.DictReader(io.StringIO(found.csv())))
     if out is None:
-        print("--out DIR keeps the tables and draws the figure", file=sys.stderr)
+        note("--out DIR keeps the tables and draws the figure")
+        result(rows=rows)
         return
     files = {
         "comparison.md": found.markdown(),
@@ -57,4 +60,5 @@ def compare(
     with decoration("figure"):
         plot_comparison(found, out / "comparison.png")
         written = "tables and figure"
-    print(f"{written}: {out}", file=sys.stderr)
+    note(f"{written}: {out}")
+    result(rows=rows, out=str(out))

@@ -1,5 +1,6 @@
 """Where the commands print tables and bars: names and messages as they are, on any terminal."""
 
+import contextlib
 import io
 import re
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from xql.errors import printable
+from xql.output import SPELLED, output
 
 
 class _Plain(Console):
@@ -65,7 +67,18 @@ def sign_of_life(text: str) -> None:
     A file or a pipe gets the results and, of bad input, the one line that says what is wrong.
     """
     if is_terminal(sys.stderr):
+        note(text)
+
+
+def note(text: str) -> None:
+    """A line on standard error that is no result; nothing with --quiet."""
+    if not output().quiet:
         print(printable(text), file=sys.stderr, flush=True)
+
+
+def result(**values: Any) -> None:
+    """What a command comes to, for programs: the last line of --json, and nothing without it."""
+    output().emit("end", **values)
 
 
 def print_words(text: str, indent: int = 0) -> None:
@@ -91,7 +104,7 @@ def print_words(text: str, indent: int = 0) -> None:
 
 
 def print_anything() -> None:
-    """Let standard output and error take letters that their encoding lacks, such as β, as "?".
+    """Let standard output and error take letters that their encoding lacks: β as beta.
 
     A legacy code page is no reason to fail when all is done; nor is closed output, which Python
     makes None.
@@ -101,5 +114,24 @@ def print_anything() -> None:
             setattr(sys, name, io.StringIO())
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None and getattr(stream, "errors", "") == "strict":
-            reconfigure(errors="replace")
+        own = getattr(stream, "errors", "") in ("strict", "backslashreplace")
+        if reconfigure is not None and own:
+            reconfigure(errors=SPELLED)
+
+
+class EventLines(io.TextIOBase):
+    """Standard error as events: a line is a note, or a warning where it says so."""
+
+    def __init__(self) -> None:
+        self._begun = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in filter(None, map(str.strip, lines)):
+            said = line.removeprefix("warning: ")
+            with contextlib.suppress(OSError):  # a reader that has gone ends no training
+                output().emit("note" if said == line else "warning", text=said)
+        return len(text)

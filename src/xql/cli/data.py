@@ -3,23 +3,18 @@
 import sys
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from xql.cli.console import is_terminal, print_words, with_flags
-from xql.data.check import Finding, check_dataset
-from xql.data.columns import TableColumns
-from xql.data.convert import Missing, RewardAt, open_table, open_table_like
-from xql.data.dataset import Dataset
-from xql.data.files import check_destination, save_dataset
-from xql.data.minari import local_names
-from xql.data.minari_metadata import local_root
-from xql.data.reading import parse_json
-from xql.data.sources import open_dataset
 from xql.errors import InputError, printable
-from xql.evaluation.scores import normalised_score, reference_score
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from xql.data.check import Finding
+    from xql.data.dataset import Dataset
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -34,6 +29,7 @@ def info(source: tyro.conf.Positional[str]) -> None:
     from rich.table import Table
 
     from xql.cli.console import plain_console
+    from xql.data.sources import open_dataset
 
     dataset = open_dataset(source)
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -44,8 +40,10 @@ def info(source: tyro.conf.Positional[str]) -> None:
     plain_console().print(table)
 
 
-def describe(dataset: Dataset) -> list[tuple[str, str]]:
+def describe(dataset: "Dataset") -> list[tuple[str, str]]:
     """What `info` prints, line by line."""
+    from xql.evaluation.scores import normalised_score, reference_score
+
     lengths, returns = dataset.lengths, dataset.returns
     neither = int((~dataset.terminated & ~dataset.truncated).sum())
     megabytes = sum(
@@ -78,21 +76,23 @@ def describe(dataset: Dataset) -> list[tuple[str, str]]:
     return lines
 
 
-def _observation(dataset: Dataset) -> str:
+def _observation(dataset: "Dataset") -> str:
     layout = dataset.metadata.get("observation_layout")
     parts = f": {', '.join(f'{path} {size}' for path, size in layout)}" if layout else ""
     return printable(f"{dataset.observation_size} numbers{parts or _names(dataset, 'observation')}")
 
 
-def _names(dataset: Dataset, part: Literal["observation", "action"]) -> str:
+def _names(dataset: "Dataset", part: Literal["observation", "action"]) -> str:
     """What the table that the data was made of calls them."""
+    from xql.data.columns import TableColumns
+
     if dataset.metadata.get("columns") is None:
         return ""
     columns = TableColumns.from_dict(dataset.metadata["columns"], dataset.name)
     return printable(f": {', '.join(columns.names(part))}")
 
 
-def _action(dataset: Dataset) -> str:
+def _action(dataset: "Dataset") -> str:
     numbers = f"{dataset.action_size} numbers{_names(dataset, 'action')}"
     low, high = dataset.action_low, dataset.action_high
     if dataset.discrete:
@@ -104,7 +104,9 @@ def _action(dataset: Dataset) -> str:
     return f"{numbers}, each within its own bounds, all in [{low.min():g}, {high.max():g}]"
 
 
-def _spread(values: np.ndarray) -> str:
+def _spread(values: "np.ndarray") -> str:
+    import numpy as np
+
     return (
         f"mean {values.mean():,.1f}, median {np.median(values):,.1f}, "
         f"from {values.min():,.1f} to {values.max():,.1f}"
@@ -113,6 +115,8 @@ def _spread(values: np.ndarray) -> str:
 
 def _environment_name(specification: str) -> str:
     """The id that a specification states; a plain Gymnasium id is one already."""
+    from xql.data.reading import parse_json
+
     if not specification.lstrip().startswith("{"):
         return printable(specification)[:200]
     try:
@@ -131,6 +135,8 @@ def check(source: tyro.conf.Positional[str]) -> None:
     from rich.text import Text
 
     from xql.cli.console import plain_console
+    from xql.data.check import check_dataset
+    from xql.data.sources import open_dataset
 
     console = plain_console()
     dataset = open_dataset(source, finite=False)
@@ -147,7 +153,7 @@ def check(source: tyro.conf.Positional[str]) -> None:
         raise SystemExit(1)
 
 
-def _wrapped(finding: Finding, width: int = 80) -> str:
+def _wrapped(finding: "Finding", width: int = 80) -> str:
     text = with_flags(f"{finding.what} ({finding.where}); {finding.hint}")
     indent = " " * 9
     lines = textwrap.wrap(text, width - len(indent), break_on_hyphens=False)
@@ -167,9 +173,9 @@ def convert(
     terminated: str | None = None,
     truncated: str | None = None,
     categorical: Columns = (),
-    missing: Missing = "error",
+    missing: Literal["error", "ffill", "drop"] = "error",
     missing_values: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VALUE...")] = (),
-    reward_at: RewardAt = "same",
+    reward_at: Literal["same", "next"] = "same",
     like: str | None = None,
     yes: Annotated[bool, tyro.conf.arg(aliases=["-y"])] = False,
 ) -> None:
@@ -202,6 +208,10 @@ def convert(
             offsets, without any of the above.
         yes: write without asking.
     """
+    from xql.data.convert import open_table, open_table_like
+    from xql.data.files import check_destination, save_dataset
+    from xql.data.sources import open_dataset
+
     if len(paths) < 2:
         raise InputError("there is no file to write", hint="give the source and then the new file")
     *sources, last = paths
@@ -223,7 +233,7 @@ def convert(
     }
     standard = {"missing": "error", "missing_values": (), "reward_at": "same"}
     changed = {name: how[name] for name in how if how[name] != standard[name]}
-    dataset: Dataset | None = None
+    dataset: "Dataset | None" = None
     if like is not None:
         if found := [name for name, value in (given | changed).items() if value]:
             hint = f"leave out {', '.join(f'`{name}`' for name in found)}"
@@ -264,7 +274,8 @@ def _agreed(out: Path) -> bool:
 
 def list_() -> None:
     """The datasets on this machine, and those that can be made here."""
-    from xql.cli.make import kinds
+    from xql.cli.make import MADE
+    from xql.data.local import local_names, local_root
 
     names = local_names()
     print(f"Minari datasets in {local_root()}:")
@@ -273,7 +284,7 @@ def list_() -> None:
     if not names:
         print("  none; fetch one with 'minari download NAME'")
     print("Made here from a simulator, with 'xql data make NAME':")
-    for name, kind in kinds().items():
-        print(f"  {name}{' --policy FILE' if kind.policy and kind.needs_policy else ''}")
+    for name, needs_policy in MADE.items():
+        print(f"  {name}{' --policy FILE' * needs_policy}")
     print("  greenhouse --out LOG.csv, a table (docs/guides/greenhouse.md)")
     print("  mujoco --env hopper --kind medium, and the like (docs/data.md)")

@@ -5,7 +5,7 @@ from typing import Any
 
 import tyro
 
-from xql.cli.console import plain_console, print_words, sign_of_life
+from xql.cli.console import plain_console, print_words, result, sign_of_life
 from xql.cli.train import Assignments, Trust, parse_settings
 
 
@@ -80,12 +80,14 @@ def evaluate(
             f"{np.mean([row.length for row in own]):.0f}",
         )
     plain_console().print(table)
-    for result in results(rows, members):
-        head = f"{result.label}: " if result.changes else ""
+    found = results(rows, members)
+    for one in found:
+        head = f"{one.label}: " if one.changes else ""
         print_words(
-            f"{head}{format_interval(result.last.interval)} {UNITS[quantity]} at step "
-            f"{rows[0].step}, {result.last.interval.seeds} seeds × {episodes} episodes"
+            f"{head}{format_interval(one.last.interval)} {UNITS[quantity]} at step "
+            f"{rows[0].step}, {one.last.interval.seeds} seeds × {episodes} episodes"
         )
+    films: list[str] = []
     if filmed:
         path, played = film_run(
             run,
@@ -96,4 +98,12 @@ def evaluate(
             step=step,
             **world,
         )
+        films.append(str(path))
         print(f"{path}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")
+    result(
+        run=str(run),
+        step=rows[0].step,
+        results=[one.as_plain() for one in found],
+        episodes=[row._asdict() for row in rows],
+        videos=films,
+    )

@@ -6,7 +6,14 @@ from typing import Annotated
 import tyro
 
 from xql.cli.console import sign_of_life
-from xql.cli.train import Assignments, Trust, finish, parse_settings
+from xql.cli.train import (
+    Assignments,
+    LoggerNames,
+    Trust,
+    finish,
+    parse_loggers,
+    parse_settings,
+)
 
 
 def finetune(
@@ -34,6 +41,7 @@ def finetune(
     keep_last: int = 2,
     keep_every: int | None = None,
     keep_best: bool = False,
+    logger: LoggerNames = (),
     plot: bool = True,
     report: bool = True,
 ) -> None:
@@ -73,6 +81,7 @@ def finetune(
         keep_last: how many of the latest checkpoints stay.
         keep_every: besides, those whose step is a multiple of this.
         keep_best: besides, the one with the best evaluation.
+        logger: as for xql train offline.
         plot: draw learning-curves.png into the run's folder.
         report: write report.html, a page of the run, into the run's folder.
     """
@@ -109,5 +118,6 @@ def finetune(
         keep_policies=keep_policies,
         checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
         report=report,
+        loggers=parse_loggers(logger),
     )
     finish(tuned, plot)

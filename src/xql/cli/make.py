@@ -31,6 +31,22 @@ class Kind(NamedTuple):
 ONLINE = ("mujoco", "online")
 """Names of the data that come from an online run, of any environment."""
 
+MADE = {
+    "pointmaze-umaze": False,
+    "pointmaze-medium": False,
+    "pointmaze-large": False,
+    "antmaze-umaze": False,
+    "antmaze-umaze-diverse": False,
+    "antmaze-medium-play": False,
+    "antmaze-medium-diverse": False,
+    "antmaze-large-play": False,
+    "antmaze-large-diverse": False,
+    "adroit-pen-expert": True,
+    "adroit-door-expert": True,
+    "adroit-relocate-expert": True,
+}
+"""The names of `kinds`, whose import takes seconds, and whether the user must give a policy."""
+
 
 def kinds() -> dict[str, Kind]:
     """All that can be made, by name."""

@@ -1,12 +1,11 @@
 """`xql ope` and `xql select`: policies on logged data, without a simulator."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from xql.cli.console import plain_console, print_words, sign_of_life
+from xql.cli.console import note, plain_console, print_words, result, sign_of_life
 from xql.errors import decoration
 
 if TYPE_CHECKING:
@@ -94,6 +93,7 @@ def ope(
     # It was said: a folder of somebody else's, or a full disk, takes nothing from it.
     with decoration("ope.json"):
         write_verdict(found, policy, critic, sample=sample, seed=seed)
+    result(**_plain(policy), behaviour=interval(found.behaviour)._asdict(), warnings=warnings)
 
 
 def select(
@@ -128,7 +128,7 @@ def select(
         sample=sample,
         settings=FQE(replicates=replicates, updates=updates),
         seed=seed,
-        say=lambda text: print(text, file=sys.stderr),
+        say=note,
     )
     first = policies[0]
     print_words(_about(found))
@@ -151,6 +151,24 @@ def select(
     print_words(f"behaviour policy: {' '.join(_cells(interval(found.behaviour)))}")
     close = sum(one.behind(first).low <= 0 for one in policies[1:])
     print_words(_trust(first, close, len(policies) - 1))
+    result(
+        policies=[_plain(one) for one in policies],
+        behaviour=interval(found.behaviour)._asdict(),
+    )
+
+
+def _plain(one: "PolicyValue") -> dict[str, object]:
+    """For JSON."""
+    from xql.evaluation.ope import verdict
+
+    return {
+        "run": str(one.run),
+        "member": one.member,
+        "step": one.step,
+        "value": one.value._asdict(),
+        "difference": one.difference._asdict(),
+        "verdict": verdict(one.difference),
+    }
 
 
 def _trust(first: "PolicyValue", close: int, others: int) -> str:

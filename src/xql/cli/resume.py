@@ -5,7 +5,14 @@ from pathlib import Path
 import tyro
 
 from xql.cli.console import print_words, sign_of_life
-from xql.cli.train import Assignments, Trust, finish, parse_settings
+from xql.cli.train import (
+    Assignments,
+    LoggerNames,
+    Trust,
+    finish,
+    parse_loggers,
+    parse_settings,
+)
 
 
 def resume(
@@ -16,6 +23,7 @@ def resume(
     env: str | None = None,
     env_arg: Assignments = (),
     trust_environment: Trust = (),
+    logger: LoggerNames = (),
     plot: bool = True,
     report: bool = True,
 ) -> None:
@@ -33,6 +41,7 @@ def resume(
         env_arg: its arguments, such as size=3; the run's own without it.
         trust_environment: installed packages, or ids, whose environments the run may name besides
             Gymnasium's, Gymnasium-Robotics' and xql's own.
+        logger: as for xql train offline; those of the run without it, and the same log goes on.
         plot: draw learning-curves.png into the run's folder.
         report: write report.html, a page of the run, into the run's folder.
     """
@@ -53,6 +62,7 @@ def resume(
         env_kwargs=parse_settings(env_arg, "--env-arg", "size=3"),
         trust=trust,
         report=report,
+        loggers=parse_loggers(logger),
     )
     if done == resumed.config.steps:
         print_words(f"nothing was left to train: all {done:,} steps are done; --steps adds more")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from xql.cli.console import print_words, sign_of_life
+from xql.cli.console import print_words, result, sign_of_life
 from xql.errors import InputError, require_seed
 
 # NAME=VALUE words; the flag may be given once with several words, or several times.
@@ -24,6 +24,7 @@ MOST_LETTERS = 10_000
 """Of one value on the command line."""
 TEMPERATURES = ("beta", "inverse_temperature")
 """What can be "auto", but not in a sweep."""
+LoggerNames = Annotated[tuple[str, ...], tyro.conf.arg(metavar="LOGGER...")]
 Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="auto or NUMBER...")]
 
 
@@ -51,6 +52,7 @@ def offline(
     keep_every: int | None = None,
     keep_best: bool = False,
     trust_environment: Trust = (),
+    logger: LoggerNames = (),
     plot: bool = True,
     report: bool = True,
 ) -> None:
@@ -91,6 +93,8 @@ def offline(
         keep_best: besides, the one with the best evaluation.
         trust_environment: installed packages, or ids, whose environments the data may name besides
             Gymnasium's, Gymnasium-Robotics' and xql's own.
+        logger: where numbers go besides the run's folder: tensorboard, wandb and mlflow, one or
+            several, or none; tensorboard without it, if installed (docs/loggers.md).
         plot: draw learning-curves.png into the run's folder.
         report: write report.html, a page of the run, into the run's folder.
     """
@@ -120,6 +124,7 @@ def offline(
         last_episodes=last_episodes,
         stop_at_success=stop_at_success,
         checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
+        loggers=parse_loggers(logger),
         trust=sum(trust_environment, ()),
         report=report,
     )
@@ -152,6 +157,7 @@ def online(
     keep_last: int = 2,
     keep_every: int | None = None,
     keep_best: bool = False,
+    logger: LoggerNames = (),
     plot: bool = True,
     report: bool = True,
 ) -> None:
@@ -190,6 +196,8 @@ def online(
         keep_last: how many of the latest checkpoints stay.
         keep_every: besides, those whose step is a multiple of this.
         keep_best: besides, the one with the best evaluation.
+        logger: where numbers go besides the run's folder: tensorboard, wandb and mlflow, one or
+            several, or none; tensorboard without it, if installed (docs/loggers.md).
         plot: draw learning-curves.png into the run's folder.
         report: write report.html, a page of the run, into the run's folder.
     """
@@ -226,6 +234,7 @@ def online(
         keep_policies=keep_policies,
         checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
         report=report,
+        loggers=parse_loggers(logger),
     )
     finish(run, plot)
 
@@ -251,6 +260,9 @@ def finish(run: Any, plot: bool) -> None:
     print(f"run folder: {run.path}")
     if (page := run.path / "report.html").is_file():
         print(f"report: {page}")
+    result(
+        run=str(run.path), steps=run.config.steps, results=[one.as_plain() for one in run.results]
+    )
     if len(run.folder.read_frozen()) == len(run.config.members):
         raise SystemExit(1)  # nothing was learned; the warning says why
 
@@ -296,6 +308,17 @@ def _value(flag: str, word: str, text: str) -> Any:
         raise InputError(
             f"{flag} {word[:60]}: the value cannot be read ({error})", hint="write it as in YAML"
         ) from None
+
+
+def parse_loggers(words: Sequence[str]) -> list[str] | None:
+    """The words of --logger: names, "none" for no logger, or None for the default ones.
+
+    Raises:
+        InputError: none, and others.
+    """
+    if "none" in words and len(words) > 1:
+        raise InputError("--logger none and others", hint="give none alone")
+    return None if not words else [one for one in words if one != "none"]
 
 
 def parse_beta(words: Sequence[str]) -> Any:

@@ -25,7 +25,8 @@ from xql.data.flatten import (
     require_vectors,
     select_keys,
 )
-from xql.data.minari_metadata import Metadata, again, damaged, local_root, read_metadata
+from xql.data.local import local_names, local_root
+from xql.data.minari_metadata import Metadata, again, damaged, read_metadata
 from xql.data.reading import require_file, require_files, require_room
 from xql.data.schema import check_finite
 from xql.data.tables import node_at, values_of
@@ -140,15 +141,6 @@ def _space_of(node: Any, where: str) -> spaces.Space[Any]:
     require_room({node.name: (4 * math.prod(node.shape[1:]), node.id.get_storage_size())}, where)
     low, high = (-np.inf, np.inf) if node.dtype.kind == "f" else (0, 1)
     return spaces.Box(low, high, node.shape[1:], node.dtype)
-
-
-def local_names() -> list[str]:
-    """The datasets that are on this machine."""
-    root = local_root()
-    if not root.is_dir():
-        return []
-    found = root.glob("**/data/metadata.json")
-    return sorted(path.parent.parent.relative_to(root).as_posix() for path in found)
 
 
 def _fetch(name: str, *, download: bool) -> None:

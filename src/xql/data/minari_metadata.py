@@ -5,7 +5,6 @@ names where it states no spaces.
 """
 
 import json
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from xql.data.local import local_root
 from xql.data.reading import is_number, parse_json, require_file, unreadable
 from xql.errors import InputError, MissingExtra, require
 
@@ -138,12 +138,6 @@ def _box(described: dict[str, Any]) -> spaces.Box:
     if low.shape != shape or high.shape != shape:
         raise ValueError(f"a Box of shape {shape} with bounds of {low.shape} and {high.shape}")
     return spaces.Box(low, high, dtype=dtype.type)
-
-
-def local_root() -> Path:
-    """The folder that Minari keeps its datasets in."""
-    root = os.environ.get("MINARI_DATASETS_PATH")
-    return Path(root) if root else Path.home() / ".minari" / "datasets"
 
 
 def _specification(raw: Any) -> str | None:

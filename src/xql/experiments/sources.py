@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from xql.data.d4rl import d4rl_name
-from xql.data.minari import local_names
-from xql.data.minari_metadata import local_root
+from xql.data.local import local_names, local_root
 from xql.data.reading import require_file
 from xql.errors import InputError
 from xql.experiments.published import Benchmark

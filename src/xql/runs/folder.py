@@ -9,6 +9,7 @@ frozen.csv         the members that are frozen, where there are any: the step at
 checkpoints/       see `checkpoints.py`
 policies/          likewise, the policies of every evaluation, where the run keeps them
 tensorboard/       events, where tensorboardX is installed and they can be written
+loggers.json       the loggers that were asked for, see `xql.training.loggers`
 """
 
 import contextlib
@@ -20,7 +21,6 @@ import json
 import math
 import os
 import re
-import time
 import warnings
 import zlib
 from collections import Counter
@@ -33,7 +33,7 @@ import yaml
 from jaxtyping import ArrayLike
 
 from xql.data.reading import require_file
-from xql.errors import InputError, decoration, require
+from xql.errors import InputError
 from xql.evaluation.rollout import EpisodeResult
 from xql.evaluation.scores import Reference, normalised_score
 from xql.files import made_folder, require_writable, unwritable, write_text, writing
@@ -158,8 +158,6 @@ class RunFolder:
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, config
         self.waiting: dict[str, str] = {}
-        self._events: _Events | None = None
-        self._events_missing = False
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> "RunFolder":
@@ -485,24 +483,6 @@ class RunFolder:
         for name in list(self.waiting):
             self._add(name, "")
 
-    def tensorboard(self, step: int, scalars: Mapping[str, float]) -> str | None:
-        """Write TensorBoard events, where tensorboardX is installed and they can be written.
-
-        Returns:
-            None; or, once, the sentence that says why there are no events, or no more of them.
-        """
-        if self._events_missing:
-            return None
-        said: list[str] = []
-        with decoration("TensorBoard events", said.append):
-            if self._events is None:
-                self._events = _Events(self.path / "tensorboard")
-            self._events.write(int(step), scalars)
-            return None
-        self._events_missing = True
-        self.close()
-        return said[0]
-
     def sync(self) -> None:
         """Let the rows that are written reach the disk."""
         for name in HEADERS:
@@ -563,38 +543,6 @@ class RunFolder:
         """
         write_text(self.path / "config.yaml", _as_yaml(config), "run")
         self.config = config
-
-    def close(self) -> None:
-        """Close the TensorBoard writer, if one is open. The other files are never held open."""
-        if self._events is not None:
-            with contextlib.suppress(Exception):
-                self._events.close()
-            self._events = None
-
-
-class _Events:
-    """A file of TensorBoard events, written at once.
-
-    tensorboardX's `SummaryWriter` writes in a thread of its own: where that one fails, as on a full
-    disk, the next call waits for it for ever.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        require("tensorboardX", "report")
-        self._summary = require("tensorboardX.summary", "report").scalar
-        self._event = require("tensorboardX.proto.event_pb2", "report").Event
-        writer = require("tensorboardX.event_file_writer", "report").EventsWriter
-        folder.mkdir(exist_ok=True)
-        self._writer = writer(str(folder / "events"))
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        for name, value in scalars.items():
-            summary = self._summary(name, float(value))
-            self._writer.write_event(self._event(summary=summary, step=step, wall_time=time.time()))
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def _as_yaml(config: RunConfig) -> str:

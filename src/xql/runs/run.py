@@ -4,13 +4,13 @@ import contextlib
 import functools
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
 from xql.agents import TrainState, member
 from xql.display import html_table
-from xql.errors import InputError
+from xql.errors import InputError, nearest, require
 from xql.evaluation.statistics import Summary, format_interval
 from xql.jax_config import standard_jax
 from xql.runs.config import RunConfig
@@ -131,6 +131,52 @@ class Run:
         """
         rows = self.evaluations
         return results(rows, self.config.members) if rows else []
+
+    def to_dataframe(self, what: Literal["metrics", "evaluations"] = "metrics") -> Any:
+        """What was logged, or every evaluation episode, as a pandas data frame.
+
+        Args:
+            what: "metrics", a row per step and member and a column per metric; or "evaluations", a
+                row per episode. Both have the columns step, member, seed and the swept
+                hyperparameters.
+
+        Raises:
+            InputError: another word, or a damaged file.
+            MissingExtra: pandas is not installed.
+        """
+        pandas = require("pandas", "pandas")
+        members = self.config.members
+        if what == "metrics":
+            rows = [
+                self._row(line.step, index)
+                | {
+                    name: values[index if len(values) > 1 else 0]
+                    for name, values in line.values.items()
+                }
+                for line in self.folder.read_metrics()
+                for index in range(len(members))
+            ]
+        elif what == "evaluations":
+            rows = [
+                self._row(one.step, one.member)
+                | {
+                    "episode": one.episode,
+                    "return": one.episode_return,
+                    "length": one.length,
+                    "score": one.score,
+                    "success": one.success,
+                }
+                for one in self.evaluations
+            ]
+        else:
+            raise InputError(
+                f"there are no '{what}'", hint=nearest(what, ("metrics", "evaluations"))
+            )
+        return pandas.DataFrame(rows)
+
+    def _row(self, step: int, index: int) -> dict[str, Any]:
+        member = self.config.members[index]
+        return {"step": step, "member": index, "seed": member.seed, **member.changes}
 
     def describe(self) -> str:
         """The scores in words, one line each."""

@@ -28,6 +28,20 @@ class Result(NamedTuple):
     last: Summary
     best: Summary
 
+    def as_plain(self) -> dict[str, object]:
+        """For JSON: the last evaluation's score, and the best one's beside it."""
+        last, best = self.last.interval, self.best.interval
+        return {
+            "changes": self.changes,
+            "quantity": self.quantity,
+            "last": last.estimate,
+            "low": last.low,
+            "high": last.high,
+            "seeds": last.seeds,
+            "episodes": self.last.episodes,
+            "best": best.estimate,
+        }
+
     @property
     def label(self) -> str:
         """The swept hyperparameters, for one line."""

@@ -44,6 +44,8 @@ from xql.runs.config import (
 from xql.runs.folder import RunFolder
 from xql.runs.policy import load_population, template
 from xql.runs.run import Run
+from xql.training.listeners import Callback, check_callbacks
+from xql.training.loggers import Chosen, check_loggers
 from xql.training.online import Observe, check_loop, execute_online, loop_for
 from xql.training.recipe import Start, require_one_discount, rule_at_success
 from xql.training.reopen import reopen
@@ -93,6 +95,8 @@ def train_finetune(
     keep_policies: bool = False,
     checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
     observe: Observe | None = None,
+    loggers: Chosen = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     report: bool = True,
 ) -> Run:
@@ -121,15 +125,17 @@ def train_finetune(
         last_episodes: evaluation episodes per member at step 0 and at the last step.
         trust: packages and ids of environments that the run may name besides those of
             `xql.envs.trusted.PACKAGES`.
-        keep_replay, keep_policies, checkpoints, observe, progress, report: as `train_online` takes
-            them.
+        keep_replay, keep_policies, checkpoints, observe: as `train_online` takes them.
             Rows of the replay buffer are scaled as the log was.
+        loggers, callbacks, progress, report: likewise.
 
     Raises:
         InputError: anything among these that cannot be used. Nothing is written then.
         EnvironmentFault: the environment failed; the run is kept.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved, and `resume` goes on.
     """
+    check_loggers(loggers)
+    check_callbacks(callbacks)
     if out is not None:
         RunFolder.require_free(Path(out))
     plan = plan_finetune(
@@ -150,7 +156,14 @@ def train_finetune(
         checkpoints=checkpoints,
     )
     return execute_online(
-        plan.config, out, start=plan.start, observe=observe, progress=progress, report=report
+        plan.config,
+        out,
+        start=plan.start,
+        observe=observe,
+        loggers=loggers,
+        callbacks=callbacks,
+        progress=progress,
+        report=report,
     )
 
 

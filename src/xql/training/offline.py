@@ -67,6 +67,8 @@ from xql.training.diagnostics import leave_report
 from xql.training.divergence import RewardRange
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.interrupt import interruption
+from xql.training.listeners import Callback, Listeners, check_callbacks
+from xql.training.loggers import Chosen, Loggers, check_loggers
 from xql.training.memory import require_memory
 from xql.training.population import (
     initial_population,
@@ -122,6 +124,8 @@ def train_offline(
     stop_at_success: bool | None = None,
     checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
     trust: Sequence[str] = (),
+    loggers: Chosen = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     report: bool = True,
 ) -> Run:
@@ -158,6 +162,11 @@ def train_offline(
         checkpoints: when the whole state is saved besides before each evaluation, and what stays.
         trust: packages and ids of environments that the data may name besides those of
             `xql.envs.trusted.PACKAGES`; a package is imported.
+        loggers: where numbers go besides the run's folder: "tensorboard", "wandb", "mlflow", or
+            objects with the methods of `xql.training.loggers.Logger`. TensorBoard where None, if
+            installed. A fault of one never stops the run.
+        callbacks: functions that are called with an `xql.training.listeners.Event` at each log and
+            each evaluation. What one raises ends the run, whose state is saved.
         progress: show a progress bar on standard error.
         report: write report.html at the end, and diagnostics.npz for it.
 
@@ -171,6 +180,8 @@ def train_offline(
         EnvironmentFault: the environment failed in an evaluation; the run is kept.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved, and `resume` goes on.
     """
+    check_loggers(loggers)
+    check_callbacks(callbacks)
     if out is not None:
         RunFolder.require_free(Path(out))
     sweep, options = with_beta(sweep, options, beta, agent)
@@ -190,7 +201,9 @@ def train_offline(
         checkpoints=checkpoints,
         trust=trust,
     )
-    return execute_offline(plan, out, progress=progress, report=report)
+    return execute_offline(
+        plan, out, loggers=loggers, callbacks=callbacks, progress=progress, report=report
+    )
 
 
 def plan_offline(
@@ -307,6 +320,8 @@ def execute_offline(
     out: str | Path | RunFolder | None = None,
     *,
     saved: Saved | None = None,
+    loggers: Chosen = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     report: bool = True,
 ) -> Run:
@@ -317,7 +332,7 @@ def execute_offline(
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N. Or one that was
             begun, is held (`runs.lock`) and has no checkpoint.
         saved: the run to go on with instead, whose folder is held (`runs.lock`).
-        progress, report: as `train_offline` takes them.
+        loggers, callbacks, progress, report: as `train_offline` takes them.
 
     Raises:
         InputError: the environment or the folder cannot be used. Nothing is written then.
@@ -350,6 +365,7 @@ def execute_offline(
             population = place(saved.population, mesh_for(len(config.members)))
         data = on_devices(apply_scaling(dataset, config.scaling), config, population, agent)
         writer = stack.enter_context(CheckpointWriter())
+        heard = stack.enter_context(Loggers(loggers, folder, bar))
         logger = RunLogger(
             folder,
             bar,
@@ -360,6 +376,7 @@ def execute_offline(
             data=data,
             saved=saved,
             interruption=stop,
+            listeners=Listeners(folder.path, config.members, heard, callbacks),
         )
         with stop.held():
             population = _loop(population, data, agent, logger, config, saved)

@@ -54,6 +54,8 @@ from xql.training.actors import Actors, environment_spec
 from xql.training.diagnostics import leave_report
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.interrupt import interruption
+from xql.training.listeners import Callback, Listeners, check_callbacks
+from xql.training.loggers import Chosen, Loggers, check_loggers
 from xql.training.memory import require_memory
 from xql.training.online_state import (
     OnlineState,
@@ -116,6 +118,8 @@ def train_online(
     keep_policies: bool = False,
     checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
     observe: Observe | None = None,
+    loggers: Chosen = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     report: bool = True,
 ) -> Run:
@@ -149,6 +153,11 @@ def train_online(
         observe: called whenever metrics are logged, every 1000 steps and at each evaluation, with
             the step, the population, its replay buffers and how many rows of them are filled. The
             arrays are the run's own: look at them, or copy them, before it returns.
+        loggers: where numbers go besides the run's folder: "tensorboard", "wandb", "mlflow", or
+            objects with the methods of `xql.training.loggers.Logger`. TensorBoard where None, if
+            installed. A fault of one never stops the run.
+        callbacks: functions that are called with an `xql.training.listeners.Event` at each log and
+            each evaluation. What one raises ends the run, whose state is saved.
         progress: show a progress bar on standard error.
         report: write report.html at the end.
 
@@ -157,6 +166,8 @@ def train_online(
         EnvironmentFault: the environment failed; the run is kept.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved, and `resume` goes on.
     """
+    check_loggers(loggers)
+    check_callbacks(callbacks)
     if out is not None:
         RunFolder.require_free(Path(out))
     sweep, options = with_beta(sweep, options, beta, agent)
@@ -176,7 +187,15 @@ def train_online(
         keep_replay=keep_replay,
         checkpoints=checkpoints,
     )
-    return execute_online(config, out, observe=observe, progress=progress, report=report)
+    return execute_online(
+        config,
+        out,
+        observe=observe,
+        loggers=loggers,
+        callbacks=callbacks,
+        progress=progress,
+        report=report,
+    )
 
 
 def plan_online(
@@ -264,6 +283,8 @@ def execute_online(
     start: Start | None = None,
     saved: Saved | None = None,
     observe: Observe | None = None,
+    loggers: Chosen = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     report: bool = True,
 ) -> Run:
@@ -276,7 +297,7 @@ def execute_online(
         start: what a fine-tuned run begins with, or goes on with; its population's memory is given
             up to the run.
         saved: the run to go on with instead, whose folder is held (`runs.lock`).
-        observe, progress, report: as `train_online` takes them.
+        observe, loggers, callbacks, progress, report: as `train_online` takes them.
 
     Raises:
         InputError: the environment or the folder cannot be used. Nothing is written then.
@@ -323,6 +344,7 @@ def execute_online(
             population = initial_population(agent, config.spec, config.members)
         bar.compiling()
         writer = stack.enter_context(CheckpointWriter())
+        heard = stack.enter_context(Loggers(loggers, folder, bar))
         logger = RunLogger(
             folder,
             bar,
@@ -332,6 +354,7 @@ def execute_online(
             writer=writer,
             saved=saved,
             interruption=stop,
+            listeners=Listeners(folder.path, config.members, heard, callbacks),
         )
         if config.steps == 0:
             logger.milestone(Moment(0, population, {}, 0))

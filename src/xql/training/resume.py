@@ -25,6 +25,8 @@ from xql.runs.config import RunConfig, require_at_least
 from xql.runs.folder import RunFolder
 from xql.runs.lock import locked
 from xql.runs.run import Run
+from xql.training.listeners import Callback, check_callbacks
+from xql.training.loggers import Chosen, check_loggers
 from xql.training.offline import execute_offline
 from xql.training.online import check_loop, execute_online
 from xql.training.recipe import Start
@@ -42,6 +44,8 @@ def resume(
     env: Given | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     trust: Sequence[str] = (),
+    loggers: Chosen = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     report: bool = True,
 ) -> Run:
@@ -60,6 +64,9 @@ def resume(
         env_kwargs: its arguments; those of the run where None.
         trust: packages and ids of environments that the run may name besides those of
             `xql.envs.trusted.PACKAGES`.
+        loggers: as `train_offline` takes them; those of the run where None. What a logger calls the
+            run is kept in its folder, so that the same log goes on where that is still there.
+        callbacks: as `train_offline` takes them; none are kept with the run.
         progress: show a progress bar on standard error.
         report: write report.html at the end.
 
@@ -72,6 +79,14 @@ def resume(
         EnvironmentFault: the environment failed; the run is kept.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved.
     """
+    check_loggers(loggers)
+    check_callbacks(callbacks)
+    shown: Any = {
+        "loggers": loggers,
+        "callbacks": callbacks,
+        "progress": progress,
+        "report": report,
+    }
     folder = RunFolder.open(Path(run))
     if latest_step(folder.checkpoints) is None:
         _require_unsaved(folder)
@@ -83,9 +98,8 @@ def resume(
         config = config.with_environment(str(folder.path), env, env_kwargs)
         if saved is None:
             if config.online:
-                return execute_online(config, folder, progress=progress, report=report)
-            plan = plan_again(config, folder.path, data)
-            return execute_offline(plan, folder, progress=progress, report=report)
+                return execute_online(config, folder, **shown)
+            return execute_offline(plan_again(config, folder.path, data), folder, **shown)
         if _complete(saved, config):
             return Run(folder, saved.population)
         saved.require_whole()
@@ -93,13 +107,11 @@ def resume(
             log = config.finetune.replay != "online"
             dataset = reopen(config, folder.path, data) if log else None
             start = Start(saved.population, dataset, [config.scaling.describe()])
-            return execute_online(
-                config, start=start, saved=saved, progress=progress, report=report
-            )
+            return execute_online(config, start=start, saved=saved, **shown)
         if config.online:
-            return execute_online(config, saved=saved, progress=progress, report=report)
+            return execute_online(config, saved=saved, **shown)
         plan = plan_again(config, folder.path, data)
-        return execute_offline(plan, saved=saved, progress=progress, report=report)
+        return execute_offline(plan, saved=saved, **shown)
 
 
 def _complete(saved: Saved, config: RunConfig) -> bool:

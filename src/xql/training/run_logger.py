@@ -26,6 +26,7 @@ from xql.training.divergence import DivergenceGuard, RewardRange
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.health import EARLIEST, HealthMonitor
 from xql.training.interrupt import Interruption
+from xql.training.listeners import Listeners
 from xql.training.progress import ProgressBar
 from xql.training.saved import Saved
 from xql.training.saving import Moment, StateSaver
@@ -82,6 +83,7 @@ class RunLogger:
         data: DeviceData | None = None,
         saved: Saved | None = None,
         interruption: Interruption | None = None,
+        listeners: Listeners | None = None,
     ) -> None:
         """Start the clock, or let it go on.
 
@@ -95,6 +97,7 @@ class RunLogger:
             data: offline, what it draws from, to find out what broke first where a member diverges.
             saved: where it started from, of a run that goes on.
             interruption: what notes that the run is to end.
+            listeners: who else hears of it.
         """
         self._folder, self._progress, self._evaluator = folder, progress, evaluator
         self._agent, self._data = agent, data
@@ -103,6 +106,7 @@ class RunLogger:
         self.stopped = False
         self._step = 0 if saved is None else saved.step
         config = folder.config
+        self._listeners = listeners or Listeners(folder.path, config.members)
         configs = [config.member_config(index) for index in range(len(config.members))]
         self._unit = reward_unit(config.scaling)
         scalable = not config.online and config.scaling.rewards != "auto"
@@ -174,14 +178,7 @@ class RunLogger:
         shown = in_own_unit(metrics, self._unit)
         everything = {**shown, **more, "seconds": self.seconds}
         self._log(folder.log_metrics, step, everything)
-        scalars = {
-            f"{name}/{index}": float(value)
-            for name, values in {**shown, **more}.items()
-            for index, value in enumerate(np.atleast_1d(values))
-            if np.isfinite(value)  # tensorboardX prints a line for each that is not
-        }
-        if missing := folder.tensorboard(step, scalars):
-            progress.say(missing)
+        self._listeners.metrics(step, {**shown, **more})
         population, diverged = self._check(step, population, metrics)
         members = len(folder.config.members)
         if diverged and len(self._guard.frozen) == members:
@@ -201,7 +198,7 @@ class RunLogger:
         beyond = self._health.check_values(step, metrics, rewards)
         for line in [*beyond, *self._health.check(step, shown)]:
             progress.warn_once(line)
-        progress.advance(step)
+        progress.advance(step, shown)
         return population
 
     def _check(
@@ -285,6 +282,7 @@ class RunLogger:
             KeyboardInterrupt: the run is to end; its state is saved.
             InputError: then, and the state cannot be saved.
         """
+        self._call(now)
         ending = self._interruption.requested is not None
         if (ending or self._saver.due(now.step)) and now.step != self._saver.saved_step:
             try:
@@ -353,6 +351,20 @@ class RunLogger:
         except (EnvironmentFault, InputError) as fault:
             hint = f"{fault.hint}; {saved}" if fault.hint else saved
             raise type(fault)(fault.what, where=fault.where, hint=hint) from fault
+        self._call(now)
+
+    def _call(self, now: Moment) -> None:
+        """Call the callbacks; what one raises ends the run, whose state is saved first."""
+        if not self._listeners.waiting:
+            return
+        try:
+            with self._interruption.released():
+                self._listeners.call()
+        except BaseException:
+            if now.step > 0 and now.step != self._saver.saved_step:
+                self._save(now)
+            self._saver.wait()
+            raise
 
     def _evaluate(self, step: int, population: TrainState) -> None:
         folder, config = self._folder, self._folder.config
@@ -365,9 +377,8 @@ class RunLogger:
         quantity = quantity_of(rows)
         means = member_means(rows, quantity)
         self._scores[step] = float(np.mean(list(means.values())))
-        scalars = {f"{quantity}/{m}": mean for m, mean in means.items()}
-        if missing := folder.tensorboard(step, scalars):
-            self._progress.say(missing)
+        self._progress.evaluated(step, rows, config.members)
+        self._listeners.evaluation(step, rows)
 
 
 def _without(metrics: Mapping[str, np.ndarray], members: Sequence[int]) -> dict[str, np.ndarray]:

@@ -198,5 +198,4 @@ def start_or_go_on(
     else:
         folder = RunFolder.start(out, name, config)
         stack.enter_context(locked(folder.path))
-    stack.callback(folder.close)
     return folder
