@@ -90,7 +90,7 @@ class Holder:
         return changed
 
 
-class Metrics:
+class Counters:
     """What Prometheus reads; one registry for each application."""
 
     def __init__(self, policy: ServedPolicy) -> None:
@@ -171,7 +171,7 @@ def make_service(
     """
     limits = limits or Limits()
     holder = Holder(path)
-    metrics = Metrics(holder.policy)
+    metrics = Counters(holder.policy)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -342,7 +342,7 @@ def _in_one_line(error: RequestValidationError) -> str:
     return f"{where}: {said}" if where else said
 
 
-async def _follow(holder: Holder, metrics: Metrics, say: Callable[[str], object]) -> None:
+async def _follow(holder: Holder, metrics: Counters, say: Callable[[str], object]) -> None:
     """Serve what the file holds, as soon as it holds something else."""
     while True:
         await asyncio.sleep(POLL)
@@ -361,7 +361,7 @@ async def _follow(holder: Holder, metrics: Metrics, say: Callable[[str], object]
 class Gate:
     """Reads a request whole within its limits, counts it, and hands it on."""
 
-    def __init__(self, app: Any, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, app: Any, limits: Limits, metrics: Counters) -> None:
         self._app, self._limits, self._metrics = app, limits, metrics
         self._now = 0
 
