@@ -32,7 +32,7 @@ for needed in ("fastapi", "httpx", "onnx", "onnxruntime", "prometheus_client", "
 from starlette.testclient import TestClient  # noqa: E402
 
 from xql.deploy.client import PolicyClient, ServiceError  # noqa: E402
-from xql.deploy.service import Holder, Limits, Counters, make_service  # noqa: E402
+from xql.deploy.service import Counters, Holder, Limits, make_service  # noqa: E402
 
 VALVE = box([-1.0], [1.0])
 TOKEN = "a-token-of-24-characters"
