@@ -350,8 +350,8 @@ _NEORL2 = (
 _GREENHOUSE = (
     "The 20 seasons from days whose weather the log does not hold, one episode each; the rule and "
     "each day stand in days.md. Default settings, but for layers of 128 and, for IQL and BC, "
-    "XQL's scaling of observations and rewards. The cell iql-tuned, with IQL's best of three "
-    "inverse temperatures, is not trained yet (../README.md)."
+    "XQL's scaling of observations and rewards; iql-tuned has the best of three inverse "
+    "temperatures on other days, 100 (../README.md)."
 )
 TABLES = {
     "pointmaze": Table(_pointmaze, f"{_PLAY} {_TUNED}"),
