@@ -180,7 +180,7 @@ def test_the_loader_encodes_a_row_as_the_policy_does(row: dict[str, Any]) -> Non
 
 def test_the_loader_is_short() -> None:
     text = Path(inspect.getfile(numpy_policy)).read_text("utf-8")
-    assert len(text.splitlines()) <= 120
+    assert len(text.splitlines()) <= 125
 
 
 @pytest.mark.parametrize("format", ["onnx", "stablehlo"])

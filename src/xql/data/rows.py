@@ -153,7 +153,8 @@ def in_order(rows: Rows, roles: Roles) -> Ordered:
         order = np.lexsort((rows.values[roles.time], codes))
     runs = 1 + int((codes[1:] != codes[:-1]).sum())
     if runs > len(labels):
-        what = f"the rows of {len(labels)} episodes take turns: they were gathered"
+        apart = runs - len(labels)  # pieces of episodes that stand away from the rest
+        what = f"rows of other episodes stand between those of one, {apart} times: they were sorted"
         note(what, where)
     elif ((order[1:] < order[:-1]) & (codes[order][1:] == codes[order][:-1])).any():
         note("the rows were not in order: they were sorted", where)

@@ -35,9 +35,9 @@ class Policy:
         marks = self.about["observation"]["missing_values"]  # such as -999, or flow=-1
         for column in self.about["observation"]["columns"]:
             name, labels, value = column["name"], column["categories"], row[column["name"]]
-            own = [one.removeprefix(f"{name}=") for one in marks if one.startswith(f"{name}=")]
-            if _as_marker(value) in map(_as_marker, own + [one for one in marks if "=" not in one]):
-                raise ValueError(f"{name} is missing")
+            missing = {"", *(_as_marker(one.removeprefix(f"{name}=")) for one in marks)}
+            if value is None or _as_marker(value) in missing:
+                raise ValueError(f"{name} is missing; fill it as the table was filled")
             if labels:
                 label = re.sub(r"^([-+]?\d+)\.0*$", r"\1", str(value).strip())
                 label = label.lower() if label.lower() in ("true", "false") else label
@@ -45,7 +45,10 @@ class Policy:
                     raise ValueError(f"{name} is {label!r}, which the table never had")
                 numbers += np.eye(len(labels))[labels.index(label)].tolist()
             else:
-                numbers.append(float(value) - column["offset"])
+                try:
+                    numbers.append(float(value) - column["offset"])
+                except (TypeError, ValueError):
+                    raise ValueError(f"{name} is {value!r}, which is no number") from None
         action, columns = self(numbers), self.about["action"]["columns"]
         if self.about["action"]["kind"] == "discrete":
             labels = columns[0]["categories"]
@@ -70,8 +73,7 @@ class Network:
         for name in sorted(arrays):
             if ".weight" in name:
                 parts = [name.replace("weight", one) for one in ("weight", "bias", "norm", "shift")]
-                layer = [arrays.get(part) for part in parts]
-                self.mlps.setdefault(name.split(".")[0], []).append(layer)
+                self.mlps.setdefault(name.split(".")[0], []).append([*map(arrays.get, parts)])
 
     def __call__(self, x: Any) -> Any:
         a = self.arrays
