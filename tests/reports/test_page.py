@@ -22,6 +22,7 @@ from xql.errors import InputError, MissingExtra
 from xql.evaluation.scores import Reference
 from xql.reports import page, page_figures
 from xql.reports.page import write_page
+from xql.reports.page_tables import _bounds
 from xql.runs.config import DataConfig, EvaluationPlan, Extent, Member, OnlineLoop, RunConfig
 from xql.runs.folder import Divergence, Evaluation, RunFolder
 from xql.training.diagnostics import Diagnostics, save
@@ -343,6 +344,20 @@ def test_a_page_that_cannot_be_written_is_one_line(run: RunFolder, tmp_path: Pat
         write_page([run.path], tmp_path / "taken")
     with pytest.raises(InputError, match="no such run folder"):
         write_page([tmp_path / "none"], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        ((-1.0,) * 8, (1.0,) * 8, "within [-1, 1]"),
+        ((0.0, 0.0), (100.0, 3.5), "within [0, 100], [0, 3.5]"),
+        ((0.0,) * 7, (1.0,) * 6 + (2.0,), "within bounds from 0 to 2"),
+    ],
+)
+def test_each_number_of_an_action_has_its_own_bounds(
+    low: tuple[float, ...], high: tuple[float, ...], said: str
+) -> None:
+    assert _bounds(Box(low, high)) == said
 
 
 def test_neighbours_are_averaged() -> None:

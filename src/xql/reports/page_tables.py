@@ -102,12 +102,13 @@ def data_card(run: RunFolder, found: Diagnostics | None) -> Table:
         ]
     rows.append(["observations", f"{data.observation_size} numbers"])
     if isinstance(data.actions, Box):
-        low, high = min(data.actions.low), max(data.actions.high)
-        rows.append(["actions", f"{data.actions.size} numbers within [{low:g}, {high:g}]"])
+        rows.append(["actions", f"{data.actions.size} numbers {_bounds(data.actions)}"])
     else:
         rows.append(["actions", f"one of {data.actions.size}"])
     if data.columns is not None:
-        rows.append(["table", "made of named columns; the policy takes its rows"])
+        for part in ("observation", "action"):
+            named = [one.name for one in getattr(data.columns, part)]
+            rows.append([f"columns of the {part}", ", ".join(named)])
     if data.reference is not None:
         none, full = data.reference.minimum, data.reference.maximum
         about = f"0 at a return of {none:g}, 100 at {full:g} ({data.reference.source})"
@@ -115,6 +116,16 @@ def data_card(run: RunFolder, found: Diagnostics | None) -> Table:
     if data.fingerprint:
         rows.append(["fingerprint", data.fingerprint])
     return Table("Data", ["", ""], rows)
+
+
+def _bounds(actions: Box) -> str:
+    """The bounds of an action's numbers; those of each where they differ and are few."""
+    each = list(zip(actions.low, actions.high, strict=True))
+    if len(set(each)) == 1:
+        each = each[:1]
+    elif len(each) > 6:
+        return f"within bounds from {min(actions.low):g} to {max(actions.high):g}"
+    return "within " + ", ".join(f"[{low:g}, {high:g}]" for low, high in each)
 
 
 def _without_folder(source: str) -> str:
