@@ -22,7 +22,8 @@ from xql.agents.policies import (
 from xql.data.actions import Discrete, box
 from xql.data.scaling import Scaling
 from xql.deploy.exporting import stablehlo
-from xql.deploy.onnx_graph import IR, KEY, OPSET, onnx_model
+from xql.deploy.onnx_graph import IR, OPSET, onnx_model
+from xql.deploy.served import KEY
 from xql.runs import numpy_policy
 from xql.runs.as_arrays import PolicyArrays, as_arrays
 from xql.runs.numpy_policy import Network

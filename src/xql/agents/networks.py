@@ -161,8 +161,7 @@ class Critic(eqx.Module):
     ) -> "Critic":
         """`members` independently drawn MLPs from (s, a) to one number."""
         sizes = (observation_size + action_size, *hidden, 1)
-        keys = jax.random.split(key, members)
-        return cls(tuple(MLP.create(k, sizes, layer_norm=layer_norm) for k in keys), bounds=bounds)
+        return cls(_ensemble(key, sizes, members, layer_norm), bounds=bounds)
 
     def __call__(
         self,
@@ -194,8 +193,7 @@ class DiscreteCritic(eqx.Module):
     ) -> "DiscreteCritic":
         """`members` independently drawn MLPs from s to a number for each action."""
         sizes = (observation_size, *hidden, action_size)
-        keys = jax.random.split(key, members)
-        return cls(tuple(MLP.create(k, sizes, layer_norm=layer_norm) for k in keys))
+        return cls(_ensemble(key, sizes, members, layer_norm))
 
     def __call__(
         self,
@@ -210,6 +208,13 @@ class DiscreteCritic(eqx.Module):
     ) -> Float[Array, "members *batch action"]:
         """Q of every action."""
         return jnp.stack([mlp(observations) for mlp in self.mlps])
+
+
+def _ensemble(
+    key: PRNGKeyArray, sizes: Sequence[int], members: int, layer_norm: bool
+) -> tuple[MLP, ...]:
+    keys = jax.random.split(key, members)
+    return tuple(MLP.create(one, sizes, layer_norm=layer_norm) for one in keys)
 
 
 AnyCritic = Critic | DiscreteCritic

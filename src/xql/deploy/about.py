@@ -13,6 +13,7 @@ from xql.data.actions import Discrete
 from xql.data.columns import Column
 from xql.data.dataset import Dataset
 from xql.data.reading import parse_json
+from xql.deploy.served import FORMAT
 from xql.envs.given import name_in
 from xql.errors import InputError, MissingExtra
 from xql.evaluation.statistics import Summary
@@ -20,9 +21,6 @@ from xql.runs import origin
 from xql.runs.folder import RunFolder
 from xql.runs.summary import UNITS, member_means, quantity_of, results
 from xql.training.reopen import Source, reopen
-
-FORMAT = 1
-"""Of the JSON."""
 
 
 def about_policy(

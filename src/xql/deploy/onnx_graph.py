@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from xql.deploy.served import KEY
 from xql.errors import require
 from xql.runs.as_arrays import PolicyArrays
 from xql.version import __version__
 
 OPSET, IR = 17, 8
 """ONNX 1.12's: with LayerNormalization, and read by every ONNX Runtime since 1.12 and by Netron."""
-
-KEY = "xql"
-"""The entry of the model's metadata that holds the JSON."""
 
 
 def onnx_model(policy: PolicyArrays, about: Mapping[str, Any], name: str) -> bytes:
