@@ -451,7 +451,7 @@ def test_client_takes_numbers_of_numpy_in_rows(
         (["{policy}", "--port", "70000"], "--port 70000 is no port"),
         (["{policy}", "--max-batch", "0"], "--max-batch 0 is not above 0"),
         (["{policy}", "--token-file", "{short}"], "the token has fewer than 16 letters"),
-        (["nothing.onnx"], "nothing.onnx: "),
+        (["nothing.onnx"], "xql: nothing.onnx: there is no such file; check the path"),
         (["{short}"], "no ONNX policy of xql's; make one: xql export RUN --format onnx"),
     ],
     ids=str,

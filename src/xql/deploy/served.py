@@ -39,8 +39,12 @@ class ServedPolicy:
         runtime = require("onnxruntime", "serve")
         try:
             content = path.read_bytes()
+        except FileNotFoundError:
+            raise InputError(
+                "there is no such file", where=str(path), hint="check the path"
+            ) from None
         except OSError as error:
-            raise InputError(reason(error), where=str(path)) from error
+            raise InputError(error.strerror or reason(error), where=str(path)) from error
         options = runtime.SessionOptions()
         # One request is too little work to share; requests are what runs in parallel.
         options.intra_op_num_threads = options.inter_op_num_threads = 1

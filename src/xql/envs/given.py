@@ -232,7 +232,7 @@ def _of_text(text: str, kwargs: dict[str, Any]) -> Simulator:
         raise InputError(
             "no simulator: no scores",
             where=f"`env={NO_ENVIRONMENT}`",
-            hint="xql ope RUN judges a policy on logged data alone",
+            hint="xql ope RUN evaluates a policy on logged data alone",
         )
     described = described_by(text) if kwargs else None
     if described is None:

@@ -385,7 +385,7 @@ class RunConfig:
         if self.given is not None:
             return self.given.limited(limit)
         if self.environment is None:
-            hint = "give one with `env`; or judge it on logged data: xql ope RUN"
+            hint = "give one with `env`; or evaluate it on logged data: xql ope RUN"
             raise InputError("this run has no environment", where=where, hint=hint)
         own = trusted_environment(self.environment, (*self.trust, *trust), where=where)
         return Simulator(own).limited(limit)
