@@ -15,7 +15,7 @@ export PIP_CONSTRAINT := $(CONSTRAINTS)
 export PIP_BUILD_CONSTRAINT := $(CONSTRAINTS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test nightly soak docs package-check install clean
+.PHONY: help demo test nightly soak docs notebooks package-check install clean
 
 help:
 	@echo "make demo     learn a policy from data made here, and compare it (ARGS=... goes to xql demo)"
@@ -23,6 +23,7 @@ help:
 	@echo "make nightly  the tests that train for minutes"
 	@echo "make soak     hundreds of bad inputs, random ones for many minutes, and 100 killed runs"
 	@echo "make docs     build the documentation in site/html; a warning is an error"
+	@echo "make notebooks  execute docs/notebooks and keep their outputs (ARGS=... names some of them)"
 	@echo "make package-check  build the sdist and the wheel, and try each extra in an empty environment"
 	@echo "make install  only make .venv, with everything in it"
 	@echo "make clean    remove .venv and every cache; runs stay"
@@ -48,6 +49,9 @@ soak: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs site/html
 	@echo "site/html/index.html"
+
+notebooks: $(INSTALLED)
+	$(BIN)/python docs/notebooks/execute.py $(ARGS)
 
 package-check: $(INSTALLED)
 	$(BIN)/python .github/scripts/check_package.py $(ARGS)

@@ -13,7 +13,7 @@ copyright = "The xql developers, Apache-2.0"
 version = release = __version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -31,6 +31,7 @@ suppress_warnings = ["myst.header"]  # the results' tables begin at the level th
 # the generated tables and the cards of the first page.
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # notebooks are committed with their outputs: make notebooks
 
 # Docstrings.
 default_role = "code"

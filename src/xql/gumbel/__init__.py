@@ -6,7 +6,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from xql.gumbel.errors import ErrorFits, Fit, fit_errors, plot_fits
+from xql.gumbel.errors import ErrorFits, Fit, draw_fits, fit_errors, plot_fits
 from xql.gumbel.losses import Diagnostics, Kind, gumbel_loss
 from xql.gumbel.operators import (
     dual_temperature,
@@ -26,6 +26,7 @@ __all__ = [
     "Fit",
     "GumbelRegressor",
     "Kind",
+    "draw_fits",
     "dual_temperature",
     "fit_errors",
     "gumbel_deviance",
