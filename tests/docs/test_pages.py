@@ -104,7 +104,8 @@ def files(log: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path
         last_episodes=1,
         progress=False,
     )
-    shutil.copytree(first, folder / "runs" / "pointmaze-medium-play-v0-xql-1")
+    for maze in ("umaze", "medium"):
+        shutil.copytree(first, folder / "runs" / f"pointmaze-{maze}-play-v0-xql-1")
     return folder
 
 
