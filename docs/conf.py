@@ -24,7 +24,7 @@ extensions = [
     "generated_tables",
     "repository_pages",
 ]
-exclude_patterns = ["_ext"]
+exclude_patterns = ["_ext", "notebooks/runs", "**/.ipynb_checkpoints"]
 suppress_warnings = ["myst.header"]  # the results' tables begin at the level that suits a file
 
 # Markdown. The pages must also read well as files: no syntax that only Sphinx knows, but for
