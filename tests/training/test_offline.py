@@ -221,7 +221,7 @@ def test_precision_is_of_the_updates_alone_and_is_kept(tmp_path: Path) -> None:
     assert jnp.bfloat16 not in kinds
     one, other = (load_policy(run.path) for run in runs.values())
     states = np.linspace(-1, 1, 20, dtype=np.float32)[:, None]
-    apart = np.abs(one.act(states) - other.act(states)).max()
+    apart = np.abs(one(states) - other(states)).max()
     assert 0 < apart < 0.05
 
 
