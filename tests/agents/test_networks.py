@@ -7,7 +7,7 @@ import pytest
 from jaxtyping import Array, PyTree
 
 from worlds import assert_close
-from xql.agents.networks import MLP, Critic, LayerNorm, Linear, Value
+from xql.agents.networks import MLP, Critic, LayerNorm, Linear, Value, in_bf16
 
 
 def plain(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
@@ -99,3 +99,29 @@ def test_critics_of_an_ensemble_differ_and_see_the_action() -> None:
     q = np.asarray(ensemble(jnp.ones((4, 2)), float32(-1.0, -0.5, 0.5, 1.0)[:, None]))
     assert q.shape == (3, 4)
     assert len(np.unique(q)) == 12
+
+
+def rounded(x: Array) -> np.ndarray:
+    """To bfloat16, as float64, in which sums of its products are exact to far below float32."""
+    return np.asarray(x.astype(jnp.bfloat16)).astype(np.float64)
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 3, 6)])
+def test_products_in_bf16_round_their_factors_and_nothing_else(shape: tuple[int, ...]) -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, weights = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], (*shape[:-1], 4))
+    layer = Linear(jax.random.normal(keys[2], (6, 4)), jax.random.normal(keys[3], (4,)))
+
+    def loss(layer: Linear, x: Array) -> Array:
+        return jnp.vdot(weights, layer(x))
+
+    output = jax.jit(in_bf16(Linear.__call__))(layer, x)
+    found, to_x = jax.jit(in_bf16(jax.grad(loss, (0, 1))))(layer, x)
+    a, b, g = rounded(x), rounded(layer.weight), rounded(weights)
+    np.testing.assert_allclose(output, a @ b + np.asarray(layer.bias), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(to_x, g @ b.T, rtol=1e-5, atol=1e-6)
+    summed = a.reshape(-1, 6).T @ g.reshape(-1, 4)
+    np.testing.assert_allclose(found.weight, summed, rtol=1e-5, atol=1e-6)
+    # Its gradient is no product: it is not rounded.
+    np.testing.assert_allclose(found.bias, weights.reshape(-1, 4).sum(0), rtol=1e-5, atol=1e-6)
+    assert np.abs(np.asarray(output - layer(x))).max() > 1e-4  # outside, nothing is rounded

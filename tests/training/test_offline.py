@@ -207,6 +207,23 @@ def test_a_run_compiles_its_loop_and_its_evaluation_once(
         assert sum(f"jit({name})" in one for one in done) == 1, (name, done)
 
 
+def test_precision_is_of_the_updates_alone_and_is_kept(tmp_path: Path) -> None:
+    register_line()
+    runs = {
+        precision: learn(tmp_path / precision, agent="bc", precision=precision)
+        for precision in ("float32", "bf16")
+    }
+    whole, rounded = runs["float32"].config, runs["bf16"].config
+    assert RunConfig.load(runs["bf16"].path).precision == rounded.precision == "bf16"
+    assert "precision" not in whole.to_dict()
+    assert rounded.to_dict() == whole.to_dict() | {"precision": "bf16"}
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(runs["bf16"].population.policy)}
+    assert jnp.bfloat16 not in kinds
+    one, other = (load_policy(run.path) for run in runs.values())
+    apart = np.abs(one(line_data().observations) - other(line_data().observations)).max()
+    assert 0 < apart < 0.05
+
+
 def test_behaviour_cloning_runs_the_same_way(tmp_path: Path) -> None:
     run = learn(tmp_path / "bc", agent="bc", env=register_line(), seeds=2)
     assert run.results[0].changes == {}
@@ -362,6 +379,7 @@ REFUSED = [
         "option beta cannot be 'automatic'; it takes a number",
     ),
     ({"sweep": {"beta_kl": [0.1, 0.2]}, "beta": 1.0}, "beta_kl has no effect"),
+    ({"precision": "bf61"}, "`precision='bf61'` is unknown; did you mean 'bf16'?"),
     ({"agent": "iqm"}, "unknown agent 'iqm'"),
     ({"preset": "tunned"}, "unknown preset 'tunned'"),
     ({"steps": 0}, "`steps=0` is too small; give at least 1"),

@@ -90,6 +90,10 @@ def learn_discrete(folder: Path, agent: str = "sac", **changes: Any) -> Run:
     return learn_online(folder, agent, "CartPole-v1", seeds=[4], sweep=sweep, **changes)
 
 
+def learn_in_bf16(folder: Path, agent: str = "iql", **changes: Any) -> Run:
+    return learn_offline(folder, agent, precision="bf16", **changes)
+
+
 def go_on(path: Path, **changes: Any) -> Run:
     config = RunConfig.load(path)
     data = {} if config.loop and not config.finetune else {"data": line_data()}
@@ -158,6 +162,7 @@ EVERY = [
     for agent in agents
 ]
 EVERY.append(pytest.param(learn_discrete, "sac", id="discrete"))
+EVERY.append(pytest.param(learn_in_bf16, "iql", id="bf16"))
 
 
 @pytest.mark.parametrize(("learn", "agent"), EVERY)
@@ -170,7 +175,7 @@ def test_every_agent_goes_on_bit_for_bit(
 ) -> None:
     whole = wholes(learn, agent)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_after(5 if learn is learn_offline else 33, patch)
+        stop_after(5 if learn in (learn_offline, learn_in_bf16) else 33, patch)
         learn(tmp_path / "run", agent)
     # In the middle of a row of metrics, and online of an episode.
     step = max(int(one.name) for one in (tmp_path / "run" / "checkpoints").iterdir())

@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from worlds import Log, first_state, random_log, soft_value_iteration, spec_of, trained
 from xql.agents import Agent, Batch, XQLConfig, make_xql, member
-from xql.agents.networks import MLP, Critic, Value
+from xql.agents.networks import MLP, Critic, Precision, Value, in_bf16
 from xql.agents.update import trainable
 from xql.agents.xql import XQLState
 from xql.gumbel.losses import Kind
@@ -137,12 +137,18 @@ AS_MEASURED: dict[str, Any] = {"loss": "linear", "max_gradient_norm": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("seed", "changes"), [(1, {}), (2, AS_MEASURED)], ids=["default", "as measured"]
+    ("seed", "changes", "precision"),
+    [(1, {}, "float32"), (2, AS_MEASURED, "float32"), (1, {}, "bf16")],
+    ids=["default", "as measured", "bf16"],
 )
-def test_the_agent_finds_the_soft_values(seed: int, changes: dict[str, Any]) -> None:
+def test_the_agent_finds_the_soft_values(
+    seed: int, changes: dict[str, Any], precision: Precision
+) -> None:
     log = random_log(seed)
     updates = 5000
     agent = make_xql(dataclasses.replace(ACCURATE, **changes), updates)
+    if precision == "bf16":
+        agent = agent._replace(update=in_bf16(agent.update))
     spec = spec_of(log.state_count, log.action_count)
     members = [Member(0, {"beta": beta}) for beta in BETAS]
     population = trained(agent, spec, members, log.dataset(name="random"), updates)

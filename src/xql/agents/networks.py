@@ -4,8 +4,11 @@ Weights are stored [inputs, outputs] and drawn orthogonally with gain √2, as i
 and XQL code. Modules work on whole batches: the leading axes are free.
 """
 
-from collections.abc import Sequence
+import contextvars
+import functools
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -14,6 +17,68 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from xql.agents.types import EnvironmentSpec
 from xql.data.actions import Discrete
+
+Precision = Literal["float32", "bf16"]
+"""What the factors of a layer's matrix products are rounded to while it learns."""
+
+_precision: contextvars.ContextVar[Precision] = contextvars.ContextVar(
+    "precision", default="float32"
+)
+
+
+@functools.cache
+def in_bf16(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with the matrix products of every `Linear` in it made in bfloat16.
+
+    Both factors are rounded to bfloat16 (8 bits of precision, float32's range), the sums are
+    float32: forwards, for the input's gradient, and for the weights'. All else stays float32:
+    weights, biases, normalisation, activations, losses, Adam and target networks.
+
+    Args:
+        function: traced by JAX, such as an agent's `update`; the same object gives the same one.
+    """
+
+    @functools.wraps(function)
+    def rounded(*args: Any, **kwargs: Any) -> Any:
+        token = _precision.set("bf16")
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _precision.reset(token)
+
+    return rounded
+
+
+def _product(
+    x: Float[Array, "*batch inputs"], weight: Float[Array, "inputs outputs"]
+) -> Float[Array, "*batch outputs"]:
+    return x @ weight if _precision.get() == "float32" else _rounded_product(x, weight)
+
+
+@jax.custom_vjp
+def _rounded_product(
+    x: Float[Array, "*batch inputs"], weight: Float[Array, "inputs outputs"]
+) -> Float[Array, "*batch outputs"]:
+    """xW. Its gradient is written out: JAX's own would round what it returns to bfloat16 too."""
+    return _rounded_forward(x, weight)[0]
+
+
+def _rounded_forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
+    x, weight = x.astype(jnp.bfloat16), weight.astype(jnp.bfloat16)
+    return jnp.matmul(x, weight, preferred_element_type=jnp.float32), (x, weight)
+
+
+def _rounded_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, weight = kept
+    gradient = gradient.astype(jnp.bfloat16)
+    rows, sums = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    return (
+        jnp.matmul(gradient, weight.T, preferred_element_type=jnp.float32),
+        jnp.matmul(rows.T, sums, preferred_element_type=jnp.float32),
+    )
+
+
+_rounded_product.defvjp(_rounded_forward, _rounded_backward)
 
 
 class Linear(eqx.Module):
@@ -29,7 +94,7 @@ class Linear(eqx.Module):
         return cls(weight=initial(key, (inputs, outputs), jnp.float32), bias=jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        return x @ self.weight + self.bias
+        return _product(x, self.weight) + self.bias
 
 
 class LayerNorm(eqx.Module):

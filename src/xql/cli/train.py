@@ -43,6 +43,7 @@ def offline(
     episode_limit: int | None = None,
     out: Path | None = None,
     set: Assignments = (),
+    precision: str = "float32",
     evaluations: int = 20,
     episodes: int = 10,
     last_episodes: int = 100,
@@ -82,6 +83,8 @@ def offline(
             environment's own limit.
         out: the run's folder, which must not exist; runs/DATA-AGENT-N without it.
         set: settings that override the preset's, such as batch_size=1024 hidden=[128,128].
+        precision: float32, or bf16, which rounds the factors of matrix products while learning
+            (docs/performance.md).
         evaluations: how many times to evaluate, evenly spaced, the last step included.
         episodes: evaluation episodes per member at each of these but the last.
         last_episodes: evaluation episodes per member at the last step.
@@ -119,6 +122,7 @@ def offline(
         episode_limit=episode_limit,
         out=out,
         options=parse_settings(set),
+        precision=Unchecked(precision),
         evaluations=evaluations,
         episodes=episodes,
         last_episodes=last_episodes,
@@ -144,6 +148,7 @@ def online(
     sweep: Sweep = (),
     out: Path | None = None,
     set: Assignments = (),
+    precision: str = "float32",
     environments: int = 1,
     warmup: int | None = None,
     update_to_data: float = 1.0,
@@ -180,6 +185,8 @@ def online(
             is trained with every seed, side by side in one program.
         out: the run's folder, which must not exist; runs/ENV-AGENT-N without it.
         set: settings that override the preset's, such as batch_size=1024 hidden=[128,128].
+        precision: float32, or bf16, which rounds the factors of matrix products while learning
+            (docs/performance.md).
         environments: copies of the environment for each member, stepped in turn.
         warmup: steps of random actions before the first update. Without it the preset's, at most
             half of the run; or 5000, at most a twentieth of it.
@@ -221,6 +228,7 @@ def online(
         beta=parse_beta(beta),
         out=out,
         options=parse_settings(set),
+        precision=Unchecked(precision),
         loop=OnlineLoop(
             environments,
             loop_for(steps, preset_warmup(agent, preset, env)).warmup if warmup is None else warmup,

@@ -220,6 +220,28 @@ def _neorl2(folder: str | None) -> list[Cell]:
     return cells
 
 
+def _observations(folder: str | None) -> list[Cell]:
+    tasks = ("pointmaze-medium", "dmsd", "safety-half-cheetah", "door-human")
+    plan = EvaluationPlan(evaluations=1, last_episodes=100)
+    return [
+        _short(
+            f"{task}-{agent}-{observations}",
+            _TASKS[task].data,
+            agent,
+            folder,
+            steps=20_000,
+            seeds=2,
+            evaluation=plan,
+            # XQL scales its rewards itself, and BC sees none.
+            options={"observations": observations}
+            | ({"rewards": "auto"} if agent == "iql" else {}),
+        )
+        for task in tasks
+        for agent in ("xql", "iql", "bc")
+        for observations in ("raw", "standardised")
+    ]
+
+
 def _extraction(folder: str | None) -> list[Cell]:
     cells = []
     for name, data, bc_weight in (
@@ -336,6 +358,11 @@ _EXTRACTION = (
     "Q and V are learned as by *auto* of the table stability. bc_weight of DMSD: the best of 0.01, "
     "0.03, 0.1 and 0.3 for ddpg_bc on seed 100; of AntMaze, the default. best_of_n draws 32."
 )
+_OBSERVATIONS = (
+    "The same agent with the observations as they are and with each column standardised, 20,000 "
+    "updates. XQL is the preset default, IQL and BC have their defaults, IQL with rewards=auto. "
+    "Nothing was tuned."
+)
 _CARTPOLE = (
     "The data was made here from one run of SAC (the commands are in ../README.md), with actions "
     "that its policies drew. Nothing was tuned on these data: every agent has its defaults, but "
@@ -365,6 +392,7 @@ TABLES = {
     "beta": Table(_beta, f"PointMaze: {_PLAY} AntMaze: {_ANT}"),
     "stability": Table(_stability, _STABILITY, needs="FOLDER", seconds=_GPU_SECONDS),
     "extraction": Table(_extraction, _EXTRACTION, needs="FOLDER", shown=("policy", "bc_weight")),
+    "observations": Table(_observations, _OBSERVATIONS, needs="FOLDER", shown=()),
     "greenhouse": Table(_greenhouse, _GREENHOUSE, needs="FILE", shown=()),
     "cartpole": Table(_cartpole, _CARTPOLE, shown=("soft_maximum",), own_returns=True),
     "neorl2": Table(_neorl2, _NEORL2, needs="FOLDER", shown=(), seconds=_GPU_SECONDS),

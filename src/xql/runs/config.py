@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_type_hints
 
 import numpy as np
 
 from xql.agents import AGENTS, Agent, EnvironmentSpec, configure
 from xql.agents.hyperparameters import AUTO, Range, hyperparameters
 from xql.agents.hyperparameters import to_dict as hyperparameters_to_dict
+from xql.agents.networks import Precision, in_bf16
 from xql.data.actions import ActionSpec, Box, Discrete
 from xql.data.columns import TableColumns
 from xql.data.scaling import Scaling
@@ -31,7 +32,7 @@ from xql.envs.given import (
     simulator,
 )
 from xql.envs.trusted import trusted_environment
-from xql.errors import InputError, brief, printable
+from xql.errors import InputError, brief, nearest, printable
 from xql.evaluation.scores import Reference
 from xql.runs.plain import MOST_BYTES, Finite, damaged, read_yaml, typed, wrong
 from xql.version import __version__
@@ -156,6 +157,20 @@ def require_at_least(name: str, value: int, least: int) -> None:
         InputError: it is.
     """
     _require(name, value, Range(least, MOST_MEMBERS if name == "seeds" else LARGEST))
+
+
+def require_precision(precision: str) -> Precision:
+    """`precision`, where it is one.
+
+    Raises:
+        InputError: it is not.
+    """
+    known = get_args(Precision)
+    if precision not in known:
+        raise InputError(
+            f"`precision={brief(precision)}` is unknown", hint=nearest(precision, known)
+        )
+    return cast(Precision, precision)
 
 
 def require_in_range(counts: Any) -> None:
@@ -283,6 +298,8 @@ class RunConfig:
     """Whether the policies of every evaluation stay."""
     keep_replay: bool = False
     """Whether the replay buffers are written to replay.npz at the end."""
+    precision: Precision = "float32"
+    """Of the matrix products in the updates; "bf16" changes nothing but these (`in_bf16`)."""
     trust: tuple[str, ...] = ()
     """Whose environments may be made besides `xql.envs.trusted.PACKAGES`; `environment` itself
     where the user named it. Never stored: a run folder says nothing of whom to trust."""
@@ -321,7 +338,8 @@ class RunConfig:
 
     def make_agent(self) -> Agent:
         """The agent that this run trains."""
-        return AGENTS[self.agent].make(self.hyperparameters, self.steps)
+        made = AGENTS[self.agent].make(self.hyperparameters, self.steps)
+        return made if self.precision == "float32" else made._replace(update=in_bf16(made.update))
 
     def settings(self, of_suite: str | None) -> str:
         """Where the hyperparameters come from, and which of them tune themselves, in one line."""
@@ -333,8 +351,10 @@ class RunConfig:
         ]
         suite = f", suite {of_suite}" if of_suite else ""
         itself = "tune themselves" if len(tuned) > 1 else "tunes itself"
-        return f"settings: preset {self.preset}{suite}" + (
-            f"; {' and '.join(tuned)} {itself}" if tuned else ""
+        return (
+            f"settings: preset {self.preset}{suite}"
+            + (f"; {' and '.join(tuned)} {itself}" if tuned else "")
+            + ("" if self.precision == "float32" else f"; matrix products in {self.precision}")
         )
 
     def member_config(self, index: int) -> Any:
@@ -465,6 +485,8 @@ class RunConfig:
                 "environment": self.environment,
                 "evaluation": dataclasses.asdict(self.evaluation),
                 "checkpoints": dataclasses.asdict(self.checkpoints),
+                # A configuration without keeps the hash that it had.
+                **({} if self.precision == "float32" else {"precision": self.precision}),
                 **(
                     {}
                     if self.loop is None

@@ -27,6 +27,7 @@ from xql.agents import (
     Unchecked,
     require_actions,
 )
+from xql.agents.networks import Precision
 from xql.data.actions import Box
 from xql.data.check import Finding, require_sound
 from xql.data.columns import TableColumns
@@ -52,6 +53,7 @@ from xql.runs.config import (
     RunConfig,
     require_at_least,
     require_named,
+    require_precision,
 )
 from xql.runs.folder import RunFolder
 from xql.runs.run import Run
@@ -118,6 +120,7 @@ def train_offline(
     episode_limit: int | None = None,
     out: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    precision: Precision | Unchecked = "float32",
     evaluations: int = 20,
     episodes: int = 10,
     last_episodes: int = 100,
@@ -154,6 +157,8 @@ def train_offline(
         options: settings by name that override the preset's: the fields of the agent's
             configuration (`xql.options` has them checked), `rewards` and `observations` for the
             scaling, and `subset` for the episodes to learn from.
+        precision: "bf16" rounds the factors of the updates' matrix products to bfloat16, and leaves
+            all else float32 (docs/performance.md); evaluation and exports do not round.
         evaluations: how many times to evaluate, evenly spaced, the last step included.
         episodes: evaluation episodes per member at each of these but the last.
         last_episodes: evaluation episodes per member at the last step, whose score is the result.
@@ -196,6 +201,7 @@ def train_offline(
         env_kwargs=env_kwargs,
         episode_limit=episode_limit,
         options=with_policy(options, policy, agent),
+        precision=precision,
         evaluation=EvaluationPlan(evaluations, episodes, last_episodes),
         stop_at_success=stop_at_success,
         checkpoints=checkpoints,
@@ -218,6 +224,7 @@ def plan_offline(
     env_kwargs: Mapping[str, Any] | None = None,
     episode_limit: int | None = None,
     options: Mapping[str, Any] | None = None,
+    precision: str = "float32",
     evaluation: EvaluationPlan = DEFAULT_EVALUATION,
     stop_at_success: bool | None = None,
     checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
@@ -227,7 +234,7 @@ def plan_offline(
 
     Args:
         data, agent, preset, steps, seeds, sweep, env, options: as `train_offline` takes them.
-        env_kwargs, episode_limit, stop_at_success, checkpoints, trust: likewise.
+        env_kwargs, episode_limit, precision, stop_at_success, checkpoints, trust: likewise.
         evaluation: when to evaluate; `stop_at_success` has the last word on its own field.
 
     Raises:
@@ -298,6 +305,7 @@ def plan_offline(
         given=None if named is None or named.factory is None else named,
         evaluation=dataclasses.replace(evaluation, stop_at_success=stop),
         checkpoints=checkpoints,
+        precision=require_precision(precision),
     )
     notes = [
         f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes",

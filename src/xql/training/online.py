@@ -27,6 +27,7 @@ from xql.agents import (
     Unchecked,
     require_actions,
 )
+from xql.agents.networks import Precision
 from xql.data.scaling import Scaling
 from xql.envs.given import Given, Simulator, require_simulator, simulator
 from xql.envs.make import make_environment
@@ -46,6 +47,7 @@ from xql.runs.config import (
     RunConfig,
     require_at_least,
     require_in_range,
+    require_precision,
 )
 from xql.runs.folder import RunFolder
 from xql.runs.run import Run
@@ -110,6 +112,7 @@ def train_online(
     beta: Beta | None = None,
     out: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    precision: Precision | Unchecked = "float32",
     loop: OnlineLoop | None = None,
     evaluations: int = 20,
     episodes: int = 10,
@@ -141,6 +144,8 @@ def train_online(
             itself, short for options={"beta": "auto"}.
         out: the run's folder, which must not exist; where None, runs/ENV-AGENT-N.
         options: settings by name that override the preset's; `xql.options` has them checked.
+        precision: "bf16" rounds the factors of the updates' matrix products to bfloat16, and leaves
+            all else float32 (docs/performance.md); evaluation and exports do not round.
         loop: how acting and learning take turns; `loop_for(steps)` with the preset's warm-up where
             None.
         evaluations: how many times to evaluate, evenly spaced, the last step included.
@@ -181,6 +186,7 @@ def train_online(
         seeds=seeds,
         sweep=sweep,
         options=options,
+        precision=precision,
         loop=loop,
         evaluation=EvaluationPlan(evaluations, episodes, last_episodes),
         keep_policies=keep_policies,
@@ -209,6 +215,7 @@ def plan_online(
     seeds: int | Sequence[int] = 1,
     sweep: Mapping[str, Sequence[float]] | None = None,
     options: Mapping[str, Any] | None = None,
+    precision: str = "float32",
     loop: OnlineLoop | None = None,
     evaluation: EvaluationPlan = DEFAULT_EVALUATION,
     keep_policies: bool = False,
@@ -219,7 +226,7 @@ def plan_online(
 
     Args:
         env, agent, preset, steps, seeds, sweep, options, loop: as `train_online` takes them.
-        env_kwargs, episode_limit, keep_policies, keep_replay, checkpoints: likewise.
+        env_kwargs, episode_limit, precision, keep_policies, keep_replay, checkpoints: likewise.
         evaluation: when to evaluate.
 
     Raises:
@@ -272,6 +279,7 @@ def plan_online(
         loop=loop,
         keep_policies=keep_policies,
         keep_replay=keep_replay,
+        precision=require_precision(precision),
     )
 
 
