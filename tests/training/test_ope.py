@@ -23,6 +23,7 @@ from xql.training.ope import (
     CriticCheck,
     check_critic,
     evaluate_policies,
+    verdict_on,
     write_verdict,
 )
 
@@ -115,12 +116,34 @@ def test_the_keys_of_the_verdict_are_documented(run: Run) -> None:
     assert [key for key in keys if f"`{key}`" not in section] == []
 
 
+def test_the_last_event_is_the_verdict(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert status("ope", str(run.path), *QUICK, "--json") == 0
+    events = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    found = json.loads((run.path / FILE).read_text())
+    assert events[-1] == {"event": "end", "run": str(run.path)} | found
+    # 20 updates of the policy's critics, and as many of the behaviour policy's.
+    done = [event for event in events if event["event"] == "progress"]
+    assert (done[-1]["step"], done[-1]["steps"]) == (40, 40)
+    capsys.readouterr()
+
+
+def test_progress_is_on_standard_error(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("ope", str(run.path), *QUICK) == 0
+    said = "3 critics of 20 updates for the policy, and as many for the behaviour policy"
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [said, "compiling"]
+    assert "critics of" not in captured.out
+    assert status("ope", str(run.path), *QUICK, "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_number_that_is_not_finite_is_null(run: Run) -> None:
     found, (policy,) = evaluate_policies(
         [run.path], index=0, step=5, settings=FQE(replicates=2, updates=2)
     )
     broken = CriticCheck(np.inf, 1.0, 0.0, np.nan, None, "the data's unit")
-    path = write_verdict(found, policy, broken)
+    path = write_verdict(run.path, verdict_on(found, policy, broken))
     assert json.loads(path.read_text())["critic"]["value"] is None
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from xql.cli.console import note, plain_console, print_words, result, sign_of_life
+from xql.cli.console import plain_console, print_words, result, sign_of_life
 from xql.errors import decoration
 
 if TYPE_CHECKING:
@@ -42,7 +42,13 @@ def ope(
     """
     sign_of_life(f"evaluating {run} on logged data")
     from xql.evaluation.ope import FQE, interval, verdict
-    from xql.training.ope import check_critic, evaluate_policies, newest, write_verdict
+    from xql.training.ope import (
+        check_critic,
+        evaluate_policies,
+        newest,
+        verdict_on,
+        write_verdict,
+    )
 
     found, (policy,) = evaluate_policies(
         [run],
@@ -90,10 +96,11 @@ def ope(
         if said == "cannot be said"
         else f"the policy is {said} than {than}" + ", as far as the warnings allow" * bool(warnings)
     )
+    leaves = verdict_on(found, policy, critic, sample=sample, seed=seed)
     # It was said: a folder of somebody else's, or a full disk, takes nothing from it.
     with decoration("ope.json"):
-        write_verdict(found, policy, critic, sample=sample, seed=seed)
-    result(**_plain(policy), behaviour=interval(found.behaviour)._asdict(), warnings=warnings)
+        write_verdict(run, leaves)
+    result(run=str(run), **leaves)
 
 
 def select(
@@ -128,7 +135,6 @@ def select(
         sample=sample,
         settings=FQE(replicates=replicates, updates=updates),
         seed=seed,
-        say=note,
     )
     first = policies[0]
     print_words(_about(found))

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from xql.runs.checkpoints import latest_step
 from xql.runs.config import RunConfig, require_at_least
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_actors, load_population
+from xql.training.progress import ProgressBar
 from xql.training.reopen import Source, reopen
 from xql.version import __version__
 
@@ -149,7 +150,7 @@ def evaluate_policies(
     sample: bool = False,
     settings: FQE = DEFAULT,
     seed: int = 0,
-    say: Callable[[str], object] = lambda text: None,
+    progress: bool = True,
 ) -> Evaluation:
     """Fitted Q evaluation of the policies of runs, all by the same resamples of the same data.
 
@@ -162,7 +163,7 @@ def evaluate_policies(
         sample: whether the policies' actions are drawn, or else the most likely ones.
         settings: how critics are fitted.
         seed: of the resamples, the critics, the batches and the actions that are drawn.
-        say: takes a line before each policy.
+        progress: show a progress bar on standard error.
 
     Raises:
         InputError: no run, no policy, or data that does not fit all the runs; or the runs have
@@ -176,34 +177,51 @@ def evaluate_policies(
     folders = [RunFolder.open(Path(run)) for run in runs]
     found = [one for folder in folders for one in _candidates(folder, index, step)]
     discount = _discount(folders) if discount is None else discount
-    off_policy = OffPolicy(_data(folders, data), discount, settings, seed)
+    done = 0
+
+    def advance(updates: int) -> None:
+        nonlocal done
+        done += updates
+        bar.advance(done)
+
+    off_policy = OffPolicy(_data(folders, data), discount, settings, seed, advance)
+    updates, replicates = off_policy.settings.updates, off_policy.settings.replicates
+    assert updates is not None
     policies: list[PolicyValue] = []
     left_out: list[str] = []
     count = sum(len(members) for _, _, members in found)
-    for folder, at, members in found:
-        actors = load_actors(folder, at)
-        for which in members:
-            number = len(policies) + len(left_out) + 1
-            say(f"policy {number} of {count}: {folder.path}, member {which}, step {at}")
-            config = folder.config
-            policy = Policy(member(actors, which), config.scaling, config.data.actions)
-            where = f"{folder.path}, member {which}, step {at}"
-            try:
-                actions = _actions(policy, off_policy.dataset, seed if sample else None, where)
-            except InputError as error:
-                if count == 1:
-                    raise
-                left_out.append(str(error))
-                continue
-            replicates = off_policy.value(actions)
-            near = support(
-                off_policy.dataset,
-                off_policy.observations,
-                off_policy.actions,
-                off_policy.scaled(actions),
-            )
-            difference = interval(replicates - off_policy.behaviour)
-            policies.append(PolicyValue(folder.path, which, at, replicates, difference, near))
+    with ProgressBar((count + 1) * updates, replicates, enabled=progress) as bar:
+        each = "the policy" if count == 1 else f"each of {count} policies"
+        bar.say(
+            f"{replicates} critics of {updates:,} updates for {each}, and as many for the "
+            "behaviour policy"
+        )
+        bar.compiling()
+        for folder, at, members in found:
+            actors = load_actors(folder, at)
+            for which in members:
+                config, where = folder.config, f"{folder.path}, member {which}, step {at}"
+                if count > 1:
+                    number = len(policies) + len(left_out) + 1
+                    bar.say(f"policy {number} of {count}: {where}")
+                policy = Policy(member(actors, which), config.scaling, config.data.actions)
+                try:
+                    actions = _actions(policy, off_policy.dataset, seed if sample else None, where)
+                except InputError as error:
+                    if count == 1:
+                        raise
+                    left_out.append(str(error))
+                    advance(updates)
+                    continue
+                values = off_policy.value(actions)
+                near = support(
+                    off_policy.dataset,
+                    off_policy.observations,
+                    off_policy.actions,
+                    off_policy.scaled(actions),
+                )
+                difference = interval(values - off_policy.behaviour)
+                policies.append(PolicyValue(folder.path, which, at, values, difference, near))
     for line in left_out:
         warnings.warn(f"left out: {line}", UserWarning, stacklevel=2)
     if not policies:
@@ -211,37 +229,29 @@ def evaluate_policies(
     return Evaluation(off_policy, sorted(policies, key=lambda one: -one.value.estimate))
 
 
-def write_verdict(
+def verdict_on(
     data: OffPolicy,
     policy: PolicyValue,
     critic: CriticCheck | None,
     *,
     sample: bool = False,
     seed: int = 0,
-) -> Path:
-    """Leave what was found of one policy in its run's folder, as `ope.json`.
-
-    docs/run-folder.md has the keys. One that is there is replaced.
+) -> dict[str, Any]:
+    """What was found of one policy, in JSON's values; docs/run-folder.md has the keys.
 
     Args:
         data: what the policy was evaluated on.
         policy: what was found.
         critic: likewise of the run's own critic, where it has one.
         sample, seed: as `evaluate_policies` took them.
-
-    Returns:
-        The file.
-
-    Raises:
-        InputError: it cannot be written.
     """
-    folder = RunFolder.open(policy.run)
+    config = RunFolder.open(policy.run).config
     dataset, settings = data.dataset, data.settings
     fingerprint = dataset.fingerprint()
     found: dict[str, Any] = {
         "format": 1,
         "xql": __version__,
-        "agent": folder.config.agent,
+        "agent": config.agent,
         "member": policy.member,
         "step": policy.step,
         "data": {
@@ -250,7 +260,7 @@ def write_verdict(
             "fingerprint": fingerprint,
             "transitions": int(dataset.transitions),
             "episodes": len(dataset),
-            "learned_from": fingerprint == folder.config.data.fingerprint,
+            "learned_from": fingerprint == config.data.fingerprint,
         },
         "discount": data.discount,
         "sample": sample,
@@ -266,8 +276,18 @@ def write_verdict(
         "warnings": [*policy.warnings, *(critic.warnings if critic is not None else [])],
         "verdict": verdict(policy.difference),
     }
-    path = folder.path / FILE
-    write_text(path, json.dumps(_finite(found), indent=1, allow_nan=False) + "\n", "verdict")
+    plain: dict[str, Any] = _finite(found)
+    return plain
+
+
+def write_verdict(run: Path | str, found: dict[str, Any]) -> Path:
+    """Leave what `verdict_on` gave in a run's folder, as `ope.json`; one that is there is replaced.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = Path(run) / FILE
+    write_text(path, json.dumps(found, indent=1, allow_nan=False) + "\n", "verdict")
     return path
 
 
