@@ -13,9 +13,13 @@ from worlds import line_data
 from xql.agents import member
 from xql.agents.networks import Critic
 from xql.cli import main
+from xql.data.dataset import Dataset
 from xql.data.files import save_dataset
 from xql.data.scaling import returns_to_go
+from xql.data.selection import set_apart
+from xql.errors import InputError
 from xql.evaluation.ope import FQE, interval, verdict
+from xql.runs.config import RunConfig
 from xql.runs.policy import load_population
 from xql.runs.run import Run
 from xql.training.ope import (
@@ -26,6 +30,7 @@ from xql.training.ope import (
     verdict_on,
     write_verdict,
 )
+from xql.training.reopen import reopen, reopen_held_out
 
 QUICK = ("--updates", "20", "--replicates", "3")
 
@@ -160,6 +165,56 @@ def test_a_verdict_that_cannot_be_written_was_said(
     assert re.search("^ *difference", said.out, flags=re.MULTILINE)
     lines = said.err.splitlines()
     assert lines[-1].startswith("no ope.json: ")
+
+
+def test_the_episodes_that_were_held_out_are_evaluated_on(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, words = tmp_path / "run", ("--set", "hidden=[8]", "batch_size=8", "--no-plot")
+    some = ("--steps", "5", "--hold-out", "0.2", "--env", "none", "--no-report", "--out", str(out))
+    assert status("train", "offline", "--data", str(home / "line.npz"), *words, *some) == 0
+    learned, held = set_apart(line_data(), 0.2)
+    assert held is not None
+    capsys.readouterr()
+    assert status("ope", str(out), *QUICK) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert f"{len(held)} episodes, held out from training; discount 0.99" in said
+    about = json.loads((out / FILE).read_text())["data"]
+    assert (about["held_out"], about["learned_from"]) == (True, False)
+    assert about["fingerprint"] == held.fingerprint()
+    # What the run learned from is opened as before, and is the rest.
+    config = RunConfig.load(out)
+    assert reopen(config, out).fingerprint() == learned.fingerprint()
+    # Whoever changed what was held out has other data.
+    changed = line_data().rewards.copy()
+    changed[held_rows(held)] += 1
+    other = line_data().with_metadata(rewards=changed)
+    with pytest.raises(InputError, match=r"other numbers|fewer|its data"):
+        reopen_held_out(config, out, other)
+
+
+def held_rows(held: Dataset) -> np.ndarray:
+    """The first row of the data that is one of the first held-out episode."""
+    data = line_data()
+    same = (data.observations == held.observations[0]).all(axis=1)
+    return np.flatnonzero(same & (data.rewards == held.rewards[0]))[:1]
+
+
+def test_runs_that_held_out_other_episodes_are_not_ranked(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    xql.train_offline(
+        home / "line.npz",
+        steps=1,
+        hold_out=2,
+        env="none",
+        out=tmp_path / "run",
+        options={"hidden": [8], "batch_size": 8, "rewards": "minus_one"},
+        progress=False,
+        report=False,
+    )
+    with pytest.raises(InputError, match="learned from other data"):
+        evaluate_policies([run.path, tmp_path / "run"])
 
 
 def test_select_ranks_every_member(

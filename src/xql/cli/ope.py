@@ -30,8 +30,9 @@ def ope(
 
     Args:
         run: the run's folder.
-        data: a SOURCE to evaluate on, best one that the run has not learned from; the run's own
-            data without it.
+        data: a SOURCE to evaluate on, best one that the run has not learned from. Without it, the
+            episodes that it held out (train offline --hold-out), or else the data that it learned
+            from.
         member: whose policy.
         step: of the checkpoint or the kept policy; the latest without it.
         discount: of the returns that are estimated; the run's without it.
@@ -61,7 +62,7 @@ def ope(
         seed=seed,
     )
     critic = check_critic(run, found.dataset, member, policy.step)
-    print_words(f"{run}, member {member}, step {policy.step:,}, on {_about(found)}")
+    print_words(f"{run}, member {member}, step {policy.step:,}, on {_about(found, run)}")
     _table(
         ("discounted return", "estimate", "95 % interval"),
         [
@@ -116,8 +117,8 @@ def select(
 
     Args:
         runs: run folders.
-        data: a SOURCE to evaluate on, best one that no run has learned from; the runs' own data
-            without it.
+        data: a SOURCE to evaluate on, best one that no run has learned from. Without it, the
+            episodes that all of them held out, or else the data that they learned from.
         discount: of the returns that are estimated; the runs' without it.
         sample: let the policies draw their actions, in place of their most likely ones.
         updates: of each critic; without it as many as the discount needs.
@@ -137,7 +138,7 @@ def select(
         seed=seed,
     )
     first = policies[0]
-    print_words(_about(found))
+    print_words(_about(found, first.run))
     heads = ("estimate", "95 % interval", "than the behaviour", "behind the first", "")
     _table(
         ("run", "member", "step", *heads),
@@ -187,11 +188,14 @@ def _trust(first: "PolicyValue", close: int, others: int) -> str:
     return text
 
 
-def _about(data: "OffPolicy") -> str:
-    dataset = data.dataset
+def _about(data: "OffPolicy", run: Path) -> str:
+    from xql.runs.config import RunConfig
+
+    dataset, own = data.dataset, RunConfig.load(run).data
+    said = {own.held_out: ", held out from training", own.fingerprint: ", learned from"}
     return (
-        f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes; "
-        f"discount {data.discount:g}"
+        f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes"
+        f"{said.get(dataset.fingerprint(), '')}; discount {data.discount:g}"
     )
 
 

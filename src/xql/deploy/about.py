@@ -78,6 +78,7 @@ def about_policy(
             "name": config.data.name,
             "source": _without_folder(config.data.source),
             "subset": config.data.subset,
+            "hold_out": config.data.hold_out,
             "transitions": config.data.extent and config.data.extent.transitions,
             "episodes": config.data.extent and config.data.extent.episodes,
             "mean_return": config.data.extent and _finite(config.data.extent.mean_return),

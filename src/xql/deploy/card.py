@@ -115,6 +115,9 @@ def _data(about: Mapping[str, Any]) -> str:
     lines = [f"- name: {data['name']}", f"- source: `{data['source']}`"]
     if data["transitions"] is not None:
         subset = "" if data["subset"] == "all" else f", subset {data['subset']}"
+        if out := data["hold_out"]:
+            share = f"{100 * out:g} %" if out < 1 else f"{out:g}"
+            subset += f", {share} of the episodes held out"
         lines.append(
             f"- {data['transitions']:,} transitions in {data['episodes']:,} episodes{subset}; mean "
             f"return {_number(data['mean_return'])}"

@@ -38,11 +38,13 @@ from xql.runs.config import RunConfig, require_at_least
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_actors, load_population
 from xql.training.progress import ProgressBar
-from xql.training.reopen import Source, reopen
+from xql.training.reopen import Source, reopen, reopen_held_out
 from xql.version import __version__
 
 FILE = "ope.json"
 """What `xql ope` leaves in a run's folder."""
+SAME = ("fingerprint", "extent", "held_out")
+"""What runs that are evaluated together on their own data have in common of it."""
 TRANSITIONS = 5_000
 """Of the data, on which a run's critic is checked."""
 MOST_FAR = 0.25
@@ -156,7 +158,8 @@ def evaluate_policies(
 
     Args:
         runs: run folders.
-        data: what to evaluate on; the data that the runs learned from where None.
+        data: what to evaluate on; where None, the episodes that the runs held out, or else the data
+            that they learned from.
         index: of the member; every one where None.
         step: of the checkpoint or the kept policy; all that the runs have where None.
         discount: of the returns; that of the runs where None.
@@ -261,6 +264,7 @@ def verdict_on(
             "transitions": int(dataset.transitions),
             "episodes": len(dataset),
             "learned_from": fingerprint == config.data.fingerprint,
+            "held_out": fingerprint == config.data.held_out,
         },
         "discount": data.discount,
         "sample": sample,
@@ -357,10 +361,10 @@ def _discount(folders: Sequence[RunFolder]) -> float:
 def _data(folders: Sequence[RunFolder], data: Source | None) -> Dataset:
     first = folders[0]
     if data is None:
-        dataset = _own_data(first)
+        dataset = _own_data(first, held_out=True)
         for folder in folders[1:]:
             one, other = folder.config.data, first.config.data
-            if (one.fingerprint, one.extent) != (other.fingerprint, other.extent):
+            if any(getattr(one, name) != getattr(other, name) for name in SAME):
                 raise InputError(
                     f"it learned from other data than {first.path}",
                     where=str(folder.path),
@@ -373,10 +377,15 @@ def _data(folders: Sequence[RunFolder], data: Source | None) -> Dataset:
     return dataset
 
 
-def _own_data(folder: RunFolder) -> Dataset:
+def _own_data(folder: RunFolder, held_out: bool = False) -> Dataset:
+    """What a run learned from; or what it held out, where it did."""
     if folder.config.online and folder.config.finetune is None:
         hint = "give the log to evaluate on with `data`"
         raise InputError("an online run has no logged data", where=str(folder.path), hint=hint)
+    if held_out and folder.config.data.hold_out:
+        held = reopen_held_out(folder.config, folder.path)
+        assert held is not None
+        return held
     return reopen(folder.config, folder.path)
 
 
