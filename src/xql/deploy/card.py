@@ -176,7 +176,7 @@ def _limits(about: Mapping[str, Any]) -> str:
         lines.append(
             "- Outside the ranges above the policy has learned nothing. It answers all the same, "
             "within the bounds of the actions: a network extrapolates without saying so. Check "
-            "inputs before, and fall back on what acted before."
+            "inputs before (`policy.unfamiliar`), and fall back on what acted before."
         )
     else:
         lines.append(
