@@ -30,7 +30,7 @@ from xql.training.ope import (
     verdict_on,
     write_verdict,
 )
-from xql.training.reopen import reopen, reopen_held_out
+from xql.training.reopen import plan_again, reopen, reopen_held_out
 
 QUICK = ("--updates", "20", "--replicates", "3")
 
@@ -185,6 +185,10 @@ def test_the_episodes_that_were_held_out_are_evaluated_on(
     # What the run learned from is opened as before, and is the rest.
     config = RunConfig.load(out)
     assert reopen(config, out).fingerprint() == learned.fingerprint()
+    # So is it where the run goes on.
+    again = plan_again(config, out)
+    assert again.dataset.fingerprint() == learned.fingerprint()
+    assert "20 % of the episodes held out: 16 of 20 episodes kept" in again.notes
     # Whoever changed what was held out has other data.
     changed = line_data().rewards.copy()
     changed[held_rows(held)] += 1
