@@ -1,7 +1,7 @@
 """A policy's most likely action as plain arrays, and the arithmetic on them, step by step.
 
 NumPy interprets the steps (`numpy_policy`), and an ONNX graph has a node for each
-(`xql.deploy.onnx_graph`). A step is [result, operation, *inputs], all by name: its inputs are
+(`xql.deploy.onnx_graph`). A step is `[result, operation, *inputs]`, all by name: its inputs are
 arrays, earlier results, or `observation`, a batch of rows; the last result is `action`. The
 operations are NumPy's `add`, `subtract`, `multiply`, `matmul`, `maximum`, `minimum`, `tanh`, and
 

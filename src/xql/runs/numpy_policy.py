@@ -86,7 +86,7 @@ def unfamiliar(observation: Any, about: Any) -> list[str]:
 
 
 class Network:
-    """The policy's arithmetic: steps [result, operation, *inputs] on arrays, all by name."""
+    """The policy's arithmetic: steps `[result, operation, *inputs]` on arrays, all by name."""
 
     def __init__(self, program: Any, arrays: dict[str, Any]) -> None:
         self.program = [(result, OPERATIONS[name], inputs) for result, name, *inputs in program]
