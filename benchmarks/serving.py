@@ -25,17 +25,24 @@ from xql.deploy.onnx_graph import onnx_model
 from xql.deploy.served import ServedPolicy
 from xql.runs.as_arrays import as_arrays
 
+SHARES = (0.5, 0.8)
+"""The rates of the open load, in parts of the highest of the closed one."""
+
 
 def write_policy(path: Path) -> None:
     """The policy of `benchmarks.latency` as an exported file."""
     policy = make_policy()
     arrays = as_arrays(policy.actor, policy.scaling)
     assert arrays is not None
+    familiar = [
+        {"name": f"number {place}", "offset": 0.0, "low": -10.0, "high": 10.0}
+        for place in range(OBSERVATION)
+    ]
     about = {
         "format": 1,
         "run": "benchmark",
         "step": 0,
-        "observation": {"size": OBSERVATION, "columns": None},
+        "observation": {"size": OBSERVATION, "columns": None, "familiar": familiar},
         "action": {"kind": "box", "size": policy.actions.size, "columns": None},
     }
     path.write_bytes(onnx_model(arrays, about, "policy"))
@@ -160,8 +167,10 @@ async def measure(path: Path, seconds: float) -> None:
                 times, rate = await closed(port, text, connections, seconds)
                 highest = max(highest, rate)
                 print(row(f"closed, {connections} connections", batch, times, rate))
-            half = await at_rate(port, text, highest / 2, seconds)
-            print(row(f"open, {highest / 2:,.0f} a second", batch, half, len(half) / seconds))
+            for share in SHARES:
+                rate = share * highest
+                times = await at_rate(port, text, rate, seconds)
+                print(row(f"open, {rate:,.0f} a second", batch, times, len(times) / seconds))
 
 
 async def soak(path: Path, minutes: float) -> None:

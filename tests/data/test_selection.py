@@ -9,11 +9,12 @@ import pytest
 from worlds import line_data, register_line
 from xql import train_offline
 from xql.data.dataset import Dataset, Episode
-from xql.data.selection import select_episodes
+from xql.data.selection import select_episodes, set_apart
 from xql.errors import InputError
 from xql.reports.compare import compare
-from xql.runs.config import Extent
+from xql.runs.config import Extent, RunConfig
 from xql.runs.run import Run
+from xql.training.offline import plan_offline
 
 
 def episodes_of(*returns_and_lengths: tuple[float, int]) -> Dataset:
@@ -41,6 +42,11 @@ TEN = episodes_of(
     (2.0, 1),
     (8.0, 9),
 )
+
+HELD = [2, 3, 8, 9]
+"""What is held out of these by 0.4."""
+
+STANDARDISED = {"observations": "standardised"}
 
 
 def kept(dataset: Dataset) -> list[int]:
@@ -159,3 +165,66 @@ def test_only_offline_agents_learn_from_logged_data(agent: str, line: str, tmp_p
         learn(tmp_path, line_data(episodes=2), agent=agent)
     assert line in str(refusal.value) and "\n" not in str(refusal.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("amount", "count"), [(0.1, 1), (0.3, 3), (0.01, 1), (1, 1), (4.0, 4)])
+def test_what_is_held_out_is_of_that_many_episodes(amount: float, count: int) -> None:
+    learned, held = set_apart(TEN, amount)
+    assert held is not None
+    assert len(held) == count
+    assert sorted(kept(learned) + kept(held)) == list(range(10))
+    assert kept(held) == sorted(kept(held))
+    assert learned.metadata == held.metadata == TEN.metadata
+    # A larger share holds the same ones out, and more.
+    assert set(kept(held)) <= set(kept(set_apart(TEN, 9)[1] or TEN))
+
+
+def test_nothing_is_held_out_without_being_asked_for() -> None:
+    learned, held = set_apart(TEN, 0)
+    assert learned is TEN
+    assert held is None
+
+
+def test_the_same_episodes_are_held_out_in_any_order() -> None:
+    turned = Dataset.from_episodes([TEN.episode(i) for i in reversed(range(10))], name="other")
+    first, second = set_apart(TEN, 0.4)[1], set_apart(turned, 0.4)[1]
+    assert first is not None
+    assert second is not None
+    assert sorted(kept(first)) == sorted(kept(second))
+    # The hash belongs to the format: the episodes that a kept run held out stay those.
+    assert kept(first) == HELD
+
+
+def test_a_fifth_of_the_episodes_is_as_good_as_random() -> None:
+    data = episodes_of(*[(float(i % 7), 1 + i % 3) for i in range(2000)])
+    held = set_apart(data, 0.2)[1]
+    assert held is not None
+    # The mean of 400 of the numbers 0 to 1999, within four standard deviations.
+    assert abs(np.mean(kept(held)) - 999.5) < 4 * 577 / 20
+
+
+@pytest.mark.parametrize("amount", [-0.1, 1.5, float("nan"), float("inf"), 10, 0.99])
+def test_what_cannot_be_held_out_is_refused(amount: float) -> None:
+    with pytest.raises(InputError, match=r"^.*`hold_out="):
+        set_apart(TEN, amount)
+
+
+def test_what_is_held_out_is_never_learned_from() -> None:
+    plan = plan_offline(TEN, agent="bc", hold_out=0.3, env="none", options={"subset": "top:0.5"})
+    learned, held = set_apart(TEN, 0.3)
+    assert held is not None
+    data = plan.config.data
+    assert plan.dataset.fingerprint() == select_episodes(learned, "top:0.5").fingerprint()
+    assert not set(kept(plan.dataset)) & set(kept(held))
+    assert (data.hold_out, data.held_out) == (0.3, held.fingerprint())
+    assert data.whole is not None
+    assert data.whole.episodes == 10
+    assert "subset top:0.5, 30 % of the episodes held out: 3 of 10 episodes kept" in plan.notes
+    # Nor does it scale anything: an episode that would move the mean is not there.
+    scaled = plan_offline(TEN, agent="bc", hold_out=0.3, env="none", options=STANDARDISED)
+    np.testing.assert_allclose(
+        scaled.config.scaling.observation_shift, learned.observations.mean(0), rtol=1e-6
+    )
+    again = RunConfig.from_dict(plan.config.to_dict())
+    assert again.data == data
+    assert "hold_out" not in plan_offline(TEN, agent="bc", env="none").config.to_dict()["data"]

@@ -23,8 +23,10 @@ from xql.agents.bc import BCConfig, make_bc
 from xql.cli import main
 from xql.data.actions import require_box
 from xql.data.columns import Column, TableColumns
+from xql.data.dataset import Dataset
 from xql.data.files import save_dataset
 from xql.deploy import exporting
+from xql.deploy.about import _familiar
 from xql.errors import InputError, MissingExtra
 from xql.runs import numpy_policy
 from xql.runs.run import Run
@@ -183,6 +185,37 @@ def test_the_loader_is_short() -> None:
     assert len(text.splitlines()) <= 125
 
 
+def test_what_the_data_did_not_have_is_named(run: Run, tmp_path: Path) -> None:
+    policy = numpy_policy.Policy(xql.export(run.path, tmp_path / "a.npz"))
+    assert policy.unfamiliar(row()) == []
+    (said,) = policy.unfamiliar(row() | {"east": 388097.0})
+    assert said.startswith("east is 388097; familiar are 388096.")
+    # An observation is asked about in the same way; its numbers are less the offset.
+    observation = policy.encode(row())
+    assert policy.unfamiliar(observation) == []
+    offset = policy.about["observation"]["columns"][0]["offset"]
+    assert policy.unfamiliar([388097.0 - offset, *observation[1:]]) == [said]
+    assert len(policy.unfamiliar([np.nan, 0.0, 2.0])) == 2
+    east = table()["east"]
+    for beyond, expected in ((0.04, 0), (0.06, 1)):  # of the range, a twentieth is forgiven
+        moved = east.max() + beyond * np.ptp(east)
+        assert len(policy.unfamiliar(row() | {"east": moved})) == expected
+    # A policy whose data was not there says that it cannot say.
+    policy.about["observation"]["familiar"] = None
+    with pytest.raises(ValueError, match="export the policy with its data"):
+        policy.unfamiliar(row())
+
+
+def test_a_rare_category_is_not_familiar() -> None:
+    grades = np.repeat([[1.0, 0.0], [0.0, 1.0]], [50, 4], axis=0)
+    columns = TableColumns((Column("grade", ("A", "B")),), (Column("valve"),), "gain")
+    zeros = np.zeros(54, np.float32)
+    data = Dataset.from_arrays(grades, zeros[:, None], zeros, zeros, np.ones(54), grades)
+    familiar = {"familiar": _familiar(data, columns)}
+    assert numpy_policy.unfamiliar([1.0, 0.0], familiar) == []
+    assert numpy_policy.unfamiliar([0.0, 1.0], familiar) == ["grade=B is 1; familiar are 0 to 0"]
+
+
 @pytest.mark.parametrize("format", ["onnx", "stablehlo"])
 def test_the_command_writes_every_other_format(
     run: Run, rows: np.ndarray, format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -228,7 +261,7 @@ def test_what_it_says_of_itself(run: Run, rows: np.ndarray, tmp_path: Path) -> N
     assert (about["scores"], about["ope"]) == (None, None)
     with np.load(done.path) as file:
         digest = hashlib.sha256()
-        for name in sorted(set(file.files) - {"xql"}):
+        for name in sorted(set(file.files) - {"xql", "program"}):
             digest.update(f"{name} {file[name].dtype.str} {file[name].shape}\n".encode())
             digest.update(file[name].tobytes())
     assert about["sha256"] == digest.hexdigest()

@@ -118,7 +118,7 @@ def assert_same_actions(kind: str, found: np.ndarray) -> None:
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_numpy(kind: str) -> None:
-    network = Network(*arrays_of(kind))
+    network = Network(arrays_of(kind).program, arrays_of(kind).arrays)
     assert_same_actions(kind, network(observations()))
     one = network(observations()[7])
     assert np.shape(one) == native(kind)[7].shape
@@ -184,7 +184,8 @@ def test_numpy_names_the_choice_of_a_row(tmp_path: Path) -> None:
     }
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
     arrays: dict[str, Any] = arrays_of("categorical").arrays
-    np.savez(tmp_path / "policy.npz", xql=text, **arrays)
+    steps = np.frombuffer(json.dumps(arrays_of("categorical").program).encode(), np.uint8)
+    np.savez(tmp_path / "policy.npz", xql=text, program=steps, **arrays)
     load = numpy_policy.Policy(tmp_path / "policy.npz")
     encoded = np.array([1.5, 0.0, 1.0, 0.0, 0.0], np.float32)
     number = policy("categorical")(encoded)

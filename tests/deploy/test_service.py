@@ -1,9 +1,11 @@
 """`xql serve`: what it answers, what it refuses, and what happens when the policy is replaced."""
 
+import contextlib
 import functools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -252,6 +254,62 @@ def test_another_name_of_this_machine_is_refused_without_a_token(plain: Path) ->
         assert client.get("/health").status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.2:8000", 200),
+        ("[::1]:8000", 200),
+        ("LocalHost", 200),
+        ("127.0.0.1.example", 400),
+        ("192.168.0.7", 400),
+        ("[::1].example", 400),
+        ("", 400),
+    ],
+)
+def test_any_loopback_address_is_this_machine(client: TestClient, host: str, status: int) -> None:
+    answer = client.get("/health", headers={"Host": host})
+    assert answer.status_code == status
+    if status == 400:
+        assert answer.json()["detail"].startswith("the request names another host")
+
+
+FAMILIAR = [
+    {"name": name, "offset": offset, "low": -1.0, "high": 1.0}
+    for name, offset in (("t in", 20.0), ("grade=A", 0.0), ("grade=B", 0.0))
+]
+
+
+def test_what_is_unfamiliar_is_named_and_counted(tmp_path: Path, client: TestClient) -> None:
+    path = write(tmp_path / "policy.onnx", table=True, familiar=FAMILIAR)
+    rows = [{"t in": 20.5, "grade": "A"}, {"t in": 21.5, "grade": "A"}]
+    with local(make_service(path)) as asked:
+        answer = asked.post("/act", json={"rows": rows}).json()
+        assert answer["unfamiliar"] == [[], ["t in is 21.5; familiar are 19 to 21"]]
+        assert len(answer["actions"]) == 2
+        assert "xql_unfamiliar_observations_total 1.0" in asked.get("/metrics").text
+    with local(make_service(path, refuse_unfamiliar=True)) as asked:
+        answer = asked.post("/act", json={"rows": rows})
+        assert answer.status_code == 422
+        assert answer.json()["detail"] == (
+            "observation 1 is unfamiliar: t in is 21.5; familiar are 19 to 21"
+        )
+        assert asked.post("/act", json={"rows": rows[:1]}).status_code == 200
+        assert "xql_unfamiliar_observations_total 1.0" in asked.get("/metrics").text
+    assert client.post("/act", json={"observations": [[9, 9, 9]]}).json()["unfamiliar"] is None
+
+
+def test_a_policy_that_does_not_say_what_is_familiar_refuses_nothing(
+    tmp_path: Path, plain: Path
+) -> None:
+    with pytest.raises(InputError, match=r"does not say what is familiar .*export the run again"):
+        make_service(plain, refuse_unfamiliar=True)
+    path = write(tmp_path / "policy.onnx", familiar=FAMILIAR)
+    holder = Holder(path, familiar=True)
+    write(tmp_path / "new", seed=1).replace(path)
+    with pytest.raises(InputError, match="does not say what is familiar"):
+        holder.refresh()
+
+
 def test_limits(plain: Path) -> None:
     limits = Limits(body=500, batch=2)
     with local(make_service(plain, limits=limits)) as client:
@@ -310,6 +368,9 @@ def test_a_replaced_file_is_served_and_an_unfit_one_is_not(tmp_path: Path) -> No
         {"size": 10**12},
         {"size": "3", "columns": []},
         {"columns": COLUMNS[:1]},
+        {"familiar": [{"name": "t in", "offset": 0.0, "low": 0.0, "high": 1.0}]},
+        {"familiar": [{"name": "t in", "low": 0.0, "high": 1.0}] * 3},
+        {"familiar": [{"name": "t in", "offset": 0.0, "low": "a", "high": 1.0}] * 3},
     ],
     ids=str,
 )
@@ -408,6 +469,54 @@ def test_served_by_the_command_swapped_under_load_and_stopped(
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert said.splitlines()[-1] == "stopped"
+
+
+def is_closed(one: socket.socket) -> bool:
+    try:
+        return one.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_connection_that_is_not_used_is_closed(
+    started: Callable[..., tuple[subprocess.Popen[str], str]], plain: Path
+) -> None:
+    _, url = started(str(plain), "--port", "0", "--timeout", "0.5", "--max-requests", "1")
+    where = "127.0.0.1", int(url.rsplit(":", 1)[1])
+    with contextlib.ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection(where, timeout=60))
+
+        # One that sends nothing, one that begins a request, and one that sends it byte by byte.
+        silent, begun, slow = connect(), connect(), connect()
+        begun.sendall(b"GET /health HT")
+        slow.settimeout(0.1)
+        letters = iter(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * 500)
+        ended = False
+        while not ended:
+            with contextlib.suppress(TimeoutError):
+                try:
+                    slow.sendall(bytes([next(letters)]))
+                except OSError:
+                    ended = True
+                ended = ended or is_closed(slow)
+        assert next(letters, None) is not None
+        assert is_closed(silent)
+        assert is_closed(begun)
+        # Between two requests there may be more time than that.
+        used = connect()
+        for _ in range(2):
+            used.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += used.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 200")
+            time.sleep(0.7)
+        used.sendall(b"GET /heal")
+        assert is_closed(used)
+        # At most four connections are open for each request at a time.
+        assert is_closed([connect() for _ in range(5)][-1])
 
 
 def test_client(plain: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

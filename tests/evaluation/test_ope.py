@@ -100,7 +100,7 @@ def test_the_interval_holds_the_exact_value_in_9_of_10_random_mdps(draws: int) -
     keys = jax.random.split(jax.random.key(0), (draws, settings.replicates))
     tables = Table(jnp.zeros((draws, settings.replicates, STATES, ACTIONS)))
     values: Any = jax.vmap(functools.partial(evaluate, settings=settings))(
-        keys, tables, episodes, steps, actions
+        keys, tables, jnp.asarray(episodes), steps, actions
     )
     found = [interval(np.asarray(one, np.float64)) for one in values]
     exact = [exact_value(seed, policy) for seed, policy in enumerate(policies)]

@@ -13,9 +13,13 @@ from worlds import line_data
 from xql.agents import member
 from xql.agents.networks import Critic
 from xql.cli import main
+from xql.data.dataset import Dataset
 from xql.data.files import save_dataset
 from xql.data.scaling import returns_to_go
+from xql.data.selection import set_apart
+from xql.errors import InputError
 from xql.evaluation.ope import FQE, interval, verdict
+from xql.runs.config import RunConfig
 from xql.runs.policy import load_population
 from xql.runs.run import Run
 from xql.training.ope import (
@@ -23,8 +27,10 @@ from xql.training.ope import (
     CriticCheck,
     check_critic,
     evaluate_policies,
+    verdict_on,
     write_verdict,
 )
+from xql.training.reopen import plan_again, reopen, reopen_held_out
 
 QUICK = ("--updates", "20", "--replicates", "3")
 
@@ -115,12 +121,34 @@ def test_the_keys_of_the_verdict_are_documented(run: Run) -> None:
     assert [key for key in keys if f"`{key}`" not in section] == []
 
 
+def test_the_last_event_is_the_verdict(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert status("ope", str(run.path), *QUICK, "--json") == 0
+    events = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    found = json.loads((run.path / FILE).read_text())
+    assert events[-1] == {"event": "end", "run": str(run.path)} | found
+    # 20 updates of the policy's critics, and as many of the behaviour policy's.
+    done = [event for event in events if event["event"] == "progress"]
+    assert (done[-1]["step"], done[-1]["steps"]) == (40, 40)
+    capsys.readouterr()
+
+
+def test_progress_is_on_standard_error(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("ope", str(run.path), *QUICK) == 0
+    said = "3 critics of 20 updates for the policy, and as many for the behaviour policy"
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [said, "compiling"]
+    assert "critics of" not in captured.out
+    assert status("ope", str(run.path), *QUICK, "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_number_that_is_not_finite_is_null(run: Run) -> None:
     found, (policy,) = evaluate_policies(
         [run.path], index=0, step=5, settings=FQE(replicates=2, updates=2)
     )
     broken = CriticCheck(np.inf, 1.0, 0.0, np.nan, None, "the data's unit")
-    path = write_verdict(found, policy, broken)
+    path = write_verdict(run.path, verdict_on(found, policy, broken))
     assert json.loads(path.read_text())["critic"]["value"] is None
 
 
@@ -137,6 +165,60 @@ def test_a_verdict_that_cannot_be_written_was_said(
     assert re.search("^ *difference", said.out, flags=re.MULTILINE)
     lines = said.err.splitlines()
     assert lines[-1].startswith("no ope.json: ")
+
+
+def test_the_episodes_that_were_held_out_are_evaluated_on(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, words = tmp_path / "run", ("--set", "hidden=[8]", "batch_size=8", "--no-plot")
+    some = ("--steps", "5", "--hold-out", "0.2", "--env", "none", "--no-report", "--out", str(out))
+    assert status("train", "offline", "--data", str(home / "line.npz"), *words, *some) == 0
+    learned, held = set_apart(line_data(), 0.2)
+    assert held is not None
+    capsys.readouterr()
+    assert status("ope", str(out), *QUICK) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert f"{len(held)} episodes, held out from training; discount 0.99" in said
+    about = json.loads((out / FILE).read_text())["data"]
+    assert (about["held_out"], about["learned_from"]) == (True, False)
+    assert about["fingerprint"] == held.fingerprint()
+    # What the run learned from is opened as before, and is the rest.
+    config = RunConfig.load(out)
+    assert reopen(config, out).fingerprint() == learned.fingerprint()
+    # So is it where the run goes on.
+    again = plan_again(config, out)
+    assert again.dataset.fingerprint() == learned.fingerprint()
+    assert "20 % of the episodes held out: 16 of 20 episodes kept" in again.notes
+    # Whoever changed what was held out has other data.
+    changed = line_data().rewards.copy()
+    changed[held_rows(held)] += 1
+    other = line_data().with_metadata(rewards=changed)
+    with pytest.raises(InputError, match=r"other numbers|fewer|its data"):
+        reopen_held_out(config, out, other)
+
+
+def held_rows(held: Dataset) -> np.ndarray:
+    """The first row of the data that is one of the first held-out episode."""
+    data = line_data()
+    same = (data.observations == held.observations[0]).all(axis=1)
+    return np.flatnonzero(same & (data.rewards == held.rewards[0]))[:1]
+
+
+def test_runs_that_held_out_other_episodes_are_not_ranked(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    xql.train_offline(
+        home / "line.npz",
+        steps=1,
+        hold_out=2,
+        env="none",
+        out=tmp_path / "run",
+        options={"hidden": [8], "batch_size": 8, "rewards": "minus_one"},
+        progress=False,
+        report=False,
+    )
+    with pytest.raises(InputError, match="learned from other data"):
+        evaluate_policies([run.path, tmp_path / "run"])
 
 
 def test_select_ranks_every_member(

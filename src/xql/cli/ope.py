@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from xql.cli.console import note, plain_console, print_words, result, sign_of_life
+from xql.cli.console import plain_console, print_words, result, sign_of_life
 from xql.errors import decoration
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ def ope(
 
     Args:
         run: the run's folder.
-        data: a SOURCE to evaluate on, best one that the run has not learned from; the run's own
-            data without it.
+        data: a SOURCE to evaluate on, best one that the run has not learned from. Without it, the
+            episodes that it held out (train offline --hold-out), or else the data that it learned
+            from.
         member: whose policy.
         step: of the checkpoint or the kept policy; the latest without it.
         discount: of the returns that are estimated; the run's without it.
@@ -42,7 +43,13 @@ def ope(
     """
     sign_of_life(f"evaluating {run} on logged data")
     from xql.evaluation.ope import FQE, interval, verdict
-    from xql.training.ope import check_critic, evaluate_policies, newest, write_verdict
+    from xql.training.ope import (
+        check_critic,
+        evaluate_policies,
+        newest,
+        verdict_on,
+        write_verdict,
+    )
 
     found, (policy,) = evaluate_policies(
         [run],
@@ -55,7 +62,7 @@ def ope(
         seed=seed,
     )
     critic = check_critic(run, found.dataset, member, policy.step)
-    print_words(f"{run}, member {member}, step {policy.step:,}, on {_about(found)}")
+    print_words(f"{run}, member {member}, step {policy.step:,}, on {_about(found, run)}")
     _table(
         ("discounted return", "estimate", "95 % interval"),
         [
@@ -90,10 +97,11 @@ def ope(
         if said == "cannot be said"
         else f"the policy is {said} than {than}" + ", as far as the warnings allow" * bool(warnings)
     )
+    leaves = verdict_on(found, policy, critic, sample=sample, seed=seed)
     # It was said: a folder of somebody else's, or a full disk, takes nothing from it.
     with decoration("ope.json"):
-        write_verdict(found, policy, critic, sample=sample, seed=seed)
-    result(**_plain(policy), behaviour=interval(found.behaviour)._asdict(), warnings=warnings)
+        write_verdict(run, leaves)
+    result(run=str(run), **leaves)
 
 
 def select(
@@ -109,8 +117,8 @@ def select(
 
     Args:
         runs: run folders.
-        data: a SOURCE to evaluate on, best one that no run has learned from; the runs' own data
-            without it.
+        data: a SOURCE to evaluate on, best one that no run has learned from. Without it, the
+            episodes that all of them held out, or else the data that they learned from.
         discount: of the returns that are estimated; the runs' without it.
         sample: let the policies draw their actions, in place of their most likely ones.
         updates: of each critic; without it as many as the discount needs.
@@ -128,10 +136,9 @@ def select(
         sample=sample,
         settings=FQE(replicates=replicates, updates=updates),
         seed=seed,
-        say=note,
     )
     first = policies[0]
-    print_words(_about(found))
+    print_words(_about(found, first.run))
     heads = ("estimate", "95 % interval", "than the behaviour", "behind the first", "")
     _table(
         ("run", "member", "step", *heads),
@@ -181,11 +188,14 @@ def _trust(first: "PolicyValue", close: int, others: int) -> str:
     return text
 
 
-def _about(data: "OffPolicy") -> str:
-    dataset = data.dataset
+def _about(data: "OffPolicy", run: Path) -> str:
+    from xql.runs.config import RunConfig
+
+    dataset, own = data.dataset, RunConfig.load(run).data
+    said = {own.held_out: ", held out from training", own.fingerprint: ", learned from"}
     return (
-        f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes; "
-        f"discount {data.discount:g}"
+        f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes"
+        f"{said.get(dataset.fingerprint(), '')}; discount {data.discount:g}"
     )
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import ipaddress
 import os
 import signal
 import socket
@@ -19,6 +18,8 @@ TOKEN = "XQL_TOKEN"
 
 SHORTEST_TOKEN = 16
 
+CONNECTIONS = 4
+"""For each request at a time, how many connections may be open: most of them idle."""
 GRACE = 10
 """Seconds that requests have to end in when the service is to stop."""
 
@@ -32,6 +33,7 @@ def serve(
     max_body: int = 4_194_304,
     max_requests: int = 64,
     timeout: float = 10.0,
+    refuse_unfamiliar: bool = False,
 ) -> None:
     """Serve an exported ONNX policy over HTTP; a file put in its place is served at once.
 
@@ -45,13 +47,16 @@ def serve(
         max_body: bytes of one request.
         max_requests: at a time; one more is answered with 503.
         timeout: seconds until the whole of a request must have come.
+        refuse_unfamiliar: answer no request with an observation that lies outside of what the
+            policy was trained on; without it they are answered and named.
     """
     sign_of_life(f"loading {file}")
     for module in ("fastapi", "uvicorn", "prometheus_client", "onnxruntime"):
         require(module, "serve")
     import uvicorn
 
-    from xql.deploy.service import Limits, make_service
+    from xql.deploy.connections import impatient
+    from xql.deploy.service import Limits, is_loopback, make_service
 
     for name, value in (
         ("max_batch", max_batch), ("max_body", max_body), ("max_requests", max_requests),
@@ -60,15 +65,17 @@ def serve(
         if not value > 0:
             raise InputError(f"`{name}={value}` is not above 0")
     token = _token(token_file)
-    if token is None and not _is_own(host):
+    if token is None and not is_loopback(host):
         raise InputError(
             f"`host={host}` can be reached from other machines, and no token is set",
             hint=f"set {TOKEN} or give `token_file`, or listen at 127.0.0.1",
         )
     limits = Limits(max_body, max_batch, max_requests, timeout)
-    service = make_service(file, token, limits, functools.partial(print, flush=True))
+    say = functools.partial(print, flush=True)
+    service = make_service(file, token, limits, say, refuse_unfamiliar=refuse_unfamiliar)
     config = uvicorn.Config(
         service,
+        http=impatient(timeout, CONNECTIONS * max_requests),
         log_config=None,  # warnings alone, which Python prints by itself
         access_log=False,
         server_header=False,
@@ -112,16 +119,6 @@ def _token(path: Path | None) -> str | None:
             hint="make one: openssl rand -hex 32",
         )
     return token
-
-
-def _is_own(host: str) -> bool:
-    """Whether no other machine reaches an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name, which may mean any address
 
 
 def _listening(host: str, port: int) -> socket.socket:

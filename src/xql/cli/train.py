@@ -38,6 +38,7 @@ def offline(
     beta: Numbers = (),
     policy: str | None = None,
     sweep: Sweep = (),
+    hold_out: float = 0.0,
     env: str | None = None,
     env_arg: Assignments = (),
     episode_limit: int | None = None,
@@ -75,6 +76,8 @@ def offline(
             (docs/xql.md); short for --set policy=awr.
         sweep: values of hyperparameters, such as beta=0.5,2 discount=0.99,0.995; every combination
             is trained with every seed, side by side in one program.
+        hold_out: a share of the episodes, such as 0.1, or a number of them, that is never learned
+            from: xql ope RUN evaluates on it.
         env: the environment to evaluate in; the one that the data names without it, where it is of
             a trusted package. Your own as module:Env-v0, or as module:Class. With none, nothing is
             evaluated.
@@ -117,6 +120,7 @@ def offline(
         sweep=parse_sweep(sweep),
         beta=parse_beta(beta),
         policy=None if policy is None else Unchecked(policy),
+        hold_out=hold_out,
         env=env,
         env_kwargs=parse_settings(env_arg, "--env-arg", "size=3"),
         episode_limit=episode_limit,

@@ -1,20 +1,69 @@
-"""Named subsets of a dataset's episodes, taken before anything is learned from it.
+"""Which episodes of a dataset are learned from: what is held out, then a named subset of the rest.
 
     all      every episode
     top:X    the best share X of the episodes by undiscounted return, at least one
 
 Episodes of equal return rank by length, the shorter first, then as they are stored: where only
 reaching the goal is rewarded, `top` keeps the quickest. The kept ones stay in stored order.
+
+What is held out are the episodes whose numbers have the smallest hashes: as good as random, and the
+same ones whenever the data is opened again, whoever learns from it, and in whatever order they are
+stored.
 """
 
+import hashlib
 from dataclasses import fields
 
 import numpy as np
+from jaxtyping import Int, UInt64
 
 from xql.data.dataset import Dataset
 from xql.errors import InputError, nearest
 
 SUBSETS = ("all", "top:X")
+
+_SALT = b"xql hold-out"
+"""Of the hashes, which are compared with no others."""
+
+
+def set_apart(dataset: Dataset, amount: int | float) -> tuple[Dataset, Dataset | None]:
+    """The episodes to learn from, and those that are held out.
+
+    Args:
+        dataset: all of them.
+        amount: a share of the episodes, below 1, of which at least one is taken; or a whole number
+            of episodes; 0 for none.
+
+    Raises:
+        InputError: it is neither, or leaves no episode to learn from.
+    """
+    if amount == 0:
+        return dataset, None
+    if not (0 < amount < 1 or (amount >= 1 and float(amount).is_integer())):
+        hint = "give a share such as 0.1, or a number of episodes such as 20"
+        raise InputError(f"`hold_out={amount:g}` is no part of the episodes", hint=hint)
+    count = max(1, round(amount * len(dataset))) if amount < 1 else int(amount)
+    if count >= len(dataset):
+        hint = f"give less: the data has {len(dataset):,} episode{'s' * (len(dataset) > 1)}"
+        raise InputError(f"`hold_out={amount:g}` leaves no episode to learn from", hint=hint)
+    held = np.zeros(len(dataset), bool)
+    held[np.argsort(_hashes(dataset), kind="stable")[:count]] = True
+    return _taken(dataset, np.flatnonzero(~held)), _taken(dataset, np.flatnonzero(held))
+
+
+def _hashes(dataset: Dataset) -> UInt64[np.ndarray, " episodes"]:
+    """Of the numbers of each episode."""
+    columns = dataset.observations, dataset.actions, dataset.rewards
+    portable = [one.astype(one.dtype.newbyteorder("<"), copy=False) for one in columns]
+    found = []
+    for first, length, ended in zip(
+        dataset.firsts.tolist(), dataset.lengths.tolist(), dataset.terminated.tolist(), strict=True
+    ):
+        digest = hashlib.blake2b(b"01"[ended : ended + 1], digest_size=8, key=_SALT)
+        for column in portable:
+            digest.update(np.ascontiguousarray(column[first : first + length + 1]).data)
+        found.append(int.from_bytes(digest.digest(), "big"))
+    return np.array(found, np.uint64)
 
 
 def select_episodes(dataset: Dataset, subset: str = "all") -> Dataset:
@@ -40,9 +89,13 @@ def select_episodes(dataset: Dataset, subset: str = "all") -> Dataset:
     # Rounded down after a hair is added: 0.29 · 100 is 28.999… in floating point.
     count = max(1, int(share * len(dataset) + 1e-9))
     best = np.lexsort((dataset.lengths, -dataset.returns))[:count]
+    return _taken(dataset, np.sort(best))
+
+
+def _taken(dataset: Dataset, episodes: Int[np.ndarray, " some"]) -> Dataset:
     laid = {"observations", "actions", "rewards", "lengths", "terminated", "truncated"}
     return Dataset.from_episodes(
-        [dataset.episode(int(index)) for index in np.sort(best)],
+        [dataset.episode(int(index)) for index in episodes],
         **{
             field.name: getattr(dataset, field.name)
             for field in fields(dataset)

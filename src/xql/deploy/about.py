@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xql.data.actions import Discrete
-from xql.data.columns import Column
+from xql.data.columns import Column, TableColumns
 from xql.data.dataset import Dataset
 from xql.data.reading import parse_json
 from xql.deploy.served import FORMAT
@@ -21,6 +21,11 @@ from xql.runs import origin
 from xql.runs.folder import RunFolder
 from xql.runs.summary import UNITS, member_means, quantity_of, results
 from xql.training.reopen import Source, reopen
+
+MARGIN = 0.05
+"""How far beyond the range of the data a number is still familiar, in parts of the range."""
+RARE = 10
+"""Fewer observations than this do not make a category familiar."""
 
 
 def about_policy(
@@ -65,6 +70,7 @@ def about_policy(
             "columns": None if columns is None else [_column(one) for one in columns.observation],
             "missing_values": None if columns is None else list(columns.missing_values),
             "seen": None if dataset is None else _ranges(dataset),
+            "familiar": None if dataset is None else _familiar(dataset, columns),
         },
         "action": {
             "kind": "discrete" if discrete else "box",
@@ -78,6 +84,7 @@ def about_policy(
             "name": config.data.name,
             "source": _without_folder(config.data.source),
             "subset": config.data.subset,
+            "hold_out": config.data.hold_out,
             "transitions": config.data.extent and config.data.extent.transitions,
             "episodes": config.data.extent and config.data.extent.episodes,
             "mean_return": config.data.extent and _finite(config.data.extent.mean_return),
@@ -137,6 +144,24 @@ def _ranges(dataset: Dataset) -> dict[str, list[float]]:
         "low_1_percent": np.quantile(few, 0.01, axis=0).astype(np.float32).tolist(),
         "high_99_percent": np.quantile(few, 0.99, axis=0).astype(np.float32).tolist(),
     }
+
+
+def _familiar(dataset: Dataset, columns: TableColumns | None) -> list[dict[str, Any]]:
+    """The range of each number that is like the data; of a rare category it is 0 to 0."""
+    rows, size = dataset.observations, dataset.observation_size
+    low, high = (end.astype(np.float64) for end in (rows.min(axis=0), rows.max(axis=0)))
+    low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
+    names, offsets = [f"number {place}" for place in range(size)], [0.0] * size
+    if columns is not None:
+        names, offsets = columns.names("observation"), []
+        for column in columns.observation:
+            places = slice(len(offsets), len(offsets) + column.size)
+            offsets += [column.offset] * column.size
+            if column.categories:
+                high[places] = rows[:, places].sum(axis=0) >= RARE
+                low[places] = 0.0
+    found = zip(names, offsets, low.tolist(), high.tolist(), strict=True)
+    return [dict(zip(("name", "offset", "low", "high"), one, strict=True)) for one in found]
 
 
 def _without_folder(source: str) -> str:

@@ -115,6 +115,9 @@ def _data(about: Mapping[str, Any]) -> str:
     lines = [f"- name: {data['name']}", f"- source: `{data['source']}`"]
     if data["transitions"] is not None:
         subset = "" if data["subset"] == "all" else f", subset {data['subset']}"
+        if out := data["hold_out"]:
+            share = f"{100 * out:g} %" if out < 1 else f"{out:g}"
+            subset += f", {share} of the episodes held out"
         lines.append(
             f"- {data['transitions']:,} transitions in {data['episodes']:,} episodes{subset}; mean "
             f"return {_number(data['mean_return'])}"
@@ -173,7 +176,7 @@ def _limits(about: Mapping[str, Any]) -> str:
         lines.append(
             "- Outside the ranges above the policy has learned nothing. It answers all the same, "
             "within the bounds of the actions: a network extrapolates without saying so. Check "
-            "inputs before, and fall back on what acted before."
+            "inputs before (`policy.unfamiliar`), and fall back on what acted before."
         )
     else:
         lines.append(

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -142,10 +143,11 @@ def _leaves(policy: Policy) -> dict[str, np.ndarray]:
 
 
 def npz(policy: PolicyArrays, about: Mapping[str, Any]) -> bytes:
-    """The arrays, and under `xql` the metadata's JSON as bytes."""
+    """The arrays, and as bytes of JSON the metadata under `xql`, the steps under `program`."""
     stream = io.BytesIO()
-    text = np.frombuffer(as_json(about).encode(), np.uint8)
-    np.savez(stream, xql=text, **policy.arrays)  # type: ignore[arg-type]
+    texts = {"xql": as_json(about), "program": json.dumps(policy.program)}
+    described = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
+    np.savez(stream, **described, **policy.arrays)  # type: ignore[arg-type]
     return stream.getvalue()
 
 

@@ -14,6 +14,18 @@ from xql.version import __version__
 OPSET, IR = 17, 8
 """ONNX 1.12's: with LayerNormalization, and read by every ONNX Runtime since 1.12 and by Netron."""
 
+NODES = {
+    "add": "Add",
+    "subtract": "Sub",
+    "multiply": "Mul",
+    "matmul": "MatMul",
+    "maximum": "Max",
+    "minimum": "Min",
+    "tanh": "Tanh",
+    "relu": "Relu",
+}
+"""The operations of a program (`xql.runs.as_arrays`) that are one node."""
+
 
 def onnx_model(policy: PolicyArrays, about: Mapping[str, Any], name: str) -> bytes:
     """The serialised model.
@@ -31,24 +43,12 @@ def onnx_model(policy: PolicyArrays, about: Mapping[str, Any], name: str) -> byt
     """
     onnx = require("onnx", "export")
     graph = _Graph(onnx, policy.arrays)
+    for result, operation, *inputs in policy.program:
+        graph.translate(result, operation, inputs)
     size = len(policy.arrays["observation_shift"])
-    x = graph.add("Sub", "observation", "observation_shift")
-    x = graph.add("Mul", x, "observation_scale")
     output, shape = onnx.TensorProto.FLOAT, ["batch", len(policy.arrays.get("low", ()))]
-    if policy.kind == "best_of_n":
-        action = _best_of_n(graph, x, size)
-    else:
-        first = graph.add("Gemm", x, "policy.weight00", "policy.bias00")
-        y = graph.after_first(first, "policy")
-        if policy.kind == "argmax":
-            action = graph.add("ArgMax", y, axis=-1, keepdims=0)
-            output, shape = onnx.TensorProto.INT64, ["batch"]
-        elif policy.kind == "tanh":
-            half = graph.add("Mul", graph.add("Tanh", y), "half_range")
-            action = graph.add("Add", half, "centre")
-        else:
-            action = graph.in_units(y)
-    graph.add("Identity", action, name="action")
+    if policy.kind == "argmax":
+        output, shape = onnx.TensorProto.INT64, ["batch"]
     helper = onnx.helper
     model = helper.make_model(
         helper.make_graph(
@@ -76,78 +76,29 @@ class _Graph:
         self.onnx, self.nodes = onnx, list[Any]()
         self._arrays, self._used = dict(arrays), dict[str, np.ndarray]()
 
-    def add(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """Add a node; its output's name."""
-        name = name or f"{kind}_{len(self.nodes)}"
-        for one in inputs:
-            if one in self._arrays:
-                self._used[one] = self._arrays[one]
-        node = self.onnx.helper.make_node(kind, list(inputs), [name], name=name, **attributes)
+    def translate(self, result: str, operation: str, inputs: list[str]) -> None:
+        """Add the nodes of one step of a program."""
+        if operation == "layer_norm":
+            self._add("LayerNormalization", inputs, result, axis=-1, epsilon=1e-6)
+        elif operation == "most_likely":
+            self._add("ArgMax", inputs, result, axis=-1, keepdims=0)
+        elif operation == "best":
+            actions, values = inputs
+            self._arrays["one_action"] = np.array([1, 1, len(self._arrays["low"])], np.int64)
+            self._arrays["first_axis"] = np.array([0], np.int64)
+            self._add("ArgMax", [values], "best", axis=0, keepdims=1)
+            self._add("Expand", ["best", "one_action"], "best_rows")
+            self._add("GatherElements", [actions, "best_rows"], "chosen", axis=0)
+            self._add("Squeeze", ["chosen", "first_axis"], result)
+        else:
+            self._add(NODES[operation], inputs, result)
+
+    def _add(self, kind: str, inputs: list[str], result: str, **attributes: Any) -> None:
+        self._used |= {name: self._arrays[name] for name in inputs if name in self._arrays}
+        node = self.onnx.helper.make_node(kind, inputs, [result], name=result, **attributes)
         self.nodes.append(node)
-        return name
-
-    def constant(self, name: str, value: Any) -> str:
-        """Make `value` known under `name`."""
-        self._arrays[name] = np.asarray(value)
-        return name
-
-    def names(self, start: str) -> list[str]:
-        """The known names that begin with `start`."""
-        return [name for name in self._arrays if name.startswith(start)]
-
-    def array(self, name: str) -> np.ndarray:
-        """The array of a name."""
-        return self._arrays[name]
 
     def constants(self) -> list[Any]:
         """The arrays that nodes use."""
         used = self._used.items()
         return [self.onnx.numpy_helper.from_array(array, name) for name, array in used]
-
-    def after_first(self, x: str, mlp: str) -> str:
-        """An MLP's output from that of its first layer."""
-        index = 1
-        while f"{mlp}.weight{index:02}" in self._arrays:
-            norm, shift = (f"{mlp}.{part}{index - 1:02}" for part in ("norm", "shift"))
-            if norm in self._arrays:
-                x = self.add("LayerNormalization", x, norm, shift, axis=-1, epsilon=1e-6)
-            x = self.add("MatMul", self.add("Relu", x), f"{mlp}.weight{index:02}")
-            x = self.add("Add", x, f"{mlp}.bias{index:02}")
-            index += 1
-        return x
-
-    def in_units(self, x: str) -> str:
-        """Actions rescaled to [-1, 1] in the data's units, clipped to the bounds."""
-        x = self.add("Add", self.add("Mul", x, "half_range"), "centre")
-        return self.add("Min", self.add("Max", x, "low"), "high")
-
-
-def _best_of_n(graph: _Graph, x: str, inputs: int) -> str:
-    """The candidate of the highest value; they stand along a first axis of their own."""
-    noise, times = graph.array("noise"), graph.array("times")
-    weight, bias = graph.array("flow.weight00"), graph.array("flow.bias00")
-    of_state = graph.add("MatMul", x, graph.constant("flow.of_state", weight[:inputs]))
-    graph.constant("flow.of_action", weight[inputs:-1])
-    action = graph.constant("candidates", noise[:, None])
-    for index, time in enumerate(times):
-        now = graph.constant(f"flow.at_time{index:02}", bias + time * weight[-1])
-        first = graph.add("MatMul", action, "flow.of_action")
-        first = graph.add("Add", graph.add("Add", of_state, now), first)
-        steps = graph.constant("steps", np.float32(len(times)))
-        step = graph.add("Div", graph.after_first(first, "flow"), steps)
-        action = graph.add("Add", action, step)
-    ends = graph.constant("-1", np.float32(-1)), graph.constant("1", np.float32(1))
-    action = graph.in_units(graph.add("Clip", action, *ends))
-    values = []
-    for index in range(sum(name.endswith("weight00") for name in graph.names("critic"))):
-        mlp = f"critic{index}"
-        weight = graph.array(f"{mlp}.weight00")
-        first = graph.add("MatMul", x, graph.constant(f"{mlp}.of_state", weight[:inputs]))
-        first = graph.add("Add", first, f"{mlp}.bias00")
-        of_action = graph.constant(f"{mlp}.of_action", weight[inputs:])
-        first = graph.add("Add", first, graph.add("MatMul", action, of_action))
-        values.append(graph.after_first(first, mlp))
-    best = graph.add("ArgMax", graph.add("Min", *values), axis=0, keepdims=1)
-    shape = graph.constant("one_action", np.array([1, 1, noise.shape[1]], np.int64))
-    chosen = graph.add("GatherElements", action, graph.add("Expand", best, shape), axis=0)
-    return graph.add("Squeeze", chosen, graph.constant("first_axis", np.array([0], np.int64)))

@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 
 from xql.data.columns import TableColumns
 from xql.errors import InputError, reason, require
+from xql.runs.numpy_policy import unfamiliar
 
 FORMAT = 1
 """Of the metadata; see docs/export.md."""
@@ -70,6 +71,7 @@ class ServedPolicy:
                 sizes.add(self.columns.observation_size)
             if sizes != {self.observation_size}:
                 raise ValueError("the metadata are of another model")
+            self._familiar = _familiar(self.about, self.observation_size)
             self.act(np.zeros((1, self.observation_size), np.float32), str(path))
         except InputError:
             raise
@@ -108,6 +110,30 @@ class ServedPolicy:
             row = np.argwhere(~np.isfinite(actions))[0, 0]
             raise InputError(f"the action for observation {row} is not finite", where=where)
         return actions
+
+    @property
+    def knows_familiar(self) -> bool:
+        """Whether the metadata say what is familiar."""
+        return self._familiar is not None
+
+    def unfamiliar(
+        self, observations: Float[np.ndarray, "batch observation"]
+    ) -> list[list[str]] | None:
+        """What of each observation lies outside of the training data, a sentence each.
+
+        None where the metadata do not say what is familiar: the data was not there at the export.
+        """
+        if self._familiar is None:
+            return None
+        low, high = self._familiar
+        rows = np.asarray(observations, np.float32)
+        inside = (low <= rows) & (rows <= high)
+        outside = np.flatnonzero(~inside.all(axis=1))
+        about = self.about["observation"]
+        found: list[list[str]] = [[] for _ in rows]
+        for row in outside:
+            found[row] = unfamiliar(rows[row], about)
+        return found
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, "batch observation"]:
         """The observations of rows of the table that the policy was trained on.
@@ -149,6 +175,20 @@ class ServedPolicy:
                         where=where,
                         hint="serve it on a port of its own",
                     )
+
+
+def _familiar(
+    about: Mapping[str, Any], size: int
+) -> tuple[Float[np.ndarray, " observation"], Float[np.ndarray, " observation"]] | None:
+    """The ends of what is familiar; None of an export without its data, or of an earlier one."""
+    if not about["observation"].get("familiar"):
+        return None
+    places = about["observation"]["familiar"]
+    low, high = (np.array([one[end] for one in places], np.float64) for end in ("low", "high"))
+    if len(places) != size:
+        raise ValueError("the metadata are of another model")
+    unfamiliar(np.full(size, np.nan), about["observation"])  # that every number has its words
+    return low, high
 
 
 def _columns(about: Mapping[str, Any], where: str) -> TableColumns | None:

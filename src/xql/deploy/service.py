@@ -7,6 +7,8 @@ a policy that replaces it meanwhile changes no answer halfway.
 import asyncio
 import contextlib
 import hmac
+import ipaddress
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -29,7 +31,6 @@ from pydantic import (
     WithJsonSchema,
     create_model,
 )
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from xql.deploy.served import ServedPolicy
 from xql.errors import InputError, MissingExtra
@@ -37,6 +38,9 @@ from xql.version import __version__
 
 POLL = 1.0
 """Seconds between two looks at the file."""
+
+LONGEST = 1000
+"""Letters of a refusal."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -61,10 +65,22 @@ class Limits:
 class Holder:
     """The policy that is served now, and the file that it was read from."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, familiar: bool = False) -> None:
+        """Read it; with `familiar`, only where it says what is familiar to it."""
         self.path = path
+        self._familiar = familiar
         self._seen = self._stamp()
-        self.policy = ServedPolicy(path)
+        self.policy = self._read()
+
+    def _read(self) -> ServedPolicy:
+        policy = ServedPolicy(self.path)
+        if self._familiar and not policy.knows_familiar:
+            raise InputError(
+                "it does not say what is familiar to it, for `refuse_unfamiliar`",
+                where=str(self.path),
+                hint="export the run again with its data: xql export RUN --data SOURCE",
+            )
+        return policy
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
@@ -83,7 +99,7 @@ class Holder:
         if stamp is None or stamp == self._seen:
             return False
         self._seen = stamp
-        new = ServedPolicy(self.path)
+        new = self._read()
         self.policy.require_like(new, str(self.path))
         changed = new.identity != self.policy.identity
         self.policy = new
@@ -105,6 +121,10 @@ class Counters:
             registry=self.registry,
         )  # fmt: skip
         self.actions = Counter("xql_actions", "Actions given.", registry=self.registry)
+        self.unfamiliar = Counter(
+            "xql_unfamiliar_observations", "Observations outside of the training data.",
+            registry=self.registry,
+        )  # fmt: skip
         self.in_flight = Gauge("xql_requests_in_flight", "Requests now.", registry=self.registry)
         self.swaps = Counter(
             "xql_policy_swaps", "Policies read again, by what came of it.", ["result"],
@@ -140,6 +160,10 @@ class Answer(BaseModel):
     named: list[dict[str, float | int | str]] | None = Field(
         description="The same by the table's column names; null without a table."
     )
+    unfamiliar: list[list[str]] | None = Field(
+        description="What of each observation lies outside of the training data, a sentence each; "
+        "null where the policy does not say what is familiar."
+    )
     policy: str = Field(description="The first letters of the policy's SHA-256.")
 
 
@@ -154,6 +178,8 @@ def make_service(
     token: str | None = None,
     limits: Limits | None = None,
     say: Callable[[str], object] = print,
+    *,
+    refuse_unfamiliar: bool = False,
 ) -> FastAPI:
     """The application that serves an exported policy.
 
@@ -164,13 +190,15 @@ def make_service(
             machine's own name alone.
         limits: of a request; the defaults where None.
         say: takes a line where another policy is served, or cannot be.
+        refuse_unfamiliar: whether a request with an observation that lies outside of the training
+            data gets no action, or else one and a note.
 
     Raises:
-        InputError: the file is no policy that xql exported.
+        InputError: the file is no policy that xql exported, or does not say what is familiar.
         MissingExtra: onnxruntime is not installed.
     """
     limits = limits or Limits()
-    holder = Holder(path)
+    holder = Holder(path, familiar=refuse_unfamiliar)
     metrics = Counters(holder.policy)
 
     @contextlib.asynccontextmanager
@@ -217,9 +245,18 @@ def make_service(
             actions = policy.act(observations)
         except InputError as error:
             raise HTTPException(422, str(error)) from error
+        unfamiliar = policy.unfamiliar(observations)
+        outside = [place for place, said in enumerate(unfamiliar or ()) if said]
+        metrics.unfamiliar.inc(len(outside))
+        if outside and unfamiliar and refuse_unfamiliar:
+            said = "; ".join(unfamiliar[outside[0]])
+            raise HTTPException(422, f"observation {outside[0]} is unfamiliar: {said}"[:LONGEST])
         metrics.actions.inc(len(actions))
         return Answer(
-            actions=actions.tolist(), named=policy.decode(actions), policy=policy.identity
+            actions=actions.tolist(),
+            named=policy.decode(actions),
+            unfamiliar=unfamiliar,
+            policy=policy.identity,
         )
 
     @service.get("/health", responses=_only(problems, 400))
@@ -261,11 +298,38 @@ def make_service(
 
     service.add_middleware(Gate, limits=limits, metrics=metrics)
     if token is None:
-        # A page in a browser could name this machine otherwise, and would then be of its origin.
-        service.add_middleware(
-            TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"]
-        )
+        service.add_middleware(OwnHost)
     return service
+
+
+class OwnHost:
+    """Answers what was sent to `localhost` or a loopback address, and nothing else.
+
+    A page in a browser could give this machine a name of its own, and would then be of its origin.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+            found = re.fullmatch(r"\[([^]]*)\](:\d*)?|([^:]*)(:\d*)?", host.decode("latin-1"))
+            if found is None or not is_loopback(found[1] or found[3] or ""):
+                named = "the request names another host than this machine's own"
+                await _problem(400, named, scope, receive, send, {})
+                return
+        await self._app(scope, receive, send)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether no other machine reaches a host by this name or address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name, which may mean any address
 
 
 def _only(

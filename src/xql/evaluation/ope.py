@@ -41,6 +41,11 @@ from xql.errors import InputError, require_seed
 Decide = Callable[[Float32[np.ndarray, "rows observation"]], Float32[np.ndarray, "rows action"]]
 """A policy on raw observations, such as `xql.runs.policy.Policy`."""
 
+Advance = Callable[[int], object]
+"""Takes how many updates of each critic have been made since its last call."""
+
+CHUNK = 100
+"""Updates of one call, about half a second: between two, progress is shown, and Ctrl-C heard."""
 BLOCK = 65536
 """Rows that a policy acts in at once."""
 SEARCHED = 20_000
@@ -162,7 +167,12 @@ class OffPolicy:
     """
 
     def __init__(
-        self, dataset: Dataset, discount: float, settings: FQE = DEFAULT, seed: int = 0
+        self,
+        dataset: Dataset,
+        discount: float,
+        settings: FQE = DEFAULT,
+        seed: int = 0,
+        advance: Advance = lambda updates: None,
     ) -> None:
         """Scale the data, and draw the resamples.
 
@@ -171,6 +181,7 @@ class OffPolicy:
             discount: γ, of the returns that are estimated.
             settings: how critics are fitted.
             seed: of the resamples, the first weights and the batches.
+            advance: is called with the updates of each critic since its last call.
 
         Raises:
             InputError: γ is not from 0 to below 1. At 1, what never terminates has no value.
@@ -180,6 +191,7 @@ class OffPolicy:
             hint = "give at least 0 and less than 1, such as 0.99"
             raise InputError(f"`discount={discount:g}` cannot be used here", hint=hint)
         self.dataset, self.discount = dataset, float(discount)
+        self._advance = advance
         scaling = fit_scaling(dataset, "auto", "auto", discount=discount)
         self._unit = 1.0 / scaling.reward_scale
         shifted = dataset.observations - scaling.observation_shift
@@ -215,8 +227,9 @@ class OffPolicy:
         """
         keys, critics = self._start
         taken = jnp.asarray(self.scaled(actions))
-        args = (keys, critics, self._episodes, self._steps, taken)
-        return np.asarray(evaluate(*args, settings=self.settings), np.float64) * self._unit
+        args = (keys, critics, jnp.asarray(self._episodes), self._steps, taken)
+        values = evaluate(*args, settings=self.settings, advance=self._advance)
+        return np.asarray(values, np.float64) * self._unit
 
     @functools.cached_property
     def behaviour(self) -> Float64[np.ndarray, " replicates"]:
@@ -288,7 +301,6 @@ def verdict(difference: Estimate) -> Verdict:
     return "worse" if difference.high < 0 else "cannot be said"
 
 
-@functools.partial(jax.jit, static_argnames="settings")
 def evaluate(
     keys: Key[Array, " replicates"],
     critics: Any,
@@ -297,6 +309,7 @@ def evaluate(
     actions: Float32[Array, "rows action"],
     *,
     settings: FQE,
+    advance: Advance = lambda updates: None,
 ) -> Float[Array, " replicates"]:
     """Every replicate's estimate, all of them in one program.
 
@@ -307,31 +320,80 @@ def evaluate(
         steps: the log.
         actions: what the policy does in the state of every row.
         settings: how the critics are fitted.
+        advance: is called with the updates of each critic since its last call.
     """
-
-    def replicate(key: PRNGKeyArray, critic: Any, drawn: Int32[Array, " episodes"]) -> Scalar:
-        return _replicate(key, critic, drawn, steps, actions, settings)
-
-    values: Float[Array, " replicates"] = jax.vmap(replicate)(keys, critics, episodes)
+    assert settings.updates is not None
+    fitted = jax.vmap(lambda network: (trainable(network), network))(critics)
+    for first in range(0, settings.updates, CHUNK):
+        last = min(first + CHUNK, settings.updates)
+        chunk = jnp.int32(first), jnp.int32(last)
+        fitted = _fit(fitted, keys, episodes, steps, actions, *chunk, settings=settings)
+        jax.block_until_ready(fitted)  # type: ignore[no-untyped-call]
+        advance(last - first)
+    values: Float[Array, " replicates"] = _estimate(fitted[1], episodes, steps, actions)
     return values
 
 
-def _replicate(
+@functools.partial(jax.jit, static_argnames="settings")
+def _fit(
+    fitted: Any,
+    keys: Key[Array, " replicates"],
+    episodes: Int32[Array, "replicates episodes"],
+    steps: Steps,
+    actions: Float32[Array, "rows action"],
+    first: Int32[Array, ""],
+    last: Int32[Array, ""],
+    *,
+    settings: FQE,
+) -> Any:
+    """The critics and their targets after the updates from `first` to before `last`."""
+
+    def replicate(fitted: Any, key: PRNGKeyArray, drawn: Int32[Array, " episodes"]) -> Any:
+        update = _update(key, drawn, steps, actions, settings)
+        return jax.lax.fori_loop(first, last, update, fitted)
+
+    return jax.vmap(replicate)(fitted, keys, episodes)
+
+
+@jax.jit
+def _estimate(
+    targets: Any,
+    episodes: Int32[Array, "replicates episodes"],
+    steps: Steps,
+    actions: Float32[Array, "rows action"],
+) -> Float[Array, " replicates"]:
+    def replicate(target: Any, drawn: Int32[Array, " episodes"]) -> Scalar:
+        firsts = steps.firsts[drawn]
+        q = target(steps.observations[firsts], actions[firsts])[0]
+        value: Scalar = _constant(steps, drawn) + q.mean()
+        return value
+
+    values: Float[Array, " replicates"] = jax.vmap(replicate)(targets, episodes)
+    return values
+
+
+def _constant(steps: Steps, episodes: Int32[Array, " episodes"]) -> Scalar:
+    """The c for which r + γ · mask · c − c is 0 in the mean.
+
+    Bootstrapping alone would need 1/(1 − γ) times as long for it as for what differs between states
+    and actions.
+    """
+    c: Scalar = steps.sums[episodes].sum() / steps.decays[episodes].sum()
+    return c
+
+
+def _update(
     key: PRNGKeyArray,
-    network: Any,
     episodes: Int32[Array, " episodes"],
     steps: Steps,
     actions: Float32[Array, "rows action"],
     settings: FQE,
-) -> Scalar:
-    """The estimate from one resample of the episodes."""
-    assert settings.updates is not None
-    updates = settings.updates
+) -> Callable[[Any, Any], Any]:
+    """One update, by its number, of one replicate's critic and target."""
+    total = settings.updates
+    assert total is not None
     firsts, lengths = steps.firsts[episodes], steps.lengths[episodes]
-    ends = jnp.cumsum(lengths)
-    # The constant for which r + γ · mask · c − c is 0 in the mean. Bootstrapping alone would need
-    # 1/(1 − γ) times as long for it as for what differs between states and actions.
-    c = steps.sums[episodes].sum() / steps.decays[episodes].sum()
+    ends, c = jnp.cumsum(lengths), _constant(steps, episodes)
 
     def draw(key: PRNGKeyArray) -> Int32[Array, " batch"]:
         """Rows of transitions, uniformly from the resample."""
@@ -350,10 +412,8 @@ def _replicate(
             q = c + network(steps.observations[rows], steps.actions[rows])[0]
             return jnp.square(q - backup).mean(), {}
 
-        rate = settings.learning_rate * decay("cosine", number, updates)
+        rate = settings.learning_rate * decay("cosine", number, total)
         critic, _ = descend(critic, loss, rate)
         return critic, polyak(target, critic.network, settings.polyak)
 
-    _, target = jax.lax.fori_loop(0, updates, update, (trainable(network), network))
-    estimate: Scalar = c + target(steps.observations[firsts], actions[firsts])[0].mean()
-    return estimate
+    return update

@@ -67,7 +67,9 @@ def configuration(config: RunConfig) -> dict[str, Any]:
         values.pop(name, None)
     scaling, data = values["scaling"], values["data"]
     values["scaling"] = {name: scaling[name] for name in ("rewards", "observations")}
-    values["data"] = {name: data[name] for name in ("name", "subset", *OF_THE_DATA) if name in data}
+    values["data"] = {
+        name: data[name] for name in ("name", "subset", "hold_out", *OF_THE_DATA) if name in data
+    }
     if "mean_return" in data:
         # The last digits of a sum depend on the processor.
         values["data"]["mean_return"] = float(f"{data['mean_return']:.6g}")

@@ -143,6 +143,7 @@ def _members(folder: RunFolder, rows: Sequence[Evaluation]) -> list[_Member]:
         "rewards": config.scaling.rewards,
         "observations": config.scaling.observations,
         "subset": config.data.subset,
+        "hold_out": config.data.hold_out,
     }
     given = frozenset(
         key for key, source in config.sources.items() if str(source).startswith("given")

@@ -86,7 +86,7 @@ def data_card(run: RunFolder, found: Diagnostics | None) -> Table:
     if extent is not None:
         part = ""
         if data.whole is not None:
-            part = f" of {data.whole.transitions:,} ({data.subset})"
+            part = f" of {data.whole.transitions:,} ({data.part})"
         rows += [
             ["transitions", f"{extent.transitions:,}{part}"],
             ["episodes", f"{extent.episodes:,}"],

@@ -1,4 +1,14 @@
-"""A policy's most likely action as plain arrays, which NumPy, ONNX and a file can hold.
+"""A policy's most likely action as plain arrays, and the arithmetic on them, step by step.
+
+NumPy interprets the steps (`numpy_policy`), and an ONNX graph has a node for each
+(`xql.deploy.onnx_graph`). A step is `[result, operation, *inputs]`, all by name: its inputs are
+arrays, earlier results, or `observation`, a batch of rows; the last result is `action`. The
+operations are NumPy's `add`, `subtract`, `multiply`, `matmul`, `maximum`, `minimum`, `tanh`, and
+
+    relu         max(x, 0)
+    layer_norm   of x, scale, shift: along the last axis, with ε = 1e-6
+    most_likely  the number of the largest of the last axis
+    best         of candidates and their values: along the first axis, the candidate of the highest
 
 The names of the arrays, all float32; an MLP has a weight and a bias for each layer, and a LayerNorm
 (`norm`, `shift`) for each hidden one if it has any:
@@ -14,7 +24,9 @@ The kinds are what becomes of the MLP's output y:
     argmax     the number of the largest logit
     best_of_n  an MLP `flow` of (x, action, time) carries the rows of `noise` to candidates in
                Euler steps at `times`; the smallest of the MLPs `critic0`, … of (x, action) is the
-               value by which the best is chosen
+               value by which the best is chosen. The first layers' weights are those of x
+               (`flow.of_state`, …), of the action (`flow.of_action`, …) and, with the bias, of each
+               time (`flow.at_time00`, …)
 """
 
 from typing import Any, NamedTuple
@@ -34,12 +46,16 @@ from xql.agents.policies import (
 from xql.data.scaling import Scaling
 from xql.jax_config import standard_jax
 
+Program = list[list[str]]
+"""Steps; see the head of this file."""
+
 
 class PolicyArrays(NamedTuple):
     """What acts, as plain arrays; see the head of this file."""
 
     kind: str
     arrays: dict[str, np.ndarray]
+    program: Program
 
 
 @standard_jax()
@@ -52,7 +68,7 @@ def as_arrays(actor: Any, scaling: Scaling) -> PolicyArrays | None:
     arrays["observation_shift"] = scaling.observation_shift
     arrays["observation_scale"] = scaling.observation_scale
     plain = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-    return PolicyArrays(kind, plain)
+    return PolicyArrays(kind, plain, _program(kind, plain))
 
 
 def _actor(actor: Any) -> tuple[str, dict[str, Any]] | None:
@@ -73,14 +89,99 @@ def _actor(actor: Any) -> tuple[str, dict[str, Any]] | None:
         arrays["policy.weight00"] = arrays["policy.weight00"][:inputs]  # the noise is 0
         return "clip", arrays | _bounds(actor)
     if kind is BestOfN:
-        arrays = _mlp("flow", actor.behaviour.mlp) | _bounds(actor.behaviour)
-        for index, mlp in enumerate(actor.critic.mlps):
-            arrays |= _of_raw_actions(_mlp(f"critic{index}", mlp), actor.critic.bounds)
-        steps = actor.behaviour.steps
-        arrays["noise"] = fixed_noise(actor.count, len(actor.behaviour.low))
-        arrays["times"] = jnp.arange(steps) / steps
-        return "best_of_n", arrays
+        return "best_of_n", _best_of_n(actor)
     return None
+
+
+def _best_of_n(actor: BestOfN) -> dict[str, Any]:
+    size, steps = len(actor.behaviour.low), actor.behaviour.steps
+    arrays = _mlp("flow", actor.behaviour.mlp) | _bounds(actor.behaviour)
+    weight, bias = arrays.pop("flow.weight00"), arrays.pop("flow.bias00")
+    arrays["flow.of_state"], arrays["flow.of_action"] = weight[: -size - 1], weight[-size - 1 : -1]
+    for index in range(steps):
+        arrays[f"flow.at_time{index:02}"] = bias + index / steps * weight[-1]
+    arrays["time_step"] = 1 / steps
+    # The candidates stand along a first axis of their own.
+    arrays["noise"] = fixed_noise(actor.count, size)[:, None]
+    arrays["lowest"], arrays["highest"] = -1.0, 1.0
+    for index, mlp in enumerate(actor.critic.mlps):
+        name = f"critic{index}"
+        of_critic = _of_raw_actions(_mlp(name, mlp), actor.critic.bounds)
+        weight = of_critic.pop(f"{name}.weight00")
+        of_critic[f"{name}.of_state"] = weight[:-size]
+        of_critic[f"{name}.of_action"] = weight[-size:]
+        arrays |= of_critic
+    return arrays
+
+
+class _Steps:
+    """A program as it is written."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.program: Program = []
+        self._arrays = arrays
+
+    def add(self, operation: str, *inputs: str, result: str = "") -> str:
+        """Add a step; its result's name."""
+        result = result or f"{operation}_{len(self.program)}"
+        self.program.append([result, operation, *inputs])
+        return result
+
+    def after_first(self, x: str, mlp: str) -> str:
+        """An MLP's output from that of its first layer: LayerNorm if any, ReLU, the next layer."""
+        index = 1
+        while f"{mlp}.weight{index:02}" in self._arrays:
+            norm, shift = (f"{mlp}.{part}{index - 1:02}" for part in ("norm", "shift"))
+            if norm in self._arrays:
+                x = self.add("layer_norm", x, norm, shift)
+            x = self.add("matmul", self.add("relu", x), f"{mlp}.weight{index:02}")
+            x = self.add("add", x, f"{mlp}.bias{index:02}")
+            index += 1
+        return x
+
+    def within(self, x: str, low: str, high: str, result: str = "") -> str:
+        """Clipped to two ends."""
+        return self.add("minimum", self.add("maximum", x, low), high, result=result)
+
+    def in_units(self, x: str, result: str = "") -> str:
+        """An action rescaled to ±1 in the units of its bounds."""
+        return self.add("add", self.add("multiply", x, "half_range"), "centre", result=result)
+
+
+def _program(kind: str, arrays: dict[str, np.ndarray]) -> Program:
+    steps = _Steps(arrays)
+    x = steps.add("subtract", "observation", "observation_shift")
+    x = steps.add("multiply", x, "observation_scale")
+    if kind == "best_of_n":
+        _write_best_of_n(steps, x, arrays)
+        return steps.program
+    first = steps.add("add", steps.add("matmul", x, "policy.weight00"), "policy.bias00")
+    y = steps.after_first(first, "policy")
+    if kind == "argmax":
+        steps.add("most_likely", y, result="action")
+    elif kind == "tanh":
+        steps.in_units(steps.add("tanh", y), result="action")
+    else:
+        steps.within(steps.in_units(y), "low", "high", result="action")
+    return steps.program
+
+
+def _write_best_of_n(steps: _Steps, x: str, arrays: dict[str, np.ndarray]) -> None:
+    def first_layer(name: str, bias: str, of_state: str, action: str) -> str:
+        of_action = steps.add("matmul", action, f"{name}.of_action")
+        return steps.add("add", steps.add("add", of_state, bias), of_action)
+
+    action, of_state = "noise", steps.add("matmul", x, "flow.of_state")
+    for time in sorted(name for name in arrays if name.startswith("flow.at_time")):
+        speed = steps.after_first(first_layer("flow", time, of_state, action), "flow")
+        action = steps.add("add", action, steps.add("multiply", speed, "time_step"))
+    action = steps.in_units(steps.within(action, "lowest", "highest"))
+    action, least = steps.within(action, "low", "high"), ""
+    for name in sorted({name.split(".")[0] for name in arrays if name.startswith("critic")}):
+        of_state = steps.add("matmul", x, f"{name}.of_state")
+        q = steps.after_first(first_layer(name, f"{name}.bias00", of_state, action), name)
+        least = steps.add("minimum", least, q) if least else q
+    steps.add("best", action, least, result="action")
 
 
 def _of_raw_actions(arrays: dict[str, Any], bounds: ActionBounds | None) -> dict[str, Any]:

@@ -257,7 +257,7 @@ class DataConfig:
     subset: str = "all"
     """Which episodes of the data were learned from."""
     whole: Extent | None = None
-    """The data before the subset was taken; None where that is all of it."""
+    """All of the data; None where the run learned from all of it."""
     fingerprint: str | None = None
     """Of what was learned from (`Dataset.fingerprint`); None online, and in older runs."""
     columns: TableColumns | None = None
@@ -265,6 +265,19 @@ class DataConfig:
     unit_actions: bool = False
     """Whether critics see actions rescaled from their bounds to ±1; not in older runs, nor online,
     nor where those are the bounds."""
+    hold_out: Finite = 0.0
+    """The share, or from 1 on the number, of the episodes that were never learned from."""
+    held_out: str | None = None
+    """The fingerprint of these; None where there are none."""
+
+    @property
+    def part(self) -> str:
+        """Which episodes of the data were learned from, in words; empty where that is all."""
+        words = [] if self.subset == "all" else [f"subset {self.subset}"]
+        if self.hold_out:
+            share = f"{100 * self.hold_out:g} %" if self.hold_out < 1 else f"{self.hold_out:g}"
+            words.append(f"{share} of the episodes held out")
+        return ", ".join(words)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))
@@ -464,8 +477,10 @@ class RunConfig:
         """The same in plain values, for YAML or JSON."""
         data = dataclasses.asdict(self.data)
         data |= data.pop("extent") or {}
-        if data["columns"] is None:  # a configuration without keeps the hash that it had
-            del data["columns"]
+        # A configuration without keeps the hash that it had.
+        for name in ("columns", "hold_out", "held_out"):
+            if not data[name]:
+                del data[name]
         reference = self.data.reference
         data["actions"] = _actions_to_dict(self.data.actions)
         data["reference"] = None if reference is None else reference._asdict()
@@ -650,6 +665,8 @@ def _require_consistent(config: "RunConfig", where: str) -> None:
             f"{config.data.actions.size}",
             where,
         )
+    if config.data.hold_out < 0:
+        raise wrong(where, "data.hold_out", "a number from 0 on", config.data.hold_out)
     reference = config.data.reference
     if reference is not None and not reference.minimum < reference.maximum:
         raise damaged("data.reference.minimum is not below data.reference.maximum", where)

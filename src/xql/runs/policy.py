@@ -215,7 +215,7 @@ class Policy:
     def _network(self) -> Network | None:
         """The same policy for NumPy; None where it is of a kind that NumPy does not know here."""
         found = as_arrays(self.actor, self.scaling)
-        return None if found is None else Network(*found)
+        return None if found is None else Network(found.program, found.arrays)
 
     @functools.cached_property
     def _few(self) -> int:

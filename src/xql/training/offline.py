@@ -33,7 +33,7 @@ from xql.data.check import Finding, require_sound
 from xql.data.columns import TableColumns
 from xql.data.dataset import Dataset, DeviceData
 from xql.data.scaling import DEFAULT_DISCOUNT, apply_scaling, fit_scaling
-from xql.data.selection import select_episodes
+from xql.data.selection import select_episodes, set_apart
 from xql.data.sources import open_dataset
 from xql.envs.given import NO_ENVIRONMENT, Given, Simulator, simulator
 from xql.envs.kitchen import as_evaluated
@@ -115,6 +115,7 @@ def train_offline(
     sweep: Mapping[str, Sequence[float]] | None = None,
     beta: Beta | None = None,
     policy: Extraction | Unchecked | None = None,
+    hold_out: int | float = 0,
     env: Given | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     episode_limit: int | None = None,
@@ -147,6 +148,9 @@ def train_offline(
             options={"beta": "auto"}, which "default" has anyway.
         policy: how XQL extracts its policy: "awr", "ddpg_bc", "best_of_n" or "flow"; short for
             options={"policy": ...}.
+        hold_out: a share of the episodes, such as 0.1, or a number of them, that is never learned
+            from, so that `xql ope` can evaluate on it. By a hash of their numbers: the same
+            episodes of the same data in every run.
         env: the environment to evaluate in: a Gymnasium id or "module:id", an instance, or a
             factory, which makes a new one with every call. Where None, the one that the data names,
             and without one nothing is evaluated; "none" trains without evaluation.
@@ -197,6 +201,7 @@ def train_offline(
         steps=steps,
         seeds=seeds,
         sweep=sweep,
+        hold_out=hold_out,
         env=env,
         env_kwargs=env_kwargs,
         episode_limit=episode_limit,
@@ -220,6 +225,7 @@ def plan_offline(
     steps: int = 100_000,
     seeds: int | Sequence[int] = 1,
     sweep: Mapping[str, Sequence[float]] | None = None,
+    hold_out: int | float = 0,
     env: Given | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     episode_limit: int | None = None,
@@ -233,7 +239,8 @@ def plan_offline(
     """Decide everything about an offline run; write nothing.
 
     Args:
-        data, agent, preset, steps, seeds, sweep, env, options: as `train_offline` takes them.
+        data, agent, preset, steps, seeds, sweep, hold_out, env, options: as `train_offline` takes
+            them.
         env_kwargs, episode_limit, precision, stop_at_success, checkpoints, trust: likewise.
         evaluation: when to evaluate; `stop_at_success` has the last word on its own field.
 
@@ -271,7 +278,8 @@ def plan_offline(
     require_apart(sweep, options)
     require_one_discount(made, members)
     findings = require_sound(whole)
-    dataset = select_episodes(whole, chosen.subset)
+    kept, held = set_apart(whole, hold_out)
+    dataset = select_episodes(kept, chosen.subset)
     scaling = fit_scaling(
         dataset, chosen.rewards, chosen.observations, discount=_discount(chosen.config, members)
     )
@@ -295,10 +303,12 @@ def plan_offline(
             reference=reference_score(whole.name, whole.metadata),
             extent=_extent(dataset),
             subset=chosen.subset,
-            whole=None if chosen.subset == "all" else _extent(whole),
+            whole=None if dataset is whole else _extent(whole),
             fingerprint=dataset.fingerprint(),
             columns=_columns(whole),
             unit_actions=isinstance(actions, Box) and not actions.is_unit,
+            hold_out=float(hold_out),
+            held_out=None if held is None else held.fingerprint(),
         ),
         environment=played,
         trust=tuple(trust) if named is None else (*trust, named.record),
@@ -312,8 +322,8 @@ def plan_offline(
         config.settings(of_suite),
         scaling.describe(),
     ]
-    if chosen.subset != "all":
-        notes.append(f"subset {chosen.subset}: {len(dataset):,} of {len(whole):,} episodes kept")
+    if part := config.data.part:
+        notes.append(f"{part}: {len(dataset):,} of {len(whole):,} episodes kept")
     if without:
         notes.append("nothing is evaluated, as was asked for")
     elif config.environment is None:

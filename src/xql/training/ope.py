@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,11 +37,14 @@ from xql.runs.checkpoints import latest_step
 from xql.runs.config import RunConfig, require_at_least
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_actors, load_population
-from xql.training.reopen import Source, reopen
+from xql.training.progress import ProgressBar
+from xql.training.reopen import Source, reopen, reopen_held_out
 from xql.version import __version__
 
 FILE = "ope.json"
 """What `xql ope` leaves in a run's folder."""
+SAME = ("fingerprint", "extent", "held_out")
+"""What runs that are evaluated together on their own data have in common of it."""
 TRANSITIONS = 5_000
 """Of the data, on which a run's critic is checked."""
 MOST_FAR = 0.25
@@ -149,20 +152,21 @@ def evaluate_policies(
     sample: bool = False,
     settings: FQE = DEFAULT,
     seed: int = 0,
-    say: Callable[[str], object] = lambda text: None,
+    progress: bool = True,
 ) -> Evaluation:
     """Fitted Q evaluation of the policies of runs, all by the same resamples of the same data.
 
     Args:
         runs: run folders.
-        data: what to evaluate on; the data that the runs learned from where None.
+        data: what to evaluate on; where None, the episodes that the runs held out, or else the data
+            that they learned from.
         index: of the member; every one where None.
         step: of the checkpoint or the kept policy; all that the runs have where None.
         discount: of the returns; that of the runs where None.
         sample: whether the policies' actions are drawn, or else the most likely ones.
         settings: how critics are fitted.
         seed: of the resamples, the critics, the batches and the actions that are drawn.
-        say: takes a line before each policy.
+        progress: show a progress bar on standard error.
 
     Raises:
         InputError: no run, no policy, or data that does not fit all the runs; or the runs have
@@ -176,34 +180,51 @@ def evaluate_policies(
     folders = [RunFolder.open(Path(run)) for run in runs]
     found = [one for folder in folders for one in _candidates(folder, index, step)]
     discount = _discount(folders) if discount is None else discount
-    off_policy = OffPolicy(_data(folders, data), discount, settings, seed)
+    done = 0
+
+    def advance(updates: int) -> None:
+        nonlocal done
+        done += updates
+        bar.advance(done)
+
+    off_policy = OffPolicy(_data(folders, data), discount, settings, seed, advance)
+    updates, replicates = off_policy.settings.updates, off_policy.settings.replicates
+    assert updates is not None
     policies: list[PolicyValue] = []
     left_out: list[str] = []
     count = sum(len(members) for _, _, members in found)
-    for folder, at, members in found:
-        actors = load_actors(folder, at)
-        for which in members:
-            number = len(policies) + len(left_out) + 1
-            say(f"policy {number} of {count}: {folder.path}, member {which}, step {at}")
-            config = folder.config
-            policy = Policy(member(actors, which), config.scaling, config.data.actions)
-            where = f"{folder.path}, member {which}, step {at}"
-            try:
-                actions = _actions(policy, off_policy.dataset, seed if sample else None, where)
-            except InputError as error:
-                if count == 1:
-                    raise
-                left_out.append(str(error))
-                continue
-            replicates = off_policy.value(actions)
-            near = support(
-                off_policy.dataset,
-                off_policy.observations,
-                off_policy.actions,
-                off_policy.scaled(actions),
-            )
-            difference = interval(replicates - off_policy.behaviour)
-            policies.append(PolicyValue(folder.path, which, at, replicates, difference, near))
+    with ProgressBar((count + 1) * updates, replicates, enabled=progress) as bar:
+        each = "the policy" if count == 1 else f"each of {count} policies"
+        bar.say(
+            f"{replicates} critics of {updates:,} updates for {each}, and as many for the "
+            "behaviour policy"
+        )
+        bar.compiling()
+        for folder, at, members in found:
+            actors = load_actors(folder, at)
+            for which in members:
+                config, where = folder.config, f"{folder.path}, member {which}, step {at}"
+                if count > 1:
+                    number = len(policies) + len(left_out) + 1
+                    bar.say(f"policy {number} of {count}: {where}")
+                policy = Policy(member(actors, which), config.scaling, config.data.actions)
+                try:
+                    actions = _actions(policy, off_policy.dataset, seed if sample else None, where)
+                except InputError as error:
+                    if count == 1:
+                        raise
+                    left_out.append(str(error))
+                    advance(updates)
+                    continue
+                values = off_policy.value(actions)
+                near = support(
+                    off_policy.dataset,
+                    off_policy.observations,
+                    off_policy.actions,
+                    off_policy.scaled(actions),
+                )
+                difference = interval(values - off_policy.behaviour)
+                policies.append(PolicyValue(folder.path, which, at, values, difference, near))
     for line in left_out:
         warnings.warn(f"left out: {line}", UserWarning, stacklevel=2)
     if not policies:
@@ -211,37 +232,29 @@ def evaluate_policies(
     return Evaluation(off_policy, sorted(policies, key=lambda one: -one.value.estimate))
 
 
-def write_verdict(
+def verdict_on(
     data: OffPolicy,
     policy: PolicyValue,
     critic: CriticCheck | None,
     *,
     sample: bool = False,
     seed: int = 0,
-) -> Path:
-    """Leave what was found of one policy in its run's folder, as `ope.json`.
-
-    docs/run-folder.md has the keys. One that is there is replaced.
+) -> dict[str, Any]:
+    """What was found of one policy, in JSON's values; docs/run-folder.md has the keys.
 
     Args:
         data: what the policy was evaluated on.
         policy: what was found.
         critic: likewise of the run's own critic, where it has one.
         sample, seed: as `evaluate_policies` took them.
-
-    Returns:
-        The file.
-
-    Raises:
-        InputError: it cannot be written.
     """
-    folder = RunFolder.open(policy.run)
+    config = RunFolder.open(policy.run).config
     dataset, settings = data.dataset, data.settings
     fingerprint = dataset.fingerprint()
     found: dict[str, Any] = {
         "format": 1,
         "xql": __version__,
-        "agent": folder.config.agent,
+        "agent": config.agent,
         "member": policy.member,
         "step": policy.step,
         "data": {
@@ -250,7 +263,8 @@ def write_verdict(
             "fingerprint": fingerprint,
             "transitions": int(dataset.transitions),
             "episodes": len(dataset),
-            "learned_from": fingerprint == folder.config.data.fingerprint,
+            "learned_from": fingerprint == config.data.fingerprint,
+            "held_out": fingerprint == config.data.held_out,
         },
         "discount": data.discount,
         "sample": sample,
@@ -266,8 +280,18 @@ def write_verdict(
         "warnings": [*policy.warnings, *(critic.warnings if critic is not None else [])],
         "verdict": verdict(policy.difference),
     }
-    path = folder.path / FILE
-    write_text(path, json.dumps(_finite(found), indent=1, allow_nan=False) + "\n", "verdict")
+    plain: dict[str, Any] = _finite(found)
+    return plain
+
+
+def write_verdict(run: Path | str, found: dict[str, Any]) -> Path:
+    """Leave what `verdict_on` gave in a run's folder, as `ope.json`; one that is there is replaced.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = Path(run) / FILE
+    write_text(path, json.dumps(found, indent=1, allow_nan=False) + "\n", "verdict")
     return path
 
 
@@ -337,10 +361,10 @@ def _discount(folders: Sequence[RunFolder]) -> float:
 def _data(folders: Sequence[RunFolder], data: Source | None) -> Dataset:
     first = folders[0]
     if data is None:
-        dataset = _own_data(first)
+        dataset = _own_data(first, held_out=True)
         for folder in folders[1:]:
             one, other = folder.config.data, first.config.data
-            if (one.fingerprint, one.extent) != (other.fingerprint, other.extent):
+            if any(getattr(one, name) != getattr(other, name) for name in SAME):
                 raise InputError(
                     f"it learned from other data than {first.path}",
                     where=str(folder.path),
@@ -353,10 +377,15 @@ def _data(folders: Sequence[RunFolder], data: Source | None) -> Dataset:
     return dataset
 
 
-def _own_data(folder: RunFolder) -> Dataset:
+def _own_data(folder: RunFolder, held_out: bool = False) -> Dataset:
+    """What a run learned from; or what it held out, where it did."""
     if folder.config.online and folder.config.finetune is None:
         hint = "give the log to evaluate on with `data`"
         raise InputError("an online run has no logged data", where=str(folder.path), hint=hint)
+    if held_out and folder.config.data.hold_out:
+        held = reopen_held_out(folder.config, folder.path)
+        assert held is not None
+        return held
     return reopen(folder.config, folder.path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xql.data.dataset import Dataset
-from xql.data.selection import select_episodes
+from xql.data.selection import select_episodes, set_apart
 from xql.data.sources import open_dataset
 from xql.errors import InputError
 from xql.presets import suite
@@ -35,14 +35,14 @@ def plan_again(config: RunConfig, where: Path, data: Source | None = None) -> Of
         InputError: as `reopen` says.
     """
     dataset = reopen(config, where, data)
-    subset, whole = config.data.subset, config.data.whole
+    part, whole = config.data.part, config.data.whole
     notes = [
         f"{config.data.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes",
         config.settings(suite(config.data.name, dataset.environment)),
         config.scaling.describe(),
     ]
     if whole is not None:
-        notes.append(f"subset {subset}: {len(dataset):,} of {whole.episodes:,} episodes kept")
+        notes.append(f"{part}: {len(dataset):,} of {whole.episodes:,} episodes kept")
     if config.environment is None:
         notes.append("nothing is evaluated, as before")
     return OfflinePlan(config, dataset, notes, [])
@@ -64,13 +64,42 @@ def reopen(config: RunConfig, where: Path, data: Source | None = None) -> Datase
         InputError: the data is not there any more, was given as arrays, or is not what the run
             learned from.
     """
+    return _reopen(config, where, data)[0]
+
+
+def reopen_held_out(config: RunConfig, where: Path, data: Source | None = None) -> Dataset | None:
+    """The episodes that an offline run did not learn from; None where it held none out.
+
+    Args:
+        config, where, data: as `reopen` takes them.
+
+    Raises:
+        InputError: as `reopen` says, or they are not those that were held out.
+    """
+    held = _reopen(config, where, data)[1]
+    if held is not None and held.fingerprint() != config.data.held_out:
+        raise InputError(
+            "the episodes that it held out have other numbers in them than before",
+            where=str(where),
+            hint="put back what the run was made with, or give it with `data`",
+        )
+    return held
+
+
+def _reopen(config: RunConfig, where: Path, data: Source | None) -> tuple[Dataset, Dataset | None]:
+    """What was learned from, known to be the same, and what was held out."""
     if config.online and config.finetune is None:
         raise InputError("an online run has no data", where=str(where), hint="leave out `data`")
     if data is not None:
         dataset, shown = open_dataset(data), _shown(data)
     else:
         dataset, shown = _reopened(config, where), config.data.source
-    dataset = select_episodes(dataset, config.data.subset)
+    try:
+        kept, held = set_apart(dataset, config.data.hold_out)
+    except InputError as error:
+        what = f"its data has changed ({error.what})"
+        raise InputError(what, where=f"{where}, {shown}", hint=error.hint) from None
+    dataset = select_episodes(kept, config.data.subset)
     if changed := _changed(config, dataset):
         raise InputError(
             f"its data {changed}",
@@ -79,7 +108,7 @@ def reopen(config: RunConfig, where: Path, data: Source | None = None) -> Datase
             if data is not None
             else "put back what the run learned from, or give it with `data`",
         )
-    return dataset
+    return dataset, held
 
 
 def _reopened(config: RunConfig, where: Path) -> Dataset:
