@@ -197,6 +197,7 @@ def _content(runs: list[RunFolder], path: Path, recompute: bool) -> dict[str, An
         "lead": _lead(found.values()),
         "keys": _switches(shown),
         "several": len(shown) > 1,
+        "switched": "Runs" if len(runs) > 1 else "Settings" if len(shown) > 1 else "Seeds",
         "faint": any(len(one.members) > 1 for one in shown),
         "groups": groups,
         "tables": tables,
@@ -304,7 +305,10 @@ def _missing(groups: dict[str, list[Figure]], runs: Sequence[RunFolder]) -> dict
             else "Nothing is kept of what the networks make of the data."
         )
     if not groups["temperature"]:
-        said["temperature"] = "This agent logs no temperature."
+        logged = any(run.read_metrics() for run in runs)
+        said["temperature"] = (
+            "This agent logs no temperature." if logged else "Nothing has been logged yet."
+        )
     return said
 
 

@@ -68,7 +68,7 @@ def _metric_list(unit: str) -> dict[str, Metric]:
         "bellman_error": Metric(second, "Bellman error", "Mean of |Q − target|.", unit, log=True),
         "advantage": Metric(second, "Advantage", "Mean of Q − V.", unit),
         "mean_exp": Metric(
-            second, "Mean of e^z", "z = (Q − V)/β; 1 where V is the soft maximum.", "mean of e^z"
+            second, "Mean of e^z", "Of the Gumbel loss; 1 at its soft maximum.", "mean of e^z"
         ),
         "log_prob": Metric(
             second, "Likelihood of the data", "Mean log π(a|s) of logged actions.", "nats"

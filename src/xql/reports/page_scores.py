@@ -63,8 +63,8 @@ def scores_of(
                         "value": f"{summary.interval.estimate:.1f}"
                         + " %" * (best.quantity == "success"),
                         "interval": _bounds(summary.interval),
-                        "note": f"{words}{summary.label}, {summary.interval.seeds} seeds × "
-                        f"{summary.episodes} episodes" + "; biased upwards" * (kind == "Best"),
+                        "note": f"{words}{summary.label}, {summary.sample}"
+                        + "; biased upwards" * (kind == "Best"),
                     }
                 )
         level = _level(run, quantity_of(rows)) if rows else None

@@ -243,7 +243,7 @@ def _support(found: Any, critic: Any) -> Table:
         rows = [
             [
                 "distance from the usual action in similar states",
-                f"{_number(found.get('distance'))} × that of logged actions",
+                f"{_number(found.get('distance'), 2)} × that of logged actions",
             ],
             [
                 "states where it is farther from logged actions than 95 % of them",
@@ -280,6 +280,6 @@ def _estimate(found: Any) -> list[str] | None:
     ]
 
 
-def _number(value: Any) -> str:
+def _number(value: Any, digits: int = 4) -> str:
     finite = isinstance(value, int | float) and math.isfinite(value)
-    return f"{value:.4g}" if finite else "n/a"
+    return f"{value:.{digits}g}".replace("-", "−") if finite else "n/a"
