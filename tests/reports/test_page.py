@@ -301,7 +301,10 @@ def test_an_online_run_has_no_data_to_compare_with(tmp_path: Path) -> None:
         data=replace(offline.data, source="online", extent=None),
     )
     found = Page(write_page([run_at(tmp_path / "run", online).path], tmp_path / "report.html"))
-    assert "An online run has no logged data to compare with, and the replay buffer" in found.text
+    assert (
+        "An online run has no logged data to compare with. Its replay buffer is looked at"
+        in found.text
+    )
     assert "is missing" not in found.text and "3 environments" in found.text
     assert "Environment steps" in json.dumps(found.figures["score0"])
 

@@ -299,8 +299,8 @@ def _missing(groups: dict[str, list[Figure]], runs: Sequence[RunFolder]) -> dict
     if not groups["data"]:
         online = all(run.config.online and run.config.finetune is None for run in runs)
         said["data"] = (
-            "An online run has no logged data to compare with, and the replay buffer was not "
-            "looked at when it ended, nor kept (`keep_replay`)."
+            "An online run has no logged data to compare with. Its replay buffer is looked at when "
+            "it ends, and later only where the run keeps it (`keep_replay`)."
             if online
             else "Nothing is kept of what the networks make of the data."
         )

@@ -119,7 +119,8 @@ def networks_of(
                 samples,
                 [key for key in listed if any(key.key == one.key for one in samples)],
                 _names(shown, len(discrete[0][1].taken)),
-                note="How often each action is taken. The policy does what was recorded in "
+                note="How often each action is taken; grey is how often it was recorded. The "
+                "policy does what was recorded in "
                 f"{agreed} of the states.",
             )
         )
