@@ -165,8 +165,10 @@ def test_a_folder_is_looked_at_before_any_work(
 
 
 def test_a_figure_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+
     class Figure:
-        def savefig(self, path: Path, dpi: int) -> None:
+        def savefig(self, path: Path, dpi: int, metadata: Any) -> None:
             path.write_text("half a figure")
             if dpi > 100:
                 raise OSError(errno.ENOSPC, "No space left on device")

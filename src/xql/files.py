@@ -150,23 +150,44 @@ def write_texts(folder: Path, texts: Mapping[str, str], what: str = "table") -> 
             draft.write_text(text, encoding="utf-8", newline="")
 
 
-def save_figure(figure: Any, path: Path, **options: Any) -> Path:
+_NO_DATE: dict[str, dict[str, None]] = {
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    ".png": {"Software": None},
+}
+"""What would make another file of the same figure on another day, or with another matplotlib."""
+
+
+def save_figure(figure: Any, path: Path, *, vector: bool = False, **options: Any) -> Path:
     """Write a figure of matplotlib's whole, in the place of one that may be there.
+
+    The same figure gives the same bytes. The text of an SVG stays text.
 
     Args:
         figure: the figure.
         path: its suffix chooses the format; its folder is made.
+        vector: whether a .png gets an .svg beside it, for a paper.
         **options: of `savefig`.
+
+    Returns:
+        `path`.
 
     Raises:
         InputError: as `whole_file` says.
     """
+    import matplotlib
+
     path = Path(path)
+    paths = [path, path.with_suffix(".svg")] if vector and path.suffix == ".png" else [path]
     with (
         made_folder(path.parent, "figure"),
-        whole_file(path, "figure", replace=True) as draft,
+        contextlib.ExitStack() as stack,
+        matplotlib.rc_context({"svg.hashsalt": "xql", "svg.fonttype": "none"}),
     ):
-        figure.savefig(draft, **options)
+        # All of them, or none.
+        for one in paths:
+            draft = stack.enter_context(whole_file(one, "figure", replace=True))
+            figure.savefig(draft, metadata=_NO_DATE.get(one.suffix), **options)
     return path
 
 

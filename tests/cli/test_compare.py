@@ -51,7 +51,7 @@ def test_tables_and_figure(
     for part in ("xql fixed β=0.5", "xql fixed β=2", "| bc", "% success", "last: IQM", "best: IQM"):
         assert part in printed
     assert (out / "comparison.md").read_text(encoding="utf-8") == printed
-    names = {"comparison.md", "comparison.csv", "comparison.tex", "comparison.png"}
+    names = {f"comparison.{kind}" for kind in ("md", "csv", "tex", "png", "svg")}
     assert {path.name for path in out.iterdir()} == names | {"improvement.csv", "profiles.csv"}
     assert run("compare", str(runs["bc"]), "--out", str(out)) == 2
     assert "nothing is written over" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 
 from xql.errors import InputError
 from xql.experiments.cells import configuration, folder_name
-from xql.experiments.figure3 import METHODS, PAPER, TASKS, cells, figure3
+from xql.experiments.figure3 import METHODS, OURS, PAPER, TASKS, THEIRS, cells, figure3
 from xql.experiments.published import curves
 from xql.presets import resolve
 from xql.runs.config import EvaluationPlan, RunConfig
@@ -126,18 +126,26 @@ def test_a_changed_setting_is_one_that_the_paper_has_otherwise(method: str) -> N
     assert METHODS[chosen.paper].betas == chosen.betas
 
 
-def test_a_curve_of_the_paper_is_drawn_once_for_all_that_stand_beside_it(
+def test_each_method_has_a_panel_with_the_paper_s_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr("xql.experiments.figure3.save_figure", lambda one, _: figures.append(one))
+
+    def saved(one: Any, path: Path, **_: Any) -> Path:
+        figures.append(one)
+        return path
+
+    monkeypatch.setattr("xql.experiments.figure3.save_figure", saved)
+    monkeypatch.setattr("xql.experiments.figure3.reduce_colours", lambda _: None)
     methods = ["x-td3-5k", "x-td3-5k-auto"]
     for method in methods:
         kept_cell(tmp_path, method, {130_000: [10.0, 20.0], 260_000: [30.0, 50.0]})
     figure3(tmp_path, ["hopper-hop"], methods, steps=260_000, seeds=2, train_missing=False)
-    drawn = [line.get_label() for line in figures[0].axes[0].get_lines()]
-    assert [name for name in drawn if "paper's" in name] == ["X-TD3, the paper's"]
-    assert "X-TD3, β auto, warm-up 5k, 2 seeds" in drawn
+    titles = [panel.get_title(loc="left") for panel in figures[0].axes]
+    assert titles == ["hopper-hop: X-TD3\nwarm-up 5k", "hopper-hop: X-TD3\nβ auto, warm-up 5k"]
+    for panel in figures[0].axes:
+        drawn = [line.get_label() for line in panel.get_lines()]
+        assert [name for name in drawn if not name.startswith("_")] == [OURS, THEIRS]
 
 
 def test_ours_stands_beside_theirs_at_the_same_step(tmp_path: Path) -> None:
@@ -160,6 +168,7 @@ def test_ours_stands_beside_theirs_at_the_same_step(tmp_path: Path) -> None:
     assert float(row["paper_return"]) == round(published.returns[place], 1)
     assert "| hopper-hop | TD3 | 260,000 | 40.0 [30.0, 50.0] | 2 × 1 | 2 |" in text
     assert (tmp_path / "figure3.png").stat().st_size > 10_000
+    assert "the paper's curve" in (tmp_path / "figure3.svg").read_text(encoding="utf-8")
 
 
 def test_what_the_figure_does_not_have_is_refused(tmp_path: Path) -> None:

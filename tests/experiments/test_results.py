@@ -82,6 +82,19 @@ def test_the_greenhouse_by_day_is_what_its_cells_say() -> None:
     assert greenhouse_results.markdown(home) == (home / "days.md").read_text(encoding="utf-8")
 
 
+PICTURES = ("report.png", "quadruped.png")
+"""Of docs/images: a page and a simulator, which no vectors draw."""
+
+
+def test_every_figure_has_a_vector_copy_with_its_text() -> None:
+    drawn = sorted(RESULTS.glob("*/*.png")) + sorted((RESULTS.parent / "docs/images").glob("*.png"))
+    drawn = [one for one in drawn if one.name not in PICTURES]
+    assert len(drawn) > 10
+    for path in drawn:
+        text = path.with_suffix(".svg").read_text(encoding="utf-8")
+        assert "<text" in text and "<dc:date>" not in text, path
+
+
 def test_the_results_are_small() -> None:
     for home in HOMES:
         figures = list(home.parent.rglob("*.png"))
@@ -89,12 +102,13 @@ def test_the_results_are_small() -> None:
         # fine-tuning has one for each task.
         counts = {"greenhouse": 0, "cartpole": 0, "neorl2": 0, "extraction": 0, "finetune": 2}
         assert len(figures) == counts.get(home.parent.name, 1)
-        assert all(path.stat().st_size < 150_000 for path in figures)
+        copies = [path.with_suffix(".svg") for path in figures]
+        assert all(path.stat().st_size < 150_000 for path in (*figures, *copies))
         # A cell that was trained in this checkout has its checkpoints too, which git ignores.
         files = (path for path in home.parent.rglob("*") if "checkpoints" not in path.parts)
         size = sum(path.stat().st_size for path in files if path.is_file())
         # Figure 1 keeps 95,000 Bellman errors a task, which no one can compress.
-        assert size < (2_000_000 if home.parent.name == "figure1" else 400_000)
+        assert size < (2_000_000 if home.parent.name == "figure1" else 500_000)
 
 
 def test_a_table_writes_where_it_is_asked_to(
@@ -105,7 +119,7 @@ def test_a_table_writes_where_it_is_asked_to(
     monkeypatch.setattr(offline_results, "use_all_cores", lambda: None)
     offline_results.main("beta", train=False)
     files = {path.name for path in (tmp_path / "results" / "beta").iterdir()}
-    assert files == {"cells", "table.csv", "table.md", "beta.png"}
+    assert files == {"cells", "table.csv", "table.md", "beta.png", "beta.svg"}
     rows = (tmp_path / "results" / "beta" / "table.csv").read_text(encoding="utf-8").splitlines()
     assert rows[0].startswith("cell,agent,preset,beta,updates,measure")
     assert rows[1].startswith("antmaze-umaze,xql,default,0.1,75000,% success,73.00,63.00,83.00")
@@ -158,6 +172,7 @@ def test_a_table_trains_what_is_missing_and_grows(
         "table.csv",
         "table.md",
         "curves.png",
+        "curves.svg",
     }
     text = (home / "table.md").read_text(encoding="utf-8")
     assert "| bc |  | 2 | % success |" in text and "| xql | " in text

@@ -425,11 +425,11 @@ def test_the_figure_names_every_method_task_and_panel(tmp_path: Path) -> None:
     path = plot_comparison(compare(runs), tmp_path / "new" / "figure.svg")
     text = path.read_text(encoding="utf-8")
     for comment in ("xql", "bc", "maze-v0", "door-v0", "Performance profile, last step"):
-        assert f"<!-- {comment} -->" in text
+        assert f">{comment}" in text
     assert "xql &gt; bc" in text and "biased upwards" in text
     single = [write(tmp_path / f"d{one}", last=[9], agent=one) for one in ("xql", "bc")]
     text = plot_comparison(compare(single), tmp_path / "single.svg").read_text(encoding="utf-8")
-    assert "xql &gt; bc: n/a (1 seed)" in text and "<!-- bc (1 seed) -->" in text
+    assert "xql &gt; bc: n/a (1 seed)" in text and ">bc (1 seed)" in text
     lone = plot_comparison(compare(runs[:1]), tmp_path / "lone.png")
     assert lone.read_bytes().startswith(b"\x89PNG")
 

@@ -16,17 +16,32 @@ import numpy as np
 import pytest
 
 from xql.agents import XQLConfig
-from xql.data.actions import Box
+from xql.data.actions import Box, Discrete
+from xql.data.columns import Column, TableColumns
 from xql.data.scaling import Scaling
 from xql.errors import InputError, MissingExtra
 from xql.evaluation.scores import Reference
-from xql.reports import page, page_figures
+from xql.reports import page, page_curves, page_figures
 from xql.reports.page import write_page
 from xql.reports.page_tables import _bounds
 from xql.runs.config import DataConfig, EvaluationPlan, Extent, Member, OnlineLoop, RunConfig
 from xql.runs.folder import Divergence, Evaluation, RunFolder
-from xql.training.diagnostics import Diagnostics, save
+from xql.training.diagnostics import Diagnostics, load, save
 
+VERDICT = {
+    "format": 1,
+    "member": 0,
+    "step": 3000,
+    "data": {"name": "maze", "learned_from": False},
+    "discount": 0.99,
+    "policy": {"estimate": 12.5, "low": 11.0, "high": 14.0},
+    "behaviour": {"estimate": 10.0, "low": 9.0, "high": None},
+    "difference": {"estimate": 2.5, "low": 1.0, "high": 4.0},
+    "support": {"distance": 0.5, "far": 0.4, "effective": 0.62},
+    "critic": {"value": 7.0, "returns": 6.5, "error": 0.1, "unit": "the data's unit"},
+    "warnings": ["in 40% of the states its action is far"],
+    "verdict": "better",
+}
 NASTY = '"><img src=x onerror=alert(1)></script><script>alert(2)</script>{{ 7 * 7 }}'
 STEPS = 3000
 
@@ -87,6 +102,7 @@ def diagnosed(folder: RunFolder, discrete: bool = False) -> None:
     count = len(folder.config.members)
     values = random.gumbel(size=(count, 400))
     values[-1, :390] = np.nan
+    numbers = 0 if discrete else 1
     save(
         folder,
         Diagnostics(
@@ -94,12 +110,15 @@ def diagnosed(folder: RunFolder, discrete: bool = False) -> None:
             differences=values,
             beta=np.full(count, 2.0),
             values=values + 3,
-            returns=random.normal(size=400),
+            returns=random.normal(size=(1, 400)),
             distances=np.abs(random.normal(size=(count, 0 if discrete else 100))),
             logged=np.abs(0.5 * random.normal(size=0 if discrete else 100)),
             chosen=np.full((count, 4 if discrete else 0), 0.25),
             taken=np.full(4 if discrete else 0, 0.25),
             agreement=np.full(count if discrete else 0, 0.5),
+            edges=np.linspace([-1.0] * numbers, 1.0, 41, axis=-1),
+            acted=np.full((count, numbers, 40), 1 / 40),
+            recorded=np.full((numbers, 40), 1 / 40),
             episode_returns=random.normal(4, 1, size=50),
             episode_lengths=np.full(50, 20),
             rewards=np.array([0.0, 0.1, 0.2, 0.3, 1.0]),
@@ -254,6 +273,7 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     third = run_at(tmp_path / "third", configured(Member(0), steps=4000))
     found = Page(write_page([first.path, third.path], tmp_path / "report.html"))
     assert "No table compares these runs" in found.text
+    assert str(tmp_path) not in found.text
     assert "third maze: xql: interrupted at step 3,000 of 4,000" in found.text
 
 
@@ -281,31 +301,85 @@ def test_an_online_run_has_no_data_to_compare_with(tmp_path: Path) -> None:
         data=replace(offline.data, source="online", extent=None),
     )
     found = Page(write_page([run_at(tmp_path / "run", online).path], tmp_path / "report.html"))
-    assert "An online run has no logged data to compare with." in found.text
+    assert (
+        "An online run has no logged data to compare with. Its replay buffer is looked at"
+        in found.text
+    )
     assert "is missing" not in found.text and "3 environments" in found.text
     assert "Environment steps" in json.dumps(found.figures["score0"])
 
 
 @pytest.mark.usefixtures("without_vega")
+@pytest.mark.parametrize("gumbel", [True, False])
+def test_an_online_run_is_compared_with_its_replay_buffer(tmp_path: Path, gumbel: bool) -> None:
+    config = configured(Member(0))
+    data = replace(config.data, source="online", extent=None)
+    folder = run_at(tmp_path / "run", replace(config, loop=OnlineLoop(), data=data))
+    diagnosed(folder)
+    own = load(folder)
+    assert own is not None
+    own = own._replace(source="replay", difference="z = (y − Q) / β", episode_returns=np.zeros(0))
+    save(folder, own if gumbel else own._replace(differences=np.zeros((1, 0)), beta=np.zeros(0)))
+    found = Page(write_page([folder.path], tmp_path / "report.html"))
+    assert "Of the last transitions in the replay buffer, at the last step." in found.text
+    assert ("Distribution of z = (y − Q) / β" in found.text) == gumbel
+    missing = "xql: (Q − V) / β is not drawn, since this agent has no Gumbel loss and so no β."
+    assert (missing in found.text) == (not gumbel)
+    assert "Value Q(s, a)" in json.dumps(found.figures["values"], ensure_ascii=False)
+    assert "returns" not in found.figures and "replay buffer: mean" in found.text
+
+
+@pytest.mark.usefixtures("without_vega")
 def test_a_verdict_from_logged_data_stands_in_the_page(run: RunFolder, tmp_path: Path) -> None:
-    verdict = {
-        "format": 1,
-        "member": 0,
-        "step": 3000,
-        "data": {"name": "maze", "learned_from": False},
-        "discount": 0.99,
-        "policy": {"estimate": 12.5, "low": 11.0, "high": 14.0},
-        "behaviour": {"estimate": 10.0, "low": 9.0, "high": None},
-        "difference": {"estimate": 2.5, "low": 1.0, "high": 4.0},
-        "support": None,
-        "warnings": ["in 40% of the states its action is far"],
-        "verdict": "better",
-    }
-    (run.path / "ope.json").write_text(json.dumps(verdict))
+    (run.path / "ope.json").write_text(json.dumps(VERDICT))
     text = Page(write_page([run.path], tmp_path / "report.html")).text
     assert "The policy is better than the one that acted in the log." in text
     assert "policy 12.5 [11, 14]" in text and "behaviour policy 10 [9, n/a]" in text
     assert "which it has not learned from" in text and "in 40% of the states" in text
+    # Beside the scores in a tile, and right after them.
+    assert "From logged data 12.5 [11, 14] discounted return, estimated: better; behaviour" in text
+    assert text.index("Scores") < text.index("From logged data alone") < text.index("Temperatures")
+    assert "0.5 × that of logged actions" in text and "40 % (the behaviour policy: 5 %)" in text
+    assert "(effective sample size) 62 %" in text and "7, 6.5 (the data's unit)" in text
+    (run.path / "ope.json").write_text(json.dumps(VERDICT | {"support": None, "critic": None}))
+    text = Page(write_page([run.path], tmp_path / "report.html")).text
+    assert "How much the data says of it" not in text
+
+
+@pytest.mark.usefixtures("without_vega")
+def test_without_scores_the_verdict_comes_first(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", configured(Member(0)))
+    (folder.path / "ope.json").write_text(json.dumps(VERDICT))
+    text = Page(write_page([folder.path], tmp_path / "report.html")).text
+    assert text.index("From logged data alone") < text.index("Nothing was evaluated.")
+
+
+@pytest.mark.usefixtures("without_vega")
+def test_each_number_of_an_action_has_a_figure_under_its_name(tmp_path: Path) -> None:
+    columns = TableColumns((Column("height"), Column("speed")), (Column("<dose>"),), "reward")
+    config = configured(Member(0), Member(1))
+    named = replace(config, data=replace(config.data, columns=columns))
+    folder = run_at(tmp_path / "run", named)
+    diagnosed(folder)
+    found = Page(write_page([folder.path], tmp_path / "report.html"))
+    (figure,) = (one for name, one in found.figures.items() if name.startswith("action0"))
+    assert figure["spec"]["description"].startswith("<dose>. Histograms. seed 0: mean ")
+    assert [one["shared"] for one in figure["data"]] == [{"kind": "bar"}, {"k": "m0"}, {"k": "m1"}]
+    assert len(figure["data"][0]["columns"]["x"]) == 40
+
+
+@pytest.mark.usefixtures("without_vega")
+def test_discrete_actions_have_the_names_of_their_categories(tmp_path: Path) -> None:
+    grades = Column("grade", ("low", "middle", "high", "top"))
+    columns = TableColumns((Column("height"), Column("speed")), (grades,), "reward")
+    config = configured(Member(0))
+    data = replace(config.data, actions=Discrete(4), columns=columns)
+    folder = run_at(tmp_path / "run", replace(config, data=data))
+    diagnosed(folder, discrete=True)
+    found = Page(write_page([folder.path], tmp_path / "report.html"))
+    shares = [one["shared"]["action"] for one in found.figures["action-shares"]["data"]]
+    assert shares == [*grades.categories] * 2
+    assert "action0" not in found.figures
 
 
 @pytest.mark.usefixtures("without_vega")
@@ -361,7 +435,7 @@ def test_each_number_of_an_action_has_its_own_bounds(
 
 
 def test_neighbours_are_averaged() -> None:
-    steps, values = page_figures.thinned([1, 2, 3, 4, 5], np.arange(10.0).reshape(2, 5), points=2)
+    steps, values = page_curves.thinned([1, 2, 3, 4, 5], np.arange(10.0).reshape(2, 5), points=2)
     assert steps == [2, 5]
     np.testing.assert_allclose(values, [[0.5, 3.0], [5.5, 8.0]])
     assert page_figures.numbers([1 / 3, np.nan, np.inf]) == [0.33333, None, None]

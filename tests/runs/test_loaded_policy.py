@@ -1,6 +1,7 @@
 """A policy that was loaded: what it reads, its values, pickles, threads and processes."""
 
 import concurrent.futures
+import math
 import multiprocessing
 import pickle
 import shutil
@@ -20,6 +21,7 @@ import xql
 from worlds import line_data, spec_of
 from xql.agents import AGENTS, member
 from xql.errors import InputError
+from xql.evaluation.statistics import Interval, Summary
 from xql.runs import checkpoints
 from xql.runs.folder import RunFolder
 from xql.runs.policy import (
@@ -34,6 +36,7 @@ from xql.runs.policy import (
     template,
 )
 from xql.runs.run import Run
+from xql.runs.summary import Result
 
 OLD = Path(__file__).parents[1] / "fixtures" / "run-0.1"
 INDEX = 2
@@ -244,7 +247,17 @@ def test_how_they_show_themselves(policy: Policy) -> None:
     )
     run = Run.open(OLD)
     object.__setattr__(run.config.data, "name", "<b>log</b>")
+    result = Result(
+        {"beta": 0.5},
+        "success",
+        Summary(Interval(61.3, 55.0, 68.2, 4), "last of 2 evaluations (step 9)", 10),
+        Summary(Interval(70.0, math.nan, math.nan, 1), "best over 2 evaluations", 1),
+    )
     shown: tuple[tuple[Any, list[str]], ...] = (
+        (
+            result,
+            [">β<", ">0.5<", ">61.3 [55.0, 68.2] % success, last of 2", "1 seed × 1 episode<"],
+        ),
         (policy, ["GaussianPolicy", "action size 1"]),
         (run, ["&lt;b&gt;log", str(OLD)]),
         (line_data(), ['<td style="text-align:left">20, of 10 to 10 steps<', ">200<"]),

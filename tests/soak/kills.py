@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -39,7 +39,8 @@ import tyro
 
 from soak import reporting
 from soak.reporting import Phase, prepare, read_notes
-from xql.files import write_text
+from xql.files import save_figure, write_text
+from xql.reports.style import COLUMN, GREY, look, note, one_legend, panels, plain, styled
 from xql.runs import origin
 from xql.runs.checkpoints import flatten, latest_step, load_extra
 from xql.runs.folder import RunFolder
@@ -456,6 +457,18 @@ def write_csv(kills: Sequence[Kill], path: Path) -> None:
             writer.writerow(int(one) if isinstance(one, bool) else one for one in kill)
 
 
+def read_csv(path: Path) -> list[Kill]:
+    """What `write_csv` wrote."""
+    read: dict[Any, Callable[[str], Any]] = {bool: lambda text: bool(int(text)), int: int}
+    read[float] = float
+    kinds = get_type_hints(Kill)
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Kill(**{name: read.get(kinds[name], str)(text) for name, text in row.items()})
+            for row in csv.DictReader(file)
+        ]
+
+
 def table(
     kills: Sequence[Kill],
     outcomes: Sequence[Outcome],
@@ -523,53 +536,58 @@ an {session["processor"]}.
     return text
 
 
-def draw(kills: Sequence[Kill], tasks: Sequence[Task], path: Path) -> None:
+@styled
+def draw(kills: Sequence[Kill], tasks: Sequence[Task], path: Path) -> Path:
     """What each kill lost, in intervals, beside what it may lose."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from xql.files import save_figure
-    from xql.reports.plots import COLOURS
-
     interval: dict[str, int] = {one.kind: one.interval for one in tasks}
-    figure = Figure(figsize=(7.2, 4.3), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, (axes,) = panels(1, 1, COLUMN, 2.3)
     ordered = sorted(kills, key=lambda one: one.kind)
     for place, one in enumerate(ordered):
-        axes.plot(place + 1, one.most / interval[one.kind], "_", color="#999999", ms=6)
+        axes.plot(place + 1, one.most / interval[one.kind], "_", color="#999999", ms=4)
     axes.plot([], [], "_", color="#999999", label="may be lost")
-    for colour, shown in zip(COLOURS, SHOWN, strict=False):
+    for index, shown in enumerate(SHOWN):
         those = [(at + 1, one) for at, one in enumerate(ordered) if one.shown == shown]
+        own = look(index)
         axes.plot(
             [at for at, _ in those],
             [one.lost / interval[one.kind] for _, one in those],
-            "o",
-            color=colour,
-            ms=4,
+            own["marker"],
+            color=own["color"],
+            ms=2.6,
             label=f"{shown} ({len(those)})",
         )
-    axes.axhline(1, color="#555555", lw=1.2, ls=(0, (5, 3)))
+    axes.axhline(1, color=GREY, lw=1.0, ls=(0, (5, 3)))
     first_online = sum(one.kind == "offline" for one in kills) + 0.5
     axes.axvline(first_online, color="#cccccc", lw=0.8)
     axes.set_xlabel("Kill: first offline, then online runs")
-    axes.set_ylabel("Steps lost / checkpoint interval")
-    axes.set_ylim(-0.05, 2.4)
+    axes.set_ylabel("Lost (checkpoint intervals)")
+    axes.set_ylim(-0.05, None)
     axes.margins(x=0.02)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="Killed while", ncols=3, frameon=False, fontsize=8, loc="upper center")
-    save_figure(figure, path)
+    plain(axes, "y")
+    one_legend(figure, [axes], columns=2)
+    note(figure, "Colours and markers: what the run did when it was killed.")
+    return save_figure(figure, path, vector=True)
 
 
-def main(kills: int = 100, out: Path | None = None, workers: int = 1, seed: int = 0) -> None:
+def main(
+    kills: int = 100,
+    out: Path | None = None,
+    workers: int = 1,
+    seed: int = 0,
+    kill: bool = True,
+) -> None:
     """Kill runs at random times; exit 1 where anything is lost or differs.
 
     Args:
         kills: how many, three of ten online.
-        out: where kills.csv, table.md and kills.png go; nothing is written without it.
+        out: where kills.csv, table.md and the figure go; nothing is written without it.
         workers: runs side by side.
         seed: of the times.
+        kill: without, only draw the figure again from the kills.csv in `out`.
     """
+    if not kill and out is not None:
+        draw(read_csv(out / "kills.csv"), [*OFFLINE, *ONLINE], out / "kills.png")
+        return
     online = round(SHARE_ONLINE * kills)
     shared = [*share(OFFLINE, kills - online), *share(ONLINE, online)]
     tasks = list(dict.fromkeys(task for task, _ in shared))

@@ -1,5 +1,6 @@
 """What trained networks say of their data, in a file beside the run."""
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from worlds import constant, first_state, in_place, random_log, spec_of
 from xql.agents import XQLConfig, make_xql
 from xql.agents.bc import BCConfig, make_bc
-from xql.data.actions import ActionSpec
+from xql.data.actions import ActionSpec, Box
 from xql.data.dataset import Dataset, Episode
 from xql.data.scaling import Scaling
 from xql.errors import InputError
@@ -81,7 +82,7 @@ def test_differences_values_and_returns_are_in_the_data_s_unit(found: Diagnostic
     # The smaller Q̄ counts; (Q − V)/β has no unit, and V has that of the rewards before scaling.
     np.testing.assert_allclose(found.differences, np.repeat([[2.0], [4.0]], 20, axis=1))
     np.testing.assert_allclose(found.values, np.repeat([[4.0], [0.0]], 20, axis=1))
-    np.testing.assert_allclose(found.returns, [2.0, 2.0] * 10)
+    np.testing.assert_allclose(found.returns, [[2.0, 2.0] * 10])
     np.testing.assert_allclose(found.beta, [BETA, BETA])
     np.testing.assert_allclose(found.rewards, [1.0, 1.0, 1.5, 2.0, 2.0])
     assert (found.unit, found.terminated, found.truncated) == ("return", 1.0, 0.0)
@@ -121,6 +122,41 @@ def test_discrete_actions_are_counted() -> None:
     np.testing.assert_allclose(found.taken, shares, atol=1e-6)
     np.testing.assert_allclose(found.chosen.sum(1), [1.0, 1.0], rtol=1e-5)
     assert found.distances.shape == (2, 0) and len(found.agreement) == 2
+    assert found.acted.shape == (2, 0, diagnostics.BINS)
+
+
+def test_each_number_of_an_action_has_its_distribution() -> None:
+    spread = np.array([-1.0, *np.arange(-0.975, 1.0, 0.05), 1.0])
+    numbers = np.stack([spread, np.zeros(42)], axis=1).astype(np.float32)
+    one = diagnostics.action_columns(Box((-9.0,) * 2, (9.0,) * 2), [numbers / 2], [numbers])
+    np.testing.assert_allclose(one["edges"][:, [0, -1]], [[-1.0, 1.0], [-0.5, 0.5]])
+    np.testing.assert_allclose(one["acted"].sum(-1), [[1.0, 1.0]], rtol=1e-6)
+    np.testing.assert_allclose(one["recorded"].sum(-1), [1.0, 1.0], rtol=1e-6)
+    # The first number is evenly spread over the bins, the policy's over half of them.
+    assert (one["recorded"][0] > 0).all() and (one["acted"][0, 0] > 0).sum() == 21
+    # Of a member that diverged nothing is counted, and it moves no edge.
+    broken = diagnostics.action_columns(
+        Box((-9.0,), (9.0,)), [np.full((42, 1), np.nan, np.float32)], [numbers[:, :1]]
+    )
+    np.testing.assert_allclose(broken["edges"][0, [0, -1]], [-1, 1])
+    assert not broken["acted"].any()
+
+
+def test_a_file_of_an_older_version_opens(found: Diagnostics, tmp_path: Path) -> None:
+    run = folder(tmp_path, configured(BCConfig(hidden=(4,)), spec_of(1, 1).actions))
+    save(run, found)
+    path = run.path / diagnostics.FILE
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored}
+    for name in ("edges", "acted", "recorded"):
+        del arrays[name]
+    arrays["returns"] = arrays["returns"][0]
+    about = json.dumps({"version": 1, "unit": "return"}).encode()
+    np.savez_compressed(path, **{**arrays, "about": np.frombuffer(about, np.uint8)})
+    again = load(run)
+    assert again is not None and again.source == "log" and again.difference == found.difference
+    np.testing.assert_array_equal(again.returns, found.returns)
+    assert again.recorded.shape == (0, diagnostics.BINS)
 
 
 def folder(path: Path, config: RunConfig) -> RunFolder:
@@ -142,7 +178,7 @@ def damage(run: RunFolder, kind: str, found: Diagnostics) -> None:
     if kind == "no archive":
         path.write_bytes(b"PK\x03\x04 and no more")
     elif kind == "an array of another length":
-        save(run, found._replace(returns=found.returns[:3]))
+        save(run, found._replace(returns=found.returns[:, :3]))
     elif kind == "another member":
         save(run, found._replace(differences=found.differences[:1]))
     elif kind == "a missing array":
@@ -167,7 +203,7 @@ def test_a_damaged_file_is_one_line(found: Diagnostics, tmp_path: Path, kind: st
 
 
 def test_what_cannot_be_written_is_one_line_each(
-    log: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured(BCConfig(hidden=(4,)), spec_of(1, 1).actions)
     state = first_state(make_bc(config.hyperparameters, 10), spec_of(1, 1))
@@ -176,13 +212,12 @@ def test_what_cannot_be_written_is_one_line_each(
     def broken(*_: Any) -> Any:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(diagnostics, "diagnose", broken)
     monkeypatch.setattr(Run, "report", broken)
     said: list[str] = []
-    leave_report(run, log, said.append)
+    leave_report(run, broken, said.append)
     assert said == []  # the tests' own switch
     monkeypatch.delenv(diagnostics.SWITCH)
-    leave_report(run, log, said.append)
+    leave_report(run, broken, said.append)
     assert said == ["no diagnostics: RuntimeError: no memory", "no report: RuntimeError: no memory"]
-    leave_report(run, None, said.append)  # an online run has no data, and nothing is missing
+    leave_report(run, None, said.append)  # there is nothing to look at, and nothing is missing
     assert said[2:] == ["no report: RuntimeError: no memory"]

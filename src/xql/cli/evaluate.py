@@ -85,7 +85,7 @@ def evaluate(
         head = f"{one.label}: " if one.changes else ""
         print_words(
             f"{head}{format_interval(one.last.interval)} {UNITS[quantity]} at step "
-            f"{rows[0].step}, {one.last.interval.seeds} seeds × {episodes} episodes"
+            f"{rows[0].step}, {one.last.sample}"
         )
     films: list[str] = []
     if filmed:

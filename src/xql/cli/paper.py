@@ -71,7 +71,7 @@ def figure1(
 
 def _name_files(out: Path, figure: str) -> None:
     """Say what has been written; a figure that could not be drawn is not there."""
-    names = [f"{figure}{ending}" for ending in (".png", ".csv", ".md")]
+    names = [f"{figure}{ending}" for ending in (".png", ".svg", ".csv", ".md")]
     there = ", ".join(name for name in names if (out / name).exists())
     print(f"{out}: {there}", file=sys.stderr)
 
@@ -80,7 +80,7 @@ def figure2(out: Path = Path("figure2"), seed: int = 0) -> None:
     """Draw the paper's Figure 2: densities, the loss, and Gumbel regression at three β.
 
     Args:
-        out: the folder for figure2.png and the drawn curves as CSV.
+        out: the folder for figure2.png, figure2.svg and the drawn curves as CSV.
         seed: of the regression's noise.
     """
     from xql.experiments.figure2 import figure2 as draw

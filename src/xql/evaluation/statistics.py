@@ -48,6 +48,12 @@ class Summary(NamedTuple):
     episodes: int
     """Evaluation episodes for each seed; of the best, the fewest that one could be picked from."""
 
+    @property
+    def sample(self) -> str:
+        """Such as "1 seed × 10 episodes"."""
+        seeds, episodes = self.interval.seeds, self.episodes
+        return f"{seeds} seed{'s' * (seeds != 1)} × {episodes} episode{'s' * (episodes != 1)}"
+
 
 def iqm(values: Float[np.ndarray, "..."], axis: int = -1) -> Float64[np.ndarray, "..."]:
     """Interquartile mean: the mean without the lowest and the highest quarter of the values.

@@ -41,6 +41,7 @@ from xql.experiments.executors import local
 from xql.files import require_writable, save_figure, whole_file, write_texts
 from xql.gumbel.errors import DISTRIBUTIONS, SHOWN, ErrorFits, draw_fits, fit_errors
 from xql.presets import resolve
+from xql.reports.style import COLUMN, PAGE, new_figure, styled
 from xql.runs.config import EvaluationPlan, require_at_least
 from xql.runs.folder import RunFolder
 from xql.training.online import loop_for, train_online
@@ -607,17 +608,16 @@ def decile_skewness(errors: Float32[np.ndarray, " errors"]) -> float:
     return float((high + low - 2 * middle) / (high - low))
 
 
-def draw(studies: Sequence[Study], path: Path) -> None:
+@styled
+def draw(studies: Sequence[Study], path: Path) -> Path:
     """A row for each task: all errors, and within each window; of the mean action, where kept."""
-    from matplotlib.figure import Figure
-
     action: Action = "mean" if all(_of(one, "mean", "none") for one in studies) else "drawn"
     rows = [[it for it in one.protocols if it.action == action] for one in studies]
     width = max(map(len, rows))
-    figure = Figure(figsize=(max(2.7 * width, 4.0), 2.2 * len(rows) + 0.7), layout="constrained")
+    figure = new_figure(PAGE if width > 1 else COLUMN, 1.6 * len(rows) + 0.7)
     panels = figure.subplots(len(rows), width, squeeze=False)
     kinds = {
-        "none": f"all errors ({SHOWN:.0%} shown)",
+        "none": f"{SHOWN:.0%} of the errors",
         "paper": "paper's window",
         "symmetric": "symmetric window",
     }
@@ -628,13 +628,12 @@ def draw(studies: Sequence[Study], path: Path) -> None:
                 continue
             draw_fits(axes, it.pooled.errors, it.pooled.fits, it.window.bounds)
             title = f"{one.task.removeprefix('dm_control/')}, {kinds[it.window.name]}"
-            axes.set_title(f"{title}\nbest: {it.pooled.fits.best.name}", fontsize=8)
+            axes.set_title(f"{title}\nbest: {it.pooled.fits.best.name}", fontsize=7)
             axes.set(xlabel="", ylabel="")
-            axes.tick_params(labelsize=7)
-        row[0].set_ylabel("density", fontsize=8)
+        row[0].set_ylabel("density")
     a_next = "drawn from the policy" if action == "drawn" else "the policy's mean action"
     note = "\n← →: share of the errors that clipping moves to this end" if width > 1 else ""
-    figure.supxlabel(f"Bellman error, in units of the return; a' {a_next}{note}", fontsize=8)
+    figure.supxlabel(f"Bellman error, in units of the return; a' {a_next}{note}", fontsize=7)
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
-    save_figure(figure, path, dpi=150)
+    figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    return save_figure(figure, path, vector=True)

@@ -15,15 +15,15 @@ import numpy as np
 from jaxtyping import Float64
 
 from xql.errors import InputError, require, require_matplotlib, require_seed
-from xql.files import made_folder, require_writable, whole_file, write_texts
+from xql.experiments.compact import reduce_colours
+from xql.files import made_folder, require_writable, save_figure, write_texts
+from xql.reports.style import COLOURS, PAGE, look, panels, plain, styled
 
 DENSITY_BETAS = (0.75, 1.0, 1.5, 2.0)
 LOSS_BETAS = (0.5, 1.0, 2.0)
 REGRESSION_BETAS = (0.1, 0.25, 2.0)
 NOISE = 0.2
 _CLIP = 2.0
-_COLORS = ("#0b3c5d", "#2a7f9e", "#e08e45", "#b23a48")
-_THREE = (_COLORS[0], _COLORS[1], _COLORS[3])  # so that β = 2 is red in every panel
 
 _TABLES = ("densities", "losses", "samples", "regression")
 
@@ -83,10 +83,10 @@ def regression(seed: int = 0, samples: int = 2000) -> tuple[dict[str, Column], d
 
 
 def figure2(out: Path, seed: int = 0) -> Path:
-    """Draw the three panels as `figure2.png`, and write every curve as CSV beside it.
+    """Draw the three panels as `figure2.png` and `.svg`, and write every curve as CSV beside it.
 
     Args:
-        out: a folder, made if need be; none of the five files may exist in it yet.
+        out: a folder, made if need be; none of the six files may exist in it yet.
         seed: of the samples and of the regression; 0 to 2³² − 1.
 
     Returns:
@@ -96,27 +96,15 @@ def figure2(out: Path, seed: int = 0) -> Path:
         InputError: one of the files exists, the folder cannot be made, or the seed is no seed.
     """
     require_matplotlib()
-    from matplotlib.figure import Figure
-
     require_seed(seed)
     require_writable(out, "figure")
     path = out / "figure2.png"
-    for name in (path.name, *(_table(name) for name in _TABLES)):
+    pictures = (path.name, path.with_suffix(".svg").name)
+    for name in (*pictures, *(_table(name) for name in _TABLES)):
         if (out / name).exists():
             raise InputError("the file exists", where=str(out / name), hint="name another folder")
     density, loss = densities(), losses()
     samples, curves = regression(seed)
-    figure = Figure(figsize=(13.0, 4.0), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    _draw_densities(left, density)
-    _draw_losses(middle, loss)
-    _draw_regression(right, samples, curves)
-    for axes in (left, middle, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="0.93", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.title.set_fontsize(11)
-        axes.legend(frameon=False, fontsize=9)
     tables = {}
     for name, columns in zip(_TABLES, (density, loss, samples, curves), strict=True):
         text = io.StringIO()
@@ -124,9 +112,30 @@ def figure2(out: Path, seed: int = 0) -> Path:
         writer.writerow(columns)
         writer.writerows(np.column_stack(list(columns.values())).round(6).tolist())
         tables[_table(name)] = text.getvalue()
-    with made_folder(out, "figure"), whole_file(path, "figure") as draft:
-        figure.savefig(draft, dpi=160, format="png")
+    with made_folder(out, "figure"):
+        _draw(density, loss, samples, curves, path)
         write_texts(out, tables)
+    return path
+
+
+@styled
+def _draw(
+    density: dict[str, Column],
+    loss: dict[str, Column],
+    samples: dict[str, Column],
+    curves: dict[str, Column],
+    path: Path,
+) -> Path:
+    figure, axes = panels(3, 3, PAGE, 1.9)
+    left, middle, right = axes
+    _draw_densities(left, density)
+    _draw_losses(middle, loss)
+    _draw_regression(right, samples, curves)
+    for one in axes:
+        plain(one, "both")
+        one.legend()
+    save_figure(figure, path, vector=True)
+    reduce_colours(path)
     return path
 
 
@@ -134,11 +143,15 @@ def _table(name: str) -> str:
     return f"figure2_{name}.csv"
 
 
+def _line(index: int) -> dict[str, Any]:
+    """The colour and the dash of a β."""
+    return {name: one for name, one in look(index).items() if name != "marker"}
+
+
 def _draw_densities(axes: Any, columns: dict[str, Column]) -> None:
-    for color, beta in zip(_COLORS, DENSITY_BETAS, strict=True):
-        axes.plot(
-            columns["x"], columns[f"density β={beta:g}"], color=color, lw=2, label=f"β = {beta:g}"
-        )
+    for index, beta in enumerate(DENSITY_BETAS):
+        density = columns[f"density β={beta:g}"]
+        axes.plot(columns["x"], density, **_line(index), label=f"β = {beta:g}")
     axes.set(
         title="The Gumbel distribution", xlabel="x", ylabel="density", xlim=(-4, 10), ylim=(0, None)
     )
@@ -146,20 +159,19 @@ def _draw_densities(axes: Any, columns: dict[str, Column]) -> None:
 
 def _draw_losses(axes: Any, columns: dict[str, Column]) -> None:
     x = columns["residual"]
-    for color, beta in zip(_THREE, LOSS_BETAS, strict=True):
-        axes.plot(x, columns[f"loss β={beta:g}"], color=color, lw=2, label=f"β = {beta:g}")
+    for index, beta in enumerate(LOSS_BETAS):
+        axes.plot(x, columns[f"loss β={beta:g}"], **_line(index), label=f"β = {beta:g}")
     tail = columns[f"linear tail β={LOSS_BETAS[0]:g}"]
     beyond = x >= _CLIP * LOSS_BETAS[0]
     axes.plot(
         x[beyond],
         tail[beyond],
-        color=_THREE[0],
-        lw=2,
+        color=COLOURS[6],
         ls=(0, (2, 1)),
         label=f"linear tail, c = {_CLIP:g}",
     )
     axes.set(
-        title="The loss $e^z - z - 1$ with $z = (x - h)/β$",
+        title="Loss eᶻ − z − 1, z = (x−h)/β",
         xlabel="residual x − h",
         ylabel="loss",
         xlim=(-3, 3),
@@ -169,13 +181,13 @@ def _draw_losses(axes: Any, columns: dict[str, Column]) -> None:
 
 def _draw_regression(axes: Any, samples: dict[str, Column], curves: dict[str, Column]) -> None:
     axes.scatter(samples["x"], samples["y"], s=5, color="0.78", linewidths=0, rasterized=True)
-    axes.plot(curves["x"], curves["mean"], color="black", lw=1.2, ls="--", label="mean $1 - x^2$")
-    for color, beta in zip(_THREE, REGRESSION_BETAS, strict=True):
-        axes.plot(
-            curves["x"], curves[f"fit β={beta:g}"], color=color, lw=2.2, label=f"β = {beta:g}"
-        )
+    axes.plot(
+        curves["x"], curves["mean"], color=COLOURS[6], lw=1, ls=(0, (1, 1)), label="mean 1 − x²"
+    )
+    for index, beta in enumerate(REGRESSION_BETAS):
+        axes.plot(curves["x"], curves[f"fit β={beta:g}"], **_line(index), label=f"β = {beta:g}")
     axes.set(
-        title="Gumbel regression of $y = 1 - x^2 + N(0, 0.2^2)$",
+        title="Gumbel regression",
         xlabel="x",
         ylabel="y",
         xlim=(-1, 1),

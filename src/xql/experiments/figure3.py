@@ -25,11 +25,24 @@ from xql.experiments.executors import local
 from xql.experiments.published import Published, curves
 from xql.files import save_figure, write_texts
 from xql.presets import WARMUP, preset_warmup, resolve
-from xql.reports.plots import COLOURS, Curve, curves_from_run
+from xql.reports.plots import Curve, curves_from_run
+from xql.reports.style import (
+    BEHIND,
+    COLOURS,
+    COLUMN,
+    PAGE,
+    note,
+    one_legend,
+    panels,
+    plain,
+    short_steps,
+    styled,
+)
 from xql.runs.config import EvaluationPlan
 from xql.runs.folder import RunFolder
 from xql.training.online import loop_for
 
+OURS, THEIRS = "ours: mean, each seed thin", "the paper's curve"
 TASKS = ("cheetah-run", "walker-run", "hopper-hop", "quadruped-run")
 
 
@@ -263,61 +276,69 @@ def _trained(task: str, method: str, folder: RunFolder) -> Trained:
     return Trained(task, method, folder, curve, last, episodes, published)
 
 
-def draw(trained: Sequence[Trained], path: Path) -> None:
-    """A panel for each task: ours solid, the paper's curves dashed in the same colours."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+@styled
+def draw(trained: Sequence[Trained], path: Path) -> Path:
+    """A panel for each task and method, with the task's other methods grey behind it.
 
+    Ours is the mean over seeds with its 95 % bootstrap interval; the paper's curve is dashed.
+    """
     tasks = list(dict.fromkeys(one.task for one in trained))
-    columns = min(2, len(tasks))
-    rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(5.4 * columns + 1.9, 3.7 * rows), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, task in zip(panels, tasks, strict=False):
-        own = [one for one in trained if one.task == task]
-        for one in own:
-            _draw_method(axes, one, COLOURS[list(METHODS).index(one.method) % len(COLOURS)])
-        axes.set_title(task, loc="left", fontweight="bold")
-        axes.set_xlim(0, max(one.steps for one in own))
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("Environment steps")
-        axes.set_ylabel("Return")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#dddddd", lw=0.7)
-        axes.set_axisbelow(True)
-    for axes in panels[len(tasks) :]:
-        axes.set_axis_off()
-    handles: dict[str, Any] = {}
-    for axes in panels[: len(tasks)]:
-        found, names = axes.get_legend_handles_labels()
-        handles |= dict(zip(names, found, strict=True))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9
-    )
-    save_figure(figure, path)
+    groups = [[one for one in trained if one.task == task] for task in tasks]
+    columns = min(4, max(map(len, groups)))
+    # Each task begins a row.
+    lengths = [-(-len(group) // columns) * columns for group in groups]
+    figure, axes = panels(sum(lengths), columns, PAGE if columns > 2 else COLUMN, 1.5)
+    for place, group in enumerate(groups):
+        own, top = axes[sum(lengths[:place]) :][: lengths[place]], max(map(_top, group))
+        for panel in own[len(group) :]:
+            panel.set_visible(False)
+        for number, (panel, one) in enumerate(zip(own, group, strict=False)):
+            for other in group:
+                if other is not one:
+                    mean_curve = other.curve.scores.mean(axis=0)
+                    panel.plot(other.curve.steps, mean_curve, color=BEHIND, lw=0.7, zorder=1)
+            _draw_method(panel, one)
+            # The agent, and below it what makes it another method.
+            agent, *rest = METHODS[one.method].label.split(", ")
+            panel.set_title(f"{one.task}: {agent}\n{', '.join(rest)}", fontsize=7)
+            panel.set_xlim(0, one.steps)
+            panel.set_ylim(0, top)
+            short_steps(panel, "Environment steps" if number + columns >= len(group) else "")
+            if number % columns == 0:
+                panel.set_ylabel("Return")
+            plain(panel, "y")
+    shown = [panel for panel in axes if panel.get_visible()]
+    one_legend(figure, shown)
+    note(figure, "Shaded: 95 % bootstrap interval of the mean over seeds. Grey: the other methods.")
+    return save_figure(figure, path, vector=True)
 
 
-def _draw_method(axes: Any, one: Trained, colour: str) -> None:
-    for scores in one.curve.scores:
-        axes.plot(one.curve.steps, scores, color=colour, lw=0.6, alpha=0.45)
-    method, seeds = METHODS[one.method], len(one.curve.scores)
-    mean_curve = one.curve.scores.mean(axis=0)
-    axes.plot(
-        one.curve.steps, mean_curve, color=colour, lw=2, label=f"{method.label}, {seeds} seeds"
-    )
-    theirs, label = one.published, f"{METHODS[method.paper or one.method].label}, the paper's"
-    # Once, where several of ours stand beside it.
-    if theirs is not None and label not in axes.get_legend_handles_labels()[1]:
+def _top(one: Trained) -> float:
+    """Of an axis on which a method's seeds and the paper's curve are seen."""
+    theirs = 0.0 if one.published is None else _at(one.published, one.steps)[0]
+    return 1.05 * max(float(np.nanmax(one.curve.scores)), theirs)
+
+
+def _draw_method(axes: Any, one: Trained) -> None:
+    curve, colour = one.curve, COLOURS[0]
+    for scores in curve.scores:
+        axes.plot(curve.steps, scores, color=colour, lw=0.5, alpha=0.35)
+    intervals = [
+        stratified_bootstrap(curve.scores[:, [place]], mean) for place in range(len(curve.steps))
+    ]
+    low, high = (np.array([each[place] for each in intervals]) for place in (1, 2))
+    axes.fill_between(curve.steps, low, high, color=colour, alpha=0.16, lw=0)
+    axes.plot(curve.steps, curve.scores.mean(axis=0), color=colour, label=OURS)
+    theirs = one.published
+    if theirs is not None:
         # To our last step and not to their last point before it: the table compares them there.
         shown = np.append(theirs.steps[theirs.steps < one.steps], one.steps)
         axes.plot(
             shown,
             np.interp(shown, theirs.steps, theirs.returns),
-            color=colour,
-            lw=1.3,
-            ls=(0, (4, 2)),
-            label=label,
+            color=COLOURS[1],
+            ls="--",
+            label=THEIRS,
         )
 
 

@@ -30,6 +30,7 @@ the data nor the simulator.
 
 import csv
 import io
+import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -231,17 +232,25 @@ def draw(table: str, entries: Sequence[Entry], home: Path) -> None:
     sweeping = [one for one in entries if swept(one.run.config)]
     names = {swept(one.run.config) for one in sweeping}
     if len(names) == 1 and len(name := min(names)) == 1:
-        labels = [one.name for one in sweeping]
         shown = [one.run for one in sweeping]
-        beside = [
-            {
-                one.name: one.run
+        others = [
+            [
+                one
                 for one in entries
                 if one not in sweeping and one.run.config.data.name == run.config.data.name
-            }
+            ]
             for run in shown
         ]
-        path = plot_against(shown, name[0], home / f"{name[0]}.png", titles=labels, beside=beside)
+        # A panel is called by what its cells' names have in common, and its levels by the rest.
+        tasks = [
+            _in_common([one.name, *(other.name for other in beside)])
+            for one, beside in zip(sweeping, others, strict=True)
+        ]
+        beside = [
+            {one.name.removeprefix(f"{task}-"): one.run for one in own}
+            for task, own in zip(tasks, others, strict=True)
+        ]
+        path = plot_against(shown, name[0], home / f"{name[0]}.png", titles=tasks, beside=beside)
     elif all(run.config.evaluation.evaluations == 1 for run in runs):
         return
     else:
@@ -249,6 +258,15 @@ def draw(table: str, entries: Sequence[Entry], home: Path) -> None:
         quantity = quantity_of(runs[0].read_evaluations())
         path = plot_learning_curves(curves, home / "curves.png", title=table, quantity=quantity)
     reduce_colours(path)
+
+
+def _in_common(names: Sequence[str]) -> str:
+    """The words, between hyphens, with which all begin; the first name where there are none."""
+    if len(names) == 1:
+        return names[0]
+    words = zip(*(name.split("-") for name in names), strict=False)
+    shared = itertools.takewhile(lambda each: len(set(each)) == 1, words)
+    return "-".join(each[0] for each in shared) or names[0]
 
 
 def chosen(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:

@@ -17,11 +17,20 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import tyro
 
-from xql.errors import decoration, require_matplotlib
+from xql.errors import decoration
 from xql.experiments.cells import Cell, kept, online_cell, train_cells
 from xql.experiments.compact import reduce_colours
 from xql.files import save_figure, write_texts
-from xql.reports.plots import COLOURS
+from xql.reports.style import (
+    COLUMN,
+    look,
+    note,
+    one_legend,
+    panels,
+    plain,
+    short_steps,
+    styled,
+)
 from xql.runs.config import EvaluationPlan, OnlineLoop
 from xql.runs.folder import RunFolder
 
@@ -169,32 +178,29 @@ def tabulate(home: Path) -> None:
                 lines.append(f"| {agent} | {library} | {len(of)} | {np.mean(last):.0f} | {each} |")
     write_texts(home, {"table.md": "\n".join([*lines, ""])})
     with decoration("figure"):
-        draw(found, home / "curves.png")
+        if found:
+            draw(found, home / "curves.png")
 
 
-def draw(found: list[Curve], path: Path) -> None:
+@styled
+def draw(found: list[Curve], path: Path) -> Path:
     """A panel for each agent, a curve for each seed."""
-    require_matplotlib()
-    from matplotlib.figure import Figure
-
     agents = [agent for agent in AGENTS if any(one.agent == agent for one in found)]
-    if not agents:
-        return
-    figure = Figure(figsize=(4.8 * len(agents), 3.6), layout="constrained")
-    panels = figure.subplots(1, len(agents), sharey=True, squeeze=False)[0]
-    for axes, agent in zip(panels, agents, strict=True):
-        for colour, library in zip(COLOURS, LIBRARIES, strict=False):
-            of = [one for one in found if (one.agent, one.library) == (agent, library)]
-            for number, one in enumerate(of):
-                label = None if number else library
-                axes.plot(one.steps, one.returns, color=colour, label=label, lw=1.5)
-        axes.set(title=f"{agent.upper()}, {ENV}", xlabel="environment steps")
-        axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-    figure.axes[0].set_ylabel("return, a curve for each seed")
-    save_figure(figure, path, dpi=150)
+    figure, axes = panels(len(agents), 2, COLUMN, 1.9, sharey=True)
+    for panel, agent in zip(axes, agents, strict=True):
+        for index, library in enumerate(LIBRARIES):
+            for one in found:
+                if (one.agent, one.library) == (agent, library):
+                    panel.plot(one.steps, one.returns, **look(index), label=library)
+        panel.set_title(agent.upper())
+        short_steps(panel, "Environment steps")
+        plain(panel, "y")
+    axes[0].set_ylabel("Return")
+    one_legend(figure, axes, title=ENV)
+    note(figure, "A line for each seed.")
+    save_figure(figure, path, vector=True)
     reduce_colours(path)
+    return path
 
 
 def main(

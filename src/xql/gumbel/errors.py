@@ -197,9 +197,11 @@ def plot_fits(errors: Real[np.ndarray, "..."], fits: ErrorFits, path: Path) -> P
     require_matplotlib()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    figure = Figure(figsize=(4.5, 2.9), layout="constrained")
     axes = figure.subplots()
     draw_fits(axes, errors, fits)
-    axes.set_title(f"{np.size(errors)} errors, their middle {SHOWN:.0%}; best: {fits.best.name}")
-    axes.legend(frameon=False)
-    return save_figure(figure, path, dpi=150)
+    axes.set_title(
+        f"{np.size(errors)} errors, their middle {SHOWN:.0%}; best: {fits.best.name}", fontsize=9
+    )
+    axes.legend(frameon=False, fontsize=8)
+    return save_figure(figure, path, dpi=200)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +21,12 @@ from xql.files import write_text
 from xql.reports.compare import run_folders
 from xql.reports.page_figures import Figure, Key
 from xql.reports.page_metrics import metrics_of
-from xql.reports.page_networks import networks_of, returns_of
+from xql.reports.page_networks import actions_of, networks_of, returns_of
 from xql.reports.page_scores import said_of, scores_of
 from xql.reports.page_series import Series, keys_of, names_of, series_of
 from xql.reports.page_tables import (
     Table,
+    counted,
     data_card,
     made_by,
     off_policy,
@@ -40,6 +41,8 @@ from xql.runs.policy import load_population
 from xql.training import diagnostics
 from xql.training.diagnostics import Diagnostics
 from xql.training.reopen import reopen
+from xql.training.replay import read_replay
+from xql.training.replay_diagnostics import diagnose_replay, recent_of
 
 FILE = "report.html"
 """In a run's folder."""
@@ -155,10 +158,12 @@ def _content(runs: list[RunFolder], path: Path, recompute: bool) -> dict[str, An
         if why:
             notes.append(f"{run.path.name}: {why}" if len(runs) > 1 else why)
     scores, tables, tiles, more = scores_of(runs, shown, keys)
-    notes += more
+    notes += [_without_folders(one, runs) for one in more]
     groups = {"scores": scores, **metrics_of(shown, keys), "data": networks_of(shown, keys, found)}
-    if len(runs) == 1 and found:
-        groups["data"].append(returns_of(runs[0], found[runs[0].path]))
+    groups["actions"] = actions_of(shown, keys, found)
+    if len(runs) == 1 and (own := found.get(runs[0].path)) and len(own.episode_returns):
+        groups["data"].append(returns_of(runs[0], own))
+    notes += _lacking(runs, found)
     names = names_of(runs)
     single = runs[0].config if len(runs) == 1 else None
     title = f"{single.data.name}: {single.agent}" if single else f"{len(runs)} runs"
@@ -187,9 +192,12 @@ def _content(runs: list[RunFolder], path: Path, recompute: bool) -> dict[str, An
     return {
         "title": title,
         "runs": ready,
-        "tiles": tiles,
+        "tiles": [*tiles, *(one.verdict["tile"] for one in ready if one.verdict and single)],
+        "first": not scores,
+        "lead": _lead(found.values()),
         "keys": _switches(shown),
         "several": len(shown) > 1,
+        "switched": "Runs" if len(runs) > 1 else "Settings" if len(shown) > 1 else "Seeds",
         "faint": any(len(one.members) > 1 for one in shown),
         "groups": groups,
         "tables": tables,
@@ -263,14 +271,19 @@ def _divergences(run: RunFolder, named: bool) -> list[str]:
 def _diagnostics(run: RunFolder, recompute: bool) -> tuple[Diagnostics | None, str]:
     """A run's diagnostics, or the sentence that says why there are none."""
     config = run.config
-    if config.online and config.finetune is None:
-        return None, ""
+    online = config.online and (config.finetune is None or config.finetune.replay == "online")
     try:
         found = diagnostics.load(run)
         if found is not None or not recompute:
             return found, ""
+        if online and not run.replay.is_file():
+            return None, ""
         if latest_step(run.checkpoints) is None:
             return None, "What the networks make of the data is missing: there is no checkpoint."
+        if online:
+            recent = recent_of(config, read_replay(run.replay, config), oldest_first=True)
+            last = load_population(run)
+            return diagnose_replay(config, last.population, recent, last.step), ""
         data = reopen(config, run.path)
         loaded = load_population(run)
         return diagnostics.diagnose(config, loaded.population, data, loaded.step), ""
@@ -286,13 +299,46 @@ def _missing(groups: dict[str, list[Figure]], runs: Sequence[RunFolder]) -> dict
     if not groups["data"]:
         online = all(run.config.online and run.config.finetune is None for run in runs)
         said["data"] = (
-            "An online run has no logged data to compare with."
+            "An online run has no logged data to compare with. Its replay buffer is looked at when "
+            "it ends, and later only where the run keeps it (`keep_replay`)."
             if online
             else "Nothing is kept of what the networks make of the data."
         )
     if not groups["temperature"]:
-        said["temperature"] = "This agent logs no temperature."
+        logged = any(run.read_metrics() for run in runs)
+        said["temperature"] = (
+            "This agent logs no temperature." if logged else "Nothing has been logged yet."
+        )
     return said
+
+
+def _without_folders(text: str, runs: Sequence[RunFolder]) -> str:
+    """Runs by their names: a page says nothing of where they lie."""
+    for run, name in zip(runs, names_of(runs), strict=True):
+        text = text.replace(str(run.path), name)
+    return text
+
+
+def _lead(found: Iterable[Diagnostics]) -> str:
+    """What the figures of the networks are of."""
+    sources = {one.source for one in found}
+    if sources == {"replay"}:
+        return "Of the last transitions in the replay buffer, at the last step."
+    rest = ", or of the last transitions in the replay buffer" if "replay" in sources else ""
+    return f"Of a sample of the logged transitions{rest}, at the last step."
+
+
+def _lacking(runs: Sequence[RunFolder], found: Mapping[Path, Diagnostics]) -> list[str]:
+    """What of an online run cannot be drawn, in a sentence for each agent."""
+    agents = [
+        run.config.agent
+        for run in runs
+        if (own := found.get(run.path)) and own.source == "replay" and not own.differences.size
+    ]
+    return [
+        f"{one}: (Q − V) / β is not drawn, since this agent has no Gumbel loss and so no β."
+        for one in dict.fromkeys(agents)
+    ]
 
 
 def _others(run: RunFolder) -> Table:
@@ -314,8 +360,8 @@ def _others(run: RunFolder) -> Table:
         rows.append(
             [
                 "loop",
-                f"{loop.environments} environments, warm-up {loop.warmup:,} steps, "
-                f"{loop.update_to_data:g} updates for each step, buffer {loop.buffer:,}",
+                f"{counted(loop.environments, 'environment')}, warm-up {loop.warmup:,} steps, "
+                f"{counted(loop.update_to_data, 'update')} for each step, buffer {loop.buffer:,}",
             ]
         )
     if config.finetune is not None:

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xql.reports import page_figures as figures
-from xql.reports.page_figures import Figure, Key, Line, thinned
+from xql.reports.page_curves import POINTS, Line, curves, thinned
+from xql.reports.page_figures import Figure, Key
 from xql.reports.page_series import FAINT, Series
 from xql.runs.folder import RunFolder
 
@@ -68,7 +68,7 @@ def _metric_list(unit: str) -> dict[str, Metric]:
         "bellman_error": Metric(second, "Bellman error", "Mean of |Q − target|.", unit, log=True),
         "advantage": Metric(second, "Advantage", "Mean of Q − V.", unit),
         "mean_exp": Metric(
-            second, "Mean of e^z", "z = (Q − V)/β; 1 where V is the soft maximum.", "mean of e^z"
+            second, "Mean of e^z", "Of the Gumbel loss; 1 at its soft maximum.", "mean of e^z"
         ),
         "log_prob": Metric(
             second, "Likelihood of the data", "Mean log π(a|s) of logged actions.", "nats"
@@ -108,7 +108,7 @@ def metrics_of(shown: Sequence[Series], keys: Sequence[Key]) -> dict[str, list[F
             if name not in values:
                 continue
             own = values[name][one.members] if len(values[name]) > 1 else values[name]
-            at, thin = thinned(steps, own, figures.POINTS if len(shown) <= 8 else 60)
+            at, thin = thinned(steps, own, POINTS if len(shown) <= 8 else 60)
             finite = np.isfinite(thin).any(0)
             mean = np.full(len(at), np.nan)
             mean[finite] = np.nanmean(thin[:, finite], axis=0)
@@ -126,7 +126,7 @@ def metrics_of(shown: Sequence[Series], keys: Sequence[Key]) -> dict[str, list[F
         if metric.bound and len(bounds) == 1 and (bound := bounds.pop()) is not None:
             level = (bound, f"{metric.bound} = {bound:g}")
         groups[metric.group].append(
-            figures.curves(
+            curves(
                 f"metric-{len(groups[metric.group])}-{metric.group}",
                 metric.title,
                 metric.note,

@@ -6,12 +6,28 @@ from pathlib import Path
 
 import numpy as np
 
+from xql.data.actions import Box
 from xql.gumbel.errors import ErrorFits, fit_errors
-from xql.reports import page_figures as figures
-from xql.reports.page_figures import Figure, Key, Sample
+from xql.reports import page_samples as figures
+from xql.reports.page_figures import Figure, Key
+from xql.reports.page_samples import Histogram, Sample
 from xql.reports.page_series import Series
 from xql.runs.folder import RunFolder
 from xql.training.diagnostics import Diagnostics
+
+VALUES_NOTE = (
+    "Points are logged states. Above the dashed line the networks expect more than what followed "
+    "in the log, as they should where another action is better, or where the log was cut."
+)
+REPLAY_VALUES_NOTE = (
+    "Points are the last transitions in the replay buffer, beside the return that followed there "
+    "while the policy explored. Away from the dashed line the critic expects another return than "
+    "that, as it should where the buffer ends before the episode does."
+)
+ONLINE_NOTES = {
+    "z = (Q − V) / β": "Of the last states in the replay buffer and actions of this policy",
+    "z = (y − Q) / β": "Of the last transitions in the replay buffer, y the target of Q",
+}
 
 
 def _samples(
@@ -44,33 +60,40 @@ def networks_of(
     shown: Sequence[Series], keys: Sequence[Key], found: dict[Path, Diagnostics]
 ) -> list[Figure]:
     """What the trained networks make of the data."""
-    drawn = []
+    drawn: list[Figure] = []
     pooled, apart = _samples(shown, found, True), _samples(shown, found, False)
     critics = [one for one in pooled if np.isfinite(one[1].differences[one[2]]).any()]
-    if critics:
-        drawn.append(_differences(critics, keys, named=len(shown) > 1))
+    for kind in dict.fromkeys(own.difference for _, own, _ in critics):
+        same = [one for one in critics if one[1].difference == kind]
+        name = f"differences{len(drawn) or ''}"
+        drawn.append(_differences(same, keys, name, named=len(shown) > 1))
     valued = _finite(
         [
-            Sample(key.key, np.tile(own.returns, len(place)), own.values[place].ravel())
+            Sample(key.key, _returns(own, place).ravel(), own.values[place].ravel())
             for key, own, place in apart
             if own.values.size
         ]
     )
     if valued:
         unit = " or ".join(dict.fromkeys(one[1].unit for one in apart))
+        online = [own.source == "replay" for _, own, _ in apart]
+        note = VALUES_NOTE
+        if all(online):
+            note = REPLAY_VALUES_NOTE
+            if any(one.run.config.make_agent().values_include_entropy for one in shown):
+                note += " The values of this agent include entropy, which no return has."
         drawn.append(
             figures.values_against_returns(
                 valued,
                 keys,
-                note="Points are logged states. Above the dashed line the networks expect more "
-                "than what followed in the log, as they should where another action is better, "
-                "or where the log was cut.",
+                note=note,
                 unit=unit,
+                value="V(s)" if not any(online) else "Q(s, a)" if all(online) else "V or Q",
             )
         )
     samples = _finite([Sample(key.key, own.distances[place].ravel()) for key, own, place in apart])
     if samples:
-        logs = list({id(own): own for _, own, _ in apart}.values())
+        logs = list({id(own): own for _, own, _ in apart if own.source == "log"}.values())
         listed = [*keys]
         if len(logs) == 1:
             samples.append(Sample(figures.LOGGED.key, logs[0].logged))
@@ -86,20 +109,70 @@ def networks_of(
         )
     discrete = [one for one in apart if one[1].chosen.size]
     if discrete and len({len(own.taken) for _, own, _ in discrete}) == 1:
+        recorded = _recorded(apart)
         samples = [Sample(key.key, own.chosen[place].mean(0)) for key, own, place in discrete]
-        samples.append(Sample(figures.LOGGED.key, discrete[0][1].taken))
-        listed = [*keys, figures.LOGGED]
-        same = ", ".join(f"{own.agreement[place].mean():.0%}" for _, own, place in discrete[:6])
+        samples.append(Sample(recorded.key, discrete[0][1].taken))
+        listed = [*keys, recorded]
+        agreed = ", ".join(f"{own.agreement[place].mean():.0%}" for _, own, place in discrete[:6])
         drawn.append(
             figures.action_shares(
                 samples,
                 [key for key in listed if any(key.key == one.key for one in samples)],
-                [str(number) for number in range(len(discrete[0][1].taken))],
-                note=f"How often each action is taken. The policy does what was logged in {same} "
-                "of the states.",
+                _names(shown, len(discrete[0][1].taken)),
+                note="How often each action is taken; grey is how often it was recorded. The "
+                "policy does what was recorded in "
+                f"{agreed} of the states.",
             )
         )
     return drawn
+
+
+def actions_of(
+    shown: Sequence[Series], keys: Sequence[Key], found: dict[Path, Diagnostics]
+) -> list[Figure]:
+    """Of each number of an action, how the policy's are distributed beside the recorded ones."""
+    parts = [one for one in _samples(shown, found, False) if one[1].recorded.size]
+    if not parts or len({one.recorded.shape for _, one, _ in parts}) > 1:
+        return []
+    recorded = _recorded(parts)
+    listed = [one for one in keys if any(one.key == key.key for key, _, _ in parts)]
+    names = _names(shown, next(iter(shown)).run.config.data.actions.size)
+    return [
+        figures.action_histograms(
+            f"action{place}",
+            names[place],
+            [
+                Histogram(key.key, own.edges[place], own.acted[rows, place].mean(0))
+                for key, own, rows in parts
+            ],
+            Histogram(recorded.key, parts[0][1].edges[place], parts[0][1].recorded[place]),
+            listed,
+            recorded,
+        )
+        for place in range(len(parts[0][1].recorded))
+    ]
+
+
+def _returns(own: Diagnostics, place: list[int]) -> np.ndarray:
+    """A row of returns for each of these members."""
+    return own.returns[place] if len(own.returns) > 1 else np.tile(own.returns, (len(place), 1))
+
+
+def _recorded(parts: Sequence[tuple[Key, Diagnostics, list[int]]]) -> Key:
+    """What the policies' actions are compared with."""
+    online = all(own.source == "replay" for _, own, _ in parts)
+    return figures.LOGGED._replace(label="replay buffer") if online else figures.LOGGED
+
+
+def _names(shown: Sequence[Series], count: int) -> list[str]:
+    """Of the numbers of an action, or of discrete actions: those of the table's columns."""
+    columns = shown[0].run.config.data.columns
+    if columns is None:
+        discrete = not isinstance(shown[0].run.config.data.actions, Box)
+        return [str(place) if discrete else f"action {place}" for place in range(count)]
+    if len(columns.action) == 1 and columns.action[0].categories:
+        return list(columns.action[0].categories)
+    return columns.names("action")
 
 
 def returns_of(run: RunFolder, own: Diagnostics) -> Figure:
@@ -111,32 +184,37 @@ def returns_of(run: RunFolder, own: Diagnostics) -> Figure:
 
 
 def _differences(
-    critics: list[tuple[Key, Diagnostics, list[int]]], keys: Sequence[Key], named: bool
+    critics: list[tuple[Key, Diagnostics, list[int]]], keys: Sequence[Key], name: str, named: bool
 ) -> Figure:
     divided = all(len(own.beta) for _, own, _ in critics)
+    x = critics[0][1].difference
+    online = critics[0][1].source == "replay"
+    whole = ONLINE_NOTES.get(x, "") if online else "Of logged transitions"
     samples = [Sample(key.key, own.differences[place].ravel()) for key, own, place in critics]
     samples = _finite(samples)
     fits = None
     if divided and len(samples) == 1:
         fits = _fits(samples[0].x)
-    x = "z = (Q − V) / β" if divided else "Q − V"
     if fits is None:
         return figures.differences(
             samples,
             keys,
             None,
             title=f"Distribution of {x}",
-            note="Of logged transitions.",
+            note=f"{whole}.",
             x=x,
+            name=name,
         )
     mean_exp = float(np.exp(np.minimum(samples[0].x, 50.0)).mean())
     whose = f"{critics[0][0].label}: " * named
     note = (
-        f"{whose}Of logged transitions, with four families fitted by likelihood; "
-        f"{fits.best.name} is the nearest. The mean of e^z is {mean_exp:.3g}: 1 where V is the "
-        "soft maximum of Q, whatever the distribution."
+        f"{whose}{whole}, with four families fitted by likelihood; "
+        f"{fits.best.name} is the nearest. The mean of e^z is {mean_exp:.3g}: 1 where "
+        + ("Q is the soft maximum of y" if "y" in x else "V is the soft maximum of Q")
+        + ", whatever the distribution."
     )
-    return figures.differences(samples, keys, fits, title=f"Distribution of {x}", note=note, x=x)
+    title = f"Distribution of {x}"
+    return figures.differences(samples, keys, fits, title=title, note=note, x=x, name=name)
 
 
 def _fits(values: np.ndarray) -> ErrorFits | None:

@@ -14,11 +14,11 @@ from xql.evaluation.statistics import (
     format_interval,
     stratified_bootstrap,
 )
-from xql.reports import page_figures as figures
 from xql.reports.comparable import task_of
 from xql.reports.compare import compare
 from xql.reports.comparison import Comparison
-from xql.reports.page_figures import Figure, Key, Line
+from xql.reports.page_curves import Line, curves, score_line
+from xql.reports.page_figures import Figure, Key
 from xql.reports.page_series import FAINT, Series
 from xql.reports.page_tables import Table
 from xql.reports.plots import AXES
@@ -63,8 +63,8 @@ def scores_of(
                         "value": f"{summary.interval.estimate:.1f}"
                         + " %" * (best.quantity == "success"),
                         "interval": _bounds(summary.interval),
-                        "note": f"{words}{summary.label}, {summary.interval.seeds} seeds × "
-                        f"{summary.episodes} episodes" + "; biased upwards" * (kind == "Best"),
+                        "note": f"{words}{summary.label}, {summary.sample}"
+                        + "; biased upwards" * (kind == "Best"),
                     }
                 )
         level = _level(run, quantity_of(rows)) if rows else None
@@ -112,7 +112,7 @@ def _learning_curve(
             continue
         steps, members, means = _means(one, quantity)
         intervals = [stratified_bootstrap(means[:, [column]]) for column in range(len(steps))]
-        lines.append(figures.score_line(one.key.key, steps, intervals))
+        lines.append(score_line(one.key.key, steps, intervals))
         if len(means) > 1:
             seeds += [
                 Line(one.key_of(place).key, steps, mean, faint=True)
@@ -120,7 +120,7 @@ def _learning_curve(
             ]
     online = any(one.run.config.online for one in own)
     level = _level(own[0].run, quantity) if len({one.run.path for one in own}) == 1 else None
-    return figures.curves(
+    return curves(
         name,
         f"Score: {task}" if titled else "Score",
         "The interquartile mean over seeds and its 95 % bootstrap interval; thin lines are single "

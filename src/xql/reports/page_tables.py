@@ -92,7 +92,7 @@ def data_card(run: RunFolder, found: Diagnostics | None) -> Table:
             ["episodes", f"{extent.episodes:,}"],
             ["mean return", f"{extent.mean_return:,.4g}"],
         ]
-    if found is not None:
+    if found is not None and found.source == "log":
         least, first, middle, third, most = (f"{one:.4g}" for one in found.rewards)
         short, usual, long = np.quantile(found.episode_lengths, [0, 0.5, 1])
         rows += [
@@ -100,9 +100,9 @@ def data_card(run: RunFolder, found: Diagnostics | None) -> Table:
             ["lengths", f"{short:.0f} to {long:.0f} steps, median {usual:.0f}"],
             ["ends", f"{found.terminated:.0%} terminated, {found.truncated:.0%} truncated"],
         ]
-    rows.append(["observations", f"{data.observation_size} numbers"])
+    rows.append(["observations", counted(data.observation_size, "number")])
     if isinstance(data.actions, Box):
-        rows.append(["actions", f"{data.actions.size} numbers {_bounds(data.actions)}"])
+        rows.append(["actions", f"{counted(data.actions.size, 'number')} {_bounds(data.actions)}"])
     else:
         rows.append(["actions", f"one of {data.actions.size}"])
     if data.columns is not None:
@@ -116,6 +116,11 @@ def data_card(run: RunFolder, found: Diagnostics | None) -> Table:
     if data.fingerprint:
         rows.append(["fingerprint", data.fingerprint])
     return Table("Data", ["", ""], rows)
+
+
+def counted(count: int | float, name: str) -> str:
+    """Such as "1 number" and "1,000 numbers"."""
+    return f"{count:,g} {name}" + "s" * (count != 1)
 
 
 def _bounds(actions: Box) -> str:
@@ -203,6 +208,8 @@ def off_policy(run: RunFolder) -> tuple[dict[str, Any] | None, str]:
                 ["", "estimate", "95 % interval"],
                 [[name, *cells] for name, cells in estimates if cells is not None],
             ),
+            "support": _support(found.get("support"), found.get("critic")),
+            "tile": _tile(verdict, estimates),
             "warnings": [str(one) for one in found.get("warnings") or []][:20],
             "about": f"Fitted Q evaluation of member {found.get('member', 0)} at step "
             f"{found.get('step', '?')} on {data.get('name', 'the data')}"
@@ -215,6 +222,55 @@ def off_policy(run: RunFolder) -> tuple[dict[str, Any] | None, str]:
         return None, f"{OPE_FILE} is damaged and left out: run xql ope again."
 
 
+def _tile(verdict: str, estimates: list[tuple[str, list[str] | None]]) -> dict[str, str]:
+    """The verdict as it stands beside the scores."""
+    known = dict(estimates)
+    value, behaviour = known.get("policy"), known.get("behaviour policy")
+    beside = "" if behaviour is None else f"; behaviour policy {' '.join(behaviour)}"
+    words = verdict if verdict in ("better", "worse") else "whether it is better cannot be said"
+    return {
+        "name": "From logged data",
+        "value": "n/a" if value is None else value[0],
+        "interval": "" if value is None else value[1],
+        "note": f"discounted return, estimated: {words}{beside}",
+    }
+
+
+def _support(found: Any, critic: Any) -> Table:
+    """How much the data says of the policy's actions, and of the critic that the run trained."""
+    rows = []
+    if isinstance(found, Mapping):
+        rows = [
+            [
+                "distance from the usual action in similar states",
+                f"{_number(found.get('distance'), 2)} × that of logged actions",
+            ],
+            [
+                "states where it is farther from logged actions than 95 % of them",
+                f"{_percent(found.get('far'))} (the behaviour policy: 5 %)",
+            ],
+            [
+                "transitions that show what its actions lead to (effective sample size)",
+                _percent(found.get("effective")),
+            ],
+        ]
+    if isinstance(critic, Mapping):
+        unit = str(critic.get("unit", ""))[:40]
+        rows += [
+            [
+                "mean Q of the run's critic, beside the returns in the log",
+                f"{_number(critic.get('value'))}, {_number(critic.get('returns'))} ({unit})",
+            ],
+            ["its temporal-difference error", _number(critic.get("error"))],
+        ]
+    return Table("How much the data says of it", ["measure", "of the policy"], rows)
+
+
+def _percent(value: Any) -> str:
+    finite = isinstance(value, int | float) and math.isfinite(value)
+    return f"{100 * value:.3g} %" if finite else "n/a"
+
+
 def _estimate(found: Any) -> list[str] | None:
     if not isinstance(found, Mapping):
         return None
@@ -224,6 +280,6 @@ def _estimate(found: Any) -> list[str] | None:
     ]
 
 
-def _number(value: Any) -> str:
+def _number(value: Any, digits: int = 4) -> str:
     finite = isinstance(value, int | float) and math.isfinite(value)
-    return f"{value:.4g}" if finite else "n/a"
+    return f"{value:.{digits}g}".replace("-", "−") if finite else "n/a"

@@ -1,18 +1,34 @@
 """Figures: learning curves with every seed behind them, and a comparison of methods."""
 
-import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
-from xql.errors import InputError, require_matplotlib
+from xql.errors import InputError
 from xql.evaluation.statistics import Interval, episode_means, step_intervals
 from xql.files import save_figure
-from xql.reports.comparison import Comparison, Row
+from xql.reports.comparison import Comparison, Pair, Row
+from xql.reports.style import (
+    BEHIND,
+    COLOURS,
+    COLUMN,
+    GREY,
+    PAGE,
+    columns_for,
+    every_few,
+    head,
+    look,
+    new_figure,
+    note,
+    one_legend,
+    panels,
+    plain,
+    short_steps,
+    styled,
+)
 from xql.runs.folder import RunFolder
 from xql.runs.summary import (
     SYMBOLS,
@@ -23,18 +39,15 @@ from xql.runs.summary import (
     value_of,
 )
 
-Arguments = ParamSpec("Arguments")
-
 AXES: dict[Quantity, str] = {
     "success": "Success rate (%)",
     "score": "Normalised score",
     "return": "Return",
 }
-
-# Okabe and Ito's palette, distinct under every common colour blindness; its yellow is left out,
-# being too faint for a line on white. Line styles take over where the colours repeat.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-STYLES = ("-", "--", ":", "-.")
+TOGETHER = 2
+"""Curves in one panel, at most: of more, each has its own."""
+LISTED = 10
+"""Pairs of methods with a line each, at most: more are a matrix."""
 
 
 class Curve(NamedTuple):
@@ -87,21 +100,7 @@ def _curves(folder: RunFolder, quantity: Quantity | None) -> list[tuple[dict[str
     return curves
 
 
-def _as_written(draw: Callable[Arguments, Path]) -> Callable[Arguments, Path]:
-    """Draw names as they are: "$" in one is no formula, and nothing goes through LaTeX."""
-
-    @functools.wraps(draw)
-    def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Path:
-        require_matplotlib()
-        import matplotlib
-
-        with matplotlib.rc_context({"text.usetex": False, "text.parse_math": False}):
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-@_as_written
+@styled
 def plot_learning_curves(
     curves: Sequence[Curve],
     path: Path,
@@ -112,14 +111,16 @@ def plot_learning_curves(
     data_figure: float | None = None,
     data_label: str = "the data",
 ) -> Path:
-    """Draw curves into one panel and write it to `path` (.png, .svg or .pdf).
+    """Draw learning curves and write them to `path` (.png, .svg or .pdf).
+
+    One or two curves share a panel; of more, each has its own, with the others grey behind it.
 
     Args:
-        curves: at most 28; each with its interquartile mean over seeds, a band for the 95 %
+        curves: each with its interquartile mean over seeds, a band for the 95 %
             bootstrap interval (none for one seed), and a faint line for each seed.
-        path: the file to write; its folder is made.
+        path: the file to write; its folder is made. A .png gets an .svg beside it.
         quantity: names the y axis; success also fixes it to 0…100.
-        title: stands above the panel.
+        title: stands above the figure.
         steps: names the x axis.
         data_figure: what the behaviour policy reaches; a dashed line.
         data_label: its name in the legend.
@@ -130,36 +131,46 @@ def plot_learning_curves(
     """
     if not curves:
         raise InputError("there is no curve to draw", hint="give at least one run")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    together = len(curves) <= TOGETHER
+    columns = 1 if together else columns_for(len(curves))
+    width = COLUMN if len(curves) <= 4 else PAGE
+    figure, axes = panels(
+        1 if together else len(curves),
+        columns,
+        width,
+        2.1 if together else 1.35,
+        sharex=True,
+        sharey=True,
+    )
+    for place, curve in enumerate(curves):
+        if together:
+            draw_curve(axes[0], curve, place)
+        else:
+            for other in curves:
+                middle = [one.estimate for one in step_intervals(other.scores)]
+                axes[place].plot(other.steps, middle, color=BEHIND, lw=0.8, zorder=1)
+            draw_curve(axes[place], curve, 0, marked=False)
+            axes[place].set_title(curve.label)
+    for place, one in enumerate(axes):
+        if data_figure is not None:
+            one.axhline(data_figure, color=GREY, lw=1.0, ls=(0, (4, 3)), label=data_label)
+        short_steps(one, steps if place >= len(axes) - columns else "")
+        if place % columns == 0:
+            one.set_ylabel(AXES[quantity])
+        if quantity == "success":
+            one.set_ylim(-4, 104)
+        plain(one, "y")
+    if together:
+        one_legend(figure, axes, columns=2, title=title)
+    else:
+        head(figure, title)
+    level = "" if data_figure is None or together else f"; dashed: {data_label}"
+    others = "" if together else "; grey: the others"
+    note(figure, _caption(curves) + others + level)
+    return save_figure(figure, path, vector=True)
 
-    # The figure knows its canvas, so no display and no global state of pyplot takes part.
-    figure = Figure(figsize=(7.2, 4.3), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for index, curve in enumerate(curves):
-        _draw(axes, curve, COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % 4])
-    if data_figure is not None:
-        axes.axhline(data_figure, color="#555555", lw=1.2, ls=(0, (5, 3)), label=data_label)
-    axes.set_xlabel(steps)
-    axes.set_ylabel(AXES[quantity])
-    axes.xaxis.set_major_formatter(lambda step, _: _short(step))
-    if quantity == "success":
-        axes.set_ylim(-3, 103)
-    axes.margins(x=0.02)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", lw=0.7)
-    axes.set_axisbelow(True)
-    if title:
-        axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
-    legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
-    legend.set_title(_caption(curves))
-    legend.get_title().set_fontsize(8)
-    legend.set_alignment("left")
-    return save_figure(figure, path)
 
-
-@_as_written
+@styled
 def plot_against(
     runs: Sequence[RunFolder],
     name: str,
@@ -175,7 +186,8 @@ def plot_against(
         runs: those that swept it, a panel for each. A run that swept others too gets a line for
             each combination of them.
         name: the hyperparameter's; its axis is logarithmic where all its values are positive.
-        path: the file to write (.png, .svg or .pdf); its folder is made.
+        path: the file to write (.png, .svg or .pdf); its folder is made. A .png gets an .svg
+            beside it.
         quantity: what to draw; None for each run's `quantity_of`.
         titles: the panels'; None for the names of the runs' folders.
         beside: for each panel, runs that did not sweep it, by label: the mean over their members is
@@ -185,50 +197,49 @@ def plot_against(
         InputError: there is no run, or one that did not sweep it or has no evaluations.
         MissingExtra: matplotlib is not installed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     points = [_last_against(folder, name, quantity) for folder in runs]
     if not points:
         raise InputError("there is no run to draw", hint="give at least one")
-    columns = len(points) if len(points) < 5 else 3
-    rows = math.ceil(len(points) / columns)
-    size = (1.0 + 4.0 * columns, 3.6 * rows)
-    figure = Figure(figsize=size, dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False).flat
-    for axes in panels[len(points) :]:
-        axes.set_visible(False)
+    columns = min(3, len(points))
+    figure, axes = panels(len(points), columns, COLUMN if columns < 3 else PAGE, 1.75)
     titles = [folder.path.name for folder in runs] if titles is None else titles
     levels: Sequence[Mapping[str, RunFolder]] = [{}] * len(points) if beside is None else beside
-    every = zip(panels[: len(points)], runs, titles, points, levels, strict=True)
-    for axes, folder, title, lines, others in every:
-        shown = quantity or quantity_of(folder.read_evaluations())
+    shown = [quantity or quantity_of(folder.read_evaluations()) for folder in runs]
+    for place, (one, lines, others) in enumerate(zip(axes, points, levels, strict=True)):
         for index, (label, by) in enumerate(lines.items()):
-            colour = COLOURS[index % len(COLOURS)]
+            own = look(index)
             for value, seeds in by.items():
-                axes.plot([value] * len(seeds), seeds, "o", color=colour, alpha=0.45, ms=5)
+                one.plot([value] * len(seeds), seeds, own["marker"], color=own["color"], alpha=0.45)
             means = [np.mean(seeds) for seeds in by.values()]
-            axes.plot(list(by), means, color=colour, lw=2, label=label)
+            one.plot(
+                list(by),
+                means,
+                color=own["color"],
+                ls=own["ls"],
+                label=label or f"swept {SYMBOLS.get(name, name)}",
+            )
         for index, (label, other) in enumerate(others.items(), start=len(lines)):
-            colour = COLOURS[index % len(COLOURS)]
+            own = look(index)
             last = np.concatenate([curve.scores[:, -1] for _, curve in _curves(other, quantity)])
-            axes.axhspan(last.min(), last.max(), color=colour, alpha=0.12, lw=0)
-            axes.axhline(last.mean(), color=colour, lw=2, ls="--", label=label)
-        if len(lines) + len(others) > 1:
-            axes.legend(frameon=False, fontsize=8)
+            one.axhspan(last.min(), last.max(), color=own["color"], alpha=0.12, lw=0)
+            one.axhline(last.mean(), color=own["color"], ls=own["ls"], label=label)
         ticks = sorted({value for by in lines.values() for value in by})
         if ticks[0] > 0:
-            axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{value:g}" for value in ticks], minor=False)
-        axes.set_xticks([], minor=True)
-        axes.set_xlabel(SYMBOLS.get(name, name))
-        axes.set_ylabel(AXES[shown])
-        if shown == "success":
-            axes.set_ylim(-3, 103)
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-        _plain(axes, "y")
-    return save_figure(figure, path)
+            one.set_xscale("log")
+        one.set_xticks(ticks, [f"{value:g}" for value in ticks], minor=False)
+        one.set_xticks([], minor=True)
+        one.set_xlabel(SYMBOLS.get(name, name))
+        if place % columns == 0 or shown[place] != shown[place - 1]:
+            one.set_ylabel(AXES[shown[place]])
+        if shown[place] == "success":
+            one.set_ylim(-3, 103)
+        one.set_title(titles[place])
+        plain(one, "y")
+    if any(len(lines) + len(others) > 1 for lines, others in zip(points, levels, strict=True)):
+        one_legend(figure, axes)
+    band = " Shaded: from the lowest to the highest seed." if any(levels) else ""
+    note(figure, f"Last step. Dots are seeds, lines their means.{band}")
+    return save_figure(figure, path, vector=True)
 
 
 def _last_against(
@@ -247,41 +258,37 @@ def _last_against(
     return {label: dict(sorted(by.items())) for label, by in found.items()}
 
 
-@_as_written
+@styled
 def plot_comparison(comparison: Comparison, path: Path) -> Path:
     """Draw a comparison and write it to `path` (.png, .svg or .pdf): per task the interquartile
     means, last filled and best hollow; performance profiles; probabilities of improvement.
 
     Args:
         comparison: what `xql.compare` returns.
-        path: the file to write; its folder is made.
+        path: the file to write; its folder is made. A .png gets an .svg beside it.
 
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    lines = len(comparison.rows) + 2 * len(comparison.tasks)
-    pairs = _decisive_pairs(comparison)
-    height = max(3.4, 0.24 * lines + 0.7, 2.6 * bool(comparison.profiles) + 0.24 * len(pairs) + 1)
-    figure = Figure(figsize=(12.4, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1.0))
-    left, right = halves
-    _draw_scores(left, comparison)
-    kinds = [kind for kind, there in (("profile", comparison.profiles), ("pairs", pairs)) if there]
-    if kinds:
-        heights = [max(2.6, height - 0.24 * len(pairs) - 1), 0.24 * len(pairs) + 1.0]
-        panels = right.subplots(
-            len(kinds), 1, squeeze=False, height_ratios=heights if len(kinds) == 2 else None
-        )
-        for axes, kind in zip(panels[:, 0], kinds, strict=True):
-            if kind == "profile":
-                _draw_profiles(axes, comparison)
-            else:
-                _draw_pairs(axes, pairs)
-    return save_figure(figure, path)
+    pairs, profiles = _decisive_pairs(comparison), comparison.profiles
+    columns = 1 if len(profiles) <= TOGETHER else columns_for(len(profiles)) + (len(profiles) <= 4)
+    heights = {"scores": 0.2 * len(comparison.rows) + 0.6 * len(comparison.tasks) + 0.2}
+    if profiles:
+        heights["profile"] = 2.0 if columns == 1 else 1.3 * -(-len(profiles) // columns) + 0.5
+    if pairs:
+        lines = len(pairs) if len(pairs) <= LISTED else len({pair.first for pair in pairs})
+        heights["pairs"] = 0.2 * lines + 0.7
+    figure = new_figure(PAGE, sum(heights.values()))
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=list(heights.values()))
+    named = dict(zip(heights, np.atleast_1d(parts), strict=True))
+    _draw_scores(named["scores"], comparison)
+    if profiles:
+        _draw_profiles(named["profile"], comparison, columns)
+    if 0 < len(pairs) <= LISTED:
+        _draw_pairs(named["pairs"].subplots(), pairs)
+    elif pairs:
+        _draw_matrix(named["pairs"].subplots(), pairs)
+    return save_figure(figure, path, vector=True)
 
 
 def _colour(comparison: Comparison, method: str) -> str:
@@ -298,14 +305,13 @@ def _draw_scores(figure: Any, comparison: Comparison) -> None:
         for place, row in enumerate(group):
             _draw_row(axes, row, place, _colour(comparison, row.method))
         names = [row.method + " (1 seed)" * (len(row.seeds) == 1) for row in group]
-        axes.set_yticks(range(len(group)), names, fontsize=8.5)
+        axes.set_yticks(range(len(group)), names)
         axes.set_ylim(len(group) - 0.4, -0.6)
-        axes.set_title(group[0].task, loc="left", fontsize=9.5, fontweight="bold")
-        axes.set_xlabel(AXES[group[0].quantity], fontsize=8)
-        axes.tick_params(axis="x", labelsize=8)
+        axes.set_title(group[0].task)
+        axes.set_xlabel(AXES[group[0].quantity])
         if group[0].quantity == "success":
             axes.set_xlim(-3, 103)
-        _plain(axes, "x")
+        plain(axes, "x")
     handles = [
         panels[0].plot([], [], color="#555555", marker="o", ls="-", lw=2.4)[0],
         panels[0].plot([], [], color="black", marker="|", ms=7, mew=0.8, ls="none")[0],
@@ -316,8 +322,6 @@ def _draw_scores(figure: Any, comparison: Comparison) -> None:
         ["last step: IQM, 95 % interval", "its seeds", "each seed's best: IQM, biased upwards"],
         loc="outside upper left",
         ncols=3,
-        frameon=False,
-        fontsize=8,
     )
 
 
@@ -332,85 +336,131 @@ def _draw_row(axes: Any, row: Row, place: int, colour: str) -> None:
     axes.plot(interval.estimate, place, "o", color=colour, ms=6, zorder=4)
 
 
-def _draw_profiles(axes: Any, comparison: Comparison) -> None:
-    """The share of runs above each score, a line and its band per method."""
-    for place, (method, profile) in enumerate(comparison.profiles.items()):
-        colour, style = _colour(comparison, method), STYLES[place // len(COLOURS) % 4]
-        axes.fill_between(
+def _draw_profiles(figure: Any, comparison: Comparison, columns: int) -> None:
+    """The share of runs above each score, a line and its band per method.
+
+    Of more than two methods, each has its own panel, with the others grey behind it.
+    """
+    profiles = comparison.profiles
+    together = len(profiles) <= TOGETHER
+    rows = 1 if together else -(-len(profiles) // columns)
+    every = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    axes = list(every.flat)
+    for one in axes[1 if together else len(profiles) :]:
+        one.set_visible(False)
+    for place, (method, profile) in enumerate(profiles.items()):
+        panel, own = axes[0 if together else place], look(place if together else 0)
+        del own["marker"]
+        if not together:
+            for other in profiles.values():
+                at, share = other.thresholds, other.share
+                panel.step(at, share, where="post", color=BEHIND, lw=0.8, zorder=1)
+            panel.set_title(method)
+        panel.fill_between(
             profile.thresholds,
             profile.low,
             profile.high,
             step="post",
-            color=colour,
-            alpha=0.14,
+            color=own["color"],
+            alpha=0.16,
             lw=0,
         )
-        axes.step(
-            profile.thresholds, profile.share, where="post", color=colour, ls=style, label=method
-        )
+        panel.step(profile.thresholds, profile.share, where="post", label=method, **own)
+    unit = AXES[comparison.profile_quantity or "return"].lower()
+    for place, panel in enumerate(axes[: 1 if together else len(profiles)]):
+        if together or place + columns >= len(profiles):
+            panel.set_xlabel(f"τ: {unit}")
+            panel.tick_params(labelbottom=True)
+        if place % columns == 0:
+            panel.set_ylabel("Runs above τ")
+        panel.set_ylim(-0.04, 1.04)
+        plain(panel, "both")
+    if together:
+        axes[0].legend()
     over = f", {len(comparison.profiled)} tasks" if len(comparison.profiled) > 1 else ""
-    title = f"Performance profile, last step{over}"
-    axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
-    axes.set_xlabel(f"τ: {AXES[comparison.profile_quantity or 'return'].lower()}", fontsize=8)
-    axes.set_ylabel("Share of runs above τ", fontsize=8)
-    axes.set_ylim(-0.03, 1.03)
-    axes.tick_params(labelsize=8)
-    axes.legend(frameon=False, fontsize=8)
-    _plain(axes, "both")
+    head(figure, f"Performance profile, last step{over}; shaded: 95 % interval")
 
 
-def _decisive_pairs(comparison: Comparison) -> list[tuple[str, Interval]]:
+def _decisive_pairs(comparison: Comparison) -> list[Pair]:
     """The pairs to draw: over all the tasks that two methods share, else in their one task."""
-    found: dict[tuple[str, str], Interval] = {}
-    for pair in comparison.pairs:  # those over several tasks come last, and replace the others
-        found[(pair.first, pair.second)] = pair.probability
-    return [
-        (f"{first} > {second}" + ": n/a (1 seed)" * (probability.seeds == 1), probability)
-        for (first, second), probability in found.items()
-    ]
+    # Those over several tasks come last, and replace the others.
+    return list({(pair.first, pair.second): pair for pair in comparison.pairs}.values())
 
 
-def _draw_pairs(axes: Any, pairs: Sequence[tuple[str, Interval]]) -> None:
-    for place, (_, probability) in enumerate(pairs):
+def _draw_pairs(axes: Any, pairs: Sequence[Pair]) -> None:
+    for place, probability in enumerate(pair.probability for pair in pairs):
         if probability.seeds == 1:
             continue  # it would always be 0, ½ or 1
         axes.plot([probability.low, probability.high], [place, place], color="#333333", lw=2.4)
         axes.plot(probability.estimate, place, "o", color="#333333", ms=6)
     axes.axvline(0.5, color="#999999", lw=1.0, ls=(0, (4, 3)), zorder=0)
-    axes.set_yticks(range(len(pairs)), [name for name, _ in pairs], fontsize=8.5)
+    names = [
+        f"{pair.first} > {pair.second}" + ": n/a (1 seed)" * (pair.probability.seeds == 1)
+        for pair in pairs
+    ]
+    axes.set_yticks(range(len(pairs)), names)
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.set_xlim(-0.03, 1.03)
+    axes.set_title("Probability that a run beats a run, last step")
+    plain(axes, "x")
+
+
+def _draw_matrix(axes: Any, pairs: Sequence[Pair]) -> None:
+    """Many pairs as a matrix: how probable it is that the row's method beats the column's."""
+    rows = list(dict.fromkeys(pair.first for pair in pairs))
+    columns = list(dict.fromkeys(pair.second for pair in pairs))
+    shown = np.full((len(rows), len(columns)), np.nan)
+    for first, second, probability in (pair[1:] for pair in pairs):
+        place = rows.index(first), columns.index(second)
+        if probability.seeds == 1:
+            continue
+        shown[place] = probability.estimate
+        decided = not probability.low <= 0.5 <= probability.high
+        dark = abs(probability.estimate - 0.5) > 0.35
+        axes.text(
+            place[1],
+            place[0],
+            f"{probability.estimate:.2f}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            weight="bold" if decided else "normal",
+            color="white" if dark else "black",
+        )
+    axes.imshow(shown, cmap="PuOr", vmin=0, vmax=1, aspect="auto", alpha=0.9)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(range(len(columns)), columns, rotation=25, ha="right")
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
     axes.set_title(
-        "Probability that a run beats a run, last step", loc="left", fontsize=9.5, fontweight="bold"
+        "Probability that the row beats the column, last step; bold: 95 % interval without ½"
     )
-    axes.tick_params(axis="x", labelsize=8)
-    _plain(axes, "x")
 
 
-def _plain(axes: Any, grid: str) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color="#dddddd", lw=0.7)
-    axes.set_axisbelow(True)
+def draw_curve(axes: Any, curve: Curve, index: int, *, marked: bool = True) -> None:
+    """One line: the interquartile mean over seeds, its interval shaded, each seed thin.
 
-
-def _draw(axes: Any, curve: Curve, colour: str, style: str) -> None:
+    Args:
+        axes: a panel.
+        curve: what is drawn.
+        index: the number of its colour, dash and marker.
+        marked: whether it has markers, by which to tell it from another line.
+    """
     intervals = step_intervals(curve.scores)
-    middle, low, high = (
-        np.array([interval[index] for interval in intervals]) for index in range(3)
-    )
+    middle, low, high = (np.array([one[place] for one in intervals]) for place in range(3))
+    own = look(index)
     if len(curve.scores) > 1:
         for seed in curve.scores:
-            axes.plot(curve.steps, seed, color=colour, lw=0.7, alpha=0.3, zorder=2)
-        axes.fill_between(curve.steps, low, high, color=colour, alpha=0.16, lw=0, zorder=1)
+            axes.plot(curve.steps, seed, color=own["color"], lw=0.5, alpha=0.3, zorder=2)
+        axes.fill_between(curve.steps, low, high, color=own["color"], alpha=0.16, lw=0, zorder=1)
     # A lone evaluation is a point: a line through one point would draw nothing.
-    marker = "o" if len(curve.steps) == 1 else ""
+    if not marked and len(curve.steps) > 1:
+        del own["marker"]
     axes.plot(
         curve.steps,
         middle,
-        color=colour,
-        ls=style,
-        marker=marker,
-        lw=2.0,
+        **own,
+        markevery=every_few(len(curve.steps)),
         label=curve.label,
         zorder=3,
     )
@@ -420,14 +470,6 @@ def _caption(curves: Sequence[Curve]) -> str:
     """What the line and the band are; the reader of a figure on its own must know."""
     counts = sorted({len(curve.scores) for curve in curves})
     if counts == [1]:
-        return "1 seed"
-    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
-    return f"IQM of {seeds} seeds,\n95 % bootstrap interval"
-
-
-def _short(step: float) -> str:
-    """20000 → "20k", 1500000 → "1.5M"."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(step) >= size:
-            return f"{step / size:g}{letter}"
-    return f"{step:g}"
+        return "One seed"
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"IQM of {seeds} seeds, each thin; shaded: 95 % bootstrap interval"

@@ -184,8 +184,7 @@ class Run:
         for result in self.results:
             head = f"{result.label}: " if result.changes else ""
             for summary in (result.last, result.best):
-                count = f"{summary.interval.seeds} seeds × {summary.episodes} episodes"
-                lines.append(f"{head}{_score(result, summary)}, {summary.label}, {count}")
+                lines.append(f"{head}{_score(result, summary)}, {summary.label}, {summary.sample}")
         for index, one in self.folder.read_rolled_back().items():
             lines.append(
                 f"member {index} diverged by step {one.noticed:,} and was put back to step "

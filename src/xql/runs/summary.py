@@ -6,8 +6,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from xql.display import html_table
 from xql.errors import InputError
-from xql.evaluation.statistics import Summary, best_summary, last_summary
+from xql.evaluation.statistics import Summary, best_summary, format_interval, last_summary
 from xql.runs.config import Member
 from xql.runs.folder import Evaluation
 
@@ -41,6 +42,17 @@ class Result(NamedTuple):
             "episodes": self.last.episodes,
             "best": best.estimate,
         }
+
+    def _repr_html_(self) -> str:
+        shown: dict[str, object] = {
+            SYMBOLS.get(name, name): f"{x:g}" for name, x in self.changes.items()
+        }
+        for kind, summary in (("last", self.last), ("best", self.best)):
+            shown[kind] = (
+                f"{format_interval(summary.interval)} {UNITS[self.quantity]}, {summary.label}, "
+                f"{summary.sample}"
+            )
+        return html_table("Result", shown)
 
     @property
     def label(self) -> str:

@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32, Float64, Int
 
 from xql.agents import Batch, TrainState, member
 from xql.agents.types import Backup
-from xql.data.actions import Box
+from xql.data.actions import ActionSpec, Box
 from xql.data.dataset import Dataset
 from xql.data.scaling import DEFAULT_DISCOUNT, returns_to_go
 from xql.errors import InputError, decoration
@@ -35,7 +35,9 @@ from xql.training.units import reward_unit
 FILE = "diagnostics.npz"
 SWITCH = "XQL_REPORT"
 """The environment variable that is 0 where no run is to write diagnostics and a report."""
-VERSION = 1
+VERSION = 2
+READ = (1, 2)
+"""The versions that are read; 1 had neither the distributions of actions nor online runs."""
 TRANSITIONS = 5_000
 """Of the data, on which Q and V are computed."""
 STATES = 1_000
@@ -48,6 +50,10 @@ MEMBERS = 16
 """Of a population: the first of them, at most."""
 EPISODES = 5_000
 """Whose returns and lengths are kept."""
+BINS = 40
+"""Of the distribution of each number of an action."""
+DIMENSIONS = 24
+"""Numbers of an action, the first of them, whose distributions are kept."""
 LARGEST = 64 << 20
 """Bytes of an array in the file; ours have less than a million."""
 
@@ -63,9 +69,10 @@ class Diagnostics(NamedTuple):
     beta: Float[np.ndarray, " members"]
     """What was divided by, as the agent has it; empty of an agent without."""
     values: Float[np.ndarray, "members transitions"]
-    """V(s), in `unit`."""
-    returns: Float[np.ndarray, " transitions"]
-    """The discounted return from s to where its log ends, in `unit`."""
+    """V(s), in `unit`; of a replay buffer, min Q̄(s, a)."""
+    returns: Float[np.ndarray, "one_or_members transitions"]
+    """The discounted return from s to where its log ends, in `unit`; one row for all members where
+    they learned from the same data."""
     distances: Float[np.ndarray, "members states"]
     """How far the policy's action is from the nearest one that was logged in a similar state of
     another episode: the root mean square over dimensions, in half action ranges."""
@@ -75,6 +82,12 @@ class Diagnostics(NamedTuple):
     """Discrete actions: how often the policy takes each, as a share of the states."""
     taken: Float[np.ndarray, " actions"]
     """Likewise in the log."""
+    edges: Float[np.ndarray, "dimensions edges"]
+    """Of the bins of each number of an action."""
+    acted: Float[np.ndarray, "members dimensions bins"]
+    """The share of the states in which the policy's action lies in each bin."""
+    recorded: Float[np.ndarray, "dimensions bins"]
+    """Likewise of the recorded actions, in the same states."""
     agreement: Float[np.ndarray, " members"]
     """Discrete actions: the share of states in which the policy does what was logged."""
     episode_returns: Float[np.ndarray, " episodes"]
@@ -86,6 +99,10 @@ class Diagnostics(NamedTuple):
     truncated: float
     unit: str
     """Of values and returns: "return", or "scaled return" where rewards were shifted or scaled."""
+    source: str = "log"
+    """What was looked at: "log", or "replay", the last transitions of an online run."""
+    difference: str = "z = (Q − V) / β"
+    """What `differences` are."""
 
 
 @standard_jax()
@@ -105,8 +122,9 @@ def diagnose(config: RunConfig, population: TrainState, dataset: Dataset, step: 
     q, v, beta = _critics(config, states, dataset, rows)
     differences = q - v
     differences = differences / beta[:, None] if len(beta) else differences * unit
+    kind = "z = (Q − V) / β" if len(beta) else "Q − V"
     raw = config.scaling.rewards in ("raw", "auto")
-    parts = _actions(config, states, dataset)
+    parts: dict[str, Any] = _actions(config, states, dataset)
     rewards = dataset.rewards[dataset.starts]
     episodes = spread_out(np.arange(dataset.episodes), EPISODES)
     return Diagnostics(
@@ -114,7 +132,9 @@ def diagnose(config: RunConfig, population: TrainState, dataset: Dataset, step: 
         differences=differences.astype(np.float32),
         beta=beta,
         values=(v * unit).astype(np.float32),
-        returns=_returns(config, dataset, unit)[rows].astype(np.float32) if v.size else _none(),
+        returns=_returns(config, dataset, unit)[None, rows].astype(np.float32)
+        if v.size
+        else none(1, 0),
         **parts,
         episode_returns=dataset.returns[episodes].astype(np.float32),
         episode_lengths=dataset.lengths[episodes],
@@ -122,10 +142,12 @@ def diagnose(config: RunConfig, population: TrainState, dataset: Dataset, step: 
         terminated=float(dataset.terminated.mean()),
         truncated=float(dataset.truncated.mean()),
         unit="return" if raw else "scaled return",
+        difference=kind,
     )
 
 
-def _none(*shape: int) -> np.ndarray:
+def none(*shape: int) -> np.ndarray:
+    """What an agent lacks."""
     return np.zeros(shape or (0,), np.float32)
 
 
@@ -135,14 +157,14 @@ def _critics(
     """min Q̄, V and β of every member; empty where the agent has none."""
     backup = config.make_agent().backup
     if backup is None:
-        return _none(len(states), 0), _none(len(states), 0), _none()
+        return none(len(states), 0), none(len(states), 0), none()
     observations = jnp.asarray(scale(dataset.observations[rows], config.scaling))
     actions = jnp.asarray(dataset.actions[rows])
     zeros = jnp.zeros(len(rows))
     batch = Batch(observations, actions, zeros, zeros, observations)
     both = [_q_and_v(state, batch, backup=backup) for state in states]
     q, v = (np.asarray(jnp.stack(each), np.float64) for each in zip(*both, strict=True))
-    betas = [_beta(state) for state in states]
+    betas = [beta_of(state) for state in states]
     return q, v, np.array([one for one in betas if one is not None], np.float32)
 
 
@@ -154,8 +176,10 @@ def _q_and_v(state: Any, batch: Batch, *, backup: Backup) -> tuple[jax.Array, ja
     return q, backup.next_values(state, batch, None)
 
 
-def _beta(state: Any) -> float | None:
-    """The temperature of the Gumbel loss, as it is by now."""
+def beta_of(state: Any) -> float | None:
+    """The temperature of the Gumbel loss, as it is by now; None where the agent has none."""
+    if "beta" in getattr(state.config, "inactive", ()):
+        return None
     own = getattr(state, "temperatures", {}).get("value", getattr(state.config, "beta", None))
     return None if own is None else float(own)
 
@@ -184,13 +208,11 @@ def _actions(config: RunConfig, states: list[Any], dataset: Dataset) -> dict[str
     ]
     logged = dataset.actions[asked]
     if not isinstance(spec, Box):
-        same = [float((one.argmax(1) == logged.argmax(1)).mean()) for one in acted]
         return {
-            "distances": _none(len(states), 0),
-            "logged": _none(),
-            "chosen": np.stack([one.mean(0) for one in acted]),
+            "distances": none(len(states), 0),
+            "logged": none(),
+            **action_columns(spec, acted, [logged] * len(acted)),
             "taken": dataset.actions[dataset.starts].mean(0),
-            "agreement": np.array(same, np.float32),
         }
     near = dataset.actions[known[_nearest(dataset.observations, known, asked)]]
     half = (np.array(spec.high) - np.array(spec.low)) / 2
@@ -203,9 +225,52 @@ def _actions(config: RunConfig, states: list[Any], dataset: Dataset) -> dict[str
     return {
         "distances": np.stack([distance(one) for one in acted]),
         "logged": distance(logged),
-        "chosen": _none(len(states), 0),
-        "taken": _none(),
-        "agreement": _none(),
+        **action_columns(spec, acted, [logged] * len(acted)),
+    }
+
+
+def action_columns(
+    spec: ActionSpec,
+    acted: Sequence[Float32[np.ndarray, "states action"]],
+    recorded: Sequence[Float32[np.ndarray, "states action"]],
+) -> dict[str, np.ndarray]:
+    """How the actions of each member are distributed, beside those recorded in the same states."""
+    count = len(acted)
+    if not isinstance(spec, Box):
+        pairs = zip(acted, recorded, strict=True)
+        same = [float((one.argmax(1) == other.argmax(1)).mean()) for one, other in pairs]
+        return {
+            "chosen": np.stack([one.mean(0) for one in acted]),
+            "taken": np.concatenate(recorded).mean(0),
+            "agreement": np.array(same, np.float32),
+            "edges": none(0, BINS + 1),
+            "acted": none(count, 0, BINS),
+            "recorded": none(0, BINS),
+        }
+    # Bins where the actions are, which may be a small part of what the bounds allow.
+    every = [one[:, :DIMENSIONS] for one in (*acted, *recorded) if np.isfinite(one).all()]
+    low, high = (
+        (np.min([one.min(0) for one in every], 0), np.max([one.max(0) for one in every], 0))
+        if every
+        else (np.array(spec.low[:DIMENSIONS]), np.array(spec.high[:DIMENSIONS]))
+    )
+    flat = low == high
+    edges = np.linspace(low - 0.5 * flat, high + 0.5 * flat, BINS + 1, axis=-1)
+
+    def shares(actions: np.ndarray) -> np.ndarray:
+        counts = [
+            np.histogram(column[np.isfinite(column)], one)[0]
+            for column, one in zip(actions.T, edges, strict=False)
+        ]
+        return (np.array(counts) / len(actions)).astype(np.float32)
+
+    return {
+        "chosen": none(count, 0),
+        "taken": none(),
+        "agreement": none(),
+        "edges": edges.astype(np.float32),
+        "acted": np.stack([shares(one) for one in acted]),
+        "recorded": shares(np.concatenate(recorded)),
     }
 
 
@@ -231,8 +296,8 @@ def save(folder: RunFolder, found: Diagnostics) -> Path:
     """
     path = folder.path / FILE
     arrays: dict[str, Any] = found._asdict()
-    del arrays["unit"]
-    text = json.dumps({"version": VERSION, "unit": found.unit})
+    about = {name: arrays.pop(name) for name in _WORDS}
+    text = json.dumps({"version": VERSION, **about})
     arrays["about"] = np.frombuffer(text.encode(), np.uint8)
     with whole_file(path, "diagnostics", replace=True) as draft, draft.open("wb") as file:
         np.savez_compressed(file, **arrays)
@@ -252,9 +317,11 @@ def load(folder: RunFolder) -> Diagnostics | None:
         _require_small(path)
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(stored["about"].tobytes().decode())
-            if about["version"] != VERSION:
+            if about["version"] not in READ:
                 raise ValueError(f"its version is {about['version']}")
-            numbers = {name: stored[name] for name in Diagnostics._fields if name != "unit"}
+            older = _added(stored) if about["version"] == 1 else {}
+            names = [name for name in Diagnostics._fields if name not in _WORDS]
+            numbers = {name: older[name] if name in older else stored[name] for name in names}
         found = Diagnostics(
             **{
                 name: one.astype(np.float64) if one.dtype.kind == "f" else one
@@ -265,6 +332,8 @@ def load(folder: RunFolder) -> Diagnostics | None:
             terminated=float(numbers["terminated"]),
             truncated=float(numbers["truncated"]),
             unit="return" if about["unit"] == "return" else "scaled return",
+            source="replay" if about.get("source") == "replay" else "log",
+            difference=str(about.get("difference", _said_before(numbers))),
         )
         _require_shapes(found, len(folder.config.members))
     except (OSError, ValueError, TypeError, LookupError, zipfile.BadZipFile) as error:
@@ -275,6 +344,21 @@ def load(folder: RunFolder) -> Diagnostics | None:
 
 
 _SCALARS = ("step", "terminated", "truncated")
+_WORDS = ("unit", "source", "difference")
+
+
+def _added(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a file of version 1 does not have, and the returns as they are by now."""
+    return {
+        "returns": stored["returns"][None],
+        "edges": none(0, BINS + 1),
+        "acted": none(len(stored["values"]), 0, BINS),
+        "recorded": none(0, BINS),
+    }
+
+
+def _said_before(numbers: Mapping[str, np.ndarray]) -> str:
+    return "z = (Q − V) / β" if len(numbers["beta"]) else "Q − V"
 
 
 def _require_small(path: Path) -> None:
@@ -293,9 +377,10 @@ def _require_shapes(found: Diagnostics, members: int) -> None:
     for name in ("differences", "values", "distances", "chosen"):
         if np.shape(getattr(found, name))[:1] != (count,) or getattr(found, name).ndim != 2:
             raise ValueError(f"{name} is not of {count} members")
+    if found.returns.ndim != 2 or len(found.returns) not in (1, count):
+        raise ValueError(f"returns are not of {count} members")
     sizes = {
-        "differences": found.values.shape[1],
-        "values": len(found.returns),
+        "values": found.returns.shape[1],
         "distances": len(found.logged),
         "chosen": len(found.taken),
     }
@@ -304,21 +389,29 @@ def _require_shapes(found: Diagnostics, members: int) -> None:
             raise ValueError(f"{name} has another length")
     if found.rewards.shape != (5,) or len(found.beta) not in (0, count):
         raise ValueError("rewards or beta has another length")
+    dimensions, bins = found.recorded.shape
+    if found.acted.shape != (count, dimensions, bins) or found.edges.shape != (
+        dimensions,
+        bins + 1,
+    ):
+        raise ValueError("the distributions of actions do not fit each other")
 
 
-def leave_report(run: Run, dataset: Dataset | None, say: Callable[[str], object]) -> None:
+def leave_report(
+    run: Run, look: Callable[[], Diagnostics] | None, say: Callable[[str], object]
+) -> None:
     """Write diagnostics.npz and report.html of a run that has just ended; a failure is one line.
 
     Args:
         run: as it ended.
-        dataset: what it learned from, as `diagnose` takes it; None of an online run.
+        look: makes the diagnostics; None where there is nothing to look at.
         say: takes that line.
     """
     if os.environ.get(SWITCH, "1") == "0":
         return
     folder = run.folder
-    if dataset is not None:
+    if look is not None:
         with decoration("diagnostics", say):
-            save(folder, diagnose(run.config, run.population, dataset, run.config.steps))
+            save(folder, look())
     with decoration("report", say):
         run.report()

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ from xql.runs.sweep import (
     with_beta,
     with_policy,
 )
-from xql.training.diagnostics import leave_report
+from xql.training.diagnostics import diagnose, leave_report
 from xql.training.divergence import RewardRange
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.interrupt import interruption
@@ -403,7 +404,8 @@ def execute_offline(
         bar.say(logger.verdict())
         run = Run(folder, population)
         if report:
-            leave_report(run, dataset, bar.say)
+            look = partial(diagnose, config, population, dataset, config.steps)
+            leave_report(run, look, bar.say)
     return run
 
 

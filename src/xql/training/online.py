@@ -28,6 +28,7 @@ from xql.agents import (
     require_actions,
 )
 from xql.agents.networks import Precision
+from xql.data.dataset import Dataset
 from xql.data.scaling import Scaling
 from xql.envs.given import Given, Simulator, require_simulator, simulator
 from xql.envs.make import make_environment
@@ -53,7 +54,7 @@ from xql.runs.folder import RunFolder
 from xql.runs.run import Run
 from xql.runs.sweep import SWEPT_SOURCE, Beta, choose_members, require_apart, with_beta
 from xql.training.actors import Actors, environment_spec
-from xql.training.diagnostics import leave_report
+from xql.training.diagnostics import Diagnostics, diagnose, leave_report
 from xql.training.evaluate import PopulationEvaluator
 from xql.training.interrupt import interruption
 from xql.training.listeners import Callback, Listeners, check_callbacks
@@ -72,6 +73,7 @@ from xql.training.population import initial_population, mesh_for, place
 from xql.training.progress import ProgressBar
 from xql.training.recipe import SCRATCH, Recipe, Start, recipe_for, training_environment
 from xql.training.replay import Replay, ring_capacity
+from xql.training.replay_diagnostics import diagnose_replay, recent_of
 from xql.training.run_logger import RunLogger, saying_what_is_kept
 from xql.training.saved import Saved, start_or_go_on
 from xql.training.saving import Moment
@@ -368,7 +370,7 @@ def execute_online(
             logger.milestone(Moment(0, population, {}, 0))
             run = Run(folder, population)
             if report:
-                leave_report(run, log, bar.say)
+                leave_report(run, _look(run, log, None), bar.say)
             return run
         with stop.held():
             population, replay = _loop(
@@ -386,8 +388,19 @@ def execute_online(
         bar.say(logger.verdict())
         run = Run(folder, population)
         if report:
-            leave_report(run, log, bar.say)
+            leave_report(run, _look(run, log, None if logger.stopped else replay), bar.say)
     return run
+
+
+def _look(run: Run, log: Dataset | None, replay: Replay | None) -> Callable[[], Diagnostics] | None:
+    """What makes the diagnostics: of the log, or else of the replay buffer, where there is one."""
+    config, population = run.config, run.population
+    if log is not None:
+        return partial(diagnose, config, population, log, config.steps)
+    if replay is None:
+        return None
+    recent = recent_of(config, replay, oldest_first=False)
+    return partial(diagnose_replay, config, population, recent, config.steps)
 
 
 def _loop(
