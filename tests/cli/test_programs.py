@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,7 +175,7 @@ def test_neither_help_nor_the_package_imports_jax() -> None:
         "        show([*words, word], below)\n"
         "show([], COMMANDS)\n"
         "main(['data', 'list'])\n"
-        "heavy = ('jax', 'scipy', 'gymnasium', 'h5py', 'minari', 'matplotlib', 'pandas', 'mujoco')\n"
+        "heavy = ('jax', 'scipy', 'gymnasium', 'h5py', 'minari', 'matplotlib', 'mujoco')\n"
         "print([name for name in heavy if name in sys.modules], file=sys.stderr)\n"
     )
     command = [sys.executable, "-c", code]
@@ -193,7 +194,7 @@ def test_a_run_is_opened_without_its_networks_being_drawn(tmp_path: Path) -> Non
         progress=False,
         out=tmp_path / "run",
     )
-    draw = networks._orthogonal_once()
+    draw: Any = networks._orthogonal_once()
     assert draw._cache_size() > 0
     draw.clear_cache()
     Run.open(run.path)
