@@ -25,23 +25,26 @@ _FAILED = re.compile(r"Error (reading|writing) persistent compilation cache entr
 def keep_programs() -> None:
     """Let JAX, which must not have been imported yet, keep what it compiles.
 
-    It does nothing where JAX's own variables say where programs are kept, or that none are; or
-    where there is no folder that this user alone can write to: what lies there is run as code. The
-    variables that it sets hold for the processes that this one starts, too.
+    Where JAX's own variables say where, that is the place, and none where they turn it off. Nothing
+    is kept where there is no folder that this user alone can write to: what lies there is run as
+    code. The variables that are set here hold for the processes that this one starts, too.
     """
     asked = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "1").lower()
-    if FOLDER in os.environ or asked in ("0", "f", "false", "n", "no", "off"):
+    if asked in ("0", "f", "false", "n", "no", "off"):
         return
-    folder = _folder()
-    if folder is None:
-        return
-    with contextlib.suppress(OSError):
-        _make_own(folder.parent)
-        _make_own(folder)
-        _make_room(folder)
+    if FOLDER not in os.environ:
+        folder = _folder()
+        if folder is None:
+            return
+        try:
+            _make_own(folder.parent)
+            _make_own(folder)
+            _make_room(folder)
+        except OSError:
+            return
         os.environ[FOLDER] = str(folder)
-        # The networks' initialisation is dozens of small programs.
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    # The networks' initialisation is dozens of small programs, and JAX keeps slow ones only.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def is_of_cache(warning: str) -> bool:
