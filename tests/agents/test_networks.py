@@ -1,5 +1,9 @@
 """The networks, against plain formulas and scipy."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,3 +103,27 @@ def test_critics_of_an_ensemble_differ_and_see_the_action() -> None:
     q = np.asarray(ensemble(jnp.ones((4, 2)), float32(-1.0, -0.5, 0.5, 1.0)[:, None]))
     assert q.shape == (3, 4)
     assert len(np.unique(q)) == 12
+
+
+def test_weights_compiled_with_less_effort_have_the_same_bits() -> None:
+    code = (
+        "import jax, numpy as np\n"
+        "from xql.agents.networks import Linear\n"
+        "draw = jax.nn.initializers.orthogonal(jax.numpy.sqrt(2.0))\n"
+        "key = jax.random.key(0)\n"
+        "for shape in [(60, 256), (256, 9)]:\n"
+        "    ours, plain = Linear.create(key, *shape).weight, draw(key, shape)\n"
+        "    assert np.asarray(ours).tobytes() == np.asarray(plain).tobytes(), shape\n"
+        "inside = jax.jit(lambda key: Linear.create(key, *shape).weight)(key)\n"
+        "np.testing.assert_allclose(inside, plain, atol=1e-6)\n"
+    )
+    # As users have it, and without the tests' cache, which may hold programs for other cores.
+    own = {
+        key: value
+        for key, value in os.environ.items()
+        if "COMPILATION_CACHE" not in key and key != "XLA_FLAGS"
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=own
+    )
+    assert done.returncode == 0, done.stderr
