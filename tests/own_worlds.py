@@ -134,7 +134,7 @@ class Growing(Walk):
 
     def __init__(self) -> None:
         super().__init__()
-        size = 1 if next(self.numbers) < 5 else 2
+        size = 1 if next(self.numbers) < 4 else 2
         self.observation_space = gymnasium.spaces.Box(-9.0, 9.0, (size,), np.float32)
 
 

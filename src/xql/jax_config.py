@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -53,6 +54,15 @@ def standard_jax() -> Iterator[None]:
 def cores() -> int:
     """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def known_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of the compiler, or none where this release of XLA does not know one of them."""
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
 
 
 MAPS = Path("/proc/self/maps")

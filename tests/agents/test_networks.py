@@ -1,5 +1,9 @@
 """The networks, against plain formulas and scipy."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,3 +129,27 @@ def test_products_in_bf16_round_their_factors_and_nothing_else(shape: tuple[int,
     # Its gradient is no product: it is not rounded.
     np.testing.assert_allclose(found.bias, weights.reshape(-1, 4).sum(0), rtol=1e-5, atol=1e-6)
     assert np.abs(np.asarray(output - layer(x))).max() > 1e-4  # outside, nothing is rounded
+
+
+def test_weights_compiled_with_less_effort_have_the_same_bits() -> None:
+    code = (
+        "import jax, numpy as np\n"
+        "from xql.agents.networks import Linear\n"
+        "draw = jax.nn.initializers.orthogonal(jax.numpy.sqrt(2.0))\n"
+        "key = jax.random.key(0)\n"
+        "for shape in [(60, 256), (256, 9)]:\n"
+        "    ours, plain = Linear.create(key, *shape).weight, draw(key, shape)\n"
+        "    assert np.asarray(ours).tobytes() == np.asarray(plain).tobytes(), shape\n"
+        "inside = jax.jit(lambda key: Linear.create(key, *shape).weight)(key)\n"
+        "np.testing.assert_allclose(inside, plain, atol=1e-6)\n"
+    )
+    # As users have it, and without the tests' cache, which may hold programs for other cores.
+    own = {
+        key: value
+        for key, value in os.environ.items()
+        if "COMPILATION_CACHE" not in key and key != "XLA_FLAGS"
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=own
+    )
+    assert done.returncode == 0, done.stderr

@@ -100,6 +100,31 @@ def test_the_starts_are_the_same_at_every_evaluation() -> None:
     evaluator.close()
 
 
+def test_a_copy_is_made_when_there_is_an_episode_for_it() -> None:
+    made = []
+
+    def make() -> Walk:
+        made.append(Walk())
+        return made[-1]
+
+    evaluator = Evaluator(make, members=2, parallel=5)
+    counts = [len(made)]
+    for episodes in (1, 3, 2, 9):
+        shapes: list[tuple[int, ...]] = []
+
+        def act(rows: np.ndarray, shapes: list[tuple[int, ...]] = shapes) -> np.ndarray:
+            shapes.append(rows.shape)
+            actions: np.ndarray = push(0.3)(rows)
+            return actions
+
+        played = evaluator.rollout(act, episodes)
+        assert set(shapes) == {(2, 5, 2)}
+        assert played == rollout(Walk, push(0.3), members=2, episodes=episodes, parallel=5)
+        counts.append(len(made))
+    assert counts == [2, 3, 6, 6, 10]
+    evaluator.close()
+
+
 def test_an_episode_ends_at_termination_and_at_truncation() -> None:
     def make() -> Walk:
         return Walk(goal=1.6)

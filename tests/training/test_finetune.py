@@ -305,12 +305,12 @@ def test_every_agent_with_a_critic_learns_from_log_and_replay(agent: str) -> Non
     assert made.backup is not None
     memory = jax.tree.map(lambda column: column[0], empty_replay(1, 4, spec))
 
-    def learned(key: Any) -> Any:
-        state = jax.tree.map(lambda leaf: leaf[0], template(made, spec, 1))
+    def learned(state: Any, key: Any) -> Any:
+        state = jax.tree.map(lambda leaf: leaf[0], state)
         drawn = (key, jnp.int32(2), made.transitions, Mixture("symmetric", 1))
         return state, made.update(state, draw_batch(memory, logged(4, True), *drawn))[0]
 
-    before, after = jax.eval_shape(learned, jax.random.key(0))
+    before, after = jax.eval_shape(learned, template(made, spec, 1), jax.random.key(0))
     structures: list[Any] = [jax.tree.structure(before), jax.tree.structure(after)]
     assert structures[0] == structures[1]
 

@@ -13,10 +13,12 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from xql.agents.types import EnvironmentSpec
 from xql.data.actions import Discrete
+from xql.jax_config import known_options
 
 Precision = Literal["float32", "bf16"]
 """What the factors of a layer's matrix products are rounded to while it learns."""
@@ -90,11 +92,38 @@ class Linear(eqx.Module):
     @classmethod
     def create(cls, key: PRNGKeyArray, inputs: int, outputs: int) -> "Linear":
         """Orthogonal weights with gain √2, zero bias."""
-        initial = jax.nn.initializers.orthogonal(jnp.sqrt(2.0))
-        return cls(weight=initial(key, (inputs, outputs), jnp.float32), bias=jnp.zeros(outputs))
+        # Options of the compiler are for a program that is not a part of another one.
+        draw = _orthogonal if isinstance(key, jax.core.Tracer) else _orthogonal_once()
+        return cls(weight=draw(key, inputs, outputs), bias=constant(0.0, outputs))
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         return _product(x, self.weight) + self.bias
+
+
+def _orthogonal(key: PRNGKeyArray, inputs: int, outputs: int) -> Float[Array, "inputs outputs"]:
+    initial = jax.nn.initializers.orthogonal(np.float32(np.sqrt(2.0)))
+    weight: Array = initial(key, (inputs, outputs), jnp.float32)
+    return weight
+
+
+@functools.cache
+def _orthogonal_once() -> Callable[..., Any]:
+    """`_orthogonal` as one program for each shape, compiled to the same bits with less effort.
+
+    It runs once, and the compiler's usual effort takes longer than all the rest of a run's start.
+    """
+    options = {
+        "xla_backend_optimization_level": 1,
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_parallel_codegen_split_count": 1,
+    }
+    names = ("inputs", "outputs")
+    return jax.jit(_orthogonal, static_argnames=names, compiler_options=known_options(options))
+
+
+def constant(value: float, *shape: int) -> Float[Array, "..."]:
+    """The same number everywhere, made by NumPy: JAX would compile a program for each shape."""
+    return jnp.asarray(np.full(shape, value, np.float32))
 
 
 class LayerNorm(eqx.Module):
@@ -106,7 +135,7 @@ class LayerNorm(eqx.Module):
     @classmethod
     def create(cls, features: int) -> "LayerNorm":
         """Scale 1, shift 0."""
-        return cls(scale=jnp.ones(features), shift=jnp.zeros(features))
+        return cls(scale=constant(1.0, features), shift=constant(0.0, features))
 
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
         return _normalise(x) * self.scale + self.shift

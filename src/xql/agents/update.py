@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
@@ -15,8 +16,10 @@ Schedule = Literal["cosine", "constant"]
 
 
 def trainable(network: PyTree) -> Trainable:
-    """A network with a fresh Adam state."""
-    return Trainable(network, optax.scale_by_adam().init(network))
+    """A network with a fresh Adam state: zeros, made by NumPy, for which nothing is compiled."""
+    shapes = jax.eval_shape(optax.scale_by_adam().init, network)
+    zeros = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), shapes)
+    return Trainable(network, zeros)
 
 
 def descend(

@@ -20,6 +20,7 @@ from typing import Annotated, Any, NoReturn
 
 from xql import __version__
 from xql.cli.console import EventLines, print_anything, print_words, with_flags
+from xql.cli.programs import is_of_cache, keep_programs
 from xql.errors import (
     EnvironmentFault,
     InputError,
@@ -182,6 +183,8 @@ def _release(package: str) -> str:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """One line without the place in the code, which says nothing to a user."""
+    if is_of_cache(str(message)):
+        return
     text = " ".join(with_flags(str(message)).split())
     print(f"warning: {printable(text)}", file=sys.stderr)
 
@@ -243,6 +246,7 @@ def _run(command: Command, arguments: list[str], name: str) -> None:
         if end.code in (0, None):
             raise
         _fail(_one_line(complaint.getvalue()))
+    keep_programs()
     bound()
 
 

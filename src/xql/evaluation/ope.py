@@ -27,8 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Float64, Int, Int32, Key, PRNGKeyArray
-from scipy.spatial import KDTree
-from scipy.stats import t as student
 
 from xql.agents.networks import Critic
 from xql.agents.types import Metrics, Scalar
@@ -234,6 +232,9 @@ class OffPolicy:
     @functools.cached_property
     def behaviour(self) -> Float64[np.ndarray, " replicates"]:
         """What the policy that acted in the log is worth, by the same program."""
+        # SciPy's parts take half a second, and every training imports this module.
+        from scipy.spatial import KDTree
+
         dataset = self.dataset
         actions = dataset.actions.copy()
         ends = (dataset.firsts + dataset.lengths)[~dataset.terminated]
@@ -287,6 +288,8 @@ def interval(
     middle = float(replicates.mean()) if estimate is None else estimate
     if len(replicates) < 2:
         return Estimate(middle, float("nan"), float("nan"))
+    from scipy.stats import t as student
+
     half = float(student.ppf(0.975, len(replicates) - 1) * replicates.std(ddof=1))
     return Estimate(middle, middle - half, middle + half)
 

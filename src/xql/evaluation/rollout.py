@@ -6,6 +6,7 @@ environment, because the seed of each single episode and the step at which it en
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -98,7 +99,9 @@ class _Slot:
 
 
 class Evaluator:
-    """`members` × `parallel` copies of one environment, made once and used for every evaluation.
+    """At most `members` × `parallel` copies of one environment, kept for every evaluation.
+
+    A copy is made when there is an episode for it: a training begins without waiting for them.
 
     Attributes:
         members: how many policies one call of `act` answers for.
@@ -115,14 +118,14 @@ class Evaluator:
         *,
         alone: bool = False,
     ) -> None:
-        """Make the environments.
+        """Make the first environments, and see that they can be used.
 
         Args:
             make: a fresh environment with flat float32 observations, and a bounded or unbounded
                 Box or a Discrete of actions. Where it has no time limit, episodes are cut after
                 `LONGEST_EPISODE` steps.
             members: the size of the population.
-            parallel: environment copies for each member.
+            parallel: environment copies for each member, at most as many as it plays episodes.
             alone: whether `make` always gives the one instance that there is: it plays the episodes
                 of one member after another.
 
@@ -136,21 +139,39 @@ class Evaluator:
                 f"{members} members with {parallel} parallel environments", hint="give at least 1"
             )
         self.members, self.parallel = members, 1 if alone else parallel
-        self._alone = alone
+        self._make, self._alone = make, alone
         self._slots: list[_Slot] = []
         try:
-            for index in range(1 if alone else members * parallel):
-                environment = make()
-                limit = time_limit(environment) or LONGEST_EPISODE
-                self._slots.append(_Slot(environment, *divmod(index, parallel), limit))
+            # Two, so that copies that are not alike are found before anything is learned.
+            self._make_copies(self._places(parallel)[:2])
             first = self._slots[0].environment
             where = checked.name_of(first)
-            checked.require_alike([slot.environment for slot in self._slots])
             self.observation_size = _observation_size(first.observation_space, where)
             self.actions = action_spec(first.action_space, where, bounded=False)
         except BaseException:
             self.close()
             raise
+
+    def _places(self, parallel: int) -> list[tuple[int, int]]:
+        """Of `parallel` copies for each member: the member that it plays for, and which it is."""
+        if self._alone:
+            return [(0, 0)]
+        return list(itertools.product(range(self.members), range(parallel)))
+
+    def _make_copies(self, places: list[tuple[int, int]]) -> None:
+        """Make those that are not there yet.
+
+        Raises:
+            EnvironmentFault: the copies are not alike.
+        """
+        there = {(slot.member, slot.place) for slot in self._slots}
+        for member, place in places:
+            if (member, place) not in there:
+                environment = self._make()
+                limit = time_limit(environment) or LONGEST_EPISODE
+                self._slots.append(_Slot(environment, member, place, limit))
+        self._slots.sort(key=lambda slot: (slot.member, slot.place))
+        checked.require_alike([slot.environment for slot in self._slots])
 
     def rollout(
         self, act: Act, episodes: int, seed: int = 10_000, *, stop_at_success: bool = False
@@ -170,6 +191,9 @@ class Evaluator:
         """
         if episodes < 1:
             raise InputError(f"{episodes} evaluation episodes", hint="give at least 1")
+        for slot in self._slots:
+            slot.member = 0 if self._alone else slot.member
+        self._make_copies(self._places(min(self.parallel, episodes)))
         grid = (self.members, self.parallel)
         observations = np.zeros((*grid, self.observation_size), np.float32)
         waiting = [iter(range(episodes)) for _ in range(self.members)]
@@ -187,7 +211,6 @@ class Evaluator:
             )
 
         for slot in self._slots:
-            slot.member = 0 if self._alone else slot.member
             start_next(slot)
         while playing := [slot for slot in self._slots if slot.episode is not None]:
             # A fresh copy: a device may read the array in place after the call has returned.
@@ -263,7 +286,7 @@ def rollout(
         members: the size of the population.
         episodes: episodes for each member.
         seed: the first episode's seed.
-        parallel: environment copies for each member, at most `episodes` of them.
+        parallel: environment copies for each member, at most as many as it plays episodes.
         stop_at_success: end an episode at its first success, as D4RL counts AntMaze.
 
     Returns:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
-from scipy.spatial import KDTree
 
 from xql.data.dataset import Dataset
 from xql.evaluation.ope import SEARCHED, spread_out
@@ -50,6 +49,8 @@ def support(
     episode = np.repeat(np.arange(len(dataset)), dataset.lengths + 1)[dataset.starts]
     if len(dataset) < 2:
         return None
+    from scipy.spatial import KDTree  # it takes a quarter of a second, as in xql.evaluation.ope
+
     known = spread_out(dataset.starts[episode % 2 == 0], SEARCHED)
     asked = spread_out(dataset.starts[episode % 2 == 1], STATES)
     count = min(NEIGHBOURS, len(known))

@@ -324,14 +324,24 @@ def act_members(
 
 
 def template(agent: Agent, spec: EnvironmentSpec, members: int) -> TrainState:
-    """A population of the right structure whose values mean nothing, to load a checkpoint into."""
+    """A population's structure, to load a checkpoint into: shapes, for which nothing is compiled.
+
+    Its random keys are arrays, whose values mean nothing, and so is its configuration, which older
+    checkpoints have less of.
+    """
 
     def one(key: PRNGKeyArray) -> TrainState:
         state: TrainState = agent.init(key, spec, jax.tree.map(jnp.float32, agent.config))
         return state
 
-    population: TrainState = jax.vmap(one)(jax.random.split(jax.random.key(0), members))
-    return population
+    def repeated(value: float) -> Array:
+        return jnp.asarray(np.full(members, value, np.float32))
+
+    numbers = jnp.asarray(np.zeros((members, 2), np.uint32))
+    keys = jax.random.wrap_key_data(numbers, impl="threefry2x32")
+    shapes = jax.eval_shape(jax.vmap(one), keys)
+    config = jax.tree.map(repeated, agent.config)
+    return shapes._replace(key=keys, config=config)  # type: ignore[no-any-return]
 
 
 def template_of(config: RunConfig) -> TrainState:
@@ -522,10 +532,9 @@ def _of_values(spec: EnvironmentSpec, backup: Backup, empty: TrainState) -> set[
 
 def _abstract(config: RunConfig) -> TrainState:
     """A run's population as shapes, for which no network is drawn, and its hyperparameters."""
-    empty: TrainState = jax.eval_shape(lambda: template_of(config))
     count = len(config.members)
     own = jax.tree.map(lambda value: np.full(count, value, np.float32), config.hyperparameters)
-    return empty._replace(config=own)  # type: ignore[no-any-return]
+    return template_of(config)._replace(config=own)  # type: ignore[no-any-return]
 
 
 def _paths(tree: PyTree) -> list[str]:

@@ -341,7 +341,7 @@ def _continued(
 def _shapes(parent: RunConfig, config: Any) -> dict[str, Any]:
     """Shape and kind of every array of a member's state."""
     agent = AGENTS[parent.agent].make(config, 1)
-    state = jax.eval_shape(lambda: template(agent, parent.spec, 1))
+    state = template(agent, parent.spec, 1)
     return {
         jax.tree_util.keystr(path): (leaf.shape, leaf.dtype)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
@@ -350,7 +350,7 @@ def _shapes(parent: RunConfig, config: Any) -> dict[str, Any]:
 
 def _carried(population: TrainState, agent: Agent, config: RunConfig) -> TrainState:
     """The loaded population with the new hyperparameters, each member's own changes on top."""
-    like = jax.eval_shape(lambda: template(agent, config.spec, len(config.members)))
+    like = template(agent, config.spec, len(config.members))
     # What is no array, such as the number of steps of a flow, is the new configuration's.
     carried: TrainState = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(population))
     configs = [config.member_config(index) for index in range(len(config.members))]

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from xql.agents import Agent, Batch, EnvironmentSpec, Metrics, TrainState
 from xql.data.dataset import DeviceData
-from xql.jax_config import cores
+from xql.jax_config import cores, known_options
 from xql.runs import origin
 from xql.runs.config import Member
 
@@ -37,15 +37,22 @@ def initial_population(
     A member depends on its own seed and changes only.
     """
 
-    def one(key: PRNGKeyArray, config: PyTree) -> TrainState:
-        state: TrainState = agent.init(key, spec, config)
-        return state
-
-    keys = jnp.stack([jax.random.key(member.seed) for member in members])
-    configs = [dataclasses.replace(agent.config, **member.changes) for member in members]
-    config = jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *configs)
-    population: TrainState = place(jax.vmap(one)(keys, config), mesh_for(len(members)))
+    # Not under vmap, which would compile a program for each operation and shape.
+    states = []
+    for one in members:
+        changed = dataclasses.replace(agent.config, **one.changes)
+        config = jax.tree.map(np.float32, changed)
+        states.append(agent.init(jax.random.key(one.seed), spec, config))
+    population: TrainState = place(jax.tree.map(_stacked, *states), mesh_for(len(members)))
     return population
+
+
+def _stacked(*leaves: Any) -> Any:
+    """Leaves of single members as one with the member axis."""
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        numbers = _stacked(*map(jax.random.key_data, leaves))
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaves[0]))
+    return np.stack([np.asarray(leaf) for leaf in leaves])
 
 
 def mesh_for(members: int) -> Mesh:
@@ -234,13 +241,8 @@ def by_cores(
     @functools.cache
     def on_shared_cores() -> Callable[..., Any]:
         # XLA's newer matrix products (YNNPACK) keep to one core at these sizes, Eigen's do not
-        # (results/speed.md). The option that turns them off is experimental, so it is tried
-        # first, and left out where this release of XLA does not know it.
-        options = {"xla_cpu_experimental_ynn_fusion_type": ""}
-        try:
-            jax.jit(lambda: 0, compiler_options=options)()
-        except jax.errors.JaxRuntimeError:
-            return jitted(function)
+        # (results/speed.md). The option that turns them off is experimental.
+        options = known_options({"xla_cpu_experimental_ynn_fusion_type": ""})
         return jitted(function, compiler_options=options)
 
     def call(*args: Any, mesh: Mesh, **kwargs: Any) -> Any:
