@@ -25,7 +25,8 @@ from xql.training.evaluate import EVALUATION_SEED, PopulationEvaluator
 from xql.training.evaluation_worker import SWITCH, EvaluationWorker, WorkerLost, worth_a_worker
 from xql.training.listeners import Event
 from xql.training.offline import plan_offline
-from xql.training.population import initial_population
+from xql.training.online_state import add
+from xql.training.population import initial_population, train_chunk
 from xql.training.run_logger import RunLogger
 
 SMALL = {"hidden": [16], "batch_size": 16}
@@ -241,8 +242,8 @@ def test_what_no_other_process_can_have_is_played_in_the_process(
     ours, theirs = (one.folder.read_evaluations() for one in (run, alone[learn]))
     assert [row[:4] for row in ours] == [row[:4] for row in theirs]
     # One instance plays one episode at a time: a matrix product of another shape.
-    returns = [[row.episode_return for row in rows] for rows in (ours, theirs)]
-    np.testing.assert_allclose(*returns, rtol=1e-5)
+    mine, others = (np.array([row.episode_return for row in rows]) for rows in (ours, theirs))
+    np.testing.assert_allclose(mine, others, rtol=1e-5)
 
 
 def log_of_evaluations(run: Run) -> str:
@@ -292,8 +293,8 @@ def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return call
 
-    monkeypatch.setattr(offline, "train_chunk", counted(offline.train_chunk))
-    monkeypatch.setattr(online, "add", counted(online.add))
+    monkeypatch.setattr(offline, "train_chunk", counted(train_chunk))
+    monkeypatch.setattr(online, "add", counted(add))
 
 
 @pytest.mark.parametrize(
@@ -327,8 +328,8 @@ def test_an_evaluation_that_was_not_over_comes_again(
         rows = rows[: -1 if there == "some rows" else None]
         file.write_text("".join(f"{row}\n" for row in (head, *rows)))
     played.let = True
-    data = {} if learn is learn_online else {"data": line_data()}
-    run = xql.resume(tmp_path / "run", trust=["worlds"], progress=False, **data)
+    data = None if learn is learn_online else line_data()
+    run = xql.resume(tmp_path / "run", trust=["worlds"], progress=False, data=data)
     assert_same(run, alone[learn])
 
 

@@ -378,8 +378,11 @@ class RunLogger:
         self._receive(now)
         if now.step != self._saver.saved_step:
             self._save(now)
-        self._saver.wait()
         folder, config = self._folder, self._folder.config
+        beside = self._worker_for(now.step)
+        if not beside:
+            # A simulator may end this process.
+            self._saver.wait()
         with self._saying_what_is_kept(now.step):
             with self._interruption.released():
                 if config.keep_policies:
@@ -388,7 +391,7 @@ class RunLogger:
                     save_checkpoint(
                         folder.policies, now.step, actors, seeds=seeds, name=str(now.step)
                     )
-                self._evaluate(now.step, now.population)
+                self._evaluate(now.step, now.population, beside=beside)
             if now.step == config.steps:
                 folder.flush()
         self._call(now)
@@ -415,15 +418,12 @@ class RunLogger:
             self._saver.wait()
             raise
 
-    def _evaluate(self, step: int, population: TrainState) -> None:
+    def _evaluate(self, step: int, population: TrainState, *, beside: bool) -> None:
         config = self._folder.config
         episodes = config.evaluation.episodes_at(step, config.steps)
         if self._evaluator is None or episodes == 0:
             return
-        last = step == config.steps
-        if last:
-            self.close()  # there is nothing left to do meanwhile
-        elif self._worker_for(step):
+        if beside:
             assert self._worker is not None
             policies = policies_of(self._agent, population)
             self._playing = _Playing(step, policies, self._worker.begin(policies, step, episodes))
@@ -433,10 +433,13 @@ class RunLogger:
     def _worker_for(self, step: int) -> bool:
         """Whether a worker plays the evaluation of a step; it is started where it pays now."""
         evaluator, config = self._evaluator, self._folder.config
+        if step == config.steps:
+            self.close()  # there is nothing left to do meanwhile
+            return False
         if self._worker is not None or self._alone or evaluator is None:
             return self._worker is not None
         left = sum(step <= one < config.steps for one in config.evaluation_steps)
-        if worth_a_worker(left, evaluator.seconds):
+        if config.evaluation.episodes > 0 and worth_a_worker(left, evaluator.seconds):
             try:
                 self._worker = EvaluationWorker(config, evaluator.environment)
                 self._progress.say("evaluations are played beside training from here on")
