@@ -34,12 +34,12 @@ from xql.training.population import mesh_for, place
 SWITCH = "XQL_EVALUATION_WORKER"
 """Set to 0, no worker is started, and set to 1, every evaluation but the last is played in one."""
 
-START = 20.0
-"""Seconds of evaluations that must be left for a worker to pay. It takes about five seconds of a
-core to start, and some 400 MB (results/around.md)."""
+START = 10.0
+"""Seconds of evaluations that must be left for a worker to pay. It takes a second of a core to
+start and 280 MB (`python -m benchmarks.around`), and compiles the policies once more."""
 
 FEWEST_CORES = 3
-"""Fewer are busy with the updates themselves (results/around.md)."""
+"""On fewer the updates themselves, whose products are split over two cores, leave none idle."""
 
 NICER = 10
 """What the worker adds to its niceness: training comes first, since it is what is waited for."""
