@@ -148,7 +148,7 @@ def test_those_of_a_continuation_that_was_given_up_go(tmp_path: Path) -> None:
 def test_multiples_and_the_best_stay_without_their_extra_arrays(tmp_path: Path) -> None:
     rows = {"rows": np.arange(50.0)}
     for step in range(2, 20, 2):
-        best = 4 if step > 4 else None
+        best = [4] if step > 4 else []
         keep = Retention(last=2, every=6, best=best)
         notes = {"rows": step}
         x = {"x": jnp.full(1, float(step))}

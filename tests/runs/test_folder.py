@@ -177,7 +177,7 @@ def test_evaluations_written_by_xql_0_1_are_read(tmp_path: Path) -> None:
         "step,member,seed,beta,episode,return,length,score,success\n100,0,3,0.5,0,1.5,10,25.0,1\n"
     )
     assert run.read_evaluations() == [row(100)]
-    run.rewind(100, evaluated=True)
+    run.rewind(100, evaluated=100)
     run.log_evaluations(200, [row(200)])
     assert run.read_evaluations() == [row(100), row(200)]
 

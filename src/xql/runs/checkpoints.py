@@ -78,8 +78,8 @@ class Retention(NamedTuple):
     """So many of the latest, at least 1: one to go on from, and one more should it be damaged."""
     every: int | None = None
     """Those of the steps that are multiples of this."""
-    best: int | None = None
-    """That of this step, whose policy was the best so far."""
+    best: Collection[int] = ()
+    """Those of these steps, whose policies are the best so far, or may be."""
 
 
 KEEP = Retention()
@@ -286,7 +286,7 @@ def _forget(folder: Path, step: int, keep: Retention) -> None:
         if one > step:
             remove_folder(path)
         elif one not in last:
-            if one == keep.best or (keep.every and one % keep.every == 0):
+            if one in keep.best or (keep.every and one % keep.every == 0):
                 drop_extra(path)
             else:
                 remove_folder(path)

@@ -489,21 +489,20 @@ class RunFolder:
             with contextlib.suppress(OSError), (self.path / name).open("rb") as file:
                 os.fsync(file.fileno())
 
-    def rewind(self, step: int, *, evaluated: bool) -> None:
+    def rewind(self, step: int, *, evaluated: int) -> None:
         """Forget the rows of what came after a step, which will come again, and the replay buffers.
 
         Args:
             step: the run's.
-            evaluated: whether the evaluation of that step stays.
+            evaluated: the last step whose evaluation stays.
 
         Raises:
             InputError: a row is damaged, or a file cannot be written.
         """
-        last = step if evaluated else step - 1
         self._with_these_columns()
         keeps: dict[str, Callable[[str], bool]] = {
             "metrics.jsonl": lambda row: int(json.loads(row)["step"]) <= step,
-            "evaluations.csv": lambda row: int(row.split(",")[0]) <= last,
+            "evaluations.csv": lambda row: int(row.split(",")[0]) <= evaluated,
             "frozen.csv": lambda row: int(row.split(",")[2]) <= step,
             "divergence.jsonl": lambda row: int(json.loads(row)["noticed"]) <= step,
         }

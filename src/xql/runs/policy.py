@@ -311,12 +311,18 @@ _q = jax.jit(_q_at)
 
 @functools.partial(jax.jit, static_argnames="actor")
 def act_members(
-    population: TrainState,
+    population: PyTree,
     observations: Float[Array, "members *batch observation"],
     *,
     actor: Callable[[Any], Any],
 ) -> Float[Array, "members *batch action"]:
-    """The most likely actions of a population, each member for its own block of observations."""
+    """The most likely actions of a population, each member for its own block of observations.
+
+    Args:
+        population: a state, or whatever else `actor` makes of it what acts.
+        observations: scaled.
+        actor: the agent's.
+    """
     actions: Array = jax.vmap(lambda state, rows: actor(state)(rows, None))(
         population, observations
     )

@@ -1,12 +1,13 @@
 """Evaluate a population in the environment that its data came from."""
 
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, PyTree
 
 from xql.agents import TrainState
 from xql.data.actions import action_spec
@@ -28,8 +29,12 @@ class PopulationEvaluator:
     """The copies of the environment, kept from one evaluation to the next.
 
     Attributes:
+        environment: what is played in.
+        members: how many policies play.
         bounds: what to say where the environment's actions are not the policies'; else "".
         notes: what to say before the first update.
+        seconds: what the last evaluation took, but for the first call of the policies, which may
+            compile.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class PopulationEvaluator:
                 )
         finally:
             probe.close()
+        self.environment, self.members, self.seconds = environment, len(config.members), 0.0
         self._config, self._actor = config, actor
         self._evaluator = Evaluator(
             lambda: make_environment(environment, keys=keys),
@@ -76,28 +82,47 @@ class PopulationEvaluator:
             alone=environment.alone,
         )
 
-    @standard_jax()
     def evaluate(
         self, population: TrainState, step: int, episodes: int, seed: int = EVALUATION_SEED
     ) -> list[Evaluation]:
         """Every member plays the same episodes with its most likely actions."""
+        return self._play(population, self._actor, step, episodes, seed)
+
+    def play(self, policies: PyTree, step: int, episodes: int) -> list[Evaluation]:
+        """The same of policies that were taken out of their population: its actors, stacked."""
+        return self._play(policies, _itself, step, episodes, EVALUATION_SEED)
+
+    @standard_jax()
+    def _play(
+        self, states: Any, actor: Callable[[Any], Any], step: int, episodes: int, seed: int
+    ) -> list[Evaluation]:
         config = self._config
+        began = first = time.perf_counter()
 
         def act(
             observations: Float32[np.ndarray, "members parallel observation"],
         ) -> Float32[np.ndarray, "members parallel action"]:
+            nonlocal first
             scaled = scale(observations, config.scaling)
-            return np.asarray(act_members(population, scaled, actor=self._actor))
+            actions = np.asarray(act_members(states, scaled, actor=actor))
+            if first == began:
+                first = time.perf_counter()
+            return actions
 
         results = self._evaluator.rollout(
             act, episodes, seed, stop_at_success=config.evaluation.stop_at_success
         )
+        self.seconds = time.perf_counter() - first
         seeds = [one.seed for one in config.members]
         return evaluation_rows(step, results, seeds, config.data.reference)
 
     def close(self) -> None:
         """Close the environments."""
         self._evaluator.close()
+
+
+def _itself(policy: Any) -> Any:
+    return policy
 
 
 @standard_jax()

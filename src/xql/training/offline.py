@@ -397,6 +397,7 @@ def execute_offline(
             interruption=stop,
             listeners=Listeners(folder.path, config.members, heard, callbacks),
         )
+        stack.callback(logger.close)
         with stop.held():
             population = _loop(population, data, agent, logger, config, saved)
         if not logger.stopped:

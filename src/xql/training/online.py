@@ -366,6 +366,7 @@ def execute_online(
             interruption=stop,
             listeners=Listeners(folder.path, config.members, heard, callbacks),
         )
+        stack.callback(logger.close)
         if config.steps == 0:
             logger.milestone(Moment(0, population, {}, 0))
             run = Run(folder, population)

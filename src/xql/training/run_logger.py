@@ -1,10 +1,11 @@
 """What every training loop does between its compiled chunks: log, evaluate, checkpoint, report."""
 
+import concurrent.futures
 import contextlib
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -15,15 +16,22 @@ from xql.data.dataset import DeviceData
 from xql.errors import EnvironmentFault, InputError, decoration
 from xql.runs.checkpoints import (
     CheckpointWriter,
+    flatten,
     latest_step,
     save_checkpoint,
     unflatten,
 )
-from xql.runs.folder import SMALLER, Divergence, RunFolder
+from xql.runs.folder import SMALLER, Divergence, Evaluation, RunFolder
 from xql.runs.summary import in_brief, member_means, quantity_of
 from xql.training.diagnosis import Cause, replayed_causes
 from xql.training.divergence import DivergenceGuard, RewardRange
 from xql.training.evaluate import PopulationEvaluator
+from xql.training.evaluation_worker import (
+    EvaluationWorker,
+    WorkerLost,
+    policies_of,
+    worth_a_worker,
+)
 from xql.training.health import EARLIEST, HealthMonitor
 from xql.training.interrupt import Interruption
 from xql.training.listeners import Listeners
@@ -64,8 +72,23 @@ def _anew(folder: RunFolder) -> str:
     return f"xql resume {shlex.quote(str(folder.path))} begins anew"
 
 
+class _Playing(NamedTuple):
+    """An evaluation that is not over."""
+
+    step: int
+    policies: Any
+    """What plays it, as `policies_of` gives it."""
+    rows: concurrent.futures.Future[list[Evaluation]] | None = None
+    """Its episodes, once the worker has played them; None where no worker was given it."""
+
+
 class RunLogger:
     """Keeps a run's folder and its progress bar, and guards against diverging members.
+
+    A worker may play an evaluation while training goes on (`evaluation_worker`). Its rows are
+    logged, and loggers and callbacks hear of it, when they are there: after metrics of later steps,
+    before the next evaluation. A checkpoint that is saved meanwhile holds the policies that play,
+    so that a run that goes on from it evaluates them again.
 
     Attributes:
         stopped: whether every member has diverged, so that there is nothing left to train.
@@ -113,6 +136,9 @@ class RunLogger:
         self._health = HealthMonitor(agent, configs, scalable=scalable, unit=self._unit)
         self._saver = StateSaver(folder, writer, progress, saved)
         self._scores: dict[int, float] = {}
+        self._worker: EvaluationWorker | None = None
+        self._alone = False  # no worker can evaluate
+        self._playing: _Playing | None = None
         spent = 0.0
         if saved is not None:
             spent = self._restore(saved, population)
@@ -133,6 +159,9 @@ class RunLogger:
             self._health.restore(notes.get("health", {}))
             self._folder.wait_with(notes.get("waiting", {}))
             seconds = float(notes.get("seconds", 0.0))
+            if (step := saved.evaluating) is not None and self._evaluator is not None:
+                policies = unflatten(saved.extra, "policies", policies_of(self._agent, population))
+                self._playing = _Playing(step, policies)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise saved.not_of_a_run() from error
         rows = self._folder.read_evaluations()
@@ -141,6 +170,8 @@ class RunLogger:
             for step in {row.step for row in rows}:
                 means = member_means([row for row in rows if row.step == step], quantity)
                 self._scores[step] = float(np.mean(list(means.values())))
+        if self._playing is not None and self._playing.step in self._scores:
+            self._playing = None  # it was over soon after the checkpoint
         return seconds
 
     @property
@@ -267,7 +298,8 @@ class RunLogger:
             self._progress.warn_once(f"{error}; training goes on, and tries again")
 
     def catch_up(self, now: Moment) -> None:
-        """Of a run that goes on: the evaluation that it was to make at this step, if it did not."""
+        """Of a run that goes on: the evaluations that it had to make by this step, and did not."""
+        self._receive(now)
         if now.step in self._folder.config.evaluation_steps and now.step not in self._scores:
             self.milestone(now)
 
@@ -282,6 +314,7 @@ class RunLogger:
             KeyboardInterrupt: the run is to end; its state is saved.
             InputError: then, and the state cannot be saved.
         """
+        self._receive(now)
         self._call(now)
         ending = self._interruption.requested is not None
         if (ending or self._saver.due(now.step)) and now.step != self._saver.saved_step:
@@ -305,8 +338,7 @@ class RunLogger:
         """
         kept = going_on(self._folder) if now.step > 0 or self._saver.saved_step == 0 else ""
         try:
-            if now.step > 0 and now.step != self._saver.saved_step:
-                self._save(now)
+            self._save_unless_saved(now)
             self._saver.wait()
         except InputError as error:
             kept = str(error)
@@ -314,13 +346,20 @@ class RunLogger:
         raise EnvironmentFault(fault.what, where=fault.where, hint=hint) from fault
 
     def _save(self, now: Moment) -> None:
-        notes = {
+        notes: dict[str, Any] = {
             "guard": self._guard.notes(),
             "health": self._health.notes(),
             "seconds": self.seconds,
         }
-        best = max(self._scores, key=lambda one: (self._scores[one], one), default=None)
-        self._saver.save(now, self._guard.good, notes, best)
+        best: list[int] = []
+        if self._scores:
+            best.append(max(self._scores, key=lambda one: (self._scores[one], one)))
+        more = {}
+        if self._playing is not None:
+            notes["evaluating"] = self._playing.step
+            more = flatten(self._playing.policies, "policies")
+            best.append(self._playing.step)
+        self._saver.save(now, self._guard.good, notes, more, best)
 
     def milestone(self, now: Moment) -> None:
         """Save the whole state, then evaluate as the run's configuration says.
@@ -331,13 +370,20 @@ class RunLogger:
         Raises:
             InputError: the state cannot be saved, or by the last step the log is not whole.
             EnvironmentFault: the environment failed in the evaluation; the state is saved by then.
+            KeyboardInterrupt: the run is to end; its state is saved.
         """
+        while self._playing is not None and not self._arrived(0.1):
+            if self._interruption.requested is not None:
+                self.between(now)
+        self._receive(now)
         if now.step != self._saver.saved_step:
             self._save(now)
-        self._saver.wait()
         folder, config = self._folder, self._folder.config
-        saved = f"the policy of step {now.step:,} is kept in {folder.path}"
-        try:
+        beside = self._worker_for(now.step)
+        if not beside:
+            # A simulator may end this process.
+            self._saver.wait()
+        with self._saying_what_is_kept(now.step):
             with self._interruption.released():
                 if config.keep_policies:
                     seeds = [one.seed for one in config.members]
@@ -345,13 +391,20 @@ class RunLogger:
                     save_checkpoint(
                         folder.policies, now.step, actors, seeds=seeds, name=str(now.step)
                     )
-                self._evaluate(now.step, now.population)
+                self._evaluate(now.step, now.population, beside=beside)
             if now.step == config.steps:
                 folder.flush()
+        self._call(now)
+
+    @contextlib.contextmanager
+    def _saying_what_is_kept(self, step: int) -> Iterator[None]:
+        """Add to what stops the evaluation of a step that its policy is kept."""
+        try:
+            yield
         except (EnvironmentFault, InputError) as fault:
+            saved = f"the policy of step {step:,} is kept in {self._folder.path}"
             hint = f"{fault.hint}; {saved}" if fault.hint else saved
             raise type(fault)(fault.what, where=fault.where, hint=hint) from fault
-        self._call(now)
 
     def _call(self, now: Moment) -> None:
         """Call the callbacks; what one raises ends the run, whose state is saved first."""
@@ -361,17 +414,89 @@ class RunLogger:
             with self._interruption.released():
                 self._listeners.call()
         except BaseException:
-            if now.step > 0 and now.step != self._saver.saved_step:
-                self._save(now)
+            self._save_unless_saved(now)
             self._saver.wait()
             raise
 
-    def _evaluate(self, step: int, population: TrainState) -> None:
-        folder, config = self._folder, self._folder.config
+    def _evaluate(self, step: int, population: TrainState, *, beside: bool) -> None:
+        config = self._folder.config
         episodes = config.evaluation.episodes_at(step, config.steps)
         if self._evaluator is None or episodes == 0:
             return
-        rows = self._evaluator.evaluate(population, step, episodes)
+        if beside:
+            assert self._worker is not None
+            policies = policies_of(self._agent, population)
+            self._playing = _Playing(step, policies, self._worker.begin(policies, step, episodes))
+            return
+        self._evaluated(step, self._evaluator.evaluate(population, step, episodes))
+
+    def _worker_for(self, step: int) -> bool:
+        """Whether a worker plays the evaluation of a step; it is started where it pays now."""
+        evaluator, config = self._evaluator, self._folder.config
+        if step == config.steps:
+            self.close()  # there is nothing left to do meanwhile
+            return False
+        if self._worker is not None or self._alone or evaluator is None:
+            return self._worker is not None
+        left = sum(step <= one < config.steps for one in config.evaluation_steps)
+        if config.evaluation.episodes > 0 and worth_a_worker(left, evaluator.seconds):
+            try:
+                self._worker = EvaluationWorker(config, evaluator.environment)
+                self._progress.say("evaluations are played beside training from here on")
+            except WorkerLost:
+                self._alone = True
+        return self._worker is not None
+
+    def _arrived(self, patience: float = 0.0) -> bool:
+        """Whether the evaluation that was begun is over, at the latest after so many seconds."""
+        assert self._playing is not None
+        if (rows := self._playing.rows) is None:
+            return True
+        concurrent.futures.wait([rows], timeout=patience)
+        return rows.done()
+
+    def _receive(self, now: Moment) -> None:
+        """Log the evaluation that a worker was given, if it is over.
+
+        Raises:
+            InputError: it cannot be played.
+            EnvironmentFault: the environment failed in it; the state is saved by then.
+        """
+        if self._playing is None or not self._arrived():
+            return
+        step, policies, arriving = self._playing
+        evaluator, config = self._evaluator, self._folder.config
+        assert evaluator is not None
+        with self._saying_what_is_kept(step):
+            try:
+                if arriving is None:
+                    raise WorkerLost
+                rows = arriving.result()
+            except WorkerLost as lost:
+                self._save_unless_saved(now)
+                if arriving is not None:
+                    self.close()
+                    self._alone = True
+                    self._progress.warn_once(
+                        f"no worker can evaluate any more: {lost}; this process does it from here "
+                        "on"
+                    )
+                episodes = config.evaluation.episodes_at(step, config.steps)
+                with self._interruption.released():
+                    rows = evaluator.play(policies, step, episodes)
+            except (EnvironmentFault, InputError):
+                self._save_unless_saved(now)
+                raise
+        self._playing = None
+        self._evaluated(step, rows)
+
+    def _save_unless_saved(self, now: Moment) -> None:
+        if now.step > 0 and now.step != self._saver.saved_step:
+            self._save(now)
+
+    def _evaluated(self, step: int, rows: list[Evaluation]) -> None:
+        """Log an evaluation, and hand it on."""
+        folder, config = self._folder, self._folder.config
         self._log(folder.log_evaluations, step, rows)
         self._progress.scored(step, in_brief(rows, config.members))
         quantity = quantity_of(rows)
@@ -379,6 +504,12 @@ class RunLogger:
         self._scores[step] = float(np.mean(list(means.values())))
         self._progress.evaluated(step, rows, config.members)
         self._listeners.evaluation(step, rows)
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._worker is not None:
+            worker, self._worker = self._worker, None
+            worker.close()
 
 
 def _without(metrics: Mapping[str, np.ndarray], members: Sequence[int]) -> dict[str, np.ndarray]:

@@ -74,24 +74,39 @@ class Saved(NamedTuple):
         Raises:
             InputError: it cannot be written.
         """
-        evaluated = self.evaluated(config)
+        evaluated = self.step if self.evaluated(config) else self.step - 1
+        before = self.evaluating
+        if before is not None and not self.evaluated(config, before):
+            evaluated = before - 1
         return _go_on(self.folder, config, self.step, evaluated=evaluated)
 
-    def evaluated(self, config: RunConfig) -> bool:
-        """Whether all episodes are there that a configuration asks for at this step.
+    @property
+    def evaluating(self) -> int | None:
+        """The step before this one whose evaluation was still being played; mostly none.
+
+        Raises:
+            InputError: the notes do not say one.
+        """
+        step = self.notes.get("evaluating")
+        if step is not None and (type(step) is not int or not 0 <= step <= self.step):
+            raise self.not_of_a_run()
+        return step
+
+    def evaluated(self, config: RunConfig, step: int | None = None) -> bool:
+        """Whether all episodes are there that a configuration asks for at a step; this one if None.
 
         There may be more: a step was the last one before the run became longer. One that is none
         of its steps to evaluate at any more keeps what was an evaluation.
         """
-        plan = config.evaluation
-        if self.step in config.evaluation_steps:
-            each = plan.episodes_at(self.step, config.steps)
+        plan, step = config.evaluation, self.step if step is None else step
+        if step in config.evaluation_steps:
+            each = plan.episodes_at(step, config.steps)
         else:
             each = min(plan.episodes, plan.last_episodes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a row cut short, which will be written again
             rows = self.folder.read_evaluations()
-        return sum(row.step == self.step for row in rows) >= each * len(config.members)
+        return sum(row.step == step for row in rows) >= each * len(config.members)
 
     def require_whole(self) -> None:
         """Refuse a run of which not all is there that going on takes.
@@ -114,7 +129,7 @@ class Saved(NamedTuple):
             )
 
 
-def _go_on(folder: RunFolder, config: RunConfig, step: int, *, evaluated: bool) -> RunFolder:
+def _go_on(folder: RunFolder, config: RunConfig, step: int, *, evaluated: int) -> RunFolder:
     # A half-written replay buffer, which a kill may leave, is hundreds of megabytes.
     for home in (folder.path, folder.checkpoints):
         tidy(home)
@@ -194,7 +209,7 @@ def start_or_go_on(
     if saved is not None:
         folder = saved.go_on(config)
     elif isinstance(out, RunFolder):
-        folder = _go_on(out, config, 0, evaluated=False)
+        folder = _go_on(out, config, 0, evaluated=-1)
     else:
         folder = RunFolder.start(out, name, config)
         stack.enter_context(locked(folder.path))

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,7 +65,12 @@ class StateSaver:
         return False
 
     def save(
-        self, now: Moment, good: TrainState, notes: Mapping[str, Any], best: int | None
+        self,
+        now: Moment,
+        good: TrainState,
+        notes: Mapping[str, Any],
+        more: Mapping[str, np.ndarray],
+        best: Collection[int],
     ) -> None:
         """Hand the whole state to the writer, which keeps it in a thread of its own.
 
@@ -73,12 +78,13 @@ class StateSaver:
             now: what to save.
             good: the population that a diverged member would be rolled back to.
             notes: what the host remembers, in plain values.
-            best: the step with the highest score so far.
+            more: and in arrays by name.
+            best: the steps that have the highest score so far, or may have it.
         """
         folder, plan = self._folder, self._folder.config.checkpoints
         # Where metrics were just logged, the sums are zero and the good population is this one.
         apart = now.step != now.logged
-        extra = dict(now.rest())
+        extra = {**now.rest(), **more}
         if apart:
             extra |= flatten(now.totals, "totals") | flatten(good, "good")
         try:
@@ -103,7 +109,7 @@ class StateSaver:
             seeds=self._seeds,
             extra=extra,
             notes={**own, **notes},
-            keep=Retention(plan.keep_last, plan.keep_every, best if plan.keep_best else None),
+            keep=Retention(plan.keep_last, plan.keep_every, best if plan.keep_best else ()),
         )
 
     def wait(self) -> None:
