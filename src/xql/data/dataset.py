@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, Shaped
 
 from xql.data.actions import ActionSpec, Discrete, box
 from xql.data.moves import follows
+from xql.data.stored import Readable, Stored, blocks
 from xql.display import html_table
 from xql.errors import InputError, printable
 
@@ -351,12 +352,12 @@ class Dataset:
     @classmethod
     def from_arrays(
         cls,
-        observations: Shaped[np.ndarray, "steps observation"],
-        actions: Shaped[np.ndarray, "steps action"],
+        observations: Shaped[np.ndarray | Stored, "steps observation"],
+        actions: Shaped[np.ndarray | Stored, "steps action"],
         rewards: Shaped[np.ndarray, " steps"],
         terminated: Shaped[np.ndarray, " steps"],
         truncated: Shaped[np.ndarray, " steps"] | None = None,
-        next_observations: Shaped[np.ndarray, "steps observation"] | None = None,
+        next_observations: Shaped[np.ndarray | Stored, "steps observation"] | None = None,
         episode: Shaped[np.ndarray, " steps"] | None = None,
         goes_on: Bool[np.ndarray, " steps"] | None = None,
         **describe: Any,
@@ -376,7 +377,7 @@ class Dataset:
         Raises:
             InputError: columns of different lengths, or no step with a known outcome.
         """
-        columns: dict[str, np.ndarray] = {
+        columns: dict[str, Any] = {
             "observations": observations,
             "actions": actions,
             "rewards": rewards,
@@ -405,15 +406,11 @@ class Dataset:
         if len(lengths) == 0:
             hint = "give next_observations"
             raise InputError("no step has a known outcome", where=where, hint=hint)
-        finals = np.cumsum(lengths + 1) - 1
-        laid = [
-            _lay_out(values[kept], lengths, finals) for values in (observations, actions, rewards)
-        ]
-        laid[0][finals] = (observations if next_observations is None else next_observations)[last]
+        final = (observations, last) if next_observations is None else (next_observations, last)
         return cls(
-            observations=laid[0],
-            actions=laid[1],
-            rewards=laid[2],
+            observations=_lay_out(observations, kept, lengths, final),
+            actions=_lay_out(actions, kept, lengths),
+            rewards=_lay_out(rewards, kept, lengths),
             lengths=lengths,
             terminated=terminated[last],
             truncated=truncated[last],
@@ -422,18 +419,45 @@ class Dataset:
 
 
 def _lay_out(
-    steps: Shaped[np.ndarray, "kept ..."],
+    steps: Readable,
+    kept: Bool[np.ndarray, " steps"],
     lengths: Int64[np.ndarray, " episodes"],
-    finals: Int64[np.ndarray, " episodes"],
+    final: tuple[Readable, Int64[np.ndarray, " episodes"]] | None = None,
 ) -> Float32[np.ndarray, "rows ..."]:
-    """One row per step and a zero row at each episode's end."""
-    rows = empty((len(steps) + len(lengths), *steps.shape[1:]))
-    rows[np.arange(len(steps)) + np.repeat(np.arange(len(lengths)), lengths)] = steps
-    rows[finals] = 0.0
+    """One row per step that is kept, and one at each episode's end.
+
+    Args:
+        steps: the column.
+        kept: which of its rows.
+        lengths: of the episodes.
+        final: the column that the rows at the ends are from, and which of its rows; zeros where
+            None.
+    """
+    done, last = 0, np.cumsum(lengths)
+    ends = last + np.arange(len(lengths))
+    rows = empty((int(ends[-1]) + 1, *steps.shape[1:]))
+
+    def put_final(source: np.ndarray, which: np.ndarray, block: slice) -> None:
+        first, stop = np.searchsorted(which, (block.start, block.stop))
+        rows[ends[first:stop]] = source[which[first:stop] - block.start]
+
+    if final is None:
+        rows[ends] = 0.0
+    for block in blocks(steps):
+        read = steps[block]
+        values = read[kept[block]]
+        numbers = np.arange(done, done + len(values))
+        rows[numbers + np.searchsorted(last, numbers, side="right")] = values
+        done += len(values)
+        if final is not None and final[0] is steps:
+            put_final(read, final[1], block)
+    if final is not None and final[0] is not steps:
+        for block in blocks(final[0]):
+            put_final(final[0][block], final[1], block)
     return rows
 
 
-def same_length(columns: Mapping[str, np.ndarray], where: str) -> None:
+def same_length(columns: Mapping[str, Readable], where: str) -> None:
     """Raise `InputError` unless every column has one row per step, and there is a step."""
     steps = len(columns["observations"])
     for key, column in columns.items():
@@ -450,7 +474,7 @@ def same_length(columns: Mapping[str, np.ndarray], where: str) -> None:
 def _episode_ends(
     terminated: Bool[np.ndarray, " steps"],
     truncated: Bool[np.ndarray, " steps"],
-    columns: Mapping[str, np.ndarray],
+    columns: Mapping[str, Any],
 ) -> Bool[np.ndarray, " steps"]:
     ends: np.ndarray = terminated | truncated
     ends[-1] = True

@@ -85,8 +85,8 @@ def open_dataset(
 
 def _from_columns(columns: Iterable[tuple[str, object]], *, nested: bool, finite: bool) -> Dataset:
     arrays = {name: array_of(values, name, ARRAYS) for name, values in columns}
-    arrays = gather_numbered(arrays, (*REQUIRED, *OPTIONAL), ARRAYS, nested=nested)
-    return dataset_from(arrays, ARRAYS, finite=finite, name="arrays", source="arrays")
+    gathered = gather_numbered(arrays, (*REQUIRED, *OPTIONAL), ARRAYS, nested=nested)
+    return dataset_from(gathered, ARRAYS, finite=finite, name="arrays", source="arrays")
 
 
 _EXAMPLES = {
