@@ -167,12 +167,15 @@ class Dataset:
             raise InputError(f"{what} in column {column}", where=self.name, hint=hint)
 
     def _check_one_hot(self) -> None:
-        taken = self.actions[self.starts]
-        sound = ((taken == 0) | (taken == 1)).all(axis=1) & (taken.sum(axis=1) == 1)
-        if not sound.all() or self.action_low is not None or self.action_high is not None:
+        row, acted = None, self.acted
+        for block in blocks(self.actions):
+            taken = self.actions[block]
+            sound = ((taken == 0) | (taken == 1)).all(axis=1) & (taken.sum(axis=1) == 1)
+            if row is None and not (sound | ~acted[block]).all():
+                row = block.start + int(np.argmin(sound | ~acted[block]))
+        if row is not None or self.action_low is not None or self.action_high is not None:
             what = "discrete actions with bounds"
-            if not sound.all():
-                row = int(self.starts[np.argmin(sound)])
+            if row is not None:
                 what = f"discrete actions, and row {row} is {self.actions[row]}"
             hint = "give a 1 at the action taken, 0 elsewhere, and no bounds"
             raise InputError(what, where=self.name, hint=hint)
@@ -204,13 +207,26 @@ class Dataset:
             return Discrete(self.action_size)
         low, high = self.action_low, self.action_high
         if low is None or high is None:
-            taken = self.actions[self.starts]
-            low, high = taken.min(0), taken.max(0)
+            low, high = self.action_range
             if (low >= -1).all() and (high <= 1).all():
                 # Nearly every logged task acts in [-1, 1]; the data need not reach its corners.
                 low, high = -np.ones_like(low), np.ones_like(high)
         # A dimension that never moves has no range to scale by.
         return box(low, np.maximum(high, low + 1e-3))
+
+    @property
+    def action_range(
+        self,
+    ) -> tuple[Float32[np.ndarray, " action"], Float32[np.ndarray, " action"]]:
+        """The least and the largest number of each column of the actions that were taken."""
+        acted = self.acted
+        ends = []
+        for block in blocks(self.actions):
+            taken = self.actions[block][acted[block]]
+            if len(taken):
+                ends.append((taken.min(0), taken.max(0)))
+        lows, highs = zip(*ends, strict=True)
+        return np.min(lows, axis=0), np.max(highs, axis=0)
 
     @property
     def firsts(self) -> Int64[np.ndarray, " episodes"]:
@@ -221,9 +237,14 @@ class Dataset:
     @property
     def starts(self) -> Int64[np.ndarray, " transitions"]:
         """The rows that hold a transition, in order: every row but each episode's last."""
-        transition = np.ones(len(self.observations), bool)
-        transition[self.firsts + self.lengths] = False
-        return np.flatnonzero(transition)
+        return np.flatnonzero(self.acted)
+
+    @property
+    def acted(self) -> Bool[np.ndarray, " rows"]:
+        """Whether each row holds a transition."""
+        acted = np.ones(len(self.observations), bool)
+        acted[self.firsts + self.lengths] = False
+        return acted
 
     @property
     def masks(self) -> Float32[np.ndarray, " rows"]:
@@ -259,7 +280,7 @@ class Dataset:
         return digest.hexdigest()[:16]
 
     def __repr__(self) -> str:
-        rewards = self.rewards[self.starts]
+        rewards = self.rewards[self.acted]
         return (
             f"Dataset(name={self.name!r}, transitions={self.transitions}, "
             f"episodes={self.episodes}, observation_size={self.observation_size}, "
@@ -267,7 +288,7 @@ class Dataset:
         )
 
     def _repr_html_(self) -> str:
-        rewards, lengths = self.rewards[self.starts], self.lengths
+        rewards, lengths = self.rewards[self.acted], self.lengths
         shown = {
             "name": self.name,
             "source": self.source,

@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int
 
 from xql.data.dataset import Dataset, empty
 from xql.errors import InputError, nearest
@@ -197,8 +197,7 @@ def returns_to_go(dataset: Dataset, discount: float) -> Float64[np.ndarray, " ro
     that the longest episode of a million steps takes 20 passes over the table.
     """
     returns = dataset.rewards.astype(np.float64)
-    rows = np.arange(len(returns))
-    left = np.repeat(dataset.firsts + dataset.lengths, dataset.lengths + 1) - rows
+    left = _rows_left(dataset)
     span = 1
     while span < dataset.lengths.max():
         factor = discount**span
@@ -211,6 +210,14 @@ def returns_to_go(dataset: Dataset, discount: float) -> Float64[np.ndarray, " ro
     return returns
 
 
+def _rows_left(dataset: Dataset) -> Int[np.ndarray, " rows"]:
+    """How many rows of its episode come after each row."""
+    kind = np.int32 if len(dataset.rewards) < 2**31 else np.int64
+    left = np.repeat((dataset.firsts + dataset.lengths).astype(kind), dataset.lengths + 1)
+    left -= np.arange(len(left), dtype=kind)
+    return left
+
+
 def least_returns(dataset: Dataset, discount: float) -> Float32[np.ndarray, " rows"]:
     """A bound from below on the discounted return from each row on, of the policy that acted.
 
@@ -218,12 +225,11 @@ def least_returns(dataset: Dataset, discount: float) -> Float32[np.ndarray, " ro
     the data for ever after, or 0 if that is less.
     """
     returns = returns_to_go(dataset, discount)
-    lowest = min(float(dataset.rewards[dataset.starts].min()), 0.0)
+    lowest = min(float(dataset.rewards[dataset.acted].min()), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         after = np.divide(lowest, 1.0 - discount) if lowest else 0.0
-    firsts, lengths = dataset.firsts, dataset.lengths
-    left = np.repeat(firsts + lengths, lengths + 1) - np.arange(len(returns))
-    goes_on = np.repeat(~dataset.terminated, lengths + 1)
+    left = _rows_left(dataset)
+    goes_on = np.repeat(~dataset.terminated, dataset.lengths + 1)
     bound = returns + np.where(goes_on, discount**left * after, 0.0)
     return np.asarray(bound, np.float32)
 
@@ -233,7 +239,7 @@ def _unit_scale(dataset: Dataset, discount: float) -> float:
 
     1 where they do not differ by more than float32 rounds rewards.
     """
-    returns = returns_to_go(dataset, discount)[dataset.starts]
+    returns = returns_to_go(dataset, discount)[dataset.acted]
     deviation = float(returns.std())
     if not math.isfinite(deviation):
         raise InputError(
@@ -241,7 +247,7 @@ def _unit_scale(dataset: Dataset, discount: float) -> float:
             where=dataset.name,
             hint="find the rewards that are not: xql data check",
         )
-    if deviation <= np.finfo(np.float32).eps * float(np.abs(returns).max()):
+    if deviation <= np.finfo(np.float32).eps * float(max(-returns.min(), returns.max())):
         return 1.0
     # Exactly, so that a deviation times a power of two never rounds another way.
     mantissa, exponent = math.frexp(deviation)
@@ -347,7 +353,9 @@ def _moments(
     mean = total / len(table)
     squares: Float64[np.ndarray, " observation"] = np.zeros(table.shape[1])
     for block in blocks:
-        squares += np.square(block - mean).sum(axis=0)
+        apart = block - mean
+        squares += np.square(apart, out=apart).sum(axis=0)
+        del apart  # not two at once
     return mean, np.sqrt(squares / len(table))
 
 

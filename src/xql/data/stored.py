@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 16 << 20
+BLOCK = 4 << 20
 """Bytes of a column that are read at once."""
 
 Read = Callable[[int, int], np.ndarray]
