@@ -16,7 +16,7 @@ reaches a loss, through the mask.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, Shaped
 
 from xql.data.actions import ActionSpec, Discrete, box
 from xql.data.moves import follows
-from xql.data.stored import Readable, Stored, blocks
+from xql.data.stored import SMALL, Readable, Stored, blocks, is_on_disk, mapped
 from xql.display import html_table
 from xql.errors import InputError, printable
 
@@ -318,6 +318,36 @@ class Dataset:
             truncated=bool(self.truncated[index]),
         )
 
+    def part(self, most: int) -> "Dataset":
+        """Evenly spread episodes, with about so many transitions and at most twice as many.
+
+        The dataset itself where it has no more. Long episodes may be cut, and then count as the end
+        of the log.
+        """
+        if self.transitions <= most:
+            return self
+        count = max(1, int(self.episodes * (most / self.transitions)))
+        longest = 2 * most // count
+        episodes = []
+        for index in np.linspace(0, self.episodes - 1, count).astype(int):
+            one = self.episode(int(index))
+            if len(one.actions) > longest:
+                one = Episode(
+                    one.observations[: longest + 1],
+                    one.actions[:longest],
+                    one.rewards[:longest],
+                    False,
+                    False,
+                )
+            episodes.append(one)
+        return Dataset.from_episodes(episodes, **self.described)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The fields that describe it: all but its arrays of steps and episodes."""
+        laid = {"observations", "actions", "rewards", "lengths", "terminated", "truncated"}
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in laid}
+
     def with_metadata(self, **changes: Any) -> "Dataset":
         """A copy with some fields changed (name, bounds, ...); shares the others' arrays."""
         return replace(self, **changes)
@@ -507,9 +537,14 @@ def _episode_ends(
 
 
 def empty(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-    """An uninitialised float32 array that XLA's CPU device can use in place, without a copy."""
+    """An uninitialised float32 array that XLA's CPU device can use in place, without a copy.
+
+    Within `xql.data.stored.on_disk` a large one lies in a file.
+    """
     # XLA aliases host memory only where it is aligned to 64 bytes; numpy promises 16.
     size = int(np.prod(shape))
+    if is_on_disk() and 4 * size > SMALL:
+        return mapped(shape)
     buffer = np.empty(size * 4 + 64, np.uint8)
     offset = -buffer.ctypes.data % 64
     return buffer[offset : offset + size * 4].view(np.float32).reshape(shape)

@@ -63,6 +63,18 @@ class Scaling(NamedTuple):
     observation_shift: Float32[np.ndarray, " observation"]
     observation_scale: Float32[np.ndarray, " observation"]
 
+    def of_rewards(self) -> "Scaling":
+        """The same, but that observations stay as they are."""
+        shift, scale = self.observation_shift, self.observation_scale
+        return self._replace(
+            observation_shift=np.zeros_like(shift), observation_scale=np.ones_like(scale)
+        )
+
+    @property
+    def changes_observations(self) -> bool:
+        """Whether there is anything to do to observations."""
+        return bool((self.observation_shift != 0.0).any() or (self.observation_scale != 1.0).any())
+
     def describe(self) -> str:
         """One line for people."""
         parts = []
@@ -130,6 +142,7 @@ def fit_scaling(
     observations: str = "raw",
     *,
     discount: float = DEFAULT_DISCOUNT,
+    part: Dataset | None = None,
 ) -> Scaling:
     """Turn two names into numbers, measured on `dataset` where the name asks for it.
 
@@ -137,6 +150,7 @@ def fit_scaling(
         dataset: what is learned from.
         rewards, observations: names in `REWARDS` and `OBSERVATIONS`.
         discount: of the returns that `rewards="auto"` measures.
+        part: whose observations are measured; None for those of `dataset`.
 
     Raises:
         InputError: an unknown name, or returns that cannot be scaled.
@@ -146,9 +160,9 @@ def fit_scaling(
         shift = np.zeros(dataset.observation_size, np.float32)
         scale = np.ones(dataset.observation_size, np.float32)
     elif observations == "standardised":
-        shift, scale = _standardise(dataset)
+        shift, scale = _standardise(part or dataset)
     elif observations == "auto":
-        shift, scale = _auto(dataset)
+        shift, scale = _auto(part or dataset)
     else:
         hint = nearest(observations, OBSERVATIONS)
         raise InputError(f"unknown observation scaling '{observations}'", hint=hint)
@@ -359,10 +373,23 @@ def _moments(
     return mean, np.sqrt(squares / len(table))
 
 
-def apply_scaling(dataset: Dataset, scaling: Scaling) -> Dataset:
+def scale_rows(observations: Float32[np.ndarray, "rows observation"], scaling: Scaling) -> None:
+    """Scale observations where they are."""
+    if scaling.changes_observations:
+        observations -= scaling.observation_shift
+        observations *= scaling.observation_scale
+
+
+def apply_scaling(dataset: Dataset, scaling: Scaling, *, in_place: bool = False) -> Dataset:
     """The same episodes with rewards and observations scaled, in new arrays.
 
     What the scaling leaves as it is stays shared with `dataset`, which is never written to.
+
+    Args:
+        dataset: as it was opened.
+        scaling: of rewards and observations.
+        in_place: whether observations are scaled where they are, so that `dataset` cannot be used
+            any more.
 
     Raises:
         InputError: the scaling was fitted to observations of another size.
@@ -382,7 +409,9 @@ def apply_scaling(dataset: Dataset, scaling: Scaling) -> Dataset:
         # Each episode's last row is no step: were its reward not zero, it would count in a return.
         rewards[dataset.firsts + dataset.lengths] = 0.0
         changes["rewards"] = rewards
-    if (scaling.observation_shift != 0.0).any() or (scaling.observation_scale != 1.0).any():
+    if in_place:
+        scale_rows(dataset.observations, scaling)
+    elif scaling.changes_observations:
         observations = empty(dataset.observations.shape)
         np.subtract(dataset.observations, scaling.observation_shift, out=observations)
         observations *= scaling.observation_scale

@@ -7,8 +7,6 @@ Episodes of equal return rank by length, the shorter first, then as they are sto
 reaching the goal is rewarded, `top` keeps the quickest. The kept ones stay in stored order.
 """
 
-from dataclasses import fields
-
 import numpy as np
 
 from xql.data.dataset import Dataset
@@ -40,12 +38,6 @@ def select_episodes(dataset: Dataset, subset: str = "all") -> Dataset:
     # Rounded down after a hair is added: 0.29 · 100 is 28.999… in floating point.
     count = max(1, int(share * len(dataset) + 1e-9))
     best = np.lexsort((dataset.lengths, -dataset.returns))[:count]
-    laid = {"observations", "actions", "rewards", "lengths", "terminated", "truncated"}
     return Dataset.from_episodes(
-        [dataset.episode(int(index)) for index in np.sort(best)],
-        **{
-            field.name: getattr(dataset, field.name)
-            for field in fields(dataset)
-            if field.name not in laid
-        },
+        [dataset.episode(int(index)) for index in np.sort(best)], **dataset.described
     )

@@ -5,14 +5,27 @@ memory than the data. Whatever takes rows by slices (`array[first:last]`) takes 
 an array of numpy's.
 """
 
+import contextlib
 import math
+import mmap
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xql.errors import InputError
+from xql.files import writing
+
 BLOCK = 4 << 20
 """Bytes of a column that are read at once."""
+
+SMALL = 16 << 20
+"""Bytes of an array that is in memory in any case."""
 
 Read = Callable[[int, int], np.ndarray]
 """Gives the rows from the first on, up to the last, which is not one of them."""
@@ -136,3 +149,58 @@ def beside(columns: Sequence[np.ndarray]) -> Stored:
 
     dtype = np.result_type(*[column.dtype for column in columns])
     return Stored((len(columns[0]), len(columns)), dtype, read)
+
+
+_ON_DISK: ContextVar[bool] = ContextVar("on_disk", default=False)
+
+
+@contextlib.contextmanager
+def on_disk(wanted: bool = True) -> Iterator[None]:
+    """Datasets that are opened in the block have their arrays in files, mapped into memory.
+
+    The files have no name and are gone with the arrays. They lie in TMPDIR; where that is not set,
+    in /var/tmp, since /tmp may be memory.
+    """
+    before = _ON_DISK.set(wanted)
+    try:
+        yield
+    finally:
+        _ON_DISK.reset(before)
+
+
+def is_on_disk() -> bool:
+    """Whether the arrays of datasets are to lie in files."""
+    return _ON_DISK.get()
+
+
+def mapped(shape: tuple[int, ...]) -> np.ndarray:
+    """An array of zeros in float32 that lies in a file.
+
+    Raises:
+        InputError: there is no room for it.
+    """
+    size = max(1, 4 * math.prod(shape))
+    here = os.environ.get("TMPDIR")
+    folder = here or ("/var/tmp" if Path("/var/tmp").is_dir() else tempfile.gettempdir())
+    with writing(folder, "file for data"), tempfile.TemporaryFile(dir=folder) as file:
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            what = f"the data needs {size / 2**30:,.1f} GiB, and {free / 2**30:,.1f} are free"
+            raise InputError(what, where=folder, hint="make room, or set TMPDIR to another folder")
+        if hasattr(os, "posix_fallocate"):
+            # Else a disk that is full by then would end the process.
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+        whole = mmap.mmap(file.fileno(), size)
+    return np.frombuffer(whole, np.float32, math.prod(shape)).reshape(shape)
+
+
+def release(array: np.ndarray) -> None:
+    """Give back the memory of a mapped array, whose numbers stay in its file; no other changes."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    base = base.obj if isinstance(base, memoryview) else base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)

@@ -250,6 +250,9 @@ class DataConfig:
     unit_actions: bool = False
     """Whether critics see actions rescaled from their bounds to ±1; not in older runs, nor online,
     nor where those are the bounds."""
+    streamed: Count | None = None
+    """Transitions of each shuffled buffer that updates draw from; None where they draw from all of
+    the data."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))
@@ -444,8 +447,9 @@ class RunConfig:
         """The same in plain values, for YAML or JSON."""
         data = dataclasses.asdict(self.data)
         data |= data.pop("extent") or {}
-        if data["columns"] is None:  # a configuration without keeps the hash that it had
-            del data["columns"]
+        for name in ("columns", "streamed"):
+            if data[name] is None:  # a configuration without keeps the hash that it had
+                del data[name]
         reference = self.data.reference
         data["actions"] = _actions_to_dict(self.data.actions)
         data["reference"] = None if reference is None else reference._asdict()

@@ -16,7 +16,7 @@ NUMBER = 4
 
 
 def require_memory(config: RunConfig) -> None:
-    """Refuse a run whose networks, batches and replay buffers alone are more than the memory.
+    """Refuse a run whose networks, batches, data and replay buffers alone are more than the memory.
 
     What a run needs on top, such as the layers' outputs and the gradients, is not counted: a run
     that passes may still be too large.
@@ -25,20 +25,28 @@ def require_memory(config: RunConfig) -> None:
         InputError: it cannot fit; names what is largest.
     """
     agent, spec, members = config.make_agent(), config.spec, len(config.members)
+    row = spec.observation_size + spec.actions.size + 3
     drawn = 2 * (spec.observation_size + spec.actions.size) + 3
+    logged = 0 if config.data.extent is None else config.data.extent.transitions
+    if config.data.streamed is not None:
+        logged = min(logged, 2 * config.data.streamed)
     stored = 0 if config.loop is None else min(config.loop.buffer, config.steps)
     parts = {
         "networks": members * _state_bytes(agent, spec),
         "batches": members * agent.transitions * drawn * NUMBER,
+        "data": logged * row * NUMBER,
         "replay buffers": members * stored * row_size(spec) * NUMBER,
     }
     needed, there = sum(parts.values()), memory_bytes()
     if needed > there:
         largest = max(parts, key=lambda name: parts[name])
+        hint = "give fewer seeds or swept values, smaller layers, batches or buffers"
+        if largest == "data":
+            hint = "stream it: --stream, `stream=True`"
         raise InputError(
             f"{members} members need at least {needed / 2**30:,.0f} GiB of memory, most of it for "
             f"{largest}; there are {there / 2**30:,.0f}",
-            hint="give fewer seeds or swept values, smaller layers, batches or buffers",
+            hint=hint,
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from xql.data.dataset import Dataset
 from xql.data.selection import select_episodes
 from xql.data.sources import open_dataset
+from xql.data.stored import on_disk
 from xql.errors import InputError
 from xql.presets import suite
 from xql.runs.config import RunConfig
@@ -66,11 +67,13 @@ def reopen(config: RunConfig, where: Path, data: Source | None = None) -> Datase
     """
     if config.online and config.finetune is None:
         raise InputError("an online run has no data", where=str(where), hint="leave out `data`")
+    in_memory = config.data.streamed is None
     if data is not None:
-        dataset, shown = open_dataset(data), _shown(data)
+        dataset, shown = open_dataset(data, in_memory=in_memory), _shown(data)
     else:
         dataset, shown = _reopened(config, where), config.data.source
-    dataset = select_episodes(dataset, config.data.subset)
+    with on_disk(not in_memory):
+        dataset = select_episodes(dataset, config.data.subset)
     if changed := _changed(config, dataset):
         raise InputError(
             f"its data {changed}",
@@ -91,7 +94,8 @@ def _reopened(config: RunConfig, where: Path) -> Dataset:
             hint="give it again with `data`",
         )
     try:
-        return open_dataset(_found(source, where), download=False)
+        found = _found(source, where)
+        return open_dataset(found, download=False, in_memory=config.data.streamed is None)
     except InputError as error:
         raise InputError(
             f"its data cannot be opened any more ({error.what})",
