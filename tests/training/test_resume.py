@@ -184,15 +184,19 @@ def test_every_agent_goes_on_bit_for_bit(
 def test_a_streamed_run_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offline, "BUFFER", 48)  # a few updates, and no part of an epoch
+    monkeypatch.setattr(offline, "BUFFER", 48)  # three updates, and no part of an epoch
     monkeypatch.setattr(streaming, "BLOCK", 8)
-    whole = learn_offline(tmp_path / "whole", stream=True)
+
+    def learn(folder: Path, **changes: Any) -> Run:
+        return learn_offline(folder, "bc", seeds=[4], env="none", report=False, **changes)
+
+    whole = learn(tmp_path / "whole", stream=True)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(12, patch)
-        learn_offline(tmp_path / "run", stream=True)
-    monkeypatch.setattr(offline, "BUFFER", 1)  # a run goes on with its own
+        learn(tmp_path / "run", stream=True)
+    monkeypatch.setattr(offline, "BUFFER", 16)  # a run goes on with its own
     assert_same(go_on(tmp_path / "run"), whole)
-    assert not same_bits(whole.population, learn_offline(tmp_path / "other").population)
+    assert not same_bits(whole.population, learn(tmp_path / "other").population)
 
 
 def test_fine_tuning_goes_on_bit_for_bit(

@@ -1,4 +1,4 @@
-"""Streaming: every transition once in each epoch, whole, in the same place however a run goes on."""
+"""Streaming: every transition once in each epoch, whole, wherever a run goes on from."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 
 import xql
-from worlds import line_data
+from worlds import line_data, same_bits
 from xql.agents import Batch
 from xql.data.dataset import Dataset, DeviceData
+from xql.data.files import save_dataset
 from xql.data.scaling import apply_scaling, fit_scaling, least_returns
 from xql.training import offline, streaming
 from xql.training.population import draw, transitions_at
@@ -174,9 +175,43 @@ def test_a_streamed_run_learns_says_so_and_compiles_once(
     assert "updates draw from shuffled buffers of 32 transitions" in capsys.readouterr().err
 
 
+def test_large_data_is_scaled_where_it_is_unless_it_is_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(data: Any, name: str) -> Any:
+        more = {"observations": "standardised", "hidden": [8], "batch_size": 8}
+        return train(tmp_path / name, data=data, stream=False, options=more).population
+
+    own = line_data()
+    file = save_dataset(own, tmp_path / "line.npz")
+    before = own.observations.copy()
+    plain = trained(file, "plain")
+    monkeypatch.setattr(offline, "LARGE", 0)
+    scaled = []
+    apply = offline.apply_scaling
+
+    def noted(dataset: Dataset, scaling: Any, *, in_place: bool) -> Dataset:
+        scaled.append(in_place)
+        found = apply(dataset, scaling, in_place=in_place)
+        assert (found.observations is dataset.observations) == in_place
+        return found
+
+    monkeypatch.setattr(offline, "apply_scaling", noted)
+    assert same_bits(trained(file, "file"), plain)
+    assert same_bits(trained(own, "own"), plain)
+    assert scaled == [True, False]
+    np.testing.assert_array_equal(own.observations, before)
+
+
 def train(path: Path, **more: Any) -> Any:
-    settings: dict[str, Any] = {"steps": 40, "env": "none", "progress": False, "report": False}
-    options = {"hidden": [8], "batch_size": 8}
-    return xql.train_offline(
-        line_data(), agent="bc", out=path, stream=True, options=options, **settings | more
-    )
+    settings: dict[str, Any] = {
+        "data": line_data(),
+        "agent": "bc",
+        "steps": 40,
+        "env": "none",
+        "stream": True,
+        "options": {"hidden": [8], "batch_size": 8},
+        "progress": False,
+        "report": False,
+    }
+    return xql.train_offline(out=path, **settings | more)
