@@ -163,7 +163,7 @@ def measured(job: Job, source: Path | str, updates: int) -> dict[str, float]:
 
 def main(
     transitions: Sequence[int] = (100_000, 1_000_000),
-    formats: Sequence[str] = ("plain.npz", "deflate.npz", "plain.hdf5", "gzip.hdf5"),
+    formats: Sequence[str] = ("plain.hdf5", "gzip.hdf5", "plain.npz", "deflate.npz"),
     updates: int = 4000,
     repetitions: int = 3,
     folder: Path | None = None,

@@ -1,5 +1,7 @@
 """Whether a run can fit into memory at all, asked before anything is made or written."""
 
+import contextlib
+import ctypes
 from typing import Any
 
 import jax
@@ -58,6 +60,15 @@ def _state_bytes(agent: Agent, spec: EnvironmentSpec) -> int:
 
     shapes = jax.eval_shape(made, jax.random.key(0))
     return sum(one.size * one.dtype.itemsize for one in jax.tree.leaves(shapes))
+
+
+def give_back() -> None:
+    """Let the C library give memory that was freed back to the system, where it can.
+
+    A compilation frees some 200 MB, which it would keep.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory_bytes() -> int:

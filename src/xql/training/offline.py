@@ -70,7 +70,7 @@ from xql.training.evaluate import PopulationEvaluator
 from xql.training.interrupt import interruption
 from xql.training.listeners import Callback, Listeners, check_callbacks
 from xql.training.loggers import Chosen, Loggers, check_loggers
-from xql.training.memory import require_memory
+from xql.training.memory import give_back, require_memory
 from xql.training.population import (
     initial_population,
     mesh_for,
@@ -397,6 +397,7 @@ def execute_offline(
             population = initial_population(agent, config.spec, config.members)
         else:
             population = place(saved.population, mesh_for(len(config.members)))
+        give_back()
         large = dataset.observations.nbytes > LARGE
         shown = dataset.part(LOOKED_AT) if large else dataset
         if config.data.streamed is not None:
@@ -462,7 +463,7 @@ def _loop(
     """Compiled chunks of updates, and between them what the logger does."""
     step = logged = 0
     data, _ = source(step if saved is None else saved.step)
-    pace, totals = Pace(), zero_totals(population, data, agent)
+    pace, totals, compiling = Pace(), zero_totals(population, data, agent), True
     if saved is not None:
         step, logged = saved.step, saved.logged
         totals = saved.totals(totals)
@@ -477,6 +478,9 @@ def _loop(
         population, totals = train_chunk(population, totals, data, updates, agent=agent)
         population.step.block_until_ready()
         pace.took(updates, time.perf_counter() - began)
+        if compiling:
+            give_back()
+            compiling = False
         step += updates
         if step == log_at:
             count = np.float32(step - logged)
