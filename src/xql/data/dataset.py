@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, Shaped
 
 from xql.data.actions import ActionSpec, Discrete, box
 from xql.data.moves import follows
-from xql.data.stored import SMALL, Readable, Stored, blocks, is_on_disk, mapped
+from xql.data.stored import SMALL, Readable, Stored, blocks, is_on_disk, mapped, release
 from xql.display import html_table
 from xql.errors import InputError, printable
 
@@ -275,8 +275,10 @@ class Dataset:
         ):
             digest.update(str(array.shape).encode())
             # The bytes of any machine: numbers start with the least significant.
-            portable = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            digest.update(np.ascontiguousarray(portable).data)
+            kind = array.dtype.newbyteorder("<")
+            for block in blocks(array):
+                digest.update(np.ascontiguousarray(array[block].astype(kind, copy=False)).data)
+                release(array)
         return digest.hexdigest()[:16]
 
     def __repr__(self) -> str:
@@ -327,7 +329,7 @@ class Dataset:
         if self.transitions <= most:
             return self
         count = max(1, int(self.episodes * (most / self.transitions)))
-        longest = 2 * most // count
+        longest = max(1, 2 * most // count)
         episodes = []
         for index in np.linspace(0, self.episodes - 1, count).astype(int):
             one = self.episode(int(index))
@@ -502,9 +504,11 @@ def _lay_out(
         done += len(values)
         if final is not None and final[0] is steps:
             put_final(read, final[1], block)
+        release(rows)
     if final is not None and final[0] is not steps:
         for block in blocks(final[0]):
             put_final(final[0][block], final[1], block)
+            release(rows)
     return rows
 
 

@@ -104,7 +104,7 @@ def require_room(sizes: Mapping[str, tuple[int, int]], where: str) -> None:
             f"its arrays need {needed / 2**30:,.1f} GiB, and this machine has "
             f"{memory / 2**30:,.1f} GiB of memory",
             where=where,
-            hint="take a part of the data, or stream it: --stream, `stream=True`",
+            hint="take a part of the data, or train with `stream=True`",
         )
 
 

@@ -44,7 +44,7 @@ def require_memory(config: RunConfig) -> None:
         largest = max(parts, key=lambda name: parts[name])
         hint = "give fewer seeds or swept values, smaller layers, batches or buffers"
         if largest == "data":
-            hint = "stream it: --stream, `stream=True`"
+            hint = "train with `stream=True`"
         raise InputError(
             f"{members} members need at least {needed / 2**30:,.0f} GiB of memory, most of it for "
             f"{largest}; there are {there / 2**30:,.0f}",
