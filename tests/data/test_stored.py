@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import xql
-from xql.data import stored
+from xql.data import moves, stored
 from xql.data.check import check_dataset
 from xql.data.dataset import Dataset
 from xql.data.stored import kept, mapped, release, taken
@@ -121,6 +121,35 @@ def test_opening_takes_little_more_than_the_data_and_gives_the_same_arrays(
         plain = logged() if stated else without_next(logged())
         assert data.fingerprint() == Dataset.from_arrays(**plain).fingerprint()  # type: ignore[arg-type]
         assert data.continuity == ("stated" if stated else "assumed")
+
+
+@pytest.mark.parametrize("kind", ["exact", "rounded", "shuffled", "grid", "broken"])
+def test_which_rows_follow_each_other_does_not_depend_on_the_blocks(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    before = random.normal(size=(1000, 3)).cumsum(axis=0)
+    if kind == "grid":
+        before = np.round(before, 1)
+    after = np.roll(before, -1, axis=0)
+    after[::50] += 1.0
+    if kind == "rounded":
+        after = after.astype(np.float32)
+    if kind == "shuffled":
+        after = random.permutation(after)
+    if kind == "grid":
+        after = after - 0.0371
+        before = before - 0.0371 + random.uniform(-0.05, 0.05, before.shape)
+    if kind == "broken":
+        after[random.random(after.shape) < 0.01] = np.nan
+    found = []
+    for size, few in ((1 << 22, 4096), (100, 7), (1000, 4096)):
+        monkeypatch.setattr(stored, "BLOCK", size)
+        monkeypatch.setattr(moves, "_FEW", few)
+        found.append(moves.follows(before, after))
+    assert 0 < found[0].sum() < 1000 or kind == "shuffled"
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
 
 
 def test_checks_take_little_more_than_the_data() -> None:

@@ -1,6 +1,7 @@
 """How far a state moves in a step, and whether one row follows another: what tells a reset."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -72,6 +73,14 @@ def follows(
     return goes_on
 
 
+class _Pairs(NamedTuple):
+    """Rows, what each states of the row after it, and what that is."""
+
+    rows: np.ndarray
+    here: np.ndarray
+    there: np.ndarray
+
+
 class _Alike:
     """Rows beside the rows after them: which are equal, and a sample of each column."""
 
@@ -80,21 +89,45 @@ class _Alike:
     ) -> None:
         self._before, self._after = before, after
         self._equal = np.zeros(len(before), bool)
+        self._unlike: list[_Pairs] | None = []
         every = max(1, len(before) // _SAMPLE)
         samples: list[tuple[np.ndarray, np.ndarray]] = []
         over: np.ndarray | None = None  # what the row before the block says of its first row
         for rows in blocks(before):
             observed, stated = before[rows], after[rows]
             if over is not None:
-                self._equal[rows.start - 1] = (over == observed[0]).all()
-            same = stated[:-1] == observed[1:]
-            self._equal[rows.start : rows.stop - 1] = same.all(axis=1)
-            over = stated[-1].copy()
+                self._compare(rows.start - 1, over, observed[:1])
+            self._compare(rows.start, stated[:-1], observed[1:])
+            over = stated[-1:].copy()
             few = slice(-rows.start % every, None, every)
             samples.append((observed[few].copy(), stated[few].copy()))
             if seen is not None:
                 seen(rows)
         self._samples = [np.concatenate(parts) for parts in zip(*samples, strict=True)]
+
+    def _compare(self, first: int, here: np.ndarray, there: np.ndarray) -> None:
+        equal = self._equal[first : first + len(here)]
+        equal[:] = (here == there).all(axis=1)
+        # Kept while they are few, so that a compressed file need not be read again for them.
+        if self._unlike is not None and not equal.all():
+            rows = np.flatnonzero(~equal)
+            self._unlike.append(_Pairs(first + rows, here[rows], there[rows]))
+            if sum(len(one.rows) for one in self._unlike) > len(self._before) // 50 + _FEW:
+                self._unlike = None
+
+    def _pairs(self) -> "Iterator[_Pairs]":
+        """The rows that are not equal to what follows them, a few thousand at most at a time."""
+        if self._unlike is not None:
+            for one in self._unlike:
+                for first in range(0, len(one.rows), _FEW):
+                    yield _Pairs(*(part[first : first + _FEW] for part in one))
+            return
+        for first in range(0, len(self._equal) - 1, _FEW):
+            last = min(first + _FEW, len(self._equal) - 1)
+            rows = np.flatnonzero(~self._equal[first:last])
+            if len(rows):
+                here, there = self._after[first:last], self._before[first : last + 1]
+                yield _Pairs(first + rows, here[rows], there[rows + 1])
 
     # NaN and infinity are named by a check of their own.
     @np.errstate(invalid="ignore", over="ignore")
@@ -109,13 +142,7 @@ class _Alike:
         if grids:
             rounding = np.array([_rounding(*samples) for samples in columns])
             allowed_at_least = np.maximum(allowed_at_least, 0.5001 * rounding)
-        for first in range(0, len(agree) - 1, _FEW):
-            rows = first + np.flatnonzero(~agree[:-1][first : first + _FEW])
-            if len(rows) == 0:
-                continue
-            last = min(first + _FEW, len(agree) - 1)
-            observed, stated = self._before[first : last + 1], self._after[first:last]
-            here, there = stated[rows - first], observed[rows - first + 1]
+        for rows, here, there in self._pairs():
             equal = here == there
             here, there = here.astype(np.float64), there.astype(np.float64)
             allowed = precision * np.maximum(np.abs(here), np.abs(there))
