@@ -19,6 +19,7 @@ from xql.training.population import (
     train_chunk,
     zero_totals,
 )
+from xql.training.streaming import all_of
 
 SPEC = spec_of(2, 1)
 AGENT = make_xql(XQLConfig(hidden=(8,), batch_size=8, loss="plain", critic_loss="squared"), 100)
@@ -63,7 +64,7 @@ def test_a_reward_that_is_no_number_breaks_the_first_update_that_draws_it() -> N
     assert sorted((update - 1001) // BLOCK for update in expected.values()) == [0, 1, 1]
 
     before = copied(population)
-    causes = replayed_causes(population, [0, 1, 2], 1000, UPDATES, data, AGENT)
+    causes = replayed_causes(population, [0, 1, 2], 1000, UPDATES, all_of(data), AGENT)
     assert {index: cause.update for index, cause in causes.items()} == expected
     for cause in causes.values():
         # V and the policy learn from no reward, so that they break one update later.
@@ -79,7 +80,7 @@ def test_a_reward_that_is_no_number_breaks_the_first_update_that_draws_it() -> N
 def test_of_networks_that_break_in_one_update_the_first_computed_is_named_first() -> None:
     # e^z overflows in V's loss; V is NaN, and so are the policy's weights and Q's targets.
     population, data = start(beta=1e-6, critic_learning_rate=1.0)
-    cause = replayed_causes(population, [2], 0, UPDATES, data, AGENT)[2]
+    cause = replayed_causes(population, [2], 0, UPDATES, all_of(data), AGENT)[2]
     assert cause.networks == ("value", "policy", "critic", "target_critic")
     assert cause.metrics[:2] == ("value_loss", "policy_loss")
     # As it was before that update, it was sound.
@@ -94,7 +95,7 @@ def test_of_networks_that_break_in_one_update_the_first_computed_is_named_first(
 
 def test_an_optimizer_alone_is_named_as_such() -> None:
     population, data = start(critic_learning_rate=2e6, beta=1e30)
-    cause = replayed_causes(population, [2], 0, UPDATES, data, AGENT)[2]
+    cause = replayed_causes(population, [2], 0, UPDATES, all_of(data), AGENT)[2]
     assert (cause.networks, cause.metrics, cause.update) == (("critic optimizer",), (), 2)
 
 
@@ -102,4 +103,4 @@ def test_a_sum_that_overflows_although_no_update_does_has_no_first_update() -> N
     population, data = start()
     data = data._replace(rewards=jnp.full_like(data.rewards, 3e18))
     assert cause_at_the_end(*later(population, data, UPDATES), 0) == Cause((), ("critic_loss",))
-    assert replayed_causes(population, [0, 1], 0, UPDATES, data, AGENT) == {}
+    assert replayed_causes(population, [0, 1], 0, UPDATES, all_of(data), AGENT) == {}

@@ -8,7 +8,7 @@ import pytest
 
 from xql.agents.hyperparameters import from_dict
 from xql.errors import InputError
-from xql.runs.config import Member, OnlineLoop, RunConfig
+from xql.runs.config import Extent, Member, OnlineLoop, RunConfig
 from xql.training.memory import memory_bytes, require_memory
 from xql.training.replay import empty_replay
 
@@ -29,6 +29,15 @@ def test_a_run_that_fits_passes_and_what_is_too_large_is_named() -> None:
     ):
         with pytest.raises(InputError, match=f"GiB of memory, most of it for {largest}"):
             require_memory(dataclasses.replace(config, **changes))
+
+
+def test_data_that_does_not_fit_can_be_streamed() -> None:
+    config = RunConfig.load(RUN)
+    large = dataclasses.replace(config.data, extent=Extent(10**12, 10**9, 0.0))
+    with pytest.raises(InputError, match=r"most of it for data; .* train with `stream=True`"):
+        require_memory(dataclasses.replace(config, data=large))
+    streamed = dataclasses.replace(large, streamed=2**18)
+    require_memory(dataclasses.replace(config, data=streamed))
 
 
 def test_where_the_system_does_not_say_its_memory_every_run_passes(

@@ -26,7 +26,7 @@ from xql.runs.config import CheckpointPlan, OnlineLoop, RunConfig
 from xql.runs.folder import RunFolder
 from xql.runs.lock import locked
 from xql.runs.run import Run
-from xql.training import offline, online
+from xql.training import offline, online, streaming
 from xql.training.online_state import add
 from xql.training.population import train_chunk
 from xql.training.run_logger import RunLogger
@@ -184,6 +184,24 @@ def test_every_agent_goes_on_bit_for_bit(
         stop_after(2, patch)
         go_on(tmp_path / "run")
     assert_same(go_on(tmp_path / "run"), whole)
+
+
+def test_a_streamed_run_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offline, "BUFFER", 48)  # three updates, and no part of an epoch
+    monkeypatch.setattr(streaming, "BLOCK", 8)
+
+    def learn(folder: Path, **changes: Any) -> Run:
+        return learn_offline(folder, "bc", seeds=[4], env="none", report=False, **changes)
+
+    whole = learn(tmp_path / "whole", stream=True)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(12, patch)
+        learn(tmp_path / "run", stream=True)
+    monkeypatch.setattr(offline, "BUFFER", 16)  # a run goes on with its own
+    assert_same(go_on(tmp_path / "run"), whole)
+    assert not same_bits(whole.population, learn(tmp_path / "other").population)
 
 
 def test_fine_tuning_goes_on_bit_for_bit(

@@ -49,6 +49,7 @@ def offline(
     episodes: int = 10,
     last_episodes: int = 100,
     stop_at_success: bool | None = None,
+    stream: bool = False,
     checkpoint_every: str = "10min",
     keep_last: int = 2,
     keep_every: int | None = None,
@@ -92,6 +93,8 @@ def offline(
         episodes: evaluation episodes per member at each of these but the last.
         last_episodes: evaluation episodes per member at the last step.
         stop_at_success: end an evaluation episode at its first success; for AntMaze without it.
+        stream: keep the data in files instead of in memory, and draw from shuffled buffers of it:
+            for data that does not fit (docs/data.md).
         checkpoint_every: how often to save the whole state besides before each evaluation: a time
             such as 30s, 10min or 2h, or a number of steps.
         keep_last: how many of the latest checkpoints stay.
@@ -131,6 +134,7 @@ def offline(
         episodes=episodes,
         last_episodes=last_episodes,
         stop_at_success=stop_at_success,
+        stream=stream,
         checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
         loggers=parse_loggers(logger),
         trust=sum(trust_environment, ()),

@@ -4,6 +4,7 @@ A *row* here is a transition, counted from 0 through the whole dataset in stored
 columns also count from 0.
 """
 
+import itertools
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,11 +14,14 @@ from xql.data.columns import TableColumns
 from xql.data.dataset import Dataset
 from xql.data.moves import displacement
 from xql.data.sentinels import suspicious_numbers
+from xql.data.stored import blocks
 from xql.errors import InputError
 
 Severity = Literal["error", "warning", "note"]
 
 
+_FEW = 65536
+"""Rows that are hashed at once."""
 _MOST_BAD_ROWS = 100  # each has to be fixed, so more are named than of anything else
 
 
@@ -88,14 +92,14 @@ def _columns(
 
 def _not_finite(dataset: Dataset) -> list[Finding]:
     found = []
-    transition = np.full(len(dataset.observations), -1)
-    transition[dataset.starts] = np.arange(dataset.transitions)
     for name in ("observations", "actions", "rewards"):
         values = getattr(dataset, name)
+        if all(np.isfinite(values[block]).all() for block in blocks(values)):
+            continue
+        transition = np.full(len(dataset.observations), -1)
+        transition[dataset.starts] = np.arange(dataset.transitions)
         values = values.reshape(len(values), -1)
         bad = ~np.isfinite(values)
-        if not bad.any():
-            continue
         rows = np.flatnonzero(bad.any(axis=1))
         steps, finals = transition[rows][transition[rows] >= 0], rows[transition[rows] < 0]
         places = [_listing(steps, "row", _MOST_BAD_ROWS)] if len(steps) else []
@@ -112,8 +116,7 @@ def _not_finite(dataset: Dataset) -> list[Finding]:
 
 
 def _moves(dataset: Dataset) -> tuple[Float[np.ndarray, " moves"], Bool[np.ndarray, " moves"]]:
-    inside = np.zeros(len(dataset.observations) - 1, bool)
-    inside[dataset.starts] = True
+    inside = dataset.acted[:-1]
     return displacement(dataset.observations, inside, scaled=True), inside
 
 
@@ -130,8 +133,9 @@ def _boundaries(dataset: Dataset) -> list[Finding]:
     moved, inside = _moves(dataset)
     # Not a higher quantile: unflagged resets of short episodes would themselves raise it.
     moves = moved[inside & (moved > 0)]
-    usual = float(np.quantile(moves, 0.9)) if len(moves) else 0.0
-    high = float(np.quantile(moved[inside], 0.99))
+    usual = float(np.quantile(moves, 0.9, overwrite_input=True)) if len(moves) else 0.0
+    del moves
+    high = float(np.quantile(moved[inside], 0.99, overwrite_input=True))
     finals = (dataset.firsts + dataset.lengths)[:-1]
     between = moved[finals]
     # A column that only resets change, such as a goal, makes every reset infinitely far.
@@ -139,7 +143,7 @@ def _boundaries(dataset: Dataset) -> list[Finding]:
     known = 0.25 * float(np.median(finite)) if len(finite) else 10.0 * usual
     teleports = inside & (moved > max(5.0 * usual, known))
     if teleports.any() and dataset.continuity != "stated":
-        rows = np.flatnonzero(teleports[dataset.starts])
+        rows = np.flatnonzero(teleports[inside])
         found.append(
             Finding(
                 "warning",
@@ -197,8 +201,7 @@ def _order(dataset: Dataset) -> list[Finding]:
 
 def _precision(dataset: Dataset) -> list[Finding]:
     """Columns whose numbers are so large against their steps that float32 rounds the steps away."""
-    inside = np.zeros(len(dataset.observations) - 1, bool)
-    inside[dataset.starts] = True
+    inside = dataset.acted[:-1]
     columns, grids, steps = [], [], []
     for index, column in enumerate(dataset.observations.T):
         grid = float(np.spacing(np.median(np.abs(column))))
@@ -223,31 +226,46 @@ def _precision(dataset: Dataset) -> list[Finding]:
 def _hashes(*tables: Float[np.ndarray, "rows _"]) -> UInt64[np.ndarray, " rows"]:
     """One number per row of float32 tables side by side, equal where the rows are."""
     # Distinct rows collide with probability near rows² / 2⁶⁵: never, at any size that fits.
-    multipliers = np.random.default_rng(0)
+    random = np.random.default_rng(0)
+    width = sum(table.shape[1] for table in tables)
+    # Odd, so that nothing is lost.
+    multipliers = random.integers(1, 2**63, (width, 2), dtype=np.uint64) * np.uint64(2) + np.uint64(
+        1
+    )
     total = np.zeros(len(tables[0]), np.uint64)
-    for table in tables:
-        for column in table.T:
+    for first in range(0, len(total), _FEW):
+        block = slice(first, first + _FEW)
+        columns = itertools.chain.from_iterable(table[block].T for table in tables)
+        for column, (one, other) in zip(columns, multipliers, strict=True):
             bits = np.ascontiguousarray(column).view(np.uint32).astype(np.uint64)
             # Two rounds: a plain sum of products would let equal differences cancel.
-            bits *= multipliers.integers(1, 2**63, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+            bits *= one
             bits ^= bits >> np.uint64(29)
-            bits *= multipliers.integers(1, 2**63, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-            total += bits ^ (bits >> np.uint64(32))
+            bits *= other
+            total[block] += bits ^ (bits >> np.uint64(32))
     return total
 
 
 def _duplicates(dataset: Dataset) -> list[Finding]:
     found = []
     hashes = _hashes(dataset.observations, dataset.actions, dataset.rewards[:, None])
-    starts = dataset.starts
-    steps = hashes[starts] * np.uint64(3) + (hashes[starts + 1] ^ np.uint64(0x9E3779B97F4A7C15))
-    repeated = _repeats(steps)
     # A position-dependent factor, so that the same steps in another order are another episode.
-    position: Int64[np.ndarray, " rows"] = np.arange(len(hashes)) - np.repeat(
-        dataset.firsts, dataset.lengths + 1
-    )
-    weighted = hashes * (np.uint64(2) * position.astype(np.uint64) + np.uint64(1))
+    weighted: UInt64[np.ndarray, " rows"] = np.arange(len(hashes), dtype=np.uint64)
+    weighted -= np.repeat(dataset.firsts.astype(np.uint64), dataset.lengths + 1)
+    weighted *= np.uint64(2)
+    weighted += np.uint64(1)
+    weighted *= hashes
     episodes = _repeats(np.add.reduceat(weighted, dataset.firsts))
+    del weighted
+    # Of a step, with the row after it; in place, upwards.
+    for first in range(0, len(hashes) - 1, _FEW):
+        last = min(first + _FEW, len(hashes) - 1)
+        after = hashes[first + 1 : last + 1] ^ np.uint64(0x9E3779B97F4A7C15)
+        hashes[first:last] *= np.uint64(3)
+        hashes[first:last] += after
+    steps = hashes[dataset.acted]
+    del hashes
+    repeated = _repeats(steps)
     if len(episodes):
         found.append(
             Finding(
@@ -271,10 +289,15 @@ def _duplicates(dataset: Dataset) -> list[Finding]:
 
 def _repeats(values: UInt64[np.ndarray, " n"]) -> Int64[np.ndarray, " repeats"]:
     """Where a value occurs that occurred before."""
-    _, first = np.unique(values, return_index=True)
-    repeated = np.ones(len(values), bool)
-    repeated[first] = False
-    return np.flatnonzero(repeated)
+    ordered = np.sort(values)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    if len(twice) == 0:
+        return np.zeros(0, np.int64)
+    # Of all that occur again, the first time is no repetition.
+    rows = np.flatnonzero(np.isin(values, twice))
+    _, first = np.unique(values[rows], return_index=True)
+    return np.delete(rows, first)
 
 
 def _actions(dataset: Dataset) -> list[Finding]:
@@ -282,7 +305,7 @@ def _actions(dataset: Dataset) -> list[Finding]:
     if dataset.discrete:
         return []
     if dataset.action_low is None or dataset.action_high is None:
-        largest = float(np.abs(actions).max())
+        largest = float(max(-actions.min(), actions.max()))
         if largest <= 1.0:
             return []
         what = f"no action bounds are stated and the largest |action| is {largest:.4g}"
@@ -290,18 +313,24 @@ def _actions(dataset: Dataset) -> list[Finding]:
         return [Finding("warning", what, "actions", hint)]
     # Bounds and actions come from different roundings of the same numbers.
     slack = 1e-4 * np.maximum(np.abs(dataset.action_high), np.abs(dataset.action_low))
-    outside = (actions < dataset.action_low - slack) | (actions > dataset.action_high + slack)
-    rows = np.flatnonzero(outside[dataset.starts].any(axis=1))
-    if len(rows) == 0:
+    low, high = dataset.action_low - slack, dataset.action_high + slack
+    acted, any_outside, numbers = dataset.acted, np.zeros(len(slack), bool), []
+    for block in blocks(actions):
+        outside = ((actions[block] < low) | (actions[block] > high)) & acted[block, None]
+        any_outside |= outside.any(axis=0)
+        numbers.append(block.start + np.flatnonzero(outside.any(axis=1)))
+    if not any_outside.any():
         return []
-    columns = np.flatnonzero(outside[dataset.starts].any(axis=0))
+    columns = np.flatnonzero(any_outside)
+    # Rows are numbered as transitions.
+    rows = np.searchsorted(dataset.starts, np.concatenate(numbers))
     what = f"actions outside their bounds in {len(rows)} of {dataset.transitions} rows"
     where = f"{_listing(rows, 'row')}; {_columns(dataset, 'action', columns)}"
     return [Finding("error", what, where, "rescale or clip the actions, or fix the bounds")]
 
 
 def _rewards(dataset: Dataset) -> list[Finding]:
-    rewards = dataset.rewards[dataset.starts]
+    rewards = dataset.rewards[dataset.acted]
     if rewards.min() != rewards.max():
         return []
     what = f"every reward is {rewards[0]:g}"
@@ -356,10 +385,10 @@ def _constant_columns(dataset: Dataset) -> list[Finding]:
             which = _columns(dataset, "observation", large)
             hint += f"; if not constant in the source, subtract an offset from {which}"
         found.append(Finding("note", what, _columns(dataset, "observation", fixed), hint))
-    actions = dataset.actions[dataset.starts]
-    fixed = np.flatnonzero(actions.min(axis=0) == actions.max(axis=0))
+    low, high = dataset.action_range
+    fixed = np.flatnonzero(low == high)
     if len(fixed) and dataset.discrete:
-        never = np.flatnonzero(actions.max(axis=0) == 0)
+        never = np.flatnonzero(high == 0)
         what = f"{len(never)} of {dataset.action_size} actions are never taken"
         hint = "nothing can be learned about them"
         if len(never) == dataset.action_size - 1:

@@ -18,14 +18,16 @@ after the flag; the episode then ends at the jump.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool
 
 from xql.data.dataset import Dataset, same_length
 from xql.data.moves import displacement
 from xql.data.schema import check_numbers, require_columns, steps_from, unit_bounds
-from xql.data.tables import read_columns
+from xql.data.stored import Readable, flat
+from xql.data.tables import open_columns
 
 _LEVELS = "random|medium|expert|medium_expert|medium_replay|random_expert"
 _SIZES = r"(?:eval-)?(?:open|umaze|medium|large)"
@@ -77,9 +79,18 @@ def open_d4rl(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool =
     Raises:
         InputError: the file is missing, truncated, lacks a column, or holds a NaN.
     """
-    required = ("observations", "actions", "rewards", "terminals")
-    columns = read_columns(path, [*required, "timeouts", "next_observations", "infos/qpos"])
-    require_columns(columns, required, str(path))
+    wanted = [*_REQUIRED, "timeouts", "next_observations", "infos/qpos"]
+    with open_columns(path, wanted) as columns:
+        return _dataset(columns, path, keys, finite=finite)
+
+
+_REQUIRED = ("observations", "actions", "rewards", "terminals")
+
+
+def _dataset(
+    columns: Mapping[str, Readable], path: Path, keys: tuple[str, ...] | None, *, finite: bool
+) -> Dataset:
+    require_columns(columns, _REQUIRED, str(path))
     steps = steps_from(
         {name: values for name, values in columns.items() if not name.startswith("infos/")},
         flags=("terminals", "timeouts"),
@@ -122,8 +133,8 @@ def d4rl_name(path: Path) -> str:
 def episode_ends(
     terminated: Bool[np.ndarray, " steps"],
     timeouts: Bool[np.ndarray, " steps"],
-    steps: Mapping[str, np.ndarray],
-    positions: Shaped[np.ndarray, "steps position"] | None,
+    steps: Mapping[str, Any],
+    positions: Readable | None,
 ) -> Bool[np.ndarray, " steps"]:
     """The steps at which a time limit really ended an episode (the rule is in this file's head)."""
     ends = np.zeros(len(timeouts), bool)
@@ -141,7 +152,7 @@ def episode_ends(
     ordinary = ~(near | terminated)[:-1]
     if not ordinary.any():
         return timeouts
-    state = observations if positions is None else positions.reshape(len(positions), -1)
+    state = observations if positions is None else flat(positions)
     moved = displacement(state, ordinary, scaled=positions is None)
     limit = min(np.quantile(moved[ordinary], 0.999), 3.0 * np.quantile(moved[ordinary], 0.99))
     for shift in (-1, 0, 1):

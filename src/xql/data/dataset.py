@@ -16,7 +16,7 @@ reaches a loss, through the mask.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, Shaped
 
 from xql.data.actions import ActionSpec, Discrete, box
 from xql.data.moves import follows
+from xql.data.stored import SMALL, Readable, Stored, blocks, is_on_disk, mapped, release
 from xql.display import html_table
 from xql.errors import InputError, printable
 
@@ -166,12 +167,15 @@ class Dataset:
             raise InputError(f"{what} in column {column}", where=self.name, hint=hint)
 
     def _check_one_hot(self) -> None:
-        taken = self.actions[self.starts]
-        sound = ((taken == 0) | (taken == 1)).all(axis=1) & (taken.sum(axis=1) == 1)
-        if not sound.all() or self.action_low is not None or self.action_high is not None:
+        row, acted = None, self.acted
+        for block in blocks(self.actions):
+            taken = self.actions[block]
+            sound = ((taken == 0) | (taken == 1)).all(axis=1) & (taken.sum(axis=1) == 1)
+            if row is None and not (sound | ~acted[block]).all():
+                row = block.start + int(np.argmin(sound | ~acted[block]))
+        if row is not None or self.action_low is not None or self.action_high is not None:
             what = "discrete actions with bounds"
-            if not sound.all():
-                row = int(self.starts[np.argmin(sound)])
+            if row is not None:
                 what = f"discrete actions, and row {row} is {self.actions[row]}"
             hint = "give a 1 at the action taken, 0 elsewhere, and no bounds"
             raise InputError(what, where=self.name, hint=hint)
@@ -203,13 +207,26 @@ class Dataset:
             return Discrete(self.action_size)
         low, high = self.action_low, self.action_high
         if low is None or high is None:
-            taken = self.actions[self.starts]
-            low, high = taken.min(0), taken.max(0)
+            low, high = self.action_range
             if (low >= -1).all() and (high <= 1).all():
                 # Nearly every logged task acts in [-1, 1]; the data need not reach its corners.
                 low, high = -np.ones_like(low), np.ones_like(high)
         # A dimension that never moves has no range to scale by.
         return box(low, np.maximum(high, low + 1e-3))
+
+    @property
+    def action_range(
+        self,
+    ) -> tuple[Float32[np.ndarray, " action"], Float32[np.ndarray, " action"]]:
+        """The least and the largest number of each column of the actions that were taken."""
+        acted = self.acted
+        ends = []
+        for block in blocks(self.actions):
+            taken = self.actions[block][acted[block]]
+            if len(taken):
+                ends.append((taken.min(0), taken.max(0)))
+        lows, highs = zip(*ends, strict=True)
+        return np.min(lows, axis=0), np.max(highs, axis=0)
 
     @property
     def firsts(self) -> Int64[np.ndarray, " episodes"]:
@@ -220,9 +237,14 @@ class Dataset:
     @property
     def starts(self) -> Int64[np.ndarray, " transitions"]:
         """The rows that hold a transition, in order: every row but each episode's last."""
-        transition = np.ones(len(self.observations), bool)
-        transition[self.firsts + self.lengths] = False
-        return np.flatnonzero(transition)
+        return np.flatnonzero(self.acted)
+
+    @property
+    def acted(self) -> Bool[np.ndarray, " rows"]:
+        """Whether each row holds a transition."""
+        acted = np.ones(len(self.observations), bool)
+        acted[self.firsts + self.lengths] = False
+        return acted
 
     @property
     def masks(self) -> Float32[np.ndarray, " rows"]:
@@ -253,12 +275,14 @@ class Dataset:
         ):
             digest.update(str(array.shape).encode())
             # The bytes of any machine: numbers start with the least significant.
-            portable = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            digest.update(np.ascontiguousarray(portable).data)
+            kind = array.dtype.newbyteorder("<")
+            for block in blocks(array):
+                digest.update(np.ascontiguousarray(array[block].astype(kind, copy=False)).data)
+                release(array)
         return digest.hexdigest()[:16]
 
     def __repr__(self) -> str:
-        rewards = self.rewards[self.starts]
+        rewards = self.rewards[self.acted]
         return (
             f"Dataset(name={self.name!r}, transitions={self.transitions}, "
             f"episodes={self.episodes}, observation_size={self.observation_size}, "
@@ -266,7 +290,7 @@ class Dataset:
         )
 
     def _repr_html_(self) -> str:
-        rewards, lengths = self.rewards[self.starts], self.lengths
+        rewards, lengths = self.rewards[self.acted], self.lengths
         shown = {
             "name": self.name,
             "source": self.source,
@@ -295,6 +319,36 @@ class Dataset:
             terminated=bool(self.terminated[index]),
             truncated=bool(self.truncated[index]),
         )
+
+    def part(self, most: int) -> "Dataset":
+        """Evenly spread episodes, with about so many transitions and at most twice as many.
+
+        The dataset itself where it has no more. Long episodes may be cut, and then count as the end
+        of the log.
+        """
+        if self.transitions <= most:
+            return self
+        count = max(1, int(self.episodes * (most / self.transitions)))
+        longest = max(1, 2 * most // count)
+        episodes = []
+        for index in np.linspace(0, self.episodes - 1, count).astype(int):
+            one = self.episode(int(index))
+            if len(one.actions) > longest:
+                one = Episode(
+                    one.observations[: longest + 1],
+                    one.actions[:longest],
+                    one.rewards[:longest],
+                    False,
+                    False,
+                )
+            episodes.append(one)
+        return Dataset.from_episodes(episodes, **self.described)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The fields that describe it: all but its arrays of steps and episodes."""
+        laid = {"observations", "actions", "rewards", "lengths", "terminated", "truncated"}
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in laid}
 
     def with_metadata(self, **changes: Any) -> "Dataset":
         """A copy with some fields changed (name, bounds, ...); shares the others' arrays."""
@@ -351,12 +405,12 @@ class Dataset:
     @classmethod
     def from_arrays(
         cls,
-        observations: Shaped[np.ndarray, "steps observation"],
-        actions: Shaped[np.ndarray, "steps action"],
+        observations: Shaped[np.ndarray | Stored, "steps observation"],
+        actions: Shaped[np.ndarray | Stored, "steps action"],
         rewards: Shaped[np.ndarray, " steps"],
         terminated: Shaped[np.ndarray, " steps"],
         truncated: Shaped[np.ndarray, " steps"] | None = None,
-        next_observations: Shaped[np.ndarray, "steps observation"] | None = None,
+        next_observations: Shaped[np.ndarray | Stored, "steps observation"] | None = None,
         episode: Shaped[np.ndarray, " steps"] | None = None,
         goes_on: Bool[np.ndarray, " steps"] | None = None,
         **describe: Any,
@@ -376,7 +430,7 @@ class Dataset:
         Raises:
             InputError: columns of different lengths, or no step with a known outcome.
         """
-        columns: dict[str, np.ndarray] = {
+        columns: dict[str, Any] = {
             "observations": observations,
             "actions": actions,
             "rewards": rewards,
@@ -405,15 +459,11 @@ class Dataset:
         if len(lengths) == 0:
             hint = "give next_observations"
             raise InputError("no step has a known outcome", where=where, hint=hint)
-        finals = np.cumsum(lengths + 1) - 1
-        laid = [
-            _lay_out(values[kept], lengths, finals) for values in (observations, actions, rewards)
-        ]
-        laid[0][finals] = (observations if next_observations is None else next_observations)[last]
+        final = (observations, last) if next_observations is None else (next_observations, last)
         return cls(
-            observations=laid[0],
-            actions=laid[1],
-            rewards=laid[2],
+            observations=_lay_out(observations, kept, lengths, final),
+            actions=_lay_out(actions, kept, lengths),
+            rewards=_lay_out(rewards, kept, lengths),
             lengths=lengths,
             terminated=terminated[last],
             truncated=truncated[last],
@@ -422,18 +472,47 @@ class Dataset:
 
 
 def _lay_out(
-    steps: Shaped[np.ndarray, "kept ..."],
+    steps: Readable,
+    kept: Bool[np.ndarray, " steps"],
     lengths: Int64[np.ndarray, " episodes"],
-    finals: Int64[np.ndarray, " episodes"],
+    final: tuple[Readable, Int64[np.ndarray, " episodes"]] | None = None,
 ) -> Float32[np.ndarray, "rows ..."]:
-    """One row per step and a zero row at each episode's end."""
-    rows = empty((len(steps) + len(lengths), *steps.shape[1:]))
-    rows[np.arange(len(steps)) + np.repeat(np.arange(len(lengths)), lengths)] = steps
-    rows[finals] = 0.0
+    """One row per step that is kept, and one at each episode's end.
+
+    Args:
+        steps: the column.
+        kept: which of its rows.
+        lengths: of the episodes.
+        final: the column that the rows at the ends are from, and which of its rows; zeros where
+            None.
+    """
+    done, last = 0, np.cumsum(lengths)
+    ends = last + np.arange(len(lengths))
+    rows = empty((int(ends[-1]) + 1, *steps.shape[1:]))
+
+    def put_final(source: np.ndarray, which: np.ndarray, block: slice) -> None:
+        first, stop = np.searchsorted(which, (block.start, block.stop))
+        rows[ends[first:stop]] = source[which[first:stop] - block.start]
+
+    if final is None:
+        rows[ends] = 0.0
+    for block in blocks(steps):
+        read = steps[block]
+        values = read[kept[block]]
+        numbers = np.arange(done, done + len(values))
+        rows[numbers + np.searchsorted(last, numbers, side="right")] = values
+        done += len(values)
+        if final is not None and final[0] is steps:
+            put_final(read, final[1], block)
+        release(rows)
+    if final is not None and final[0] is not steps:
+        for block in blocks(final[0]):
+            put_final(final[0][block], final[1], block)
+            release(rows)
     return rows
 
 
-def same_length(columns: Mapping[str, np.ndarray], where: str) -> None:
+def same_length(columns: Mapping[str, Readable], where: str) -> None:
     """Raise `InputError` unless every column has one row per step, and there is a step."""
     steps = len(columns["observations"])
     for key, column in columns.items():
@@ -450,7 +529,7 @@ def same_length(columns: Mapping[str, np.ndarray], where: str) -> None:
 def _episode_ends(
     terminated: Bool[np.ndarray, " steps"],
     truncated: Bool[np.ndarray, " steps"],
-    columns: Mapping[str, np.ndarray],
+    columns: Mapping[str, Any],
 ) -> Bool[np.ndarray, " steps"]:
     ends: np.ndarray = terminated | truncated
     ends[-1] = True
@@ -462,9 +541,14 @@ def _episode_ends(
 
 
 def empty(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-    """An uninitialised float32 array that XLA's CPU device can use in place, without a copy."""
+    """An uninitialised float32 array that XLA's CPU device can use in place, without a copy.
+
+    Within `xql.data.stored.on_disk` a large one lies in a file.
+    """
     # XLA aliases host memory only where it is aligned to 64 bytes; numpy promises 16.
     size = int(np.prod(shape))
+    if is_on_disk() and 4 * size > SMALL:
+        return mapped(shape)
     buffer = np.empty(size * 4 + 64, np.uint8)
     offset = -buffer.ctypes.data % 64
     return buffer[offset : offset + size * 4].view(np.float32).reshape(shape)

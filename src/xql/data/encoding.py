@@ -9,6 +9,7 @@ from xql.data.columns import Column, TableColumns
 from xql.data.dataset import Dataset
 from xql.data.schema import ARRAYS
 from xql.data.steps import Steps
+from xql.data.stored import taken
 from xql.data.wording import few, natural, shown
 from xql.errors import InputError
 
@@ -77,13 +78,13 @@ def make_dataset(steps: Steps, columns: TableColumns, name: str, where: str) -> 
     discrete = bool(columns.action[0].categories)
     low, high = actions.min(axis=0), actions.max(axis=0)
     return Dataset.from_arrays(
-        observations[np.searchsorted(used, steps.starts)],
+        taken(observations, np.searchsorted(used, steps.starts)),
         actions,
         rewards.astype(np.float32),
         terminated,
         # A row that is cut is the observation after its last step.
         ends & ~terminated & steps.truncated[steps.after],
-        observations[np.searchsorted(used, steps.after)],
+        taken(observations, np.searchsorted(used, steps.after)),
         steps.episode[steps.starts],
         goes_on=~ends,
         name=name,

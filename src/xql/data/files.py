@@ -14,7 +14,8 @@ from xql.data.columns import TableColumns
 from xql.data.dataset import Continuity, Dataset
 from xql.data.reading import is_number, parse_json
 from xql.data.schema import OPTIONAL, REQUIRED, dataset_from
-from xql.data.tables import DESCRIPTION, SUFFIXES, read_columns
+from xql.data.stored import Readable
+from xql.data.tables import DESCRIPTION, SUFFIXES, open_columns
 from xql.errors import InputError, require
 from xql.files import require_new, whole_file
 
@@ -31,13 +32,13 @@ def open_file(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool =
         InputError: the file is missing, truncated or of an unknown kind, lacks a column, or holds
             a NaN; the message names the row.
     """
-    columns = read_columns(path, [*REQUIRED, *OPTIONAL, DESCRIPTION])
-    description = _parse_description(columns.pop(DESCRIPTION, None), str(path))
-    name = description.pop("name", path.stem)
-    count = description.pop("discrete_actions", None)
-    dataset = dataset_from(
-        columns, str(path), keys, finite=finite, discrete_actions=count, name=name
-    )
+    with open_columns(path, [*REQUIRED, *OPTIONAL, DESCRIPTION]) as columns:
+        description = _parse_description(columns.pop(DESCRIPTION, None), str(path))
+        name = description.pop("name", path.stem)
+        count = description.pop("discrete_actions", None)
+        dataset = dataset_from(
+            columns, str(path), keys, finite=finite, discrete_actions=count, name=name
+        )
     for key in ("action_low", "action_high"):
         if key in description and len(description[key]) != dataset.action_size:
             what = f"'{key}' in '{DESCRIPTION}' has {len(description[key])} numbers"
@@ -48,11 +49,11 @@ def open_file(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool =
     return dataset.with_metadata(**description, metadata=metadata, source=source)
 
 
-def _parse_description(text: np.ndarray | None, where: str) -> dict[str, Any]:
+def _parse_description(text: Readable | None, where: str) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        description = parse_json(str(text))
+        description = parse_json(str(np.asarray(text)))
     except ValueError as error:
         hint = "remove it or write the file again"
         raise InputError(f"'{DESCRIPTION}' is no JSON ({error})", where=where, hint=hint) from None

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Shaped
 
 from xql.data.dataset import empty
+from xql.data.stored import Readable, Stored
 from xql.errors import InputError, nearest
 
 MOST_CHOICES = 10_000
@@ -185,6 +186,21 @@ def flatten_batch(observations: Any) -> Float32[np.ndarray, "batch observation"]
         return parts[0]
     flat = empty((len(parts[0]), sum(part.shape[1] for part in parts)))
     return np.concatenate(parts, axis=1, out=flat)
+
+
+def flat_rows(tree: Any) -> Readable:
+    """What `flatten_batch` makes of them, but only of the rows that are asked for."""
+    parts: tuple[Readable, ...] = tuple(leaf for _, leaf in leaves(tree))
+    first = parts[0]
+    if len(parts) == 1 and isinstance(first, np.ndarray) and first.dtype == np.float32:
+        return flatten_batch(first)
+
+    @np.errstate(over="ignore")  # a float64 too large for float32 becomes an infinity
+    def read(start: int, stop: int) -> np.ndarray:
+        return flatten_batch(tuple(part[start:stop] for part in parts))
+
+    width = sum(math.prod(part.shape[1:]) for part in parts)
+    return Stored((len(first), width), np.float32, read)
 
 
 def flat_layout(space: Any) -> list[tuple[str, int]]:

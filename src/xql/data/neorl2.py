@@ -6,11 +6,13 @@ in `-train.npz` and `-val.npz`.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from xql.data.dataset import Dataset
 from xql.data.schema import require_columns, steps_from, unit_bounds
-from xql.data.tables import read_columns
+from xql.data.stored import Readable
+from xql.data.tables import open_columns
 
 _COLUMNS = {
     "obs": "observations",
@@ -45,8 +47,14 @@ def open_neorl2(path: Path, keys: tuple[str, ...] | None = None, *, finite: bool
     Raises:
         InputError: the file is missing, truncated, lacks a column, or holds a NaN.
     """
+    with open_columns(path, _COLUMNS) as columns:
+        return _dataset(columns, path, keys, finite=finite)
+
+
+def _dataset(
+    columns: Mapping[str, Readable], path: Path, keys: tuple[str, ...] | None, *, finite: bool
+) -> Dataset:
     where = str(path)
-    columns = read_columns(path, _COLUMNS)
     require_columns(columns, _COLUMNS, where)
     renamed = {}
     for name, values in columns.items():

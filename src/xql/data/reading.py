@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xql.data.stored import is_on_disk
 from xql.errors import InputError
 
 DEEPEST = 64
@@ -98,12 +99,12 @@ def require_room(sizes: Mapping[str, tuple[int, int]], where: str) -> None:
                 hint="fetch or write it again",
             )
     needed, memory = sum(declared for declared, _ in sizes.values()), machine_memory()
-    if needed > memory:
+    if needed > memory and not is_on_disk():
         raise InputError(
             f"its arrays need {needed / 2**30:,.1f} GiB, and this machine has "
             f"{memory / 2**30:,.1f} GiB of memory",
             where=where,
-            hint="take a part of the data",
+            hint="take a part of the data, or train with `stream=True`",
         )
 
 

@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int
 
 from xql.data.dataset import Dataset, empty
 from xql.errors import InputError, nearest
@@ -62,6 +62,18 @@ class Scaling(NamedTuple):
     reward_shift: float
     observation_shift: Float32[np.ndarray, " observation"]
     observation_scale: Float32[np.ndarray, " observation"]
+
+    def of_rewards(self) -> "Scaling":
+        """The same, but that observations stay as they are."""
+        shift, scale = self.observation_shift, self.observation_scale
+        return self._replace(
+            observation_shift=np.zeros_like(shift), observation_scale=np.ones_like(scale)
+        )
+
+    @property
+    def changes_observations(self) -> bool:
+        """Whether there is anything to do to observations."""
+        return bool((self.observation_shift != 0.0).any() or (self.observation_scale != 1.0).any())
 
     def describe(self) -> str:
         """One line for people."""
@@ -130,6 +142,7 @@ def fit_scaling(
     observations: str = "raw",
     *,
     discount: float = DEFAULT_DISCOUNT,
+    part: Dataset | None = None,
 ) -> Scaling:
     """Turn two names into numbers, measured on `dataset` where the name asks for it.
 
@@ -137,6 +150,7 @@ def fit_scaling(
         dataset: what is learned from.
         rewards, observations: names in `REWARDS` and `OBSERVATIONS`.
         discount: of the returns that `rewards="auto"` measures.
+        part: whose observations are measured; None for those of `dataset`.
 
     Raises:
         InputError: an unknown name, or returns that cannot be scaled.
@@ -146,9 +160,9 @@ def fit_scaling(
         shift = np.zeros(dataset.observation_size, np.float32)
         scale = np.ones(dataset.observation_size, np.float32)
     elif observations == "standardised":
-        shift, scale = _standardise(dataset)
+        shift, scale = _standardise(part or dataset)
     elif observations == "auto":
-        shift, scale = _auto(dataset)
+        shift, scale = _auto(part or dataset)
     else:
         hint = nearest(observations, OBSERVATIONS)
         raise InputError(f"unknown observation scaling '{observations}'", hint=hint)
@@ -197,8 +211,7 @@ def returns_to_go(dataset: Dataset, discount: float) -> Float64[np.ndarray, " ro
     that the longest episode of a million steps takes 20 passes over the table.
     """
     returns = dataset.rewards.astype(np.float64)
-    rows = np.arange(len(returns))
-    left = np.repeat(dataset.firsts + dataset.lengths, dataset.lengths + 1) - rows
+    left = _rows_left(dataset)
     span = 1
     while span < dataset.lengths.max():
         factor = discount**span
@@ -211,6 +224,14 @@ def returns_to_go(dataset: Dataset, discount: float) -> Float64[np.ndarray, " ro
     return returns
 
 
+def _rows_left(dataset: Dataset) -> Int[np.ndarray, " rows"]:
+    """How many rows of its episode come after each row."""
+    kind = np.int32 if len(dataset.rewards) < 2**31 else np.int64
+    left = np.repeat((dataset.firsts + dataset.lengths).astype(kind), dataset.lengths + 1)
+    left -= np.arange(len(left), dtype=kind)
+    return left
+
+
 def least_returns(dataset: Dataset, discount: float) -> Float32[np.ndarray, " rows"]:
     """A bound from below on the discounted return from each row on, of the policy that acted.
 
@@ -218,12 +239,11 @@ def least_returns(dataset: Dataset, discount: float) -> Float32[np.ndarray, " ro
     the data for ever after, or 0 if that is less.
     """
     returns = returns_to_go(dataset, discount)
-    lowest = min(float(dataset.rewards[dataset.starts].min()), 0.0)
+    lowest = min(float(dataset.rewards[dataset.acted].min()), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         after = np.divide(lowest, 1.0 - discount) if lowest else 0.0
-    firsts, lengths = dataset.firsts, dataset.lengths
-    left = np.repeat(firsts + lengths, lengths + 1) - np.arange(len(returns))
-    goes_on = np.repeat(~dataset.terminated, lengths + 1)
+    left = _rows_left(dataset)
+    goes_on = np.repeat(~dataset.terminated, dataset.lengths + 1)
     bound = returns + np.where(goes_on, discount**left * after, 0.0)
     return np.asarray(bound, np.float32)
 
@@ -233,7 +253,7 @@ def _unit_scale(dataset: Dataset, discount: float) -> float:
 
     1 where they do not differ by more than float32 rounds rewards.
     """
-    returns = returns_to_go(dataset, discount)[dataset.starts]
+    returns = returns_to_go(dataset, discount)[dataset.acted]
     deviation = float(returns.std())
     if not math.isfinite(deviation):
         raise InputError(
@@ -241,7 +261,7 @@ def _unit_scale(dataset: Dataset, discount: float) -> float:
             where=dataset.name,
             hint="find the rewards that are not: xql data check",
         )
-    if deviation <= np.finfo(np.float32).eps * float(np.abs(returns).max()):
+    if deviation <= np.finfo(np.float32).eps * float(max(-returns.min(), returns.max())):
         return 1.0
     # Exactly, so that a deviation times a power of two never rounds another way.
     mantissa, exponent = math.frexp(deviation)
@@ -347,14 +367,29 @@ def _moments(
     mean = total / len(table)
     squares: Float64[np.ndarray, " observation"] = np.zeros(table.shape[1])
     for block in blocks:
-        squares += np.square(block - mean).sum(axis=0)
+        apart = block - mean
+        squares += np.square(apart, out=apart).sum(axis=0)
+        del apart  # not two at once
     return mean, np.sqrt(squares / len(table))
 
 
-def apply_scaling(dataset: Dataset, scaling: Scaling) -> Dataset:
+def scale_rows(observations: Float32[np.ndarray, "rows observation"], scaling: Scaling) -> None:
+    """Scale observations where they are."""
+    if scaling.changes_observations:
+        observations -= scaling.observation_shift
+        observations *= scaling.observation_scale
+
+
+def apply_scaling(dataset: Dataset, scaling: Scaling, *, in_place: bool = False) -> Dataset:
     """The same episodes with rewards and observations scaled, in new arrays.
 
     What the scaling leaves as it is stays shared with `dataset`, which is never written to.
+
+    Args:
+        dataset: as it was opened.
+        scaling: of rewards and observations.
+        in_place: whether observations are scaled where they are, so that `dataset` cannot be used
+            any more.
 
     Raises:
         InputError: the scaling was fitted to observations of another size.
@@ -374,7 +409,9 @@ def apply_scaling(dataset: Dataset, scaling: Scaling) -> Dataset:
         # Each episode's last row is no step: were its reward not zero, it would count in a return.
         rewards[dataset.firsts + dataset.lengths] = 0.0
         changes["rewards"] = rewards
-    if (scaling.observation_shift != 0.0).any() or (scaling.observation_scale != 1.0).any():
+    if in_place:
+        scale_rows(dataset.observations, scaling)
+    elif scaling.changes_observations:
         observations = empty(dataset.observations.shape)
         np.subtract(dataset.observations, scaling.observation_shift, out=observations)
         observations *= scaling.observation_scale

@@ -4,17 +4,17 @@
 "observations/goal/x".
 """
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from xql.data.actions import Discrete, whole_numbers
 from xql.data.dataset import Dataset, same_length
-from xql.data.flatten import flat_layout, flatten_batch, is_image, leaves, select_keys
+from xql.data.flatten import flat_layout, flat_rows, is_image, leaves, select_keys
 from xql.data.moves import follows
 from xql.data.reading import DEEPEST
+from xql.data.stored import Readable, Stored, blocks, flat
 from xql.data.tables import DESCRIPTION
 from xql.errors import InputError, nearest
 
@@ -25,7 +25,7 @@ ARRAYS = "arrays"
 
 
 def dataset_from(
-    columns: Mapping[str, np.ndarray],
+    columns: Mapping[str, Readable],
     where: str,
     keys: tuple[str, ...] | None = None,
     *,
@@ -46,7 +46,7 @@ def dataset_from(
     require_columns(columns, REQUIRED, where)
     choices = _choices(columns, where, discrete_actions)
     if choices is not None:
-        columns = {**columns, "actions": choices.flatten(columns["actions"])}
+        columns = {**columns, "actions": _one_hot(choices, np.asarray(columns["actions"]))}
     steps = steps_from(
         columns, flags=("terminated", "truncated"), where=where, keys=keys, finite=finite
     )
@@ -65,18 +65,25 @@ def dataset_from(
     )
 
 
-def _choices(columns: Mapping[str, np.ndarray], where: str, count: int | None) -> Discrete | None:
+def _choices(columns: Mapping[str, Readable], where: str, count: int | None) -> Discrete | None:
     """The actions, where the column numbers them; None where they are quantities."""
     actions = columns.get("actions")
     if actions is not None and actions.dtype.kind in "iub" and actions.ndim:
-        return whole_numbers(actions, where, count)
+        return whole_numbers(np.asarray(actions), where, count)
     if count is not None:
         hint = "store discrete actions as whole numbers, one in each row"
         raise InputError("its discrete actions are no whole numbers", where=where, hint=hint)
     return None
 
 
-def _labels(values: np.ndarray, where: str, steps: int) -> np.ndarray:
+def _one_hot(choices: Discrete, numbers: np.ndarray) -> Stored:
+    def read(first: int, last: int) -> np.ndarray:
+        return choices.flatten(numbers[first:last])
+
+    return Stored((len(numbers), choices.size), np.float32, read)
+
+
+def _labels(values: Readable, where: str, steps: int) -> np.ndarray:
     """The `episode` column: one label per step, of any kind that can be compared."""
     if values.ndim != 1 and values.shape != (len(values) if values.ndim else 0, 1):
         hint = "give one label per step"
@@ -89,25 +96,25 @@ def _labels(values: np.ndarray, where: str, steps: int) -> np.ndarray:
     if values.dtype.kind == "f":
         # A NaN differs from itself, so each one would silently start an episode.
         check_finite(values, "episode", where)
-    return values.ravel()
+    return np.asarray(values).ravel()
 
 
-def unit_bounds(actions: np.ndarray) -> dict[str, Any]:
+def unit_bounds(actions: Readable) -> dict[str, Any]:
     """The bounds [-1, 1] that benchmark files do not state, where no action lies outside."""
-    if not (np.abs(actions) <= 1.0).all():
+    if not all((np.abs(actions[rows]) <= 1.0).all() for rows in blocks(actions)):
         return {}
     bound = np.ones(actions.shape[1], np.float32)
     return {"action_low": -bound, "action_high": bound}
 
 
-def _shape(values: np.ndarray) -> str:
+def _shape(values: Readable) -> str:
     return "x".join(str(size) for size in values.shape) or "of a single value"
 
 
 _RIGHT = "is it the right file?"
 
 
-def require_columns(columns: Mapping[str, np.ndarray], names: Iterable[str], where: str) -> None:
+def require_columns(columns: Mapping[str, Readable], names: Iterable[str], where: str) -> None:
     """Raise `InputError`, naming the nearest column that the file does have."""
     there = sorted({name.split("/")[0] for name in columns if name != DESCRIPTION})
     for name in names:
@@ -120,7 +127,7 @@ def require_columns(columns: Mapping[str, np.ndarray], names: Iterable[str], whe
             raise InputError(f"there is no '{name}' ({listing})", where=where, hint=hint)
 
 
-def nested(columns: Mapping[str, np.ndarray], name: str, where: str) -> Any:
+def nested(columns: Mapping[str, Readable], name: str, where: str) -> Any:
     """The column `name`, or the nested dictionary of all columns under "name/".
 
     Raises:
@@ -165,14 +172,16 @@ def _first_row(tree: Any) -> Any:
 # A float64 too large for float32 becomes an infinity, which the check then names by its row.
 @np.errstate(over="ignore")
 def steps_from(
-    columns: Mapping[str, np.ndarray],
+    columns: Mapping[str, Readable],
     *,
     flags: Iterable[str],
     where: str,
     keys: tuple[str, ...] | None = None,
     finite: bool = True,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """The columns as they should be: flat float32 vectors, rewards, boolean flags; all checked.
+
+    Vectors are `Readable`, and so are read again where they are used; the others are arrays.
 
     Where there are `next_observations`, `goes_on` says after which rows the next one follows.
     Without `finite`, a NaN passes in all but the flags (for `xql data check`, which names all).
@@ -180,7 +189,7 @@ def steps_from(
     Raises:
         InputError: wrong kind or shape of values, discrete actions, or a NaN, named by its row.
     """
-    steps: dict[str, np.ndarray] = {}
+    steps: dict[str, Any] = {}
     trees = {}
     for name in ("observations", "next_observations"):
         tree = nested(columns, name, where)
@@ -188,7 +197,7 @@ def steps_from(
             tree = select_keys(tree, keys, where=where)
             check_numbers(tree, name, where)
             _check_one_length(tree, name, where)
-            trees[name], steps[name] = tree, flatten_batch(tree)
+            trees[name], steps[name] = tree, flat_rows(tree)
     same_length({name: steps[name] for name in trees}, where)
     following = steps.get("next_observations")
     if following is not None:
@@ -207,7 +216,7 @@ def steps_from(
         what = f"actions are whole numbers ({actions.dtype})"
         hint = "this layout has continuous actions: give floats"
         raise InputError(what, where=where, hint=hint)
-    steps["actions"] = flatten_batch(actions)
+    steps["actions"] = flat_rows(actions)
     for name in ("rewards", *flags):
         if name in columns:
             values = columns[name]
@@ -215,23 +224,31 @@ def steps_from(
             if values.ndim != 1 and values.shape != (len(values), 1):
                 hint = "give one number per step"
                 raise InputError(f"{name} has shape {_shape(values)}", where=where, hint=hint)
-            steps[name] = values.ravel().astype(np.float32)
+            steps[name] = np.asarray(values).ravel().astype(np.float32)
     same_length(steps, where)
     for name in ("observations", "actions"):
         if steps[name].shape[1] == 0:
             raise InputError(f"{name} has no numbers in a row", where=where, hint="give at least 1")
+    checks = {name: _Finite(name, where) for name in steps if finite or name in flags}
     if following is not None:
-        steps["goes_on"] = _goes_on(**trees, where=where)
-    for name, values in steps.items():
-        if finite or name in flags:
-            check_finite(values, name, where)
+
+        def seen(rows: slice) -> None:
+            # While the block that was read is at hand.
+            for name in trees.keys() & checks.keys():
+                checks[name].look(steps[name][rows], rows.start)
+
+        steps["goes_on"] = _goes_on(**trees, where=where, seen=seen)
+    for name, check in checks.items():
+        check.finish(steps[name])
     for name in flags:
         if name in steps:
             steps[name] = steps[name] != 0
     return steps
 
 
-def _goes_on(observations: Any, next_observations: Any, where: str) -> np.ndarray:
+def _goes_on(
+    observations: Any, next_observations: Any, where: str, seen: Callable[[slice], None]
+) -> np.ndarray:
     """`follows`, part by part of a dictionary: each in the precision that the source has."""
     before, after = dict(leaves(observations)), dict(leaves(next_observations))
     if before.keys() != after.keys():
@@ -240,14 +257,12 @@ def _goes_on(observations: Any, next_observations: Any, where: str) -> np.ndarra
         raise InputError(what, where=where, hint="both must be the same kind of observation")
     goes_on: np.ndarray = np.ones(len(next(iter(before.values()))), bool)
     for path, leaf in before.items():
-        observed, stated = (
-            array.reshape(len(array), math.prod(array.shape[1:])) for array in (leaf, after[path])
-        )
+        observed, stated = flat(leaf), flat(after[path])
         if observed.shape != stated.shape:
             what = f"next_observations/{path} has shape {_shape(after[path])}"
             hint = f"observations/{path} has {_shape(leaf)}"
             raise InputError(what, where=where, hint=hint)
-        goes_on &= follows(observed, stated)
+        goes_on &= follows(observed, stated, seen if len(before) == 1 else None)
     return goes_on
 
 
@@ -279,17 +294,46 @@ def check_numbers(tree: Any, name: str, where: str) -> None:
         raise InputError(what, where=where, hint=hint)
 
 
-def check_finite(values: np.ndarray, name: str, where: str, row_name: str = "row") -> None:
+def check_finite(values: Readable, name: str, where: str, row_name: str = "row") -> None:
     """Raise `InputError` on the first NaN or infinity, naming its row and column, both from 0."""
-    # One pass without a copy: a sum is finite only if every summand is (overflow is checked below).
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum(dtype=np.float64)):
+    _Finite(name, where, row_name).finish(values)
+
+
+class _Finite:
+    """Whether a column is finite, of whose rows some may be looked at before the others."""
+
+    def __init__(self, name: str, where: str, row_name: str = "row") -> None:
+        self._name, self._where, self._row_name = name, where, row_name
+        self._seen = 0
+        self._error: InputError | None = None
+
+    def look(self, values: np.ndarray, first: int) -> None:
+        """The rows from the one numbered `first` on; what was not seen before them is next."""
+        if first != self._seen or self._error is not None:
             return
-    for first in range(0, len(values), 65536):
-        bad = np.argwhere(~np.isfinite(values[first : first + 65536]))
+        self._seen += len(values)
+        # Without a copy: a sum is finite only if every summand is (overflow is checked below).
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(values.sum(dtype=np.float64)):
+                return
+        bad = np.argwhere(~np.isfinite(values))
         if len(bad):
             row, *column = bad[0].tolist()
-            kind = "NaN" if np.isnan(values[(first + row, *column)]) else "infinity"
-            place = f"{row_name} {first + row}" + (f", column {column[0]}" if column else "")
+            kind = "NaN" if np.isnan(values[(row, *column)]) else "infinity"
+            place = f"{self._row_name} {first + row}"
+            place += f", column {column[0]}" if column else ""
             hint = "drop or fix that row (rows and columns count from 0)"
-            raise InputError(f"{kind} in {name}, {place}", where=where, hint=hint)
+            what = f"{kind} in {self._name}, {place}"
+            self._error = InputError(what, where=self._where, hint=hint)
+
+    def finish(self, values: Readable) -> None:
+        """Look at the rest of the column.
+
+        Raises:
+            InputError: not all is finite.
+        """
+        for rows in blocks(values):
+            if self._error is None and rows.stop > self._seen:
+                self.look(values[self._seen : rows.stop], self._seen)
+        if self._error is not None:
+            raise self._error

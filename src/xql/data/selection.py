@@ -12,7 +12,6 @@ stored.
 """
 
 import hashlib
-from dataclasses import fields
 
 import numpy as np
 from jaxtyping import Int, UInt64
@@ -93,12 +92,6 @@ def select_episodes(dataset: Dataset, subset: str = "all") -> Dataset:
 
 
 def _taken(dataset: Dataset, episodes: Int[np.ndarray, " some"]) -> Dataset:
-    laid = {"observations", "actions", "rewards", "lengths", "terminated", "truncated"}
     return Dataset.from_episodes(
-        [dataset.episode(int(index)) for index in episodes],
-        **{
-            field.name: getattr(dataset, field.name)
-            for field in fields(dataset)
-            if field.name not in laid
-        },
+        [dataset.episode(int(index)) for index in episodes], **dataset.described
     )

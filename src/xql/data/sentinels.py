@@ -27,7 +27,9 @@ def suspicious_numbers(
         codes_only: whether no other numbers count, as of rewards: a goal's may well be far away.
     """
     found = []
-    distinct, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+    ordered = values[~np.isnan(values)]
+    ordered.sort()
+    distinct = ordered[np.append(np.full(ordered[:1].shape, True), ordered[1:] != ordered[:-1])]
     first, last = 0, len(distinct)
     while last - first > 2:
         inside = distinct[first + 1 : last - 1]
@@ -37,7 +39,9 @@ def suspicious_numbers(
             float(distinct[last - 1] - inside[-1]),
         )
         for place, gap in zip((first, last - 1), gaps, strict=True):
-            number, count = float(distinct[place]), int(counts[place])
+            number = float(distinct[place])
+            until = np.searchsorted(ordered, distinct[place], side="right")
+            count = int(until - np.searchsorted(ordered, distinct[place]))
             code = _is_code(number) and count >= 2 and gap > 0.25 * span
             odd = number != 0.0 and count >= _OFTEN and gap > 3.0 * span > 0.0
             if code or (odd and not codes_only and len(inside) >= _DISTINCT):

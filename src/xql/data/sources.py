@@ -12,6 +12,7 @@ from xql.data.minari import open_minari
 from xql.data.neorl2 import open_neorl2
 from xql.data.ogbench import open_ogbench
 from xql.data.schema import ARRAYS, OPTIONAL, REQUIRED, dataset_from
+from xql.data.stored import on_disk
 from xql.data.tables import array_of, gather_numbered
 from xql.errors import InputError, nearest
 
@@ -23,6 +24,7 @@ def open_dataset(
     *,
     download: bool = True,
     finite: bool = True,
+    in_memory: bool = True,
 ) -> Dataset:
     """Open logged experience.
 
@@ -40,12 +42,19 @@ def open_dataset(
         download: whether a Minari dataset that is not on this machine may be fetched.
         finite: whether a NaN or an infinity is refused here, as nothing can be learned from it;
             without, `xql.data.check.check_dataset` can name all of them.
+        in_memory: whether its arrays lie in memory; else those of more than 16 MiB are laid out in
+            files (docs/data.md), from which training streams them.
 
     Raises:
         InputError: the source is unknown, missing, broken, or holds what cannot be learned from;
             one line says what, where, and how to fix it.
         MissingExtra: reading it needs an optional dependency, which the message names.
     """
+    with on_disk(not in_memory):
+        return _opened(source, download=download, finite=finite)
+
+
+def _opened(source: Any, *, download: bool, finite: bool) -> Dataset:
     if isinstance(source, Dataset):
         return source
     if isinstance(source, Mapping):
@@ -85,8 +94,8 @@ def open_dataset(
 
 def _from_columns(columns: Iterable[tuple[str, object]], *, nested: bool, finite: bool) -> Dataset:
     arrays = {name: array_of(values, name, ARRAYS) for name, values in columns}
-    arrays = gather_numbered(arrays, (*REQUIRED, *OPTIONAL), ARRAYS, nested=nested)
-    return dataset_from(arrays, ARRAYS, finite=finite, name="arrays", source="arrays")
+    gathered = gather_numbered(arrays, (*REQUIRED, *OPTIONAL), ARRAYS, nested=nested)
+    return dataset_from(gathered, ARRAYS, finite=finite, name="arrays", source="arrays")
 
 
 _EXAMPLES = {

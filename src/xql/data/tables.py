@@ -4,6 +4,7 @@ Nothing is interpreted, but that a table has one number per cell: `observations.
 `observations.1`, ... are one column.
 """
 
+import contextlib
 import csv
 import itertools
 import math
@@ -18,6 +19,7 @@ import h5py
 import numpy as np
 
 from xql.data.reading import SPARE, require_file, require_room, unreadable
+from xql.data.stored import Readable, beside, kept
 from xql.errors import InputError, brief, nearest, require
 
 SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet")  # what a dataset can be saved as
@@ -37,24 +39,44 @@ def read_columns(path: Path, wanted: Collection[str] | None = None) -> dict[str,
     Raises:
         InputError: the file is missing, truncated, or not what its name says.
     """
+    with open_columns(path, wanted) as columns:
+        return {name: np.asarray(values) for name, values in columns.items()}
+
+
+@contextlib.contextmanager
+def open_columns(
+    path: Path, wanted: Collection[str] | None = None
+) -> Iterator[dict[str, Readable]]:
+    """The same, but what has more than one number a row is read when its rows are asked for.
+
+    Of .npz and HDF5 files; tables are read whole. The file is open within the block.
+
+    Raises:
+        InputError: as above, also from a column that is read.
+    """
     siblings = [file.name for file in path.parent.glob("*") if file.suffix in READABLE]
     require_file(path, nearest(path.name, siblings) if siblings else "check the path")
     if path.suffix not in READABLE:
         hint = f"the name must end in one of {', '.join(READABLE)}"
         raise InputError(f"cannot tell what '{path.suffix}' is", where=str(path), hint=hint)
-    readers = {".npz": read_npz, ".parquet": _read_parquet, ".csv": _read_csv}
-    columns = readers.get(path.suffix, _read_hdf5)(path, wanted)
-    is_table = path.suffix in (".parquet", ".csv")
-    return gather_numbered(columns, wanted, str(path), nested=is_table)
+    with contextlib.ExitStack() as stack:
+        columns: Mapping[str, Readable]
+        if path.suffix in (".parquet", ".csv"):
+            read = _read_parquet if path.suffix == ".parquet" else _read_csv
+            columns, nested = read(path, wanted), True
+        else:
+            opener = _open_npz if path.suffix == ".npz" else _open_hdf5
+            columns, nested = opener(path, wanted, stack), False
+        yield gather_numbered(columns, wanted, str(path), nested=nested)
 
 
 def gather_numbered(
-    columns: Mapping[str, np.ndarray],
+    columns: Mapping[str, Readable],
     wanted: Collection[str] | None,
     where: str,
     *,
     nested: bool,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Readable]:
     """The same columns, but those that hold one number each, NAME.0, NAME.1, ..., as one NAME.
 
     Args:
@@ -67,11 +89,13 @@ def gather_numbered(
         InputError: a number is missing, or the parts have different lengths.
     """
     numbered: dict[str, dict[int, np.ndarray]] = {}
-    gathered: dict[str, np.ndarray] = {}
+    gathered: dict[str, Readable] = {}
     for name, values in columns.items():
         match = re.fullmatch(r"(.+)\.([0-9]{1,9})", name)
-        vector = values is not _UNREAD and values.ndim == 1 and _is_wanted(name, wanted)
+        vector = isinstance(values, np.ndarray) and values is not _UNREAD and values.ndim == 1
+        vector = vector and _is_wanted(name, wanted)
         if match and vector and (nested or "/" not in name):
+            assert isinstance(values, np.ndarray)
             parts, number = numbered.setdefault(match[1], {}), int(match[2])
             if number in parts:
                 what = f"there are two columns '{match[1]}.{number}'"
@@ -91,7 +115,7 @@ def gather_numbered(
             if len(part) != len(parts[0]):
                 what = f"{name}.{index} has {len(part)} rows and {name}.0 {len(parts[0])}"
                 raise InputError(what, where=where, hint="every column needs one row per step")
-        gathered[name] = np.stack([parts[index] for index in range(len(parts))], axis=1)
+        gathered[name] = beside([parts[index] for index in range(len(parts))])
     return gathered
 
 
@@ -163,37 +187,47 @@ def read_npz(path: Path, wanted: Collection[str] | None = None) -> dict[str, np.
     Raises:
         InputError: the file is damaged, or holds what is no array of plain values.
     """
+    with contextlib.ExitStack() as stack:
+        found = _open_npz(path, wanted, stack)
+        return {name: np.asarray(values) for name, values in found.items()}
+
+
+def _open_npz(
+    path: Path, wanted: Collection[str] | None, stack: contextlib.ExitStack
+) -> dict[str, Readable]:
     try:
         with path.open("rb") as stream:
             if stream.read(6) == b"\x93NUMPY":
                 raise ValueError("it holds a single array, as .npy files do")
-        with zipfile.ZipFile(path) as archive:
-            members: dict[str, zipfile.ZipInfo] = {}
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                if name in members:
-                    what = f"there are two arrays '{name}'"
-                    raise InputError(what, where=str(path), hint="name each once")
-                members[name] = member
-            chosen = {name: members[name] for name in members if _is_wanted(name, wanted)}
-            whole = path.stat().st_size
-            sizes = {
-                name: (member.file_size, min(member.compress_size, whole))
-                for name, member in chosen.items()
-            }
-            require_room(sizes, str(path))
-            return {
-                name: _member(archive, chosen[name], str(path)) if name in chosen else _UNREAD
-                for name in members
-            }
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        members: dict[str, zipfile.ZipInfo] = {}
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name in members:
+                what = f"there are two arrays '{name}'"
+                raise InputError(what, where=str(path), hint="name each once")
+            members[name] = member
+        chosen = {name: members[name] for name in members if _is_wanted(name, wanted)}
+        whole = path.stat().st_size
+        sizes = {
+            name: (member.file_size, min(member.compress_size, whole))
+            for name, member in chosen.items()
+        }
+        require_room(sizes, str(path))
+        return {
+            name: _member(archive, chosen[name], path, stack) if name in chosen else _UNREAD
+            for name in members
+        }
     except InputError:
         raise
     except Exception as error:  # a damaged file raises whatever the part that trips over it does
         raise broken(path, "numpy", error) from None
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> np.ndarray:
-    name = member.filename.removesuffix(".npy")
+def _member(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, stack: contextlib.ExitStack
+) -> Readable:
+    name, where = member.filename.removesuffix(".npy"), str(path)
     if member.flag_bits & 1:
         raise InputError(f"'{name}' is encrypted", where=where, hint="store it without a password")
     with archive.open(member) as stream:
@@ -203,8 +237,9 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> np
             # The one with names of fields in Unicode, which no array of numbers has.
             what = f"'{name}' is an array in version {version[0]} of numpy's format"
             raise InputError(what, where=where, hint="store it as an array of numbers")
-        shape, _, dtype = readers[version[0]](stream)
-        declared, stored = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+        shape, by_column, dtype = readers[version[0]](stream)
+        head = stream.tell()
+    declared, stored = math.prod(shape) * dtype.itemsize, member.file_size - head
     if dtype.hasobject:
         # A pickle runs code when it is opened.
         what = f"'{name}' holds Python objects (a pickle), which are never opened"
@@ -212,12 +247,75 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> np
     if declared != stored:
         what = f"'{name}' declares {declared:,} bytes and has {stored:,}"
         raise InputError(what, where=where, hint="fetch or write it again")
-    with archive.open(member) as stream:
-        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+    if min(shape, default=0) < 0:
+        raise ValueError(f"'{name}' declares the shape {shape}")
+    if len(shape) < 2 or by_column or declared == 0:
+        with archive.open(member) as stream:
+            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+    return kept(shape, dtype, _Member(archive, member, path, head, shape, dtype, stack).read)
 
 
-def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarray]:
-    columns: dict[str, np.ndarray] = {}
+class _Member:
+    """Rows of an array in a zip archive, read from its beginning to its end, perhaps repeatedly."""
+
+    def __init__(
+        self,
+        archive: zipfile.ZipFile,
+        member: zipfile.ZipInfo,
+        path: Path,
+        head: int,
+        shape: Sequence[int],
+        dtype: np.dtype[Any],
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self._archive, self._member, self._path, self._head = archive, member, path, head
+        self._shape, self._dtype = shape, dtype
+        self._stream: Any = None
+        self._row = 0
+        stack.callback(self._close)
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """Rows, after what was read before in no time, else from the beginning."""
+        width = self._dtype.itemsize * math.prod(self._shape[1:])
+        try:
+            if self._stream is None or first < self._row:
+                self._close()
+                self._stream, self._row = self._archive.open(self._member), 0
+                self._skip(self._head)
+            self._skip((first - self._row) * width)
+            block = np.empty((last - first, *self._shape[1:]), self._dtype)
+            self._fill(block.reshape(-1).view(np.uint8))
+            self._row = last
+            if last == self._shape[0]:
+                self._stream.read(1)  # the end, where the archive compares its checksum
+            return block
+        except Exception as error:  # as above
+            raise broken(self._path, "numpy", error) from None
+
+    def _skip(self, count: int) -> None:
+        while count > 0:
+            step = len(self._stream.read(min(count, 1 << 20)))
+            if step == 0:
+                raise EOFError("it ends too early")
+            count -= step
+
+    def _fill(self, target: np.ndarray) -> None:
+        while len(target):
+            part = np.frombuffer(self._stream.read(min(len(target), 1 << 20)), np.uint8)
+            if len(part) == 0:
+                raise EOFError("it ends too early")
+            target[: len(part)] = part
+            target = target[len(part) :]
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def _open_hdf5(
+    path: Path, wanted: Collection[str] | None, stack: contextlib.ExitStack
+) -> dict[str, Readable]:
+    columns: dict[str, Readable] = {}
     chosen: dict[str, Any] = {}
 
     def visit(place: str | bytes, node: Any) -> None:
@@ -232,21 +330,35 @@ def _read_hdf5(path: Path, wanted: Collection[str] | None) -> dict[str, np.ndarr
         return name if link.type == h5py.h5l.TYPE_EXTERNAL else None
 
     try:
-        with h5py.File(path, "r") as file:
-            link = file.id.links.visit(external, info=True)
-            if link is not None:
-                raise _elsewhere(link.decode(errors="replace"), "is a link to", str(path))
-            file.visititems(visit)
-            require_room({name: _sizes(node) for name, node in chosen.items()}, str(path))
-            for name, node in chosen.items():
-                columns[name] = values_of(node, str(path))
-            if DESCRIPTION in file.attrs:
-                columns[DESCRIPTION] = np.asarray(file.attrs[DESCRIPTION])
+        file = stack.enter_context(h5py.File(path, "r"))
+        link = file.id.links.visit(external, info=True)
+        if link is not None:
+            raise _elsewhere(link.decode(errors="replace"), "is a link to", str(path))
+        file.visititems(visit)
+        require_room({name: _sizes(node) for name, node in chosen.items()}, str(path))
+        for name, node in chosen.items():
+            columns[name] = _column_of(node, path)
+        if DESCRIPTION in file.attrs:
+            columns[DESCRIPTION] = np.asarray(file.attrs[DESCRIPTION])
     except InputError:
         raise
     except Exception as error:  # as above
         raise broken(path, "h5py", error) from None
     return columns
+
+
+def _column_of(node: Any, path: Path) -> Readable:
+    if node.shape is None or len(node.shape) < 2 or node.size == 0 or node.dtype.kind not in "fiub":
+        return values_of(node, str(path))
+
+    def read(first: int, last: int) -> np.ndarray:
+        try:
+            return np.asarray(node[first:last])
+        except Exception as error:  # as above
+            raise broken(path, "h5py", error) from None
+
+    # A compressed chunk is decompressed whole, for any row of it.
+    return kept(node.shape, node.dtype, read, multiple=node.chunks[0] if node.chunks else 1)
 
 
 def values_of(node: Any, where: str) -> np.ndarray:

@@ -269,6 +269,9 @@ class DataConfig:
     """The share, or from 1 on the number, of the episodes that were never learned from."""
     held_out: str | None = None
     """The fingerprint of these; None where there are none."""
+    streamed: Count | None = None
+    """Transitions of each shuffled buffer that updates draw from; None where they draw from all of
+    the data."""
 
     @property
     def part(self) -> str:
@@ -478,7 +481,7 @@ class RunConfig:
         data = dataclasses.asdict(self.data)
         data |= data.pop("extent") or {}
         # A configuration without keeps the hash that it had.
-        for name in ("columns", "hold_out", "held_out"):
+        for name in ("columns", "hold_out", "held_out", "streamed"):
             if not data[name]:
                 del data[name]
         reference = self.data.reference

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 from xql.agents import Agent, Batch, Metrics, Trainable, TrainState, member
 from xql.data.dataset import DeviceData
 from xql.training.population import MemberMetrics, draw, train_chunk, zero_totals
+from xql.training.streaming import Source
 
 BLOCK = 32
 """Updates that are made again at once, to find in which of them a member broke."""
@@ -77,7 +78,7 @@ def replayed_causes(
     members: Collection[int],
     since: int,
     updates: int,
-    data: DeviceData,
+    source: Source,
     agent: Agent,
 ) -> dict[int, Cause]:
     """Make the updates again in which members diverged offline, up to the first that broke each.
@@ -87,7 +88,7 @@ def replayed_causes(
         members: which of it diverged.
         since: the run's step then.
         updates: how many were made.
-        data: what they drew from.
+        source: what they drew from.
         agent: the population's.
 
     Returns:
@@ -95,10 +96,13 @@ def replayed_causes(
         sum of a metric over all.
     """
     causes: dict[int, Cause] = {}
+    data, _ = source(since)
     zeros = zero_totals(good, data, agent)
     places = _places(agent, good, data)
 
-    def again(population: TrainState, count: int) -> tuple[TrainState, MemberMetrics]:
+    def again(
+        data: DeviceData, population: TrainState, count: int
+    ) -> tuple[TrainState, MemberMetrics]:
         # The chunk takes the memory of both.
         own, totals = copied((population, zeros))
         return train_chunk(own, totals, data, count, agent=agent)
@@ -107,19 +111,20 @@ def replayed_causes(
         sound = sound_members(population, jax.tree.map(np.asarray, metrics))
         return [index for index in members if index not in causes and not sound[index]]
 
-    for done in range(0, updates, BLOCK):
-        block = min(BLOCK, updates - done)
-        after, totals = again(good, block)
+    done = 0
+    while done < updates and len(causes) < len(members):
+        data, left = source(since + done)
+        block = min(BLOCK, updates - done, left)
+        after, totals = again(data, good, block)
         if broke(after, totals):
             for update in range(since + done + 1, since + done + block + 1):
                 before = good
-                good, totals = again(before, 1)
+                good, totals = again(data, before, 1)
                 for index in broke(good, totals):
                     batch = _next_batch(data, before.key[index], agent.transitions)
                     causes[index] = _cause_of(good, totals, index, update, batch, places)
         good = after
-        if len(causes) == len(members):
-            break
+        done += block
     return causes
 
 

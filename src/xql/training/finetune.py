@@ -232,7 +232,8 @@ def plan_finetune(
             hint="choose symmetric or prefill",
         )
     at_success = "simulator" if dataset is None else rule_at_success(dataset)
-    opened = parent.data
+    # The log of a fine-tuned run is in memory, beside its replay buffers.
+    opened = dataclasses.replace(parent.data, streamed=None)
     if dataset is not None and dataset.source != "arrays":
         # A relative path starts where its run was started, and this one may be started elsewhere.
         opened = dataclasses.replace(opened, source=dataset.source)

@@ -1,5 +1,7 @@
 """Whether a run can fit into memory at all, asked before anything is made or written."""
 
+import contextlib
+import ctypes
 from typing import Any
 
 import jax
@@ -16,7 +18,7 @@ NUMBER = 4
 
 
 def require_memory(config: RunConfig) -> None:
-    """Refuse a run whose networks, batches and replay buffers alone are more than the memory.
+    """Refuse a run whose networks, batches, data and replay buffers alone are more than the memory.
 
     What a run needs on top, such as the layers' outputs and the gradients, is not counted: a run
     that passes may still be too large.
@@ -25,20 +27,28 @@ def require_memory(config: RunConfig) -> None:
         InputError: it cannot fit; names what is largest.
     """
     agent, spec, members = config.make_agent(), config.spec, len(config.members)
+    row = spec.observation_size + spec.actions.size + 3
     drawn = 2 * (spec.observation_size + spec.actions.size) + 3
+    logged = 0 if config.data.extent is None else config.data.extent.transitions
+    if config.data.streamed is not None:
+        logged = min(logged, 2 * config.data.streamed)
     stored = 0 if config.loop is None else min(config.loop.buffer, config.steps)
     parts = {
         "networks": members * _state_bytes(agent, spec),
         "batches": members * agent.transitions * drawn * NUMBER,
+        "data": logged * row * NUMBER,
         "replay buffers": members * stored * row_size(spec) * NUMBER,
     }
     needed, there = sum(parts.values()), memory_bytes()
     if needed > there:
         largest = max(parts, key=lambda name: parts[name])
+        hint = "give fewer seeds or swept values, smaller layers, batches or buffers"
+        if largest == "data":
+            hint = "train with `stream=True`"
         raise InputError(
             f"{members} members need at least {needed / 2**30:,.0f} GiB of memory, most of it for "
             f"{largest}; there are {there / 2**30:,.0f}",
-            hint="give fewer seeds or swept values, smaller layers, batches or buffers",
+            hint=hint,
         )
 
 
@@ -50,6 +60,15 @@ def _state_bytes(agent: Agent, spec: EnvironmentSpec) -> int:
 
     shapes = jax.eval_shape(made, jax.random.key(0))
     return sum(one.size * one.dtype.itemsize for one in jax.tree.leaves(shapes))
+
+
+def give_back() -> None:
+    """Let the C library give memory that was freed back to the system, where it can.
+
+    A compilation frees some 200 MB, which it would keep.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory_bytes() -> int:

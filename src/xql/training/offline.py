@@ -32,10 +32,11 @@ from xql.agents.networks import Precision
 from xql.data.actions import Box
 from xql.data.check import Finding, require_sound
 from xql.data.columns import TableColumns
-from xql.data.dataset import Dataset, DeviceData
+from xql.data.dataset import Dataset
 from xql.data.scaling import DEFAULT_DISCOUNT, apply_scaling, fit_scaling
 from xql.data.selection import select_episodes, set_apart
 from xql.data.sources import open_dataset
+from xql.data.stored import on_disk
 from xql.envs.given import NO_ENVIRONMENT, Given, Simulator, simulator
 from xql.envs.kitchen import as_evaluated
 from xql.errors import InputError, MissingExtra, nearest
@@ -72,7 +73,7 @@ from xql.training.evaluate import PopulationEvaluator
 from xql.training.interrupt import interruption
 from xql.training.listeners import Callback, Listeners, check_callbacks
 from xql.training.loggers import Chosen, Loggers, check_loggers
-from xql.training.memory import require_memory
+from xql.training.memory import give_back, require_memory
 from xql.training.population import (
     initial_population,
     mesh_for,
@@ -81,13 +82,21 @@ from xql.training.population import (
     zero_totals,
 )
 from xql.training.progress import ProgressBar
-from xql.training.recipe import on_devices, require_one_discount
+from xql.training.recipe import on_devices, require_one_discount, stream_of
 from xql.training.run_logger import RunLogger, saying_what_is_kept
 from xql.training.saved import Saved, start_or_go_on
 from xql.training.saving import Moment
+from xql.training.streaming import BUFFER, Source, all_of
 
 LOG_EVERY = 1000
 """Updates between two lines of metrics.jsonl."""
+
+LARGE = 1 << 28
+"""Bytes of observations that are not to be in memory twice."""
+
+LOOKED_AT = 250_000
+"""Transitions, evenly spread over data of which more are not to be in memory twice: the report is
+of them, and where the data is streamed, so are its checks and the scaling of observations."""
 
 FIRST_CHUNK = 64
 """Updates of the first call, before it is known how long one takes."""
@@ -127,6 +136,7 @@ def train_offline(
     episodes: int = 10,
     last_episodes: int = 100,
     stop_at_success: bool | None = None,
+    stream: bool = False,
     checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
     trust: Sequence[str] = (),
     loggers: Chosen = None,
@@ -169,6 +179,8 @@ def train_offline(
         last_episodes: evaluation episodes per member at the last step, whose score is the result.
         stop_at_success: end an evaluation episode at its first success, as D4RL counts AntMaze;
             where None, exactly for AntMaze.
+        stream: keep the data in files instead of in memory, and draw from shuffled buffers of it
+            (`xql.training.streaming`): for data that does not fit.
         checkpoints: when the whole state is saved besides before each evaluation, and what stays.
         trust: packages and ids of environments that the data may name besides those of
             `xql.envs.trusted.PACKAGES`; a package is imported.
@@ -210,11 +222,18 @@ def train_offline(
         precision=precision,
         evaluation=EvaluationPlan(evaluations, episodes, last_episodes),
         stop_at_success=stop_at_success,
+        stream=stream,
         checkpoints=checkpoints,
         trust=trust,
     )
     return execute_offline(
-        plan, out, loggers=loggers, callbacks=callbacks, progress=progress, report=report
+        plan,
+        out,
+        own=not isinstance(data, Dataset),
+        loggers=loggers,
+        callbacks=callbacks,
+        progress=progress,
+        report=report,
     )
 
 
@@ -234,6 +253,7 @@ def plan_offline(
     precision: str = "float32",
     evaluation: EvaluationPlan = DEFAULT_EVALUATION,
     stop_at_success: bool | None = None,
+    stream: bool = False,
     checkpoints: CheckpointPlan = DEFAULT_CHECKPOINTS,
     trust: Sequence[str] = (),
 ) -> OfflinePlan:
@@ -242,7 +262,7 @@ def plan_offline(
     Args:
         data, agent, preset, steps, seeds, sweep, hold_out, env, options: as `train_offline` takes
             them.
-        env_kwargs, episode_limit, precision, stop_at_success, checkpoints, trust: likewise.
+        env_kwargs, episode_limit, precision, stop_at_success, stream, checkpoints, trust: likewise.
         evaluation: when to evaluate; `stop_at_success` has the last word on its own field.
 
     Raises:
@@ -256,7 +276,7 @@ def plan_offline(
     without = isinstance(env, str) and env == NO_ENVIRONMENT
     require_named(env_kwargs, None if without else env)
     named = None if without or env is None else simulator(env, env_kwargs, episode_limit)
-    whole = open_dataset(data)
+    whole = open_dataset(data, in_memory=not stream)
     if named is None and not without:
         played = _by_data(whole, episode_limit)
     else:
@@ -278,11 +298,17 @@ def plan_offline(
     members = choose_members(made, agent, seeds, sweep)
     require_apart(sweep, options)
     require_one_discount(made, members)
-    findings = require_sound(whole)
-    kept, held = set_apart(whole, hold_out)
-    dataset = select_episodes(kept, chosen.subset)
+    # From files, only a part is looked at column by column.
+    findings = require_sound(whole.part(LOOKED_AT) if stream else whole)
+    with on_disk(stream):
+        kept, held = set_apart(whole, hold_out)
+        dataset = select_episodes(kept, chosen.subset)
     scaling = fit_scaling(
-        dataset, chosen.rewards, chosen.observations, discount=_discount(chosen.config, members)
+        dataset,
+        chosen.rewards,
+        chosen.observations,
+        discount=_discount(chosen.config, members),
+        part=dataset.part(LOOKED_AT) if stream else None,
     )
     actions = dataset.action_spec
     of_suite = suite(whole.name, task)
@@ -310,6 +336,7 @@ def plan_offline(
             unit_actions=isinstance(actions, Box) and not actions.is_unit,
             hold_out=float(hold_out),
             held_out=None if held is None else held.fingerprint(),
+            streamed=BUFFER if stream else None,
         ),
         environment=played,
         trust=tuple(trust) if named is None else (*trust, named.record),
@@ -325,6 +352,11 @@ def plan_offline(
     ]
     if part := config.data.part:
         notes.append(f"{part}: {len(dataset):,} of {len(whole):,} episodes kept")
+    if stream:
+        notes.append(
+            f"streamed: updates draw from shuffled buffers of "
+            f"{min(BUFFER, dataset.transitions):,} transitions"
+        )
     if without:
         notes.append("nothing is evaluated, as was asked for")
     elif config.environment is None:
@@ -339,6 +371,7 @@ def execute_offline(
     out: str | Path | RunFolder | None = None,
     *,
     saved: Saved | None = None,
+    own: bool = False,
     loggers: Chosen = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
@@ -351,6 +384,7 @@ def execute_offline(
         out: the run's folder, which must not exist; where None, runs/DATA-AGENT-N. Or one that was
             begun, is held (`runs.lock`) and has no checkpoint.
         saved: the run to go on with instead, whose folder is held (`runs.lock`).
+        own: whether nobody else has the plan's data, so that it may be scaled where it is.
         loggers, callbacks, progress, report: as `train_offline` takes them.
 
     Raises:
@@ -382,7 +416,20 @@ def execute_offline(
             population = initial_population(agent, config.spec, config.members)
         else:
             population = place(saved.population, mesh_for(len(config.members)))
-        data = on_devices(apply_scaling(dataset, config.scaling), config, population, agent)
+        give_back()
+        large = dataset.observations.nbytes > LARGE
+        shown = dataset.part(min(LOOKED_AT, dataset.transitions // 4)) if large else dataset
+        if config.data.streamed is not None:
+            stream = stream_of(dataset, config, population, agent)
+            stack.callback(stream.close)
+            source: Source = stream
+            rewards = RewardRange(*stream.rewards)
+        else:
+            scaled = apply_scaling(dataset, config.scaling, in_place=own and shown is not dataset)
+            data = on_devices(scaled, config, population, agent)
+            del scaled
+            rewards = RewardRange(float(data.rewards.min()), float(data.rewards.max()))
+            source = all_of(data)
         writer = stack.enter_context(CheckpointWriter())
         heard = stack.enter_context(Loggers(loggers, folder, bar))
         logger = RunLogger(
@@ -392,20 +439,20 @@ def execute_offline(
             agent,
             population,
             writer=writer,
-            data=data,
+            source=source,
             saved=saved,
             interruption=stop,
             listeners=Listeners(folder.path, config.members, heard, callbacks),
         )
         stack.callback(logger.close)
         with stop.held():
-            population = _loop(population, data, agent, logger, config, saved)
+            population = _loop(population, source, rewards, agent, logger, config, saved)
         if not logger.stopped:
             bar.say(f"{config.steps:,} updates × {len(config.members)} in {logger.seconds:.0f} s")
         bar.say(logger.verdict())
         run = Run(folder, population)
         if report:
-            look = partial(diagnose, config, population, dataset, config.steps)
+            look = partial(diagnose, config, population, shown, config.steps)
             leave_report(run, look, bar.say)
     return run
 
@@ -427,16 +474,17 @@ class Pace:
 
 def _loop(
     population: TrainState,
-    data: DeviceData,
+    source: Source,
+    rewards: RewardRange,
     agent: Agent,
     logger: RunLogger,
     config: RunConfig,
     saved: Saved | None,
 ) -> TrainState:
     """Compiled chunks of updates, and between them what the logger does."""
-    rewards = RewardRange(float(data.rewards.min()), float(data.rewards.max()))
-    pace, totals = Pace(), zero_totals(population, data, agent)
     step = logged = 0
+    data, _ = source(step if saved is None else saved.step)
+    pace, totals, compiling = Pace(), zero_totals(population, data, agent), True
     if saved is not None:
         step, logged = saved.step, saved.logged
         totals = saved.totals(totals)
@@ -445,11 +493,15 @@ def _loop(
     while step < config.steps:
         target = next(one for one in targets if one > step)
         log_at = min(logged + LOG_EVERY, target)
-        updates = min(pace.updates, log_at - step, logger.next_save(step) - step)
+        data, left = source(step)
+        updates = min(pace.updates, log_at - step, logger.next_save(step) - step, left)
         began = time.perf_counter()
         population, totals = train_chunk(population, totals, data, updates, agent=agent)
         population.step.block_until_ready()
         pace.took(updates, time.perf_counter() - began)
+        if compiling:
+            give_back()
+            compiling = False
         step += updates
         if step == log_at:
             count = np.float32(step - logged)

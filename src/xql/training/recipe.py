@@ -26,6 +26,7 @@ from xql.runs.policy import scale
 from xql.training.divergence import RewardRange
 from xql.training.population import replicated, transitions_at
 from xql.training.replay import Replay, Rows, rows_at, sample
+from xql.training.streaming import Stream
 
 
 class Start(NamedTuple):
@@ -121,10 +122,35 @@ def on_devices(
         scaled: the data as `apply_scaling` gives it.
         config, population, agent: the run's.
     """
-    returns = None
-    if agent.wants_returns:
-        returns = least_returns(scaled, getattr(config.member_config(0), "discount", 1.0))
-    return scaled.to_device(replicated(population), returns)
+    return scaled.to_device(replicated(population), _returns(scaled, config, agent))
+
+
+def stream_of(dataset: Dataset, config: RunConfig, population: TrainState, agent: Agent) -> Stream:
+    """A run's data in shuffled buffers, each on the devices of its population.
+
+    Args:
+        dataset: with raw rewards and observations.
+        config, population, agent: the run's.
+    """
+    assert config.data.streamed is not None
+    scaled = apply_scaling(dataset, config.scaling.of_rewards())
+    return Stream(
+        scaled,
+        config.scaling,
+        size=config.data.streamed,
+        drawn=agent.transitions,
+        sharding=replicated(population),
+        returns=_returns(scaled, config, agent),
+    )
+
+
+def _returns(
+    scaled: Dataset, config: RunConfig, agent: Agent
+) -> Float32[np.ndarray, " rows"] | None:
+    """What bounds the returns of the scaled rewards, where the agent asks for it."""
+    if not agent.wants_returns:
+        return None
+    return least_returns(scaled, getattr(config.member_config(0), "discount", 1.0))
 
 
 def require_one_discount(agent: Agent, members: Sequence[Member]) -> None:

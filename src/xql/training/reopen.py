@@ -10,6 +10,7 @@ import numpy as np
 from xql.data.dataset import Dataset
 from xql.data.selection import select_episodes, set_apart
 from xql.data.sources import open_dataset
+from xql.data.stored import on_disk
 from xql.errors import InputError
 from xql.presets import suite
 from xql.runs.config import RunConfig
@@ -90,16 +91,19 @@ def _reopen(config: RunConfig, where: Path, data: Source | None) -> tuple[Datase
     """What was learned from, known to be the same, and what was held out."""
     if config.online and config.finetune is None:
         raise InputError("an online run has no data", where=str(where), hint="leave out `data`")
+    in_memory = config.data.streamed is None
     if data is not None:
-        dataset, shown = open_dataset(data), _shown(data)
+        dataset, shown = open_dataset(data, in_memory=in_memory), _shown(data)
     else:
         dataset, shown = _reopened(config, where), config.data.source
     try:
-        kept, held = set_apart(dataset, config.data.hold_out)
+        with on_disk(not in_memory):
+            kept, held = set_apart(dataset, config.data.hold_out)
     except InputError as error:
         what = f"its data has changed ({error.what})"
         raise InputError(what, where=f"{where}, {shown}", hint=error.hint) from None
-    dataset = select_episodes(kept, config.data.subset)
+    with on_disk(not in_memory):
+        dataset = select_episodes(kept, config.data.subset)
     if changed := _changed(config, dataset):
         raise InputError(
             f"its data {changed}",
@@ -120,7 +124,8 @@ def _reopened(config: RunConfig, where: Path) -> Dataset:
             hint="give it again with `data`",
         )
     try:
-        return open_dataset(_found(source, where), download=False)
+        found = _found(source, where)
+        return open_dataset(found, download=False, in_memory=config.data.streamed is None)
     except InputError as error:
         raise InputError(
             f"its data cannot be opened any more ({error.what})",

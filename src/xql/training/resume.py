@@ -87,6 +87,7 @@ def resume(
         "progress": progress,
         "report": report,
     }
+    own = not isinstance(data, Dataset)
     folder = RunFolder.open(Path(run))
     if latest_step(folder.checkpoints) is None:
         _require_unsaved(folder)
@@ -99,7 +100,8 @@ def resume(
         if saved is None:
             if config.online:
                 return execute_online(config, folder, **shown)
-            return execute_offline(plan_again(config, folder.path, data), folder, **shown)
+            plan = plan_again(config, folder.path, data)
+            return execute_offline(plan, folder, own=own, **shown)
         if _complete(saved, config):
             return Run(folder, saved.population)
         saved.require_whole()
@@ -111,7 +113,7 @@ def resume(
         if config.online:
             return execute_online(config, saved=saved, **shown)
         plan = plan_again(config, folder.path, data)
-        return execute_offline(plan, saved=saved, **shown)
+        return execute_offline(plan, saved=saved, own=own, **shown)
 
 
 def _complete(saved: Saved, config: RunConfig) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 
 from xql.agents import Agent, TrainState
 from xql.agents.hyperparameters import learning_rates
-from xql.data.dataset import DeviceData
 from xql.errors import EnvironmentFault, InputError, decoration
 from xql.runs.checkpoints import (
     CheckpointWriter,
@@ -38,6 +37,7 @@ from xql.training.listeners import Listeners
 from xql.training.progress import ProgressBar
 from xql.training.saved import Saved
 from xql.training.saving import Moment, StateSaver
+from xql.training.streaming import Source
 from xql.training.units import in_own_unit, reward_unit
 
 
@@ -103,7 +103,7 @@ class RunLogger:
         population: TrainState,
         *,
         writer: CheckpointWriter,
-        data: DeviceData | None = None,
+        source: Source | None = None,
         saved: Saved | None = None,
         interruption: Interruption | None = None,
         listeners: Listeners | None = None,
@@ -117,13 +117,14 @@ class RunLogger:
             agent: what is trained.
             population: as training starts.
             writer: of the run's checkpoints.
-            data: offline, what it draws from, to find out what broke first where a member diverges.
+            source: offline, what it draws from, to find out what broke first where a member
+                diverges.
             saved: where it started from, of a run that goes on.
             interruption: what notes that the run is to end.
             listeners: who else hears of it.
         """
         self._folder, self._progress, self._evaluator = folder, progress, evaluator
-        self._agent, self._data = agent, data
+        self._agent, self._source = agent, source
         self._interruption = interruption or Interruption()
         self._guard = DivergenceGuard(population)
         self.stopped = False
@@ -239,11 +240,11 @@ class RunLogger:
         before, since = self._guard.good, self._guard.step
         population, found = self._guard.check(population, metrics, step)
         replayed: dict[int, Cause] = {}
-        if found and self._data is not None:
+        if found and self._source is not None:
             members = [one.member for one, _ in found]
             with decoration("diagnosis of the divergence", self._progress.say):
                 replayed = replayed_causes(
-                    before, members, since, step - since, self._data, self._agent
+                    before, members, since, step - since, self._source, self._agent
                 )
         for one, at_the_end in found:
             cause = replayed.get(one.member, at_the_end)
