@@ -15,13 +15,14 @@ export PIP_CONSTRAINT := $(CONSTRAINTS)
 export PIP_BUILD_CONSTRAINT := $(CONSTRAINTS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test nightly soak docs notebooks package-check install clean
+.PHONY: help demo test nightly soak bench docs notebooks package-check install clean
 
 help:
 	@echo "make demo     learn a policy from data made here, and compare it (ARGS=... goes to xql demo)"
 	@echo "make test     style, types, the import contract, and every test with coverage"
 	@echo "make nightly  the tests that train for minutes"
 	@echo "make soak     hundreds of bad inputs, random ones for many minutes, and 100 killed runs"
+	@echo "make bench    speed and memory, as ratios (ARGS=... goes to benchmarks)"
 	@echo "make docs     build the documentation in site/html; a warning is an error"
 	@echo "make notebooks  execute docs/notebooks and keep their outputs (ARGS=... names some of them)"
 	@echo "make package-check  build the sdist and the wheel, and try each extra in an empty environment"
@@ -45,6 +46,9 @@ nightly: $(INSTALLED)
 soak: $(INSTALLED)
 	$(BIN)/pytest tests/soak -m "soak or not soak"
 	$(BIN)/python tests/soak/kills.py --kills 100
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs site/html
