@@ -7,10 +7,7 @@ a cache, each is a first one. All are measured once a round, in turn. Seconds on
 what else the machine does; those of the processor, of all its cores together, less so.
 """
 
-import contextlib
-import csv
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -22,8 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import tyro
 
-from xql.jax_config import cores
-from xql.version import __version__
+from benchmarks.table import machine, report, rows
 
 HELP = (
     ("--help",),
@@ -119,18 +115,6 @@ def measures(folder: Path) -> dict[str, Callable[[], Seconds]]:
     return {**explained, "first update, cold": cold, "first update, warm": warm}
 
 
-def machine() -> str:
-    """What the numbers were measured on."""
-    names = [platform.machine()]
-    with contextlib.suppress(OSError):
-        listed = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [one.partition(":")[2].strip() for one in listed if "model name" in one] or names
-    return (
-        f"{cores()} cores of {names[0]}, {platform.system()}, Python {platform.python_version()}, "
-        f"xql {__version__}, load {os.getloadavg()[0]:.1f}"
-    )
-
-
 def main(rounds: int = 5, out: Path | None = None) -> None:
     """Print medians.
 
@@ -146,24 +130,14 @@ def main(rounds: int = 5, out: Path | None = None) -> None:
         for _ in range(rounds):
             for name, call in chosen.items():
                 found[name].append(call())
-    rows = []
-    for unit in Seconds._fields:
-        for name, each in found.items():
-            seconds = [getattr(one, unit) for one in each]
-            rows.append((f"{unit}, s", name, float(np.median(seconds)), min(seconds), max(seconds)))
-    for unit, name, middle, least, most in rows:
-        print(f"{unit:12} {name:30} {middle:6.2f} ({least:.2f} to {most:.2f})")
-    print(about)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / "startup.csv").open("w", newline="", encoding="utf-8") as file:
-            file.write(f"# {about}\n")
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("unit", "name", "median", "least", "most", "rounds"))
-            writer.writerows(
-                (unit, name, *(f"{one:.3f}" for one in numbers), rounds)
-                for unit, name, *numbers in rows
-            )
+    table = [
+        row
+        for unit, group in (("clock", "on the clock"), ("processor", "of the processor"))
+        for row in rows(
+            group, "s", {name: [getattr(one, unit) for one in each] for name, each in found.items()}
+        )
+    ]
+    report("startup", table, about, out)
 
 
 if __name__ == "__main__":
