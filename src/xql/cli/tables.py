@@ -102,7 +102,7 @@ def _fill(
     replay: str = "prefill",
 ) -> None:
     from xql.agents import Unchecked
-    from xql.experiments.executors import local
+    from xql.experiments.executors import executor_for
     from xql.experiments.paper_tables import Training, choose_methods, choose_rows, fill
     from xql.training.population import use_all_cores
 
@@ -124,7 +124,7 @@ def _fill(
         training,
         out / "cells",
         d4rl_dir=options.d4rl_dir,
-        executor=local(options.jobs),
+        executor=executor_for(options.jobs),
         train=options.train,
         quiet=options.jobs > 1,
         say=lambda text: print(text, file=sys.stderr),

@@ -37,7 +37,7 @@ from xql.errors import InputError, decoration, require_matplotlib
 from xql.evaluation.bellman import bellman_errors
 from xql.experiments.cells import Cell, asked, train_cells
 from xql.experiments.compact import reduce_colours
-from xql.experiments.executors import local
+from xql.experiments.executors import executor_for
 from xql.files import require_writable, save_figure, whole_file, write_texts
 from xql.gumbel.errors import DISTRIBUTIONS, SHOWN, ErrorFits, draw_fits, fit_errors
 from xql.presets import resolve
@@ -359,7 +359,7 @@ def figure1(
         InputError: nothing can be written, or no task could be trained.
     """
     require_matplotlib()
-    executor = local(jobs)
+    executor = executor_for(jobs)
     wanted = cells(tasks, steps=steps, every=every, seeds=seeds, quiet=jobs > 1)
     require_writable(out, "figure")
     outcomes = train_cells(wanted, out / "cells", executor, say=say)

@@ -21,7 +21,7 @@ from xql.errors import InputError, decoration, nearest, require_matplotlib
 from xql.evaluation.statistics import Interval, format_interval, mean, stratified_bootstrap
 from xql.experiments.cells import Cell, kept, online_cell, train_cells
 from xql.experiments.compact import reduce_colours
-from xql.experiments.executors import local
+from xql.experiments.executors import executor_for
 from xql.experiments.published import Published, curves
 from xql.files import save_figure, write_texts
 from xql.presets import WARMUP, preset_warmup, resolve
@@ -226,7 +226,7 @@ def figure3(
         MissingExtra: matplotlib is not installed.
     """
     require_matplotlib()
-    executor = local(jobs)
+    executor = executor_for(jobs)
     chosen = [(task, method) for task in tasks for method in methods]
     wanted = cells(
         tasks, methods, steps=steps, seeds=seeds, episodes=episodes, last_episodes=last_episodes
