@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from xql.cli.console import note, print_words, result, sign_of_life
+from xql.cli.train import Address
 
 if TYPE_CHECKING:
     from xql.experiments.sweep import Entry, Plan
-
-Address = Annotated[str | None, tyro.conf.arg(metavar="auto|HOST:PORT|ray://HOST:PORT")]
 
 
 def sweep(
@@ -39,12 +38,15 @@ def sweep(
     from xql.experiments.sweep import new_session, plan_sweep, run_sweep
     from xql.experiments.sweep_board import Board
     from xql.experiments.sweep_spec import read_spec
+    from xql.jax_config import cores
     from xql.training.population import use_all_cores
 
     use_all_cores()
     chosen = read_spec(spec)
     folder = Path("sweeps") / spec.stem if out is None else out
     share = Share(chosen.resources.cpus, chosen.resources.gpus)
+    if jobs is None and address is None:
+        jobs = max(1, cores() // (share.cpus or 1))
     executor = executor_for(jobs, address, share)
     try:
         plan = plan_sweep(chosen, folder, workers_of(executor))

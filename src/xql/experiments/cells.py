@@ -416,9 +416,12 @@ def train_cells(
         else:
             say(f"{cell.name}: there already")
             outcomes[cell.name] = Outcome(there)
-    trained = executor(functools.partial(_train, home), missing)
+    # A worker's current folder may be another.
+    trained = executor(functools.partial(_train, home.absolute()), missing)
     for number, (cell, found) in enumerate(trained, start=1):
         outcome = Outcome(None, found.why) if isinstance(found, Lost) else found
+        if outcome.folder is not None:
+            outcome = Outcome(home / outcome.folder.name)
         say(f"{cell.name}: {outcome.problem or 'trained'} ({number} of {len(missing)})")
         outcomes[cell.name] = outcome
     return outcomes

@@ -4,17 +4,21 @@ Several processes are Ray's where Ray is installed, else joblib's. A process tha
 its task nothing but time: the task is given to another one, which goes on with what lies on disk.
 """
 
+import contextlib
 import importlib.util
+import io
 import itertools
 import logging
 import os
 import pickle
+import re
+import socket
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from xql.errors import InputError, reason, require
+from xql.errors import InputError, brief, reason, require
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -68,13 +72,13 @@ def in_process(
 
 
 def executor_for(
-    jobs: int | None = 1, address: str | None = None, share: Share = WHOLE
+    jobs: int | None = None, address: str | None = None, share: Share = WHOLE
 ) -> Executor:
     """Where tasks run, as the command line asks for it.
 
     Args:
-        jobs: how many at a time. With 1 and no address, in this process. None for as many as there
-            is room for.
+        jobs: how many at a time; None for one, or on a cluster for as many as there is room for.
+            Without an address, one is in this process.
         address: of a Ray cluster: "auto" for the one that this machine belongs to, HOST:PORT or
             ray://HOST:PORT. This machine alone where None.
         share: of a machine, for each task.
@@ -85,10 +89,12 @@ def executor_for(
     """
     if jobs is not None and jobs < 1:
         raise InputError(f"`jobs={jobs}` is too small", hint="give at least 1")
-    if address is None and jobs == 1:
-        return in_process
-    if address is not None or share.gpus or importlib.util.find_spec("ray") is not None:
+    if address is not None:
         return OnRay(jobs, address, share)
+    if jobs in (None, 1):
+        return in_process
+    if share.gpus or importlib.util.find_spec("ray") is not None:
+        return OnRay(jobs, None, share)
     return OnJoblib(jobs, share)
 
 
@@ -97,20 +103,18 @@ def workers_of(executor: Executor) -> int:
     return executor.workers if isinstance(executor, OnRay | OnJoblib) else 1
 
 
-def _jobs_here(jobs: int | None, share: Share) -> tuple[int, int]:
-    """How many processes on this machine, and how many cores each has."""
+def _cores_each(jobs: int, share: Share) -> int:
+    """How many cores each of some processes of this machine has."""
     from xql.jax_config import cores
 
-    if jobs is None:
-        jobs = max(1, cores() // (share.cpus or 1))
-    return jobs, share.cpus or max(1, cores() // jobs)
+    return share.cpus or max(1, cores() // jobs)
 
 
 class OnJoblib:
     """Processes of this machine, where Ray is not installed."""
 
-    def __init__(self, jobs: int | None, share: Share = WHOLE) -> None:
-        self.workers, self._cpus = _jobs_here(jobs, share)
+    def __init__(self, jobs: int, share: Share = WHOLE) -> None:
+        self.workers, self._cpus = jobs, _cores_each(jobs, share)
 
     def __call__(
         self, work: Callable[[Task], Result], tasks: Iterable[Task], /
@@ -169,10 +173,7 @@ class OnRay:
         self._address, self._jobs, self._gpus = address, jobs, share.gpus
         self._ray = require("ray", "cluster")
         self._own = False
-        if address is None:
-            self._jobs, self._cpus = _jobs_here(jobs, share)
-        else:
-            self._cpus = share.cpus or 1
+        self._cpus = share.cpus or 1 if address else _cores_each(jobs or 1, share)
 
     @property
     def workers(self) -> int:
@@ -182,8 +183,7 @@ class OnRay:
             InputError: as `_start` says.
         """
         if self._address is None:
-            assert self._jobs is not None, "this machine's cores are counted"
-            return self._jobs
+            return self._jobs or 1
         self._start()
         room = self._room()
         return room if self._jobs is None else min(room, self._jobs)
@@ -231,7 +231,9 @@ class OnRay:
                     running[call] = task
                 if not running:
                     return
-                [done], _ = ray.wait(list(running), num_returns=1)
+                # Ray prints a paragraph to standard output where a process is killed.
+                with contextlib.redirect_stdout(io.StringIO()):
+                    [done], _ = ray.wait(list(running), num_returns=1)
                 task = running.pop(done)
                 yield task, self._result(done)
         finally:
@@ -273,21 +275,27 @@ class OnRay:
             from xql.jax_config import cores
 
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            ray.init(
-                address="local",
-                num_cpus=max(cores(), (self._jobs or 1) * self._cpus),
-                include_dashboard=False,
-                object_store_memory=OBJECTS,
-                **quiet,
-            )
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=max(cores(), (self._jobs or 1) * self._cpus),
+                    include_dashboard=False,
+                    object_store_memory=OBJECTS,
+                    **quiet,
+                )
+            except (OSError, RuntimeError, ValueError) as error:
+                raise InputError(
+                    f"Ray does not start here ({reason(error)[:150]})",
+                    hint="see to that, or train one at a time with `jobs=1`",
+                ) from error
         else:
+            _require_answer(self._address)
             try:
                 ray.init(address=self._address, **quiet)
-            except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-                raise InputError(
-                    f"no Ray cluster answers ({reason(error)[:150]})",
-                    where=f"`address={self._address}`",
-                    hint="start one with: ray start --head",
+            except (ImportError, OSError, RuntimeError, ValueError) as error:
+                why = reason(error).partition(". ")[0]
+                raise _no_cluster(
+                    self._address, why, "; where it asks for a token, set RAY_AUTH_MODE=token"
                 ) from error
         self._own = True
 
@@ -296,6 +304,34 @@ class OnRay:
         if self._own:
             self._ray.shutdown()
             self._own = False
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray would try it for minutes.
+
+    Raises:
+        InputError: nothing does.
+    """
+    found = re.fullmatch(r"(?:ray://)?([^/\s:]+|\[[^/\s]+\]):(\d{1,5})", address)
+    if address == "auto":
+        return
+    if found is None:
+        raise InputError(
+            f"`address={brief(address)[1:-1]}` is no address",
+            hint="give auto, HOST:PORT or ray://HOST:PORT",
+        )
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, reason(error)) from None
+
+
+def _no_cluster(address: str, why: str, more: str = "") -> InputError:
+    return InputError(
+        f"no Ray cluster answers ({why[:150]})",
+        where=f"`address={address}`",
+        hint=f"start one with: ray start --head{more}",
+    )
 
 
 def _in_worker(work: bytes, task: bytes, cpus: int, gpus: float = 0.0) -> Any:

@@ -201,7 +201,8 @@ def figure3(
     seeds: int = 4,
     episodes: int = 5,
     last_episodes: int = 20,
-    jobs: int = 1,
+    jobs: int | None = None,
+    address: str | None = None,
     train_missing: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> str:
@@ -214,7 +215,8 @@ def figure3(
         seeds: how many of each method on each task.
         episodes: per seed at each evaluation but the last.
         last_episodes: per seed at the last step.
-        jobs: how many cells to train at a time.
+        jobs: how many cells to train at a time; as `executor_for` takes it.
+        address: of a Ray cluster to train on; this machine where None.
         train_missing: or only draw what is there.
         say: called with each step of progress, in words.
 
@@ -226,7 +228,7 @@ def figure3(
         MissingExtra: matplotlib is not installed.
     """
     require_matplotlib()
-    executor = executor_for(jobs)
+    executor = executor_for(jobs, address)
     chosen = [(task, method) for task in tasks for method in methods]
     wanted = cells(
         tasks, methods, steps=steps, seeds=seeds, episodes=episodes, last_episodes=last_episodes

@@ -100,7 +100,8 @@ class Entry:
         else:
             words.append(f"{len(changes)} points of {', '.join(changes[0])}")
         seeds = sorted({one.seed for one in self.members})
-        words.append(f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds")
+        shown = ", ".join(map(str, seeds[:4])) + ", …" * (len(seeds) > 4)
+        words.append(f"seed{'s' * (len(seeds) > 1)} {shown}")
         return f"{self.group.config.data.name} {self.group.method.label}: {', '.join(words)}"
 
 
@@ -388,7 +389,8 @@ def run_sweep(
         write_text(out / "sweep.yaml", text)
         write_text(out / "summary.csv", summary(plan))
         given = _Given(plan, say)
-        work = functools.partial(attempt, out, session)
+        # A worker's current folder may be another.
+        work = functools.partial(attempt, out.absolute(), session)
         with contextlib.closing(executor(work, given.jobs())) as results:
             for job, outcome in results:
                 given.came_back(job, outcome)
@@ -444,9 +446,10 @@ class _Given:
         entry = self._entries[job.run]
         if isinstance(outcome, Lost):
             outcome = Outcome(None, outcome.why)
-        entry.folder, entry.problem = outcome.folder, outcome.problem
+        entry.problem = outcome.problem
         if outcome.folder is not None:
             entry.state = "done"
+            entry.folder = self._plan.out / "cells" / outcome.folder.name
         else:
             entry.state = "ended early" if outcome.pruned else "failed"
         self._tell_twins(entry)

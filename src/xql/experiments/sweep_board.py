@@ -47,6 +47,7 @@ class Board:
                 get_renderable=self._table,
                 refresh_per_second=1 / REFRESH,
                 transient=True,
+                redirect_stdout=False,
             )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._now_and_then, daemon=True)
@@ -147,7 +148,7 @@ class Board:
             rows = RunFolder.open(run).read_evaluations()
             last = [row for row in rows if row.step == rows[-1].step] if rows else []
             if last:
-                quantity = quantity_of(last)
+                quantity = self._plan.spec.metric or quantity_of(last)
                 score = np.mean([value_of(row, quantity) for row in last])
                 return f"{score:.1f} {UNITS[quantity]}"
         return ""

@@ -276,6 +276,8 @@ def spec_from(values: Any, where: str = "the sweep") -> SweepSpec:
 
 def _listed(name: str, value: Any) -> Any:
     """What may be given alone as a list of one; a number of seeds as the seeds."""
+    if name == "checkpoint_every" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # of steps
     if name not in SINGLE or isinstance(value, list | tuple) or value is None:
         return value
     if name == "seeds" and isinstance(value, int) and not isinstance(value, bool):
