@@ -40,7 +40,8 @@ def die(path: Path) -> str:
 def save_when_interrupted(path: Path) -> str:
     path.with_suffix(".began").touch()
     try:
-        time.sleep(60)
+        for _ in range(600):  # an interruption waits for the end of a sleep
+            time.sleep(0.1)
     except KeyboardInterrupt:
         path.with_suffix(".saved").touch()
         raise

@@ -131,7 +131,7 @@ def test_an_interrupted_task_may_save_what_it_has(ray_here: None, tmp_path: Path
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.alarm(6)
+        signal.alarm(5)
         with pytest.raises(KeyboardInterrupt):
             next(done)
     finally:

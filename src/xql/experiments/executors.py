@@ -259,7 +259,9 @@ class OnRay:
         """Interrupt tasks, and give them time to save what they have learned."""
         for call in calls:
             self._ray.cancel(call, force=False)
-        self._ray.wait(calls, num_returns=len(calls), timeout=GRACE)
+        _, busy = self._ray.wait(calls, num_returns=len(calls), timeout=GRACE)
+        for call in busy:
+            self._ray.cancel(call, force=True)
 
     def _start(self) -> None:
         """Connect to the cluster, or start Ray on this machine.

@@ -189,7 +189,7 @@ class _Planner:
         shared: dict[str, list[tuple[Point, Point]]] = collections.defaultdict(list)
         for point in points:
             names = [name for name, value in point.items() if is_swept(method.agent, name, value)]
-            changes = {name: point[name] for name in names}
+            changes = {name: float(point[name]) for name in names}
             options = {name: value for name, value in point.items() if name not in changes}
             key = json.dumps([method, source, options, sorted(changes)], sort_keys=True)
             shared[key].append((options, changes))

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 
 from xql.agents import AGENTS, OFFLINE, ONLINE
-from xql.agents.hyperparameters import AUTO, Range, hyperparameters
+from xql.agents.hyperparameters import Range, hyperparameters
 from xql.data.reading import is_number
 from xql.errors import InputError, brief, nearest
 from xql.presets import DATA_OPTIONS, preset_names
@@ -213,7 +213,7 @@ class SweepSpec:
         for name, searches in OF_SEARCH.items():
             if self.search not in searches:
                 del plain[name]
-        return plain
+        return {name: one for name, one in plain.items() if one != []}
 
 
 def _drawn(space: Mapping[str, Distribution], seed: int, trial: int) -> Point:
@@ -263,8 +263,8 @@ def spec_from(values: Any, where: str = "the sweep") -> SweepSpec:
         raise InputError(
             "this is no mapping of keys to values", where=where, hint="write KEY: VALUE lines"
         )
-    plain = {name: _listed(name, value) for name, value in values.items()}
     try:
+        plain = {name: _listed(name, value) for name, value in values.items()}
         spec: SweepSpec = typed(SweepSpec, plain, where)
         _check(spec, values)
     except InputError as error:
@@ -295,7 +295,7 @@ def _check(spec: SweepSpec, given: Mapping[str, Any]) -> None:
     for name, searches in OF_SEARCH.items():
         if name in given and spec.search not in searches:
             raise InputError(
-                f"{name} has no effect on a search by {spec.search}",
+                f"{name} has no effect with search: {spec.search}",
                 hint=f"leave it out, or choose search: {' or '.join(searches)}",
             )
     for name in ("agents", "presets", "data", "envs", "seeds"):
@@ -334,16 +334,15 @@ def _check_methods(spec: SweepSpec) -> None:
                 f"unknown preset '{method.preset}' of agent {method.agent}",
                 hint=nearest(method.preset, known),
             )
-    for key, among, what in (
-        ("data", OFFLINE, "logged data"),
-        ("envs", ONLINE, "an environment"),
-    ):
+    keys = {"data": (OFFLINE, "logged data"), "envs": (ONLINE, "an environment")}
+    for key, (among, what) in keys.items():
         learns = [one.agent for one in spec.methods if one.agent in among]
         if learns and not getattr(spec, key):
             raise InputError(
                 f"{learns[0]} learns from {what}, and {key} names none", hint=f"add {key}: …"
             )
-        if getattr(spec, key) and not learns:
+    for key, (among, what) in keys.items():
+        if getattr(spec, key) and not any(one.agent in among for one in spec.methods):
             raise InputError(
                 f"{key} is given, and no agent learns from {what}",
                 hint=f"leave it out, or choose from {', '.join(among)}",
@@ -375,7 +374,7 @@ def _check_names(spec: SweepSpec) -> None:
         _check_range(spec, name, found)
     if spec.search != "grid" and not spec.sweep:
         raise InputError(
-            f"there is nothing to search by {spec.search}", where="sweep", hint="add sweep: …"
+            f"search: {spec.search} has nothing to search", where="sweep", hint="add sweep: …"
         )
 
 
@@ -385,7 +384,7 @@ def _check_range(spec: SweepSpec, name: str, found: Distribution) -> None:
         one = hyperparameters(AGENTS[method.agent].config).get(name)
         if one is None or found.kind == "choice":
             continue
-        if not one.swept and (found.kind != "int" or "int" not in one.type):
+        if not one.swept and (found.kind != "int" or one.type != "int"):
             raise InputError(
                 f"{name} takes {one.type}, no range of numbers",
                 where="sweep",
@@ -466,4 +465,4 @@ def is_swept(agent: str, name: str, value: Any) -> bool:
     known = hyperparameters(AGENTS[agent].config)
     if name == "discount" or name not in known or not known[name].swept:
         return False
-    return not (isinstance(value, str) and value == AUTO)
+    return is_number(value)
