@@ -1,6 +1,5 @@
 """Configuration that every test shares."""
 
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,21 +46,15 @@ jax_config.MOST_MAPS = 12_000
 def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Ray with two workers, started once: it takes four seconds. `OnRay` leaves it running."""
     ray = pytest.importorskip("ray")
+    from xql.experiments.executors import start_ray_here
+
     before = os.environ.get("PYTHONPATH", "")
     with pytest.MonkeyPatch.context() as patch:
         # Workers import xql, and the environments of worlds.py.
         patch.setenv("PYTHONPATH", os.pathsep.join([*map(str, IMPORTED), before]))
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("cores")))  # which test processes share
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else it writes a token to the user's home
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=100 << 20,
-        )
+        start_ray_here(2)
         patch.undo()
         yield
         ray.shutdown()

@@ -14,11 +14,14 @@ import pickle
 import re
 import socket
 import tempfile
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from xql.errors import InputError, brief, reason, require
+
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -272,19 +275,11 @@ class OnRay:
         ray = self._ray
         if ray.is_initialized():
             return
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address is None:
             from xql.jax_config import cores
 
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             try:
-                ray.init(
-                    address="local",
-                    num_cpus=max(cores(), (self._jobs or 1) * self._cpus),
-                    include_dashboard=False,
-                    object_store_memory=OBJECTS,
-                    **quiet,
-                )
+                start_ray_here(max(cores(), (self._jobs or 1) * self._cpus))
             except (OSError, RuntimeError, ValueError) as error:
                 raise InputError(
                     f"Ray does not start here ({reason(error)[:150]})",
@@ -293,7 +288,7 @@ class OnRay:
         else:
             _require_answer(self._address)
             try:
-                ray.init(address=self._address, **quiet)
+                ray.init(address=self._address, **QUIET)
             except (ImportError, OSError, RuntimeError, ValueError) as error:
                 why = reason(error).partition(". ")[0]
                 raise _no_cluster(
@@ -306,6 +301,27 @@ class OnRay:
         if self._own:
             self._ray.shutdown()
             self._own = False
+
+
+def start_ray_here(cores: int) -> None:
+    """Start Ray on this machine alone, quietly.
+
+    Args:
+        cores: how many its tasks share.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with warnings.catch_warnings():
+        # JAX's, of a fork. What Ray forks becomes another program at once.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        ray.init(
+            address="local",
+            num_cpus=cores,
+            include_dashboard=False,
+            object_store_memory=OBJECTS,
+            **QUIET,
+        )
 
 
 def _require_answer(address: str) -> None:

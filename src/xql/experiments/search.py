@@ -46,7 +46,7 @@ class Trials:
         # Of all that its scores depend on: under another specification it is another study.
         plain = spec.to_plain()
         for name in ("agents", "presets", "data", "envs", "trials", "members", "resources"):
-            del plain[name]
+            plain.pop(name, None)
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
         self._name = f"{source} {method.agent} {method.preset} {digest}"
 
