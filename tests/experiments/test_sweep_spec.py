@@ -1,5 +1,7 @@
 """A sweep's specification: what it says, and what is refused, in one line each."""
 
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from xql.experiments.sweep_spec import (
     read_spec,
     spec_from,
 )
+from xql.runs.plain import read_yaml
 
 XQL = Method("xql", "default")
 
@@ -237,3 +240,25 @@ def test_a_file_that_is_no_specification_is_refused(tmp_path: Path, text: str, l
     assert str(found.value).startswith(f"{path}: {line}")
     with pytest.raises(InputError, match="this file cannot be read"):
         read_spec(tmp_path)
+
+
+def test_the_page_s_specifications_can_be_read_and_every_key_is_on_it() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text("utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    for block in blocks:
+        spec_from(read_yaml(block))
+    table = re.findall(r"^\| (`\w+`.*?) \| ([^|]*) \|", text, flags=re.MULTILINE)
+    shown = {key: default for keys, default in table for key in re.findall(r"`(\w+)`", keys)}
+    for one in dataclasses.fields(SweepSpec):
+        assert one.name in shown, one.name
+    spec = SweepSpec()
+    assert shown["steps"] == f"{spec.steps}" and shown["members"] == f"{spec.members}"
+    assert shown["evaluations"] == f"{spec.evaluations}, {spec.episodes}, {spec.last_episodes}"
+    assert (
+        spec_from(
+            {"asha": read_yaml(shown["asha"].strip("`")), "search": "optuna"}
+            | {"data": "a.npz", "sweep": {"beta": [1]}}
+        ).asha
+        == spec.asha
+    )
