@@ -18,7 +18,7 @@ def sweep(
     out: Path | None = None,
     address: Address = None,
     jobs: int | None = None,
-    dry_run: bool = False,
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Train many runs: agents, data sets, presets, settings and seeds, each once.
 
