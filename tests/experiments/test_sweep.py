@@ -207,6 +207,18 @@ def test_a_run_that_was_killed_while_it_made_its_files_begins_anew(
     assert [one.state for one in run_sweep(plan)] == ["done"]
 
 
+def test_what_a_killed_process_half_kept_is_no_cell(data: Path, tmp_path: Path) -> None:
+    [entry] = run_sweep(plan_sweep(tiny(data), tmp_path))
+    assert entry.folder is not None
+    entry.folder.rename(entry.folder.with_name(".0123456789ab.part"))
+    plan = plan_sweep(tiny(data), tmp_path)
+    assert plan.left == 1
+    with pytest.raises(InputError):
+        compare([tmp_path])
+    run_sweep(plan)
+    assert [one.name for one in (tmp_path / "cells").iterdir()] == [entry.job.run]
+
+
 def test_a_driver_that_is_interrupted_goes_on_with_the_rest(
     data: Path, tmp_path: Path, trained: list[tuple[int, dict[str, float]]]
 ) -> None:

@@ -39,6 +39,7 @@ def sweep(
     from xql.experiments.sweep_board import Board
     from xql.experiments.sweep_spec import read_spec
     from xql.jax_config import cores
+    from xql.training.interrupt import interruption
     from xql.training.population import use_all_cores
 
     use_all_cores()
@@ -58,17 +59,22 @@ def sweep(
         if address is None:
             # Fewer cells than workers leave each more cores.
             executor = executor_for(max(1, min(workers_of(executor), plan.left)), None, share)
+        if isinstance(executor, OnRay):
+            executor.start()  # first, since Ray handles SIGTERM in its own way
         session = new_session()
-        try:
-            with Board(plan, session) as board:
-                run_sweep(plan, executor, say=board.say, session=session)
-        except KeyboardInterrupt:
-            done = sum(one.folder is not None for one in plan.entries)
-            note(
-                f"interrupted: {done} of {plan.total} cells are done, and {folder} keeps what was "
-                "begun; the same command goes on"
-            )
-            raise
+        with interruption() as stop:
+            try:
+                with Board(plan, session) as board:
+                    run_sweep(plan, executor, say=board.say, session=session)
+            except KeyboardInterrupt:
+                done = sum(one.folder is not None for one in plan.entries)
+                note(
+                    f"interrupted: {done} of {plan.total} cells are done, and {folder} keeps what "
+                    "was begun; the same command goes on"
+                )
+                if stop.requested is not None:
+                    stop.end()  # Ray makes a Ctrl-C of every signal
+                raise
     finally:
         if isinstance(executor, OnRay):
             executor.close()

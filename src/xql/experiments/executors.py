@@ -87,7 +87,7 @@ def executor_for(
         share: of a machine, for each task.
 
     Raises:
-        InputError: `jobs` is below 1.
+        InputError: `jobs` is below 1, or nothing answers at the address.
         MissingExtra: an address, or GPUs, without Ray.
     """
     if jobs is not None and jobs < 1:
@@ -175,28 +175,31 @@ class OnRay:
     def __init__(self, jobs: int | None, address: str | None = None, share: Share = WHOLE) -> None:
         self._address, self._jobs, self._gpus = address, jobs, share.gpus
         self._ray = require("ray", "cluster")
+        if address is not None:
+            _require_answer(address)
         self._own = False
         self._cpus = share.cpus or 1 if address else _cores_each(jobs or 1, share)
 
     @property
     def workers(self) -> int:
-        """How many tasks it runs at a time; a cluster is connected to, to see.
+        """How many tasks it runs at a time; Ray is started, where a cluster or GPUs decide that.
 
         Raises:
-            InputError: as `_start` says.
+            InputError: as `start` says, or no machine has what a task asks for.
         """
-        if self._address is None:
+        if self._address is None and not self._gpus:
             return self._jobs or 1
-        self._start()
-        room = self._room()
+        self.start()
+        self._require_room()
+        return self._limit()
+
+    def _limit(self) -> int:
+        """How many tasks can run now; at least one, for which Ray then waits."""
+        room = max(1, self._room())
         return room if self._jobs is None else min(room, self._jobs)
 
     def _room(self) -> int:
-        """For how many tasks Ray has room.
-
-        Raises:
-            InputError: none, and there never will be.
-        """
+        """For how many tasks there is room, on the machines that answer."""
         room = 0
         for node in self._ray.nodes():
             has = node["Resources"] if node["Alive"] else {}
@@ -204,14 +207,16 @@ class OnRay:
             if self._gpus:
                 by.append(has.get("GPU", 0) // self._gpus)
             room += int(min(by))
-        if not room:
+        return room
+
+    def _require_room(self) -> None:
+        if not self._room():
             gpus = f" and {self._gpus:g} GPUs" if self._gpus else ""
             raise InputError(
                 f"no machine has {self._cpus} cores{gpus}, as each cell asks for",
                 where="resources",
                 hint="ask for less",
             )
-        return room
 
     def __call__(
         self, work: Callable[[Task], Result], tasks: Iterable[Task], /
@@ -220,8 +225,8 @@ class OnRay:
         ray, source, packed = self._ray, iter(tasks), pickle.dumps(work)
         running: dict[Any, Task] = {}
         try:
-            self._start()
-            self._room()
+            self.start()
+            self._require_room()
             remote = ray.remote(
                 num_cpus=self._cpus,
                 num_gpus=self._gpus,
@@ -229,7 +234,7 @@ class OnRay:
                 retry_exceptions=False,
             )(_in_worker)
             while True:
-                for task in itertools.islice(source, max(0, self.workers - len(running))):
+                for task in itertools.islice(source, max(0, self._limit() - len(running))):
                     call = remote.remote(packed, pickle.dumps(task), self._cpus, self._gpus)
                     running[call] = task
                 if not running:
@@ -266,7 +271,7 @@ class OnRay:
         for call in busy:
             self._ray.cancel(call, force=True)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """Connect to the cluster, or start Ray on this machine.
 
         Raises:
@@ -286,7 +291,6 @@ class OnRay:
                     hint="see to that, or train one at a time with `jobs=1`",
                 ) from error
         else:
-            _require_answer(self._address)
             try:
                 ray.init(address=self._address, **QUIET)
             except (ImportError, OSError, RuntimeError, ValueError) as error:

@@ -55,27 +55,25 @@ class Trials:
         """How many there are to be."""
         return self._spec.trials
 
-    def states(self) -> dict[str, int]:
-        """How many trials are in which of Optuna's states; writes nothing."""
+    def _begun(self) -> bool:
+        """Whether the journal has this study; writes nothing."""
         if not self._journal.exists():
-            return {}
+            return False
         import optuna
 
         _hush(optuna)
         names = optuna.get_all_study_names(_storage(self._journal))
-        if self._name not in names:
-            return {}
-        found = [one.state.name.lower() for one in self._study().trials]
-        return {name: found.count(name) for name in dict.fromkeys(found)}
+        return self._name in names
 
     def done(self) -> Iterator[tuple[Trial, bool]]:
         """The trials that came to something before, and whether each was ended early."""
-        if not self.states():
+        if not self._begun():
             return
         import optuna
 
         states = optuna.trial.TrialState
-        for one in self._study().get_trials(states=(states.COMPLETE, states.PRUNED, states.FAIL)):
+        study = optuna.load_study(study_name=self._name, storage=_storage(self._journal))
+        for one in study.get_trials(states=(states.COMPLETE, states.PRUNED, states.FAIL)):
             yield self._trial(one.number, one.params), one.state == states.PRUNED
 
     def __iter__(self) -> Iterator[Trial]:

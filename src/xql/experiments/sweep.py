@@ -19,6 +19,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -168,6 +169,7 @@ def plan_sweep(spec: SweepSpec, out: Path, workers: int = 1) -> Plan:
         ]
         plan.entries = _entries(spec, out, groups, workers)
     plan.notes += planner.notes
+    planner.close()
     return plan
 
 
@@ -197,6 +199,10 @@ class _Planner:
             self._group(key, method, source, alike[0][0], [changes for _, changes in alike])
             for key, alike in shared.items()
         ]
+
+    def close(self) -> None:
+        """Let go of the data; it is opened again where it is needed."""
+        self._open = None
 
     def entry(self, study: Trials, trial: Trial) -> Entry:
         """The cell of a trial."""
@@ -331,6 +337,8 @@ def _runs_in(home: Path) -> list[tuple[Path, RunConfig]]:
     """The runs of a folder, as far as they can be read."""
     found = []
     for path in sorted(home.glob("*/config.yaml")):
+        if path.parent.name.startswith("."):
+            continue  # half-written, by a process that was killed
         with contextlib.suppress(InputError):
             found.append((path.parent, RunConfig.load(path.parent)))
     return found
@@ -385,6 +393,8 @@ def run_sweep(
             (out / name).mkdir(exist_ok=True)
     session = session or new_session()
     with locked(out):
+        for path in (out / "cells").glob(".*"):
+            shutil.rmtree(path, ignore_errors=True)  # half-written, by a process that was killed
         text = yaml.safe_dump(plan.spec.to_plain(), sort_keys=False, allow_unicode=True)
         write_text(out / "sweep.yaml", text)
         write_text(out / "summary.csv", summary(plan))

@@ -130,6 +130,7 @@ def run_folders(runs: Sequence[str | Path]) -> list[Path]:
             config.parent
             for pattern in ("*/config.yaml", "cells/*/config.yaml")
             for config in sorted(path.glob(pattern))
+            if not config.parent.name.startswith(".")  # half-written
         ]
         found += [path] if (path / "config.yaml").exists() or not inside else inside
     if not found:
