@@ -30,6 +30,8 @@ import jax
 
 from xql import jax_config
 
+IMPORTED = (Path(jax_config.__file__).parents[1], Path(__file__).parent)
+
 # As the command line does on 2 cores, and before any test can fix the number by using JAX:
 # populations are then spread over two devices, whichever test comes first.
 jax.config.update("jax_num_cpu_devices", 2)  # type: ignore[no-untyped-call]
@@ -38,6 +40,24 @@ jax.config.update("jax_num_cpu_devices", 2)  # type: ignore[no-untyped-call]
 # compiler. Somewhat more than a user's process is given: tests come back to the same programs, and
 # a process with so many takes about 3 GB.
 jax_config.MOST_MAPS = 12_000
+
+
+@pytest.fixture(scope="session")
+def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray with two workers, started once: it takes four seconds. `OnRay` leaves it running."""
+    ray = pytest.importorskip("ray")
+    from xql.experiments.executors import start_ray_here
+
+    before = os.environ.get("PYTHONPATH", "")
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers import xql, and the environments of worlds.py.
+        patch.setenv("PYTHONPATH", os.pathsep.join([*map(str, IMPORTED), before]))
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("cores")))  # which test processes share
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else it writes a token to the user's home
+        start_ray_here(2)
+        patch.undo()
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(autouse=True, scope="module")

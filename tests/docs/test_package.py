@@ -62,7 +62,7 @@ def test_every_extra_that_is_named_exists() -> None:
 def test_all_holds_every_extra_for_users() -> None:
     (everything,) = EXTRAS["all"]
     inside = set(re.fullmatch(rf"{DISTRIBUTION}\[(.*)\]", everything)[1].split(","))  # type: ignore[index]
-    assert inside == set(EXTRAS) - {"all", "cuda", "wandb", "mlflow", "docs", "dev"}
+    assert inside == set(EXTRAS) - {"all", "cluster", "cuda", "wandb", "mlflow", "docs", "dev"}
 
 
 def test_classifiers_name_what_the_workflow_tests() -> None:

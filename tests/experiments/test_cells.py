@@ -23,7 +23,7 @@ from xql.experiments.cells import (
     train_and_keep,
     train_cells,
 )
-from xql.experiments.executors import local
+from xql.experiments.executors import OnJoblib, OnRay, executor_for
 from xql.runs.config import EvaluationPlan, OnlineLoop, RunConfig
 from xql.runs.folder import RunFolder
 from xql.training.offline import plan_offline, train_offline
@@ -184,21 +184,28 @@ def test_a_cell_that_another_process_kept_meanwhile_stands(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == [first.name]
 
 
-def test_cells_side_by_side_in_processes_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("executor", [OnRay, OnJoblib])
+def test_cells_side_by_side_in_processes_of_their_own(
+    tmp_path: Path,
+    ray_here: None,
+    executor: type[OnRay] | type[OnJoblib],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     data = log(tmp_path / "line.npz")
     cells = [bc(data, f"seed{seed}", seeds=[seed]) for seed in (1, 2)]
     cells.append(bc(data, "gone", opened=str(tmp_path / "gone.npz")))
-    outcomes = train_cells(cells, tmp_path / "cells", local(2))
+    monkeypatch.chdir(tmp_path)  # where a worker need not be
+    outcomes = train_cells(cells, Path("cells"), executor(2))
     assert "gone.npz" in outcomes["gone"].problem
     for seed in (1, 2):
         folder = outcomes[f"seed{seed}"].folder
-        assert folder is not None
+        assert folder is not None and folder.parent == Path("cells")
         assert [one.seed for one in RunConfig.load(folder).members] == [seed]
 
 
 def test_too_few_jobs_are_refused() -> None:
     with pytest.raises(InputError, match="`jobs=0` is too small"):
-        local(0)
+        executor_for(0)
 
 
 def test_what_is_asked_for_is_what_is_planned(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ COMMANDS: dict[str, Any] = {
         "online": "train:online",
         "finetune": "finetune:finetune",
     },
+    "sweep": "sweep:sweep",
     "resume": "resume:resume",
     "evaluate": "evaluate:evaluate",
     "reproduce": "reproduce:reproduce",
@@ -76,7 +77,10 @@ COMMANDS: dict[str, Any] = {
     },
 }
 
-SHOWN = ("evaluate", "resume", "compare", "offline", "online", "finetune", "ope", "select")
+SHOWN = (
+    *("offline", "online", "finetune", "sweep", "resume"),
+    *("evaluate", "compare", "ope", "select"),
+)
 """The functions of commands that take the flags of `SHOWING`."""
 
 SHOWING = {

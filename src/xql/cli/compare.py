@@ -20,8 +20,8 @@ def compare(
     """Compare runs: mean, IQM and interval over seeds, probability of improvement, profiles.
 
     Args:
-        runs: run folders, or folders of run folders. Runs of one method on the same data with other
-            seeds are more seeds of it.
+        runs: run folders, folders of run folders, or of a sweep. Runs of one method on the same
+            data with other seeds are more seeds of it.
         out: a folder for the tables, as Markdown, CSV and LaTeX, and the figure; only prints
             without it.
         format: of what is printed.

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from xql.cli.console import print_words
-from xql.cli.train import Trust
+from xql.cli.train import Address, Trust
 
 FIGURES = {
     "figure1": "the Bellman errors of SAC, and which distribution they follow",
@@ -31,7 +31,8 @@ def figure1(
     steps: int = 100_000,
     every: int = 5_000,
     seeds: int = 1,
-    jobs: int = 1,
+    jobs: int | None = None,
+    address: Address = None,
     out: Path = Path("figure1"),
 ) -> None:
     """Figure 1: fit Gumbel, normal and logistic to the Bellman errors of SAC, and say which wins.
@@ -46,7 +47,9 @@ def figure1(
         steps: environment steps of each seed.
         every: steps between two measurements of the errors.
         seeds: how many for each task.
-        jobs: how many tasks to train at a time.
+        jobs: how many tasks to train at a time; one without it, or on a cluster as many as
+            there is room for.
+        address: a Ray cluster to train on; this machine without it (docs/cluster.md).
         out: the folder for the figure, its table as CSV, the verdicts as Markdown, and its cells.
     """
     from xql.experiments.figure1 import TASKS
@@ -62,6 +65,7 @@ def figure1(
             every=every,
             seeds=seeds,
             jobs=jobs,
+            address=address,
             say=lambda text: print(text, file=sys.stderr),
         ),
         end="",
@@ -93,7 +97,8 @@ def figure3(
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD...")] = (),
     steps: int = 2_000_000,
     seeds: int = 4,
-    jobs: int = 1,
+    jobs: int | None = None,
+    address: Address = None,
     train: bool = True,
     out: Path = Path("figure3"),
 ) -> None:
@@ -109,7 +114,9 @@ def figure3(
             with this library's warm-up and loss; x-td3-5k-auto and x-sac-256-auto with beta=auto.
         steps: environment steps of each seed.
         seeds: how many of each method on each task.
-        jobs: how many cells to train at a time, each on its share of the cores.
+        jobs: how many cells to train at a time, each on its share of the cores; one without it, or
+            on a cluster as many as there is room for.
+        address: a Ray cluster to train on; this machine without it (docs/cluster.md).
         train: train what is missing; without, only draw what is there.
         out: the folder for the figure, its numbers as CSV and Markdown, and its cells.
     """
@@ -126,6 +133,7 @@ def figure3(
             steps=steps,
             seeds=seeds,
             jobs=jobs,
+            address=address,
             train_missing=train,
             say=lambda text: print(text, file=sys.stderr),
         ),

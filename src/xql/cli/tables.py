@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from xql.cli.train import Assignments, parse_settings
+from xql.cli.train import Address, Assignments, parse_settings
 
 if TYPE_CHECKING:
     from xql.experiments.paper_tables import Place, Training
@@ -31,8 +31,11 @@ class Options:
     """Updates of each seed, from logged data."""
     d4rl_dir: Path | None = None
     """The folder with D4RL's files. Minari's datasets and those made here are found by name."""
-    jobs: int = 1
-    """How many cells to train at a time."""
+    jobs: int | None = None
+    """How many cells to train at a time; one without it, or on a cluster as many as there is room
+    for."""
+    address: Address = None
+    """A Ray cluster to train on; this machine without it (docs/cluster.md)."""
     set: Assignments = ()
     """Settings over the preset's, such as batch_size=1024."""
     evaluations: int = 20
@@ -102,7 +105,7 @@ def _fill(
     replay: str = "prefill",
 ) -> None:
     from xql.agents import Unchecked
-    from xql.experiments.executors import local
+    from xql.experiments.executors import executor_for, in_process
     from xql.experiments.paper_tables import Training, choose_methods, choose_rows, fill
     from xql.training.population import use_all_cores
 
@@ -118,15 +121,16 @@ def _fill(
         online_steps=online_steps,
         replay=Unchecked(replay),
     )
+    executor = executor_for(options.jobs, options.address)
     places = fill(
         rows,
         methods,
         training,
         out / "cells",
         d4rl_dir=options.d4rl_dir,
-        executor=local(options.jobs),
+        executor=executor,
         train=options.train,
-        quiet=options.jobs > 1,
+        quiet=executor is not in_process,
         say=lambda text: print(text, file=sys.stderr),
     )
     _write(table, rows, places, training, out)

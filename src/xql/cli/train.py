@@ -24,6 +24,7 @@ MOST_LETTERS = 10_000
 """Of one value on the command line."""
 TEMPERATURES = ("beta", "inverse_temperature")
 """What can be "auto", but not in a sweep."""
+Address = Annotated[str | None, tyro.conf.arg(metavar="auto|HOST:PORT|ray://HOST:PORT")]
 LoggerNames = Annotated[tuple[str, ...], tyro.conf.arg(metavar="LOGGER...")]
 Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="auto or NUMBER...")]
 

@@ -28,7 +28,7 @@ from xql.data.actions import Box, Discrete
 from xql.data.scaling import Scaling
 from xql.errors import EnvironmentFault, InputError, MissingExtra
 from xql.experiments.compact import compact
-from xql.experiments.executors import Executor, in_process
+from xql.experiments.executors import Executor, Lost, in_process
 from xql.files import beside, made_folder, require_writable, unwritable, write_text, writing
 from xql.presets import resolve
 from xql.runs.checkpoints import drop_extra
@@ -365,17 +365,17 @@ def _answers(folder: Path, cell: Cell) -> bool:
         ) from None
     shared = own.keys() & identity.keys()
     # A hyperparameter that was added since is not in what was kept.
-    if "train" not in shared or not all(_agrees(identity[name], own[name]) for name in shared):
+    if "train" not in shared or not all(agrees(identity[name], own[name]) for name in shared):
         return False
     if not (folder / "config.yaml").exists():
         return not cell.configuration
-    return _agrees(cell.configuration, configuration(RunConfig.load(folder)))
+    return agrees(cell.configuration, configuration(RunConfig.load(folder)))
 
 
-def _agrees(asked: Any, found: Any) -> bool:
+def agrees(asked: Any, found: Any) -> bool:
     """Whether all that is asked for is found."""
     if isinstance(asked, Mapping) and isinstance(found, Mapping):
-        return all(name in found and _agrees(asked[name], found[name]) for name in asked)
+        return all(name in found and agrees(asked[name], found[name]) for name in asked)
     return bool(asked == found)
 
 
@@ -418,8 +418,12 @@ def train_cells(
         else:
             say(f"{cell.name}: there already")
             outcomes[cell.name] = Outcome(there)
-    trained = executor(functools.partial(_train, home), missing)
-    for number, (cell, outcome) in enumerate(trained, start=1):
+    # A worker's current folder may be another.
+    trained = executor(functools.partial(_train, home.absolute()), missing)
+    for number, (cell, found) in enumerate(trained, start=1):
+        outcome = Outcome(None, found.why) if isinstance(found, Lost) else found
+        if outcome.folder is not None:
+            outcome = Outcome(home / outcome.folder.name)
         say(f"{cell.name}: {outcome.problem or 'trained'} ({number} of {len(missing)})")
         outcomes[cell.name] = outcome
     return outcomes
@@ -437,7 +441,7 @@ def train_and_keep(home: Path, cell: Cell) -> Path:
     run = work / "run"
     try:
         cell.train(**cell.settings, out=run)
-        folder = _keep(run, home, cell)
+        folder = keep(run, home, cell)
     except BaseException as error:
         # Of what failed to be evaluated or written, the policies are still worth having.
         if isinstance(error, InputError | EnvironmentFault) and (run / "checkpoints").is_dir():
@@ -449,7 +453,7 @@ def train_and_keep(home: Path, cell: Cell) -> Path:
     return folder
 
 
-def _keep(run: Path, home: Path, cell: Cell) -> Path:
+def keep(run: Path, home: Path, cell: Cell) -> Path:
     """Write what is kept of a run to the cell's folder: all of it, or nothing.
 
     Raises:
@@ -498,7 +502,7 @@ def _require_agreement(cell: Cell) -> None:
         plan_offline(data, **settings, evaluation=EvaluationPlan(**counts)).config
     )
     wrong = [
-        name for name, asked in cell.configuration.items() if not _agrees(asked, planned.get(name))
+        name for name, asked in cell.configuration.items() if not agrees(asked, planned.get(name))
     ]
     if wrong:
         raise InputError(

@@ -37,7 +37,7 @@ from xql.errors import InputError, decoration, require_matplotlib
 from xql.evaluation.bellman import bellman_errors
 from xql.experiments.cells import Cell, asked, train_cells
 from xql.experiments.compact import reduce_colours
-from xql.experiments.executors import local
+from xql.experiments.executors import executor_for, in_process
 from xql.files import require_writable, save_figure, whole_file, write_texts
 from xql.gumbel.errors import DISTRIBUTIONS, SHOWN, ErrorFits, draw_fits, fit_errors
 from xql.presets import resolve
@@ -338,7 +338,8 @@ def figure1(
     steps: int = 100_000,
     every: int = 5_000,
     seeds: int = 1,
-    jobs: int = 1,
+    jobs: int | None = None,
+    address: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Train what is missing, and write figure1.png, figure1.csv and figure1.md from what there is.
@@ -350,7 +351,8 @@ def figure1(
         steps: of each seed.
         every: steps between two checkpoints.
         seeds: how many for each task.
-        jobs: how many tasks to train at a time.
+        jobs: how many tasks to train at a time; as `executor_for` takes it.
+        address: of a Ray cluster to train on; this machine where None.
         say: called with each step of progress, in words.
 
     Returns:
@@ -360,8 +362,9 @@ def figure1(
         InputError: nothing can be written, or no task could be trained.
     """
     require_matplotlib()
-    executor = local(jobs)
-    wanted = cells(tasks, steps=steps, every=every, seeds=seeds, quiet=jobs > 1)
+    executor = executor_for(jobs, address)
+    quiet = executor is not in_process
+    wanted = cells(tasks, steps=steps, every=every, seeds=seeds, quiet=quiet)
     require_writable(out, "figure")
     outcomes = train_cells(wanted, out / "cells", executor, say=say)
     studies, problems = [], []

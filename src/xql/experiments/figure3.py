@@ -21,7 +21,7 @@ from xql.errors import InputError, decoration, nearest, require_matplotlib
 from xql.evaluation.statistics import Interval, format_interval, mean, stratified_bootstrap
 from xql.experiments.cells import Cell, kept, online_cell, train_cells
 from xql.experiments.compact import reduce_colours
-from xql.experiments.executors import local
+from xql.experiments.executors import executor_for
 from xql.experiments.published import Published, curves
 from xql.files import save_figure, write_texts
 from xql.presets import WARMUP, preset_warmup, resolve
@@ -214,7 +214,8 @@ def figure3(
     seeds: int = 4,
     episodes: int = 5,
     last_episodes: int = 20,
-    jobs: int = 1,
+    jobs: int | None = None,
+    address: str | None = None,
     train_missing: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> str:
@@ -227,7 +228,8 @@ def figure3(
         seeds: how many of each method on each task.
         episodes: per seed at each evaluation but the last.
         last_episodes: per seed at the last step.
-        jobs: how many cells to train at a time.
+        jobs: how many cells to train at a time; as `executor_for` takes it.
+        address: of a Ray cluster to train on; this machine where None.
         train_missing: or only draw what is there.
         say: called with each step of progress, in words.
 
@@ -239,7 +241,7 @@ def figure3(
         MissingExtra: matplotlib is not installed.
     """
     require_matplotlib()
-    executor = local(jobs)
+    executor = executor_for(jobs, address)
     chosen = [(task, method) for task in tasks for method in methods]
     wanted = cells(
         tasks, methods, steps=steps, seeds=seeds, episodes=episodes, last_episodes=last_episodes

@@ -70,8 +70,8 @@ def compare(
     """Compare runs: per task and method the mean, IQM and interval over seeds, last and best.
 
     Args:
-        runs: run folders, of any number of tasks and methods; a folder of run folders is all of
-            them.
+        runs: run folders, of any number of tasks and methods; a folder of run folders, or of a
+            sweep, is all of them.
         quantity: "success", "score" or "return"; where None, per task the first of them that every
             episode of its runs has.
         seed: of the bootstrap.
@@ -118,14 +118,20 @@ def run_folders(runs: Sequence[str | Path]) -> list[Path]:
     """The run folders that are meant, none of them twice.
 
     Args:
-        runs: run folders; a folder of run folders is all of them.
+        runs: run folders; a folder of run folders, or of a sweep, is all of them.
 
     Raises:
         InputError: there is none, or one is named twice.
     """
     found: list[Path] = []
     for path in map(Path, runs):
-        inside = sorted(config.parent for config in path.glob("*/config.yaml"))
+        # A sweep, or a table of the paper, has its runs in a folder of their own.
+        inside = [
+            config.parent
+            for pattern in ("*/config.yaml", "cells/*/config.yaml")
+            for config in sorted(path.glob(pattern))
+            if not config.parent.name.startswith(".")  # half-written
+        ]
         found += [path] if (path / "config.yaml").exists() or not inside else inside
     if not found:
         raise InputError("there is no run to compare", hint="name one run folder or more")

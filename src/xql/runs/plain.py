@@ -23,6 +23,9 @@ MOST_BYTES = 16 << 20
 DEEPEST = 30
 """Lists and mappings within one another."""
 
+RESTORE = "restore the file as the run wrote it"
+"""The hint for a file that a run wrote, and that is not as it was."""
+
 Finite = Annotated[float, Range(-math.inf)]
 
 
@@ -145,7 +148,7 @@ def wrong(where: str, key: str, asked: str, found: Any) -> InputError:
 
 def damaged(what: str, where: str) -> InputError:
     """That a file which a run wrote is not as it wrote it."""
-    return InputError(what, where=where, hint="restore the file as the run wrote it")
+    return InputError(what, where=where, hint=RESTORE)
 
 
 def below(key: str, name: object) -> str:

@@ -135,7 +135,13 @@ def _reopened(config: RunConfig, where: Path) -> Dataset:
 
 
 def _found(source: str, where: Path) -> str:
-    """The source, its relative path made absolute where that is in the folder of the run's start.
+    """The source, as seen from the folder of the run's start."""
+    home = started_in(where)
+    return source if home is None else source_from(home, source)
+
+
+def source_from(home: Path, source: str) -> str:
+    """A source, its relative path made absolute where it leads from a folder to something.
 
     A Minari name stays as it is, because no such file is there.
     """
@@ -143,8 +149,7 @@ def _found(source: str, where: Path) -> str:
     kind, colon, rest = text.partition(":")
     if not colon or len(kind) < 2 or "/" in kind:
         kind, colon, rest = "", "", text
-    home = started_in(where)
-    if home is None or kind == "minari" or not os.path.lexists(home / rest):
+    if kind == "minari" or not os.path.lexists(home / rest):
         return source
     return f"{kind}{colon}{home / rest}{question}{query}"
 

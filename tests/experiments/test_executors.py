@@ -1,0 +1,140 @@
+"""Executors: every task once, whoever is killed, and in which process."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import own_tasks
+from xql.errors import InputError, MissingExtra
+from xql.experiments import executors
+from xql.experiments.executors import (
+    Executor,
+    Lost,
+    OnJoblib,
+    OnRay,
+    Share,
+    executor_for,
+    in_process,
+    workers_of,
+)
+
+SEVERAL = pytest.mark.parametrize("kind", [OnRay, OnJoblib])
+
+
+def test_one_job_is_done_here_and_several_elsewhere(ray_here: None) -> None:
+    assert executor_for(1) is in_process and executor_for() is in_process
+    assert isinstance(executor_for(2), OnRay)
+    assert workers_of(executor_for(2)) == 2 and workers_of(in_process) == 1
+    assert isinstance(in_process, Executor)
+    assert list(in_process(own_tasks.double, [1, 2])) == [(1, 2), (2, 4)]
+
+
+def test_without_ray_several_jobs_are_joblib_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert isinstance(executor_for(2), OnJoblib)
+
+    def missing(module: str, extra: str) -> None:
+        raise MissingExtra(f"{module} is not installed; run: pip install 'x[{extra}]'")
+
+    monkeypatch.setattr(executors, "require", missing)
+    for asked in ({"address": "auto"}, {"jobs": 2, "share": Share(gpus=1)}):
+        with pytest.raises(MissingExtra, match=r"ray is not installed.*\[cluster\]"):
+            executor_for(**asked)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers .*refused.*ray start --head"),
+        ("http://x", "is no address; give auto, HOST:PORT"),
+        ("", "is no address"),
+    ],
+)
+def test_an_address_where_nothing_answers_is_refused_at_once(address: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        executors._require_answer(address)
+
+
+def test_what_no_machine_has_is_refused(ray_here: None) -> None:
+    with pytest.raises(InputError, match="no machine has 1 cores and 1 GPUs"):
+        list(OnRay(2, None, Share(gpus=1))(own_tasks.double, [1]))
+
+
+@SEVERAL
+def test_a_task_is_taken_when_a_worker_is_free(
+    kind: type[OnRay] | type[OnJoblib], ray_here: None
+) -> None:
+    taken: list[int] = []
+
+    def tasks() -> Iterator[int]:
+        for number in range(6):
+            taken.append(number)
+            yield number
+
+    done = kind(2)(own_tasks.double, tasks())
+    first, result = next(done)
+    assert result == 2 * first and len(taken) <= 4
+    rest = [task for task, _ in done]
+    assert sorted([first, *rest]) == taken == list(range(6))
+
+
+@SEVERAL
+def test_what_the_work_raises_ends_it(kind: type[OnRay] | type[OnJoblib], ray_here: None) -> None:
+    with pytest.raises(InputError, match="no such thing"):
+        list(kind(2)(own_tasks.refuse, [1, 2]))
+
+
+@SEVERAL
+def test_each_process_has_cores_of_its_own(
+    kind: type[OnRay] | type[OnJoblib],
+    ray_here: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one core")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # Ray's workers have taken theirs elsewhere
+    found = dict(kind(2)(own_tasks.cores, [0, 1, 2, 3]))
+    by_process = dict(found.values())  # type: ignore[arg-type]
+    assert all(len(cores) == 1 for cores in by_process.values())
+    assert len({tuple(cores) for cores in by_process.values()}) == len(by_process)
+
+
+@SEVERAL
+def test_a_killed_worker_s_task_is_done_by_another(
+    kind: type[OnRay] | type[OnJoblib], ray_here: None, tmp_path: Path
+) -> None:
+    tasks = [tmp_path / name for name in "abc"]
+    found = dict(kind(2)(own_tasks.die_once, tasks))
+    assert found == dict.fromkeys(tasks, "done")
+    assert len(list(tmp_path.glob("*.died"))) == 1
+
+
+def test_a_task_that_kills_every_worker_is_lost_and_stops_no_other(
+    ray_here: None, tmp_path: Path
+) -> None:
+    found = dict(OnRay(2)(own_tasks.die, [tmp_path / "die", tmp_path / "live"]))
+    assert found[tmp_path / "live"] == "done"
+    lost = found[tmp_path / "die"]
+    assert isinstance(lost, Lost) and "killed 4 times" in lost.why
+
+
+def test_an_interrupted_task_may_save_what_it_has(ray_here: None, tmp_path: Path) -> None:
+    tasks = [tmp_path / "slow", tmp_path / "other"]
+    done = OnRay(2)(own_tasks.save_when_interrupted, tasks)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.alarm(5)
+        with pytest.raises(KeyboardInterrupt):
+            next(done)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert tasks[0].with_suffix(".saved").exists()
