@@ -192,7 +192,7 @@ def test_a_choice_may_be_written_out() -> None:
         ),
         (
             {"search": "random", "sweep": {"beta": {"int": [1, 10**400]}}},
-            "the sweep, sweep: beta: int is a list; give [low, high], whole numbers",
+            "the sweep, sweep: beta: int is [1, 1000",
         ),
         (
             {"search": "random", "sweep": {"hidden": {"int": [1, 4]}}},
