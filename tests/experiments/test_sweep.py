@@ -348,15 +348,15 @@ def test_six_trials_of_which_a_worker_is_killed_come_to_six_results(
                 return
             time.sleep(0.01)
 
-    assassin = threading.Thread(target=kill_one)
-    assassin.start()
+    killer = threading.Thread(target=kill_one)
+    killer.start()
     came_back: Counter[str] = Counter()
 
     def hear(entry: Entry) -> None:
         came_back[entry.job.run] += entry.state == "done"
 
     run_sweep(plan, OnRay(2), say=hear)
-    assassin.join()
+    killer.join()
     assert len(killed) == 1
     assert [one.state for one in plan.entries] == ["done"] * 6
     assert list(came_back.values()) == [1] * 6
@@ -390,8 +390,8 @@ def test_a_search_by_optuna_optimizes_the_last_score(
     entries = run_sweep(plan)
     assert [one.state for one in entries] == ["done"] * 3
     [study] = plan.studies
-    told = [one.value for one in study._study().trials]
-    for entry, value in zip(entries, told, strict=True):
+    values = [one.value for one in study._study().trials]
+    for entry, value in zip(entries, values, strict=True):
         assert entry.folder is not None
         last = [one for one in RunFolder.open(entry.folder).read_evaluations() if one.step == 6]
         assert value == pytest.approx(np.mean([one.episode_return for one in last]))
@@ -404,6 +404,18 @@ def test_a_search_by_optuna_optimizes_the_last_score(
     assert run_sweep(again) == again.entries and len(study._study().trials) == 3
     assert plan_sweep(searched(data, trials=5), tmp_path).left == 2
     assert plan_sweep(searched(data, direction="minimize"), tmp_path).left == 3
+
+
+def test_workers_elsewhere_take_part_in_a_search(
+    data: Path, tmp_path: Path, optuna: Any, ray_here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no worker is
+    plan = plan_sweep(searched(data), Path("out"))
+    entries = run_sweep(plan, OnRay(2))
+    assert [one.state for one in entries] == ["done"] * 3, [one.problem for one in entries]
+    study = plan.studies[0]._study()
+    assert all(one.value is not None for one in study.trials)
+    assert [sorted(one.intermediate_values) for one in study.trials] == [[1, 2]] * 3
 
 
 def test_a_trial_whose_process_was_killed_is_trained_again(

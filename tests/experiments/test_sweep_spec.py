@@ -191,6 +191,10 @@ def test_a_choice_may_be_written_out() -> None:
             "the sweep, sweep: critics: int is [1, 2.5]; give [low, high], whole numbers",
         ),
         (
+            {"search": "random", "sweep": {"beta": {"int": [1, 10**400]}}},
+            "the sweep, sweep: beta: int is [1, 1000",
+        ),
+        (
             {"search": "random", "sweep": {"hidden": {"int": [1, 4]}}},
             "the sweep, sweep: hidden takes tuple[int, ...], no range of numbers; give a list of "
             "values",

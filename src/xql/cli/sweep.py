@@ -58,7 +58,10 @@ def sweep(
             return
         if address is None:
             # Fewer cells than workers leave each more cores.
-            executor = executor_for(max(1, min(workers_of(executor), plan.left)), None, share)
+            at_a_time = max(1, min(workers_of(executor), plan.left))
+            if isinstance(executor, OnRay):
+                executor.close()
+            executor = executor_for(at_a_time, None, share)
         if isinstance(executor, OnRay):
             executor.start()  # first, since Ray handles SIGTERM in its own way
         session = new_session()

@@ -245,9 +245,10 @@ class OnRay:
                 task = running.pop(done)
                 yield task, self._result(done)
         finally:
-            if running:
-                self._cancel(list(running))
-            self.close()
+            with contextlib.redirect_stdout(io.StringIO()):
+                if running:
+                    self._cancel(list(running))
+                self.close()
 
     def _result(self, done: Any) -> Any:
         """What a task came to.

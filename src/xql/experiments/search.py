@@ -32,7 +32,6 @@ class Trial(NamedTuple):
     number: int
     point: Point
     metric: Quantity | None
-    direction: str
     asha: Asha | None
 
 
@@ -42,10 +41,14 @@ class Trials:
     def __init__(self, spec: SweepSpec, journal: Path, method: Method, source: str) -> None:
         require("optuna", "cluster")
         self.method, self.source = method, source
-        self._spec, self._journal = spec, journal
+        self._spec = spec
+        self._journal = journal.absolute()  # a worker's current folder may be another
         # Of all that its scores depend on: under another specification it is another study.
         plain = spec.to_plain()
-        for name in ("agents", "presets", "data", "envs", "trials", "members", "resources"):
+        for name in (
+            *("agents", "presets", "data", "envs", "trials", "members", "resources"),
+            *("checkpoint_every", "trust"),
+        ):
             plain.pop(name, None)
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
         self._name = f"{source} {method.agent} {method.preset} {digest}"
@@ -97,9 +100,7 @@ class Trials:
             for name, value in params.items()
         }
         spec = self._spec
-        return Trial(
-            self._journal, self._name, number, point, spec.metric, spec.direction, spec.asha
-        )
+        return Trial(self._journal, self._name, number, point, spec.metric, spec.asha)
 
     def _study(self) -> "optuna.Study":
         import optuna

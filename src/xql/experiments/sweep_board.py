@@ -8,7 +8,6 @@ from collections import Counter
 from types import TracebackType
 
 import numpy as np
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from xql.experiments.sweep_worker import started_file
 from xql.output import output, spelled
 from xql.runs.folder import RunFolder
 from xql.runs.summary import UNITS, quantity_of, value_of
+from xql.training.progress import StandardError
 
 PLAIN_EVERY = 60.0
 """Seconds between two lines on how far it is, where there is no table."""
@@ -36,7 +36,7 @@ class Board:
     def __init__(self, plan: Plan, session: str) -> None:
         self._plan, self._session = plan, session
         self._output = output()
-        self._console = Console(
+        self._console = StandardError(
             file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=False
         )
         terminal = self._console.is_terminal and not self._console.is_dumb_terminal
@@ -83,9 +83,7 @@ class Board:
             run=None if entry.folder is None else str(entry.folder),
             problem=entry.problem or None,
         )
-        if entry.state == "training" or self._output.stream is not None:
-            return
-        if self._output.quiet and entry.state != "failed":
+        if entry.state == "training" or self._output.quiet or self._output.stream is not None:
             return
         came_to = entry.problem or score
         text = f"{entry.label}: {entry.state}{f', {came_to}' if came_to else ''}"

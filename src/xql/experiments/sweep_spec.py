@@ -23,6 +23,7 @@ from xql.data.reading import is_number
 from xql.errors import InputError, brief, nearest
 from xql.presets import DATA_OPTIONS, preset_names
 from xql.runs.config import (
+    LARGEST,
     MOST_MEMBERS,
     CheckpointPlan,
     Count,
@@ -137,7 +138,7 @@ class SweepSpec:
     """Of online agents: `environments`, `warmup`, `update_to_data`, `buffer`."""
     search: Search = "grid"
     """Every combination of the values, `trials` random draws, or `trials` proposals of Optuna."""
-    trials: Annotated[int, Range(1, 100_000)] = 20
+    trials: Annotated[int, Range(1, MOST_MEMBERS)] = 20
     """How many points of each method on each data set."""
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     """Of the random draws, or of Optuna's sampler."""
@@ -423,7 +424,9 @@ def distribution(name: str, values: Any) -> Distribution:
         return _choice(name, inside)
     whole = kind == "int"
     ends = list(inside) if isinstance(inside, list | tuple) else []
-    fits = all(isinstance(one, int) if whole else is_number(one) for one in ends)
+    fits = all(
+        (isinstance(one, int) and abs(one) <= LARGEST) if whole else is_number(one) for one in ends
+    )
     if len(ends) != 2 or not fits or any(isinstance(one, bool) for one in ends):
         raise InputError(
             f"{name}: {kind} is {brief(inside)}",

@@ -33,7 +33,9 @@ SHOWN = {"beta": "β", "kl": "KL"}
 """The metrics of the display, where an agent has them, and how they are called there."""
 
 
-class _StandardError(Console):
+class StandardError(Console):
+    """rich's console, which leaves a pipe that breaks to the program."""
+
     def on_broken_pipe(self) -> None:
         # rich's own would end the program, and the training with it.
         raise BrokenPipeError
@@ -61,7 +63,7 @@ class ProgressBar:
         self._steps, self._members = steps, members
         self._enabled = enabled and not self._output.quiet
         self._unit, self._skip = unit, skip
-        self._console = _StandardError(
+        self._console = StandardError(
             file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True
         )
         terminal = self._console.is_terminal and not self._console.is_dumb_terminal
