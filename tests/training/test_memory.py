@@ -34,7 +34,7 @@ def test_a_run_that_fits_passes_and_what_is_too_large_is_named() -> None:
 def test_data_that_does_not_fit_can_be_streamed() -> None:
     config = RunConfig.load(RUN)
     large = dataclasses.replace(config.data, extent=Extent(10**12, 10**9, 0.0))
-    with pytest.raises(InputError, match="most of it for data; .* train with `stream=True`"):
+    with pytest.raises(InputError, match=r"most of it for data; .* train with `stream=True`"):
         require_memory(dataclasses.replace(config, data=large))
     streamed = dataclasses.replace(large, streamed=2**18)
     require_memory(dataclasses.replace(config, data=streamed))

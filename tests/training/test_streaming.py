@@ -16,7 +16,7 @@ from xql.data.dataset import Dataset, DeviceData
 from xql.data.files import save_dataset
 from xql.data.scaling import apply_scaling, fit_scaling, least_returns
 from xql.training import offline, streaming
-from xql.training.population import draw, transitions_at
+from xql.training.population import draw, train_chunk, transitions_at
 from xql.training.streaming import Order, Stream
 
 HERE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -161,11 +161,10 @@ def test_a_streamed_run_learns_says_so_and_compiles_once(
 ) -> None:
     monkeypatch.setattr(offline, "BUFFER", 32)
     compiled = []
-    chunk = offline.train_chunk
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         compiled.append(tuple(np.shape(leaf) for leaf in jax.tree.leaves(args[2])))
-        return chunk(*args, **kwargs)
+        return train_chunk(*args, **kwargs)
 
     monkeypatch.setattr(offline, "train_chunk", counted)
     run = train(tmp_path / "run", progress=True)
@@ -188,11 +187,10 @@ def test_large_data_is_scaled_where_it_is_unless_it_is_the_users_own(
     plain = trained(file, "plain")
     monkeypatch.setattr(offline, "LARGE", 0)
     scaled = []
-    apply = offline.apply_scaling
 
     def noted(dataset: Dataset, scaling: Any, *, in_place: bool) -> Dataset:
         scaled.append(in_place)
-        found = apply(dataset, scaling, in_place=in_place)
+        found = apply_scaling(dataset, scaling, in_place=in_place)
         assert (found.observations is dataset.observations) == in_place
         return found
 
