@@ -399,14 +399,16 @@ def execute_offline(
             population = place(saved.population, mesh_for(len(config.members)))
         give_back()
         large = dataset.observations.nbytes > LARGE
-        shown = dataset.part(min(LOOKED_AT, dataset.transitions // 4)) if large else dataset
+        shown = dataset
+        if report and large:  # copied before the data is scaled where it is
+            shown = dataset.part(min(LOOKED_AT, dataset.transitions // 4))
         if config.data.streamed is not None:
             stream = stream_of(dataset, config, population, agent)
             stack.callback(stream.close)
             source: Source = stream
             rewards = RewardRange(*stream.rewards)
         else:
-            scaled = apply_scaling(dataset, config.scaling, in_place=own and shown is not dataset)
+            scaled = apply_scaling(dataset, config.scaling, in_place=own and large)
             data = on_devices(scaled, config, population, agent)
             del scaled
             rewards = RewardRange(float(data.rewards.min()), float(data.rewards.max()))

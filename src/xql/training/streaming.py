@@ -174,12 +174,13 @@ class Stream:
             masks[own[ends]] = 0.0
             starts.append(own)
             filled = target.stop
+            # A page that is read brings many beside it.
+            release(dataset.observations)
+            release(dataset.actions)
         for array in (observations, actions, rewards, masks, returns):
             if array is not None:
                 array[filled:] = 0.0  # drawn by no update
         scale_rows(observations[:filled], self._scaling)
-        release(dataset.observations)
-        release(dataset.actions)
         place = functools.partial(jax.device_put, device=self._sharding)
         return DeviceData(
             observations=place(observations),
