@@ -1,5 +1,6 @@
 """Streaming: every transition once in each epoch, whole, wherever a run goes on from."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from scipy import stats
 import xql
 from worlds import line_data, same_bits
 from xql.agents import Batch
+from xql.cli import main
 from xql.data.dataset import Dataset, DeviceData
 from xql.data.files import save_dataset
 from xql.data.scaling import apply_scaling, fit_scaling, least_returns
+from xql.runs.config import RunConfig
 from xql.training import offline, streaming
 from xql.training.population import draw, train_chunk, transitions_at
 from xql.training.streaming import Order, Stream
@@ -167,11 +170,18 @@ def test_a_streamed_run_learns_says_so_and_compiles_once(
         return train_chunk(*args, **kwargs)
 
     monkeypatch.setattr(offline, "train_chunk", counted)
-    run = train(tmp_path / "run", progress=True)
-    assert run.config.data.streamed == 32
+    file = save_dataset(line_data(), tmp_path / "line.npz")
+    words = f"train offline --data {file} --agent bc --steps 40 --env none --out {tmp_path}/run"
+    options = "--set hidden=[8] batch_size=8 --logger none --no-report --no-plot"
+    main([*words.split(), *options.split(), "--stream"])
+    config = RunConfig.load(tmp_path / "run")
+    assert config.data.streamed == 32
     assert len(compiled) > 5
     assert len(set(compiled)) == 1
     assert "updates draw from shuffled buffers of 32 transitions" in capsys.readouterr().err
+    # A run that is not keeps the hash that it had before there were others.
+    plain = dataclasses.replace(config.data, streamed=None)
+    assert "streamed" not in dataclasses.replace(config, data=plain).to_dict()["data"]
 
 
 def test_large_data_is_scaled_where_it_is_unless_it_is_the_users_own(
