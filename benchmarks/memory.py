@@ -61,10 +61,11 @@ def write(path: Path, transitions: int) -> None:
     first = next(columns(1))
     shapes = {name: (transitions, *values.shape[1:]) for name, values in first.items()}
     if path.suffix == ".hdf5":
-        packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "chunks": True}
+        packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
         with h5py.File(path, "w") as file:
             for name, shape in shapes.items():
-                more = packed if "gzip" in path.name and len(shape) > 1 else {}
+                chunks = (min(EPISODE, transitions), *shape[1:])
+                more = packed | {"chunks": chunks} if "gzip" in path.name else {}
                 file.create_dataset(name, shape, first[name].dtype, **more)
             begin = 0
             for part in columns(transitions):

@@ -83,7 +83,7 @@ from xql.training.recipe import on_devices, require_one_discount, stream_of
 from xql.training.run_logger import RunLogger, saying_what_is_kept
 from xql.training.saved import Saved, start_or_go_on
 from xql.training.saving import Moment
-from xql.training.streaming import BUFFER, Source, all_of
+from xql.training.streaming import BUFFER, DataSource, all_of
 
 LOG_EVERY = 1000
 """Updates between two lines of metrics.jsonl."""
@@ -405,7 +405,7 @@ def execute_offline(
         if config.data.streamed is not None:
             stream = stream_of(dataset, config, population, agent)
             stack.callback(stream.close)
-            source: Source = stream
+            source: DataSource = stream
             rewards = RewardRange(*stream.rewards)
         else:
             scaled = apply_scaling(dataset, config.scaling, in_place=own and large)
@@ -455,7 +455,7 @@ class Pace:
 
 def _loop(
     population: TrainState,
-    source: Source,
+    source: DataSource,
     rewards: RewardRange,
     agent: Agent,
     logger: RunLogger,
