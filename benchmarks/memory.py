@@ -61,10 +61,11 @@ def write(path: Path, transitions: int) -> None:
     first = next(columns(1))
     shapes = {name: (transitions, *values.shape[1:]) for name, values in first.items()}
     if path.suffix == ".hdf5":
-        packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "chunks": True}
+        packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
         with h5py.File(path, "w") as file:
             for name, shape in shapes.items():
-                more = packed if "gzip" in path.name and len(shape) > 1 else {}
+                chunks = (min(EPISODE, transitions), *shape[1:])
+                more = packed | {"chunks": chunks} if "gzip" in path.name else {}
                 file.create_dataset(name, shape, first[name].dtype, **more)
             begin = 0
             for part in columns(transitions):
@@ -83,7 +84,7 @@ def write(path: Path, transitions: int) -> None:
 
 
 def status(key: str) -> float:
-    """Megabytes that Linux says of this process."""
+    """Mebibytes that Linux says of this process."""
     text = Path("/proc/self/status").read_text()
     return next(int(row.split()[1]) for row in text.splitlines() if row.startswith(key)) / 1024
 
@@ -142,11 +143,11 @@ def work(job: Job, source: str, updates: int) -> dict[str, float]:
     taken = time.perf_counter() - began
     own = meanwhile.stop()
     return {
-        "before, MB": before,
-        "peak, MB": status("VmHWM"),
-        "own peak, MB": own,
-        "more, MB": status("VmHWM") - before,
-        "own more, MB": own - anonymous,
+        "before, MiB": before,
+        "peak, MiB": status("VmHWM"),
+        "own peak, MiB": own,
+        "more, MiB": status("VmHWM") - before,
+        "own more, MiB": own - anonymous,
         "seconds": taken,
         "updates/s": rate,
     }
@@ -207,10 +208,10 @@ def line(count: int, job: str, found: list[dict[str, float]]) -> dict[str, Any]:
     row = {
         "transitions": count,
         "job": job,
-        "data, MB": f"{data:.0f}",
+        "data, MiB": f"{data:.0f}",
         **{name: f"{value:.4g}" for name, value in middle.items()},
-        "factor": f"{middle['more, MB'] / data:.2f}",
-        "own factor": f"{middle['own more, MB'] / data:.2f}",
+        "factor": f"{middle['more, MiB'] / data:.2f}",
+        "own factor": f"{middle['own more, MiB'] / data:.2f}",
     }
     print(", ".join(f"{name}: {value}" for name, value in row.items()), flush=True)
     return row

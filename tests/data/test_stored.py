@@ -119,7 +119,7 @@ def test_opening_takes_little_more_than_the_data_and_gives_the_same_arrays(
     if not kind:
         stated = any(one.startswith("next") for one in columns)
         plain = logged() if stated else without_next(logged())
-        assert data.fingerprint() == Dataset.from_arrays(**plain).fingerprint()  # type: ignore[arg-type]
+        assert data.fingerprint() == Dataset.from_arrays(**plain).fingerprint()
         assert data.continuity == ("stated" if stated else "assumed")
 
 
@@ -150,7 +150,7 @@ def test_which_rows_follow_each_other_does_not_depend_on_the_blocks(
 
 
 def test_checks_take_little_more_than_the_data() -> None:
-    data = Dataset.from_arrays(**logged())  # type: ignore[arg-type]
+    data = Dataset.from_arrays(**logged())
     check_dataset(data)
     tracemalloc.start()
     check_dataset(data)
@@ -211,14 +211,15 @@ def test_no_room_on_the_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_part_is_evenly_spread_whole_episodes() -> None:
-    data = Dataset.from_arrays(**logged())  # type: ignore[arg-type]
+    data = Dataset.from_arrays(**logged())
     assert data.part(STEPS) is data
     part = data.part(2000)
     assert part.transitions == 2000
     np.testing.assert_array_equal(part.lengths, LENGTH)
     np.testing.assert_array_equal(part.observations[: LENGTH + 1], data.observations[: LENGTH + 1])
     np.testing.assert_array_equal(part.observations[-1], data.observations[-1])
-    one = Dataset.from_arrays(**(logged() | {"terminated": np.zeros(STEPS), "truncated": None}))  # type: ignore[arg-type]
+    endless = dict.fromkeys(("terminated", "truncated"), np.zeros(STEPS, bool))
+    one = Dataset.from_arrays(**(without_next(logged()) | endless))
     short = one.part(50)
     assert 50 <= short.transitions <= 100
     assert not (short.terminated | short.truncated).any()

@@ -1,5 +1,6 @@
 """Streaming: every transition once in each epoch, whole, wherever a run goes on from."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from scipy import stats
 import xql
 from worlds import line_data, same_bits
 from xql.agents import Batch
+from xql.cli import main
 from xql.data.dataset import Dataset, DeviceData
 from xql.data.files import save_dataset
 from xql.data.scaling import apply_scaling, fit_scaling, least_returns
+from xql.runs.config import RunConfig
 from xql.training import offline, streaming
-from xql.training.population import draw, transitions_at
+from xql.training.population import draw, train_chunk, transitions_at
 from xql.training.streaming import Order, Stream
 
 HERE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -161,18 +164,24 @@ def test_a_streamed_run_learns_says_so_and_compiles_once(
 ) -> None:
     monkeypatch.setattr(offline, "BUFFER", 32)
     compiled = []
-    chunk = offline.train_chunk
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         compiled.append(tuple(np.shape(leaf) for leaf in jax.tree.leaves(args[2])))
-        return chunk(*args, **kwargs)
+        return train_chunk(*args, **kwargs)
 
     monkeypatch.setattr(offline, "train_chunk", counted)
-    run = train(tmp_path / "run", progress=True)
-    assert run.config.data.streamed == 32
+    file = save_dataset(line_data(), tmp_path / "line.npz")
+    words = f"train offline --data {file} --agent bc --steps 40 --env none --out {tmp_path}/run"
+    options = "--set hidden=[8] batch_size=8 --logger none --no-report --no-plot"
+    main([*words.split(), *options.split(), "--stream"])
+    config = RunConfig.load(tmp_path / "run")
+    assert config.data.streamed == 32
     assert len(compiled) > 5
     assert len(set(compiled)) == 1
     assert "updates draw from shuffled buffers of 32 transitions" in capsys.readouterr().err
+    # A run that is not keeps the hash that it had before there were others.
+    plain = dataclasses.replace(config.data, streamed=None)
+    assert "streamed" not in dataclasses.replace(config, data=plain).to_dict()["data"]
 
 
 def test_large_data_is_scaled_where_it_is_unless_it_is_the_users_own(
@@ -188,11 +197,10 @@ def test_large_data_is_scaled_where_it_is_unless_it_is_the_users_own(
     plain = trained(file, "plain")
     monkeypatch.setattr(offline, "LARGE", 0)
     scaled = []
-    apply = offline.apply_scaling
 
     def noted(dataset: Dataset, scaling: Any, *, in_place: bool) -> Dataset:
         scaled.append(in_place)
-        found = apply(dataset, scaling, in_place=in_place)
+        found = apply_scaling(dataset, scaling, in_place=in_place)
         assert (found.observations is dataset.observations) == in_place
         return found
 

@@ -391,6 +391,7 @@ class Dataset:
             observations[first : last + 1] = episode.observations
             actions[first:last], actions[last] = episode.actions, 0.0
             rewards[first:last], rewards[last] = episode.rewards, 0.0
+            release(episode.observations)
             first = last + 1
         return cls(
             observations=observations,

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 from xql.agents import Agent, Batch, Metrics, Trainable, TrainState, member
 from xql.data.dataset import DeviceData
 from xql.training.population import MemberMetrics, draw, train_chunk, zero_totals
-from xql.training.streaming import Source
+from xql.training.streaming import DataSource
 
 BLOCK = 32
 """Updates that are made again at once, to find in which of them a member broke."""
@@ -78,7 +78,7 @@ def replayed_causes(
     members: Collection[int],
     since: int,
     updates: int,
-    source: Source,
+    source: DataSource,
     agent: Agent,
 ) -> dict[int, Cause]:
     """Make the updates again in which members diverged offline, up to the first that broke each.

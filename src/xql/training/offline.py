@@ -86,7 +86,7 @@ from xql.training.recipe import on_devices, require_one_discount, stream_of
 from xql.training.run_logger import RunLogger, saying_what_is_kept
 from xql.training.saved import Saved, start_or_go_on
 from xql.training.saving import Moment
-from xql.training.streaming import BUFFER, Source, all_of
+from xql.training.streaming import BUFFER, DataSource, all_of
 
 LOG_EVERY = 1000
 """Updates between two lines of metrics.jsonl."""
@@ -418,14 +418,16 @@ def execute_offline(
             population = place(saved.population, mesh_for(len(config.members)))
         give_back()
         large = dataset.observations.nbytes > LARGE
-        shown = dataset.part(min(LOOKED_AT, dataset.transitions // 4)) if large else dataset
+        shown = dataset
+        if report and large:  # copied before the data is scaled where it is
+            shown = dataset.part(min(LOOKED_AT, dataset.transitions // 4))
         if config.data.streamed is not None:
             stream = stream_of(dataset, config, population, agent)
             stack.callback(stream.close)
-            source: Source = stream
+            source: DataSource = stream
             rewards = RewardRange(*stream.rewards)
         else:
-            scaled = apply_scaling(dataset, config.scaling, in_place=own and shown is not dataset)
+            scaled = apply_scaling(dataset, config.scaling, in_place=own and large)
             data = on_devices(scaled, config, population, agent)
             del scaled
             rewards = RewardRange(float(data.rewards.min()), float(data.rewards.max()))
@@ -474,7 +476,7 @@ class Pace:
 
 def _loop(
     population: TrainState,
-    source: Source,
+    source: DataSource,
     rewards: RewardRange,
     agent: Agent,
     logger: RunLogger,

@@ -37,7 +37,7 @@ from xql.training.listeners import Listeners
 from xql.training.progress import ProgressBar
 from xql.training.saved import Saved
 from xql.training.saving import Moment, StateSaver
-from xql.training.streaming import Source
+from xql.training.streaming import DataSource
 from xql.training.units import in_own_unit, reward_unit
 
 
@@ -103,7 +103,7 @@ class RunLogger:
         population: TrainState,
         *,
         writer: CheckpointWriter,
-        source: Source | None = None,
+        source: DataSource | None = None,
         saved: Saved | None = None,
         interruption: Interruption | None = None,
         listeners: Listeners | None = None,

@@ -37,13 +37,13 @@ BLOCK = 256
 SEED = 0
 """Of the order of the blocks. The members of a population share the buffers."""
 
-Source = Callable[[int], tuple[DeviceData, int]]
+DataSource = Callable[[int], tuple[DeviceData, int]]
 """Gives, for the number of updates that are done, what the next ones draw from and how many may."""
 
 ALL = 1 << 62
 
 
-def all_of(data: DeviceData) -> Source:
+def all_of(data: DeviceData) -> DataSource:
     """A source that always is all of the data."""
     return lambda step: (data, ALL)
 
@@ -87,7 +87,7 @@ class Order:
 
 
 class Stream:
-    """A `Source` of shuffled buffers; the thread ends with `close`.
+    """A `DataSource` of shuffled buffers; the thread ends with `close`.
 
     Attributes:
         size: transitions of a buffer.
@@ -131,7 +131,7 @@ class Stream:
         self._buffers: dict[int, Future[DeviceData]] = {}
 
     def __call__(self, step: int) -> tuple[DeviceData, int]:
-        """As `Source` says; the next buffer is filled from here on."""
+        """As `DataSource` says; the next buffer is filled from here on."""
         number, done = divmod(step, self.updates)
         wanted = (number, number + 1)
         self._buffers = {
@@ -174,12 +174,13 @@ class Stream:
             masks[own[ends]] = 0.0
             starts.append(own)
             filled = target.stop
+            # A page that is read brings many beside it.
+            release(dataset.observations)
+            release(dataset.actions)
         for array in (observations, actions, rewards, masks, returns):
             if array is not None:
                 array[filled:] = 0.0  # drawn by no update
         scale_rows(observations[:filled], self._scaling)
-        release(dataset.observations)
-        release(dataset.actions)
         place = functools.partial(jax.device_put, device=self._sharding)
         return DeviceData(
             observations=place(observations),
