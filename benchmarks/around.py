@@ -45,6 +45,7 @@ PARTS: tuple[tuple[Any, str, str], ...] = (
     (RunLogger, "milestone", "other"),
     (RunLogger, "between", "other"),
     (RunLogger, "_evaluate", "evaluation"),
+    (RunLogger, "_begin_evaluation", "evaluation"),
     (RunLogger, "_arrived", "evaluation"),
     (RunFolder, "log_metrics", "metrics.jsonl"),
     (Loggers, "log", "loggers"),

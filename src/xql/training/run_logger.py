@@ -392,7 +392,10 @@ class RunLogger:
                     save_checkpoint(
                         folder.policies, now.step, actors, seeds=seeds, name=str(now.step)
                     )
-                self._evaluate(now.step, now.population, beside=beside)
+                if beside:
+                    self._begin_evaluation(now.step, now.population)
+                else:
+                    self._evaluate(now.step, now.population)
             if now.step == config.steps:
                 folder.flush()
         self._call(now)
@@ -419,17 +422,19 @@ class RunLogger:
             self._saver.wait()
             raise
 
-    def _evaluate(self, step: int, population: TrainState, *, beside: bool) -> None:
+    def _evaluate(self, step: int, population: TrainState) -> None:
         config = self._folder.config
         episodes = config.evaluation.episodes_at(step, config.steps)
         if self._evaluator is None or episodes == 0:
             return
-        if beside:
-            assert self._worker is not None
-            policies = policies_of(self._agent, population)
-            self._playing = _Playing(step, policies, self._worker.begin(policies, step, episodes))
-            return
         self._evaluated(step, self._evaluator.evaluate(population, step, episodes))
+
+    def _begin_evaluation(self, step: int, population: TrainState) -> None:
+        """The same by the worker."""
+        assert self._worker is not None
+        config, policies = self._folder.config, policies_of(self._agent, population)
+        episodes = config.evaluation.episodes_at(step, config.steps)
+        self._playing = _Playing(step, policies, self._worker.begin(policies, step, episodes))
 
     def _worker_for(self, step: int) -> bool:
         """Whether a worker plays the evaluation of a step; it is started where it pays now."""
@@ -437,10 +442,11 @@ class RunLogger:
         if step == config.steps:
             self.close()  # there is nothing left to do meanwhile
             return False
-        if self._worker is not None or self._alone or evaluator is None:
-            return self._worker is not None
+        if evaluator is None or config.evaluation.episodes_at(step, config.steps) == 0:
+            return False
         left = sum(step <= one < config.steps for one in config.evaluation_steps)
-        if config.evaluation.episodes > 0 and worth_a_worker(left, evaluator.seconds):
+        started = self._worker is not None or self._alone
+        if not started and worth_a_worker(left, evaluator.seconds):
             try:
                 self._worker = EvaluationWorker(config, evaluator.environment)
                 self._progress.say("evaluations are played beside training from here on")
