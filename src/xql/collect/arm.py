@@ -31,7 +31,7 @@ _LIMIT_RATE = 3.0
 # Damping of the least squares, and the weight of a radian of orientation against a metre.
 _DAMPING, _TURN_WEIGHT = 0.05, 0.3
 # Velocities towards the wanted position, orientation and posture, by the distance to it, in 1/s.
-_GAIN, _TURN_GAIN, _POSTURE_GAIN = 5.0, 4.0, 0.5
+_GAIN, _TURN_GAIN, _POSTURE_GAIN = 7.0, 4.0, 0.5
 # The largest angular velocity that is asked for, in radians per second.
 _TURN_SPEED = 2.0
 # The pads of the fingers lie this far, in metres, beyond the model's site `end_effector`.

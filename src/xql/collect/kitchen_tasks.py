@@ -45,7 +45,7 @@ _STOP: dict[Task, float] = {
 }
 _AHEAD = pointing()
 # Steps for which the fingers close before a pull, and open after it.
-_GRASP, _RELEASE = 4, 3
+_GRASP, _RELEASE = 3, 3
 # In front of all furniture, where the arm may turn to the next task.
 _CLEAR = 0.44
 
@@ -116,7 +116,7 @@ def _slide(arm: Arm) -> Script:
     x, y, z = handle[0] - 0.075, handle[1] + 0.018, handle[2]
 
     def stroke(step: int) -> Pose:
-        return Pose(np.array([min(x + 0.05 * step, handle[0] + 0.45), y, z]), _AHEAD)
+        return Pose(np.array([min(x + 0.06 * step, handle[0] + 0.45), y, z]), _AHEAD)
 
     yield from _reach(arm, [x, y - 0.125, z], near=0.03)
     yield from _reach(arm, [x, y, z], near=0.015, steps=15)
@@ -131,7 +131,7 @@ def _light(arm: Arm) -> Script:
     hand = pointing(-0.15, 0.25)
 
     def stroke(step: int) -> Pose:
-        return Pose(np.array([max(x - 0.03 * step, switch[0] - 0.10), y, z]), hand)
+        return Pose(np.array([max(x - 0.04 * step, switch[0] - 0.12), y, z]), hand)
 
     yield from _reach(arm, [x, y - 0.105, z], hand, near=0.025)
     yield from _reach(arm, [x, y, z], hand, near=0.012, steps=15)
@@ -140,17 +140,17 @@ def _light(arm: Arm) -> Script:
 
 
 def _burner(arm: Arm, task: Literal["bottom burner", "top burner"]) -> Script:
-    """Turn a knob: push the upper end of its pointer to the right."""
+    """Turn a knob clockwise: push the upper end of its pointer to the right."""
     bottom = task == "bottom burner"
-    knob = arm.data.site("knob2_site" if bottom else "knob4_site").xpos.copy()
-    x, y, z = knob[0] - 0.055, knob[1] + 0.002, knob[2] + (0.036 if bottom else 0.034)
-    hand = pointing(-0.40 if bottom else -0.35, 0.25)
+    knob = arm.data.site("knob2_site" if bottom else "knob4_site").xpos
+    x, y, z = knob + [-0.065, 0.006, 0.036 if bottom else 0.034]
+    hand = pointing(-0.35 if bottom else -0.45, 0.25)
 
     def stroke(step: int) -> Pose:
-        return Pose(np.array([x + min(0.015 * step, 0.12), y, z]), hand)
+        return Pose(np.array([x + min(0.025 * step, 0.13), y, z]), hand)
 
-    yield from _reach(arm, [x, y - 0.082, z], hand, near=0.02)
-    yield from _reach(arm, [x, y, z], hand, near=0.008, steps=15)
+    yield from _reach(arm, [x, y - 0.08, z], hand, near=0.02)
+    yield from _reach(arm, [x, y, z], hand, near=0.02, steps=5)
     yield from _follow(arm, task, stroke, 30)
     yield from _reach(arm, arm.tip - [0.03, 0.0, 0.0], hand, near=0.02, steps=3)
 
@@ -191,7 +191,7 @@ _DOORS = {
         joint="right_hinge_cabinet",
         sense=1,
         angle=1.4,
-        advance=0.033,
+        advance=0.045,
         yaw=(-0.22, -0.15),
         pitch=0.0,
         depth=0.034,
@@ -218,7 +218,7 @@ def _door(arm: Arm, task: Literal["microwave", "hinge cabinet"]) -> Script:
 
     yield from _reach(arm, bar - 0.10 * direction, hand, near=0.02, closed=False)
     around = bar + door.depth * direction
-    yield from _reach(arm, around, hand, near=0.012, steps=15, closed=False)
+    yield from _reach(arm, around, hand, near=0.015, steps=8, closed=False)
     for _ in range(_GRASP):
         yield arm.action(Pose(around, hand), closed=True)
     yield from _follow(arm, task, pull, 60)
@@ -256,4 +256,4 @@ def _kettle(arm: Arm) -> Script:
     behind = arm.tip + [0.0, -0.1, z + 0.02 - arm.tip[2]]
     yield from _reach(arm, behind, arm.rotation, near=0.03, steps=8, closed=False)
     up = [behind[0] - 0.05, 0.30, 2.0]
-    yield from _reach(arm, up, hand, near=0.08, steps=15, closed=False)
+    yield from _reach(arm, up, hand, near=0.08, steps=8, closed=False)
