@@ -71,7 +71,7 @@ class Played(NamedTuple):
     done: frozenset[Task]
     """Those of all tasks that were done at some step."""
     noise: float
-    """The standard deviation of the noise on its actions."""
+    """The standard deviation of the noise on each of its actions."""
 
 
 def sequences(kind: Kind) -> list[tuple[Task, ...]]:
@@ -79,7 +79,7 @@ def sequences(kind: Kind) -> list[tuple[Task, ...]]:
     target = TARGETS[kind]
     if kind == "complete":
         return [target]
-    each = list(itertools.combinations(TASKS, 4))
+    each: list[tuple[Task, ...]] = list(itertools.combinations(TASKS, 4))
     return each if kind == "partial" else [one for one in each if one != target]
 
 
@@ -124,7 +124,7 @@ def collect(
             sequence = wanted[order[number % len(wanted)]]
             for attempt in range(_ATTEMPTS):
                 rng = np.random.default_rng([seed, number, attempt])
-                played = play(env, sequence, rng, rng.uniform(*_NOISE_RANGE) * noise)
+                played = play(env, sequence, rng, noise)
                 if _belongs(kind, played.done):
                     break
             else:
@@ -158,8 +158,9 @@ def play(
         env: a FrankaKitchen-v1, of any target tasks.
         sequence: the tasks, in the order in which they are done.
         rng: what the log's start, speed, shifts and noise are drawn from.
-        noise: standard deviation of the noise on each action (bounds ±1).
+        noise: the mean over logs of the standard deviation of the noise on each action.
     """
+    own_noise = noise * rng.uniform(*_NOISE_RANGE)
     observation, _ = env.reset(seed=int(rng.integers(2**31)))
     simulator: Any = env.unwrapped
     data = simulator.data
@@ -167,7 +168,7 @@ def play(
     observations, actions, rewards = [observation], [], []
     done: set[Task] = set()
     for intended in itertools.islice(_act(arm, sequence, rng), STEPS):
-        noisy = intended + noise * rng.standard_normal(intended.shape)
+        noisy = intended + own_noise * rng.standard_normal(intended.shape)
         action = noisy.clip(-1.0, 1.0).astype(np.float32)
         observation, reward, _, _, _ = env.step(action)
         observations.append(observation)
@@ -177,7 +178,7 @@ def play(
     log = Log(
         _stacked(observations), np.array(actions), np.array(rewards), np.zeros(len(actions), bool)
     )
-    return Played(log, sequence, frozenset(done), noise)
+    return Played(log, sequence, frozenset(done), own_noise)
 
 
 def _act(arm: Arm, sequence: tuple[Task, ...], rng: np.random.Generator) -> Script:
@@ -242,7 +243,7 @@ def make_kitchen(
         target = sum(one.done.issuperset(TARGETS[kind]) for one in played)
         description = Description(
             algorithm="scripted arm over Cartesian waypoints, with action noise",
-            about=f"Kitchen {kind}: scripted, not D4RL. Logs of a scripted arm after D4RL's recipe.",
+            about=f"Kitchen {kind}, scripted, not D4RL: a scripted arm after D4RL's recipe.",
             made={
                 "command": f"xql data make {where} --episodes {episodes} --seed {seed}"
                 f" --noise {float(noise)} --out-id {dataset_id}",

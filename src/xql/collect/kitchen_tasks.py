@@ -112,38 +112,36 @@ def _hold(arm: Arm, steps: int, *, closed: bool) -> Script:
 
 def _slide(arm: Arm) -> Script:
     """Push the cabinet's handle to the right, from its left side."""
-    handle = arm.data.site("slide_site").xpos.copy()
-    x, y, z = handle[0] - 0.075, handle[1] + 0.018, handle[2]
+    x, y, z = _shifted(arm.data.site("slide_site").xpos, x=-0.075, y=0.018)
 
     def stroke(step: int) -> Pose:
-        return Pose(np.array([min(x + 0.06 * step, handle[0] + 0.45), y, z]), _AHEAD)
+        return Pose(np.array([x + min(0.06 * step, 0.525), y, z]), _AHEAD)
 
     yield from _reach(arm, [x, y - 0.125, z], near=0.03)
     yield from _reach(arm, [x, y, z], near=0.015, steps=15)
     yield from _follow(arm, "slide cabinet", stroke, 30)
-    yield from _reach(arm, arm.tip - [0.04, 0.0, 0.0], near=0.02, steps=4)
+    yield from _reach(arm, _shifted(arm.tip, x=-0.04), near=0.02, steps=4)
 
 
 def _light(arm: Arm) -> Script:
     """Push the switch to the left, from its right side."""
-    switch = arm.data.site("light_site").xpos.copy()
-    x, y, z = switch[0] + 0.065, switch[1] + 0.009, switch[2]
+    x, y, z = _shifted(arm.data.site("light_site").xpos, x=0.065, y=0.009)
     hand = pointing(-0.15, 0.25)
 
     def stroke(step: int) -> Pose:
-        return Pose(np.array([max(x - 0.04 * step, switch[0] - 0.12), y, z]), hand)
+        return Pose(np.array([x - min(0.04 * step, 0.185), y, z]), hand)
 
     yield from _reach(arm, [x, y - 0.105, z], hand, near=0.025)
     yield from _reach(arm, [x, y, z], hand, near=0.012, steps=15)
     yield from _follow(arm, "light switch", stroke, 20)
-    yield from _reach(arm, arm.tip + [0.03, 0.0, 0.0], hand, near=0.02, steps=3)
+    yield from _reach(arm, _shifted(arm.tip, x=0.03), hand, near=0.02, steps=3)
 
 
 def _burner(arm: Arm, task: Literal["bottom burner", "top burner"]) -> Script:
     """Turn a knob clockwise: push the upper end of its pointer to the right."""
     bottom = task == "bottom burner"
     knob = arm.data.site("knob2_site" if bottom else "knob4_site").xpos
-    x, y, z = knob + [-0.065, 0.006, 0.036 if bottom else 0.034]
+    x, y, z = _shifted(knob, x=-0.065, y=0.006, z=0.036 if bottom else 0.034)
     hand = pointing(-0.35 if bottom else -0.45, 0.25)
 
     def stroke(step: int) -> Pose:
@@ -152,7 +150,7 @@ def _burner(arm: Arm, task: Literal["bottom burner", "top burner"]) -> Script:
     yield from _reach(arm, [x, y - 0.08, z], hand, near=0.02)
     yield from _reach(arm, [x, y, z], hand, near=0.02, steps=5)
     yield from _follow(arm, task, stroke, 30)
-    yield from _reach(arm, arm.tip - [0.03, 0.0, 0.0], hand, near=0.02, steps=3)
+    yield from _reach(arm, _shifted(arm.tip, x=-0.03), hand, near=0.02, steps=3)
 
 
 class _Hinged(NamedTuple):
@@ -203,7 +201,7 @@ _DOORS = {
 def _door(arm: Arm, task: Literal["microwave", "hinge cabinet"]) -> Script:
     """Take a bar between open fingers, close them, pull it along its circle, and let go."""
     door = _DOORS[task]
-    bar = arm.data.site(door.site).xpos + [0.0, 0.0, door.above]
+    bar = _shifted(arm.data.site(door.site).xpos, z=door.above)
     hinge = arm.data.joint(door.joint).xanchor.copy()
     hinge[2] = bar[2]
     hand = pointing(door.yaw[0], door.pitch)
@@ -227,6 +225,12 @@ def _door(arm: Arm, task: Literal["microwave", "hinge cabinet"]) -> Script:
     yield from _reach(arm, back, arm.rotation, near=0.02, steps=8, closed=False)
 
 
+def _shifted(position: Vector, *, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Vector:
+    """A position moved along the world's axes."""
+    moved: np.ndarray = position + np.array([x, y, z])
+    return moved
+
+
 def _turned(vector: Vector, angle: float) -> Vector:
     """A vector turned counterclockwise about the vertical."""
     cos, sin = np.cos(angle), np.sin(angle)
@@ -237,7 +241,7 @@ def _turned(vector: Vector, angle: float) -> Vector:
 def _kettle(arm: Arm) -> Script:
     """Push the kettle from the near burner to the far one, and steer it from behind."""
     pose = arm.data.joint("kettle").qpos  # a view: position and quaternion, of every moment
-    x, _, z = pose[:3] + [0.0, 0.0, 0.065]
+    x, _, z = _shifted(pose[:3], z=0.065)
     hand = pointing(-0.1, 0.7)
 
     def push(step: int) -> Pose:
@@ -253,7 +257,6 @@ def _kettle(arm: Arm) -> Script:
         yield from _reach(arm, [x, 0.17, max(arm.tip[2], 2.0)], hand, near=0.06, closed=False)
     yield from _reach(arm, [x, 0.175, z], hand, near=0.02, closed=False)
     yield from _follow(arm, "kettle", push, 30, closed=False)
-    behind = arm.tip + [0.0, -0.1, z + 0.02 - arm.tip[2]]
-    yield from _reach(arm, behind, arm.rotation, near=0.03, steps=8, closed=False)
-    up = [behind[0] - 0.05, 0.30, 2.0]
-    yield from _reach(arm, up, hand, near=0.08, steps=8, closed=False)
+    x, y, _ = arm.tip
+    yield from _reach(arm, [x, y - 0.1, z + 0.02], arm.rotation, near=0.03, steps=8, closed=False)
+    yield from _reach(arm, [x - 0.05, 0.30, 2.0], hand, near=0.08, steps=8, closed=False)
