@@ -1,6 +1,7 @@
 """How fast data is made, writing included, against the simulator alone.
 
-`python -m benchmarks.collect [NAME] [transitions] [policy file]`, NAME as `xql data make` takes it.
+`python -m benchmarks.collect [NAME] [transitions] [policy file]`, NAME as `xql data make` takes it,
+of data whose size is said in transitions.
 The simulator alone is one copy of the environment stepped with the very actions that were logged,
 measured before and after the making of the data. AntMaze's trials are left out of the making.
 Seconds are this process's own on the processor, so that other processes matter little.

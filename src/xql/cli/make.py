@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import tyro
 
@@ -15,10 +15,10 @@ class Kind(NamedTuple):
     """One name that can be made."""
 
     make: Callable[..., str]
-    """Takes `what`, the policy's file where `policy` says so, and the keywords `transitions`,
-    `seed`, `noise`, `dataset_id` and `progress`; returns the dataset's id."""
+    """Takes `what`, the policy's file where `policy` says so, and the keywords `seed`, `noise`,
+    `dataset_id`, `progress` and the `unit`; returns the dataset's id."""
     what: str
-    transitions: int
+    size: int
     """Where the user names no number."""
     noise: float
     """Where the user names none."""
@@ -26,6 +26,8 @@ class Kind(NamedTuple):
     """What the file given with --policy must hold; none is taken where this is empty."""
     needs_policy: bool = True
     """Whether the user must give that file; else `make` has one of its own."""
+    unit: Literal["transitions", "episodes"] = "transitions"
+    """What the size is counted in."""
 
 
 ONLINE = ("mujoco", "online")
@@ -44,13 +46,16 @@ MADE = {
     "adroit-pen-expert": True,
     "adroit-door-expert": True,
     "adroit-relocate-expert": True,
+    "kitchen-complete": False,
+    "kitchen-partial": False,
+    "kitchen-mixed": False,
 }
 """The names of `kinds`, whose import takes seconds, and whether the user must give a policy."""
 
 
 def kinds() -> dict[str, Kind]:
     """All that can be made, by name."""
-    from xql.collect import adroit, antmaze, pointmaze
+    from xql.collect import adroit, antmaze, kitchen, pointmaze
 
     found = {
         f"pointmaze-{maze}": Kind(pointmaze.make_pointmaze, maze, 200_000, pointmaze.NOISE)
@@ -63,6 +68,9 @@ def kinds() -> dict[str, Kind]:
     for task in get_args(adroit.Task):
         kind = Kind(adroit.make_adroit, task, 1_000_000, adroit.NOISE, hand)
         found[f"adroit-{task}-expert"] = kind
+    for what, episodes in kitchen.EPISODES.items():
+        kind = Kind(kitchen.make_kitchen, what, episodes, kitchen.NOISE, unit="episodes")
+        found[f"kitchen-{what}"] = kind
     return found
 
 
@@ -88,15 +96,18 @@ def make(
 
     Args:
         name: pointmaze-{umaze,medium,large}, antmaze-{umaze,umaze-diverse}, adroit-{pen,door,
-            relocate}-expert, antmaze-{medium,large}-{play,diverse}, mujoco, online, icu-sepsis,
-            greenhouse, or ant-policy; mujoco and online are the same.
+            relocate}-expert, antmaze-{medium,large}-{play,diverse}, kitchen-{complete,partial,
+            mixed}, mujoco, online, icu-sepsis, greenhouse, or ant-policy; mujoco and online are the
+            same.
         policy: for adroit, and if wished antmaze, the .npz file of the behaviour policy
             (docs/data.md).
         transitions: how many transitions to make; 200,000 of pointmaze and 1,000,000 of the others
-            without it.
+            without it. A kitchen's size is said in episodes.
         seed: the same seed gives the same bytes.
         noise: standard deviation of the noise on each action, whose bounds are ±1 (pointmaze 0.5
-            and antmaze 0.2 without it); for adroit a factor on the policy's own deviation (1).
+            and antmaze 0.2 without it); for adroit a factor on the policy's own deviation (1); for
+            kitchen the mean over the episodes (0.1), each of which has between half and three
+            halves of it.
         out_id: Minari's name for the dataset, such as pointmaze/medium-play-v0.
         env: for mujoco and online, halfcheetah, hopper, walker2d, ant, cartpole, acrobot or a
             Gymnasium id; the run's without it.
@@ -107,8 +118,9 @@ def make(
         run: for mujoco, online and ant-policy, a finished online run to take the policies from;
             nothing is trained then.
         out: for icu-sepsis and ant-policy the .npz, for greenhouse the .csv file to write.
-        episodes: for icu-sepsis, how many patients are treated, 5,000 without it; for greenhouse,
-            how many seasons of 40 days, 60 without it.
+        episodes: for kitchen, 19 of complete and 600 of the others without it; for icu-sepsis, how
+            many patients are treated, 5,000 without it; for greenhouse, how many seasons of 40
+            days, 60 without it.
         missing: for greenhouse, the share of the measurements that are left out; 0 without it.
 
     Raises:
@@ -135,9 +147,9 @@ def make(
         _refuse(name, **given, env=env, kind=kind, steps=steps, run=run)
         _icu_sepsis(out, episodes, seed)
         return
-    _refuse(name, out=out, episodes=episodes)
+    _refuse(name, out=out)
     if name in ONLINE:
-        _refuse(name, policy=policy, noise=noise)
+        _refuse(name, policy=policy, noise=noise, episodes=episodes)
         dataset_id = _online(name, env, kind, steps, transitions, seed, run, out_id)
         _report(dataset_id, time.perf_counter() - began)
         return
@@ -149,6 +161,9 @@ def make(
         )
     _refuse(name, env=env, kind=kind, steps=steps, run=run)
     found = known[name]
+    sizes = {"transitions": transitions, "episodes": episodes}
+    size = sizes.pop(found.unit)
+    _refuse(name, **sizes)
     if policy is None and found.policy and found.needs_policy:
         raise InputError(
             f"it needs {found.policy}", where=name, hint="give its .npz file with --policy"
@@ -156,7 +171,7 @@ def make(
     if policy is not None and not found.policy:
         raise InputError("it takes no policy", where=name, hint="leave --policy out")
     dataset_id = _with_bar(
-        name, found, [] if policy is None else [policy], transitions, seed, noise, out_id
+        name, found, [] if policy is None else [policy], size, seed, noise, out_id
     )
     _report(dataset_id, time.perf_counter() - began)
 
@@ -165,18 +180,18 @@ def _with_bar(
     name: str,
     kind: Kind,
     policy: list[Path],
-    transitions: int | None,
+    size: int | None,
     seed: int,
     noise: float | None,
     out_id: str | None,
 ) -> str:
-    total = kind.transitions if transitions is None else transitions
-    with _bar() as bar:
+    total = kind.size if size is None else size
+    with _bar(kind.unit) as bar:
         task = bar.add_task(name, total=total)
         return kind.make(
             kind.what,
             *policy,
-            transitions=total,
+            **{kind.unit: total},
             seed=seed,
             noise=kind.noise if noise is None else noise,
             dataset_id=out_id,

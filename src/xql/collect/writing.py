@@ -27,6 +27,9 @@ ROBOTICS = "gymnasium-robotics>=1.4"
 MOST_TRANSITIONS = 1_000_000_000
 """They are held in memory until they are written."""
 
+MOST_EPISODES = 1_000_000
+"""The same, where a dataset's size is said in episodes."""
+
 
 class Log(NamedTuple):
     """One log of T steps, to be written as one episode of a Minari dataset.
@@ -34,9 +37,8 @@ class Log(NamedTuple):
     It counts as truncated where its last step is no termination.
     """
 
-    observations: (
-        Shaped[np.ndarray, "steps_plus_1 _"] | dict[str, Shaped[np.ndarray, "steps_plus_1 _"]]
-    )
+    observations: Shaped[np.ndarray, "steps_plus_1 _"] | dict[str, Any]
+    """An array, or a dictionary of such arrays, nested as the environment's is."""
     actions: Shaped[np.ndarray, "steps *action"]
     """As the environment takes them: vectors, or the numbers of discrete ones."""
     rewards: Float[np.ndarray, " steps"]
@@ -86,13 +88,19 @@ def refuse_existing(dataset_id: str) -> None:
         )
 
 
-def check_numbers(where: str, *, transitions: int, seed: int, noise: float) -> None:
-    """Check the numbers that every kind of data takes.
+def check_numbers(
+    where: str, *, transitions: int = 1, episodes: int = 1, seed: int, noise: float
+) -> None:
+    """Check the numbers that every kind of data takes, its size in transitions or in episodes.
 
     Raises:
-        InputError: fewer than one transition, a negative seed, or a noise that is no size.
+        InputError: fewer than one of either, a negative seed, or a noise that is no size.
     """
-    limits = (("transitions", transitions, 1, MOST_TRANSITIONS), ("seed", seed, 0, 2**32 - 1))
+    limits = (
+        ("transitions", transitions, 1, MOST_TRANSITIONS),
+        ("episodes", episodes, 1, MOST_EPISODES),
+        ("seed", seed, 0, 2**32 - 1),
+    )
     for name, value, least, most in limits:
         if value < least:
             raise InputError(f"{name} is {value}", where=where, hint=f"give {least} or more")

@@ -102,6 +102,36 @@ def _mujoco(_: str | None) -> list[Cell]:
     ]
 
 
+_KITCHEN_AGENTS: dict[str, tuple[str, str]] = {
+    "xql-auto": ("xql", "default"),
+    "xql-consistent": ("xql", "consistent"),
+    "iql": ("iql", "default"),
+    "cql": ("cql", "default"),
+    "td3-bc": ("td3-bc", "default"),
+    "bc": ("bc", "default"),
+}
+"""The agents of the kitchen, each with its preset."""
+
+
+def _kitchen(_: str | None) -> list[Cell]:
+    # All starts are alike but for noise, so that more episodes of one policy say little more.
+    plan = EvaluationPlan(evaluations=4, episodes=5, last_episodes=20)
+    return [
+        _cell(
+            f"{kind}-{name}-{observations}",
+            f"kitchen/{kind}-v0",
+            agent,
+            200_000,
+            preset=preset,
+            options={"observations": observations},
+            evaluation=plan,
+        )
+        for kind in ("complete", "partial", "mixed")
+        for name, (agent, preset) in _KITCHEN_AGENTS.items()
+        for observations in ("raw", "standardised")
+    ]
+
+
 def _door_human(file: str | None) -> list[Cell]:
     # Trained before the preset had the published dropout.
     options = {"policy_dropout": 0.0}
@@ -335,6 +365,12 @@ _ANT = (
     "ends at its first success."
 )
 _MUJOCO = "The data was made here with `xql data make mujoco`; it is not D4RL's."
+_KITCHEN = (
+    "The data was made here with `xql data make kitchen-{complete,partial,mixed}`: scripted, not "
+    "D4RL, and not comparable with scores on D4RL's. A score is the share of the four target tasks "
+    "that were done. XQL's observations are scaled as said, where its preset chooses by the data. "
+    "All episodes start alike but for noise: the seeds are the sample."
+)
 _DOOR = (
     f"The environment is {DOOR} of gymnasium-robotics, whose reward changed in release 1.2.1: "
     "success compares with D4RL's, returns and normalised scores do not."
@@ -387,6 +423,7 @@ TABLES = {
     "peers-large": Table(_peers_large, f"{_PLAY} {_TUNED}"),
     "antmaze-more": Table(_antmaze_more, _ANT),
     "mujoco": Table(_mujoco, _MUJOCO),
+    "kitchen": Table(_kitchen, _KITCHEN),
     "door-human": Table(_door_human, _DOOR, needs="FILE"),
     "door-peers": Table(_door_peers, f"{_DOOR} {_UNTUNED} {_MATCHED}", needs="FILE"),
     "beta": Table(_beta, f"PointMaze: {_PLAY} AntMaze: {_ANT}"),
@@ -400,7 +437,7 @@ TABLES = {
 
 
 def make_data(cell: Cell) -> None:
-    """Make the maze dataset of a cell where this machine does not hold it."""
+    """Make the maze or kitchen dataset of a cell where this machine does not hold it."""
     name = str(cell.configuration["data"]["name"])
     task: Any = name.partition("/")[2].removesuffix("-v0")
     short = task.endswith("-short")
@@ -416,3 +453,9 @@ def make_data(cell: Cell) -> None:
             # The kept cells had the first 350,000 of the 1,000,000 transitions of umaze-v0.
             more: Any = {"transitions": 350_000, "dataset_id": name} if short else {}
             make_antmaze(task.removesuffix("-short"), **more)
+    elif name.startswith("kitchen/"):
+        from xql.collect.kitchen import make_kitchen
+        from xql.collect.writing import dataset_folder
+
+        if not dataset_folder(name).exists():
+            make_kitchen(task)
