@@ -35,8 +35,8 @@ SWITCH = "XQL_EVALUATION_WORKER"
 """Set to 0, no worker is started, and set to 1, every evaluation but the last is played in one."""
 
 START = 10.0
-"""Seconds of evaluations that must be left for a worker to pay. It takes a second of a core to
-start and 280 MB (`python -m benchmarks.around`), and compiles the policies once more."""
+"""Seconds of evaluations that must be left for a worker to pay. It takes a second of a core and
+280 MB to start, and compiles the policies once more."""
 
 FEWEST_CORES = 3
 """On fewer the updates themselves, whose products are split over two cores, leave none idle."""

@@ -373,11 +373,13 @@ class RunLogger:
             EnvironmentFault: the environment failed in the evaluation; the state is saved by then.
             KeyboardInterrupt: the run is to end; its state is saved.
         """
+        waited = self._playing is not None
         while self._playing is not None and not self._arrived(0.1):
             if self._interruption.requested is not None:
                 self.between(now)
         self._receive(now)
-        if now.step != self._saver.saved_step:
+        # Where the worker was lost, this step is saved with policies that are evaluated by now.
+        if waited or now.step != self._saver.saved_step:
             self._save(now)
         folder, config = self._folder, self._folder.config
         beside = self._worker_for(now.step)
@@ -485,8 +487,7 @@ class RunLogger:
                     self.close()
                     self._alone = True
                     self._progress.warn_once(
-                        f"no worker can evaluate any more: {lost}; this process does it from here "
-                        "on"
+                        f"no worker can evaluate ({lost}): this process does it from here on"
                     )
                 episodes = config.evaluation.episodes_at(step, config.steps)
                 with self._interruption.released():
