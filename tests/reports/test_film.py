@@ -71,7 +71,7 @@ def test_evaluate_films_on_demand(
     words = ["evaluate", str(run.path), "--episodes", "1", "--video-out", str(out), *TRUST]
     main([*words, "--video", "--member", "1"])
     printed = capsys.readouterr().out
-    assert f"{out}: returns -" in printed and "2 seeds × 1 episodes" in printed
+    assert f"{out}: returns -" in printed and "2 seeds × 1 episode" in printed
     assert frames_of(out)[0] == 21
     with pytest.raises(SystemExit) as end:
         main(words)
