@@ -5,9 +5,8 @@ data, evaluated in that simulator as any run is: in the process, and by a worker
 turn. The time on the clock from the first update to the end is divided among what the process did.
 With a worker, *evaluation* is what training waited for it. A run before them compiles.
 
-As CSV: the evaluation's place, the repetition, the part, its seconds, its share of the run, and its
-share of the run without evaluation. The last rows of each run are the processor's seconds of this
-process and of the worker.
+A row's ratio is its share of the run. The last rows of each place are the processor's seconds of
+this process and of the worker.
 """
 
 import contextlib
@@ -24,9 +23,9 @@ import gymnasium
 import numpy as np
 import tyro
 
+from benchmarks.table import machine, report, rows
 from xql.agents import Unchecked
 from xql.data.dataset import Dataset
-from xql.jax_config import cores
 from xql.runs.folder import RunFolder
 from xql.training import offline
 from xql.training.divergence import DivergenceGuard
@@ -134,6 +133,7 @@ def main(
     seeds: int = 1,
     places: tuple[Place, ...] = ("process", "worker"),
     repetitions: int = 2,
+    out: Path | None = None,
 ) -> None:
     """Print the parts of a run's time.
 
@@ -146,6 +146,7 @@ def main(
         seeds: members.
         places: where it is evaluated.
         repetitions: of every place, in turn.
+        out: the folder of a CSV file.
     """
     use_all_cores()
     data = noise(env)
@@ -165,29 +166,26 @@ def main(
             report=False,
         )
 
+    about, found = machine(), {place: defaultdict[str, list[float]](list) for place in places}
     with tempfile.TemporaryDirectory() as work:
         train(Path(work) / "first", max(evaluations, 500), min(1, episodes))
-        print(f"# {cores()} cores; load at the beginning {os.getloadavg()[0]:.1f}")
-        print("place,repetition,part,seconds,share,share without evaluation")
         for repetition in range(repetitions):
             for place in places:
                 os.environ[SWITCH] = "1" if place == "worker" else "0"
                 own, others = used(resource.RUSAGE_SELF), used(resource.RUSAGE_CHILDREN)
-                with clock() as found:
+                with clock() as timed:
                     train(Path(work) / f"{place}-{repetition}", steps, episodes)
-                whole = sum(found.seconds.values())
-                rest = whole - found.seconds["evaluation"]
-                for part, seconds in sorted(found.seconds.items(), key=lambda one: -one[1]):
-                    share = "" if part == "evaluation" else f"{seconds / rest:.4f}"
-                    print(
-                        f"{place},{repetition},{part},{seconds:.2f},{seconds / whole:.4f},{share}"
-                    )
-                print(f"{place},{repetition},in all,{whole:.2f},1,")
-                cpu = used(resource.RUSAGE_SELF) - own
-                print(f"{place},{repetition},processor of this process,{cpu:.2f},,")
-                cpu = used(resource.RUSAGE_CHILDREN) - others
-                print(f"{place},{repetition},processor of the worker,{cpu:.2f},,", flush=True)
-        print(f"# load at the end {os.getloadavg()[0]:.1f}")
+                seconds, each = timed.seconds, found[place]
+                each["in all"].append(sum(seconds.values()))
+                each["without evaluation"].append(each["in all"][-1] - seconds["evaluation"])
+                for _, _, part in PARTS:
+                    if len(each[part]) == repetition:  # several functions may count to one part
+                        each[part].append(seconds[part])
+                each["processor, this process"].append(used(resource.RUSAGE_SELF) - own)
+                each["processor, worker"].append(used(resource.RUSAGE_CHILDREN) - others)
+    table = [row for place in places for row in rows(f"evaluated: {place}", "s", found[place])]
+    both: dict[str, list[float]] = {place: found[place]["in all"] for place in places}
+    report("around", [*table, *rows("in all", "s", both)], about, out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Training is the default of XQL without an evaluation; the speed is that of the u
 first 1,000. In memory and streamed take turns.
 """
 
-import csv
 import json
 import os
 import subprocess
@@ -27,6 +26,8 @@ import h5py
 import numpy as np
 import tyro
 
+from benchmarks.table import Row, machine, report, rows
+
 OBSERVATION, ACTION, EPISODE = 60, 9, 1000
 SIZE = 4 * (OBSERVATION + ACTION + 1)
 """Bytes of a transition."""
@@ -34,6 +35,7 @@ FIRST = 1000
 """Updates that are not timed: they compile."""
 
 Job = Literal["open", "train", "stream"]
+WAYS: tuple[tuple[Job, str], ...] = (("train", "in memory"), ("stream", "streamed"))
 
 
 def columns(transitions: int) -> Iterator[dict[str, np.ndarray]]:
@@ -178,43 +180,30 @@ def main(
         updates: that are timed; a multiple of 1,000.
         repetitions: of each training; the medians count.
         folder: where the files are made, and removed after.
-        out: a CSV file.
+        out: the folder of a CSV file.
     """
-    rows = []
+    about, table = machine(), list[Row]()
     for count in transitions:
+        peaks: dict[str, list[float]] = {}
+        speeds: dict[str, list[float]] = {"in memory": [], "streamed": []}
         with tempfile.TemporaryDirectory(dir=folder) as place:
             for name in formats if count < 10_000_000 else formats[:1]:
                 path = Path(place) / name
                 write(path, count)
-                rows.append(line(count, f"open {name}", [measured("open", path, updates)]))
-                if name == formats[0]:
-                    found: dict[str, list[dict[str, float]]] = {"train": [], "stream": []}
-                    for _ in range(repetitions):
-                        for job in ("train", "stream"):
-                            found[job].append(measured(job, path, updates))
-                    rows += [line(count, f"{job} {name}", each) for job, each in found.items()]
+                peaks[f"open {name}"] = [measured("open", path, updates)["more, MiB"]]
+                for _ in range(repetitions if name == formats[0] else 0):
+                    for job, how in WAYS:
+                        found = measured(job, path, updates)
+                        peaks.setdefault(f"trained {how}, process", []).append(found["peak, MiB"])
+                        own = found["own peak, MiB"]
+                        peaks.setdefault(f"trained {how}, not mapped", []).append(own)
+                        speeds[how].append(found["updates/s"])
                 path.unlink()
-    if out is not None:
-        with out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-def line(count: int, job: str, found: list[dict[str, float]]) -> dict[str, Any]:
-    """Medians, printed."""
-    middle = {name: float(np.median([one[name] for one in found])) for name in found[0]}
-    data = count * SIZE / 2**20
-    row = {
-        "transitions": count,
-        "job": job,
-        "data, MiB": f"{data:.0f}",
-        **{name: f"{value:.4g}" for name, value in middle.items()},
-        "factor": f"{middle['more, MiB'] / data:.2f}",
-        "own factor": f"{middle['own more, MiB'] / data:.2f}",
-    }
-    print(", ".join(f"{name}: {value}" for name, value in row.items()), flush=True)
-    return row
+        # The first row is the data's own size, so that a ratio is in its units.
+        size = [count * SIZE / 2**20]
+        table += rows(f"{count:,} transitions", "MiB", {"data": size, **peaks})
+        table += rows(f"{count:,} transitions, speed", "updates/s", speeds)
+    report("memory", table, about, out)
 
 
 if __name__ == "__main__":

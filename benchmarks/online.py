@@ -15,12 +15,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 
+from benchmarks.table import Row, interleaved, machine, report, rows
 from benchmarks.updates import machine_rate
 from xql.agents import ONLINE, Unchecked, configure
 from xql.envs.make import make_environment
@@ -145,6 +147,7 @@ def main(
     peer: Path | None = None,
     environments: int = 1,
     parts: int = 300,
+    out: Path | None = None,
 ) -> None:
     """Print the speed of each agent, slowest and fastest too.
 
@@ -156,31 +159,24 @@ def main(
         peer: the Python of a virtual environment with sbx-rl; nothing is compared without it.
         environments: copies of ours, with as many updates at a time. sbx-rl has one.
         parts: steps for the time of each part of a step; none with 0.
+        out: the folder of a CSV file.
     """
     use_all_cores()
-    found: dict[str, list[float]] = {}
-    rates = [machine_rate()]
-    for _ in range(repetitions):
-        for agent in agents:
-            found.setdefault(f"xql {agent}", []).append(ours(agent, env, steps, environments))
-            if peer is not None and agent in ("td3", "sac"):
-                found.setdefault(f"sbx-rl {agent}", []).append(peers(peer, agent, env, steps))
-            rates.append(machine_rate())
-    print(f"{env}; numpy's 2048³ product: {np.median(rates) / 1e9:.0f} GFLOP/s")
-    for name, speeds in found.items():
-        print(
-            f"  {name:12} {np.median(speeds):5.0f} steps/s ({min(speeds):.0f} to {max(speeds):.0f})"
-        )
+    about, table = machine(), list[Row]()
+    for agent in agents:
+        measures: dict[str, Callable[[], float]] = {}
+        if peer is not None and agent in ("td3", "sac"):
+            measures["sbx-rl"] = partial(peers, peer, agent, env, steps)
+        measures["xql"] = partial(ours, agent, env, steps, environments)
+        table += interleaved(f"{agent}, {env}", "steps/s", measures, repetitions)
     for agent in agents if parts else ():
         step = Step(agent, env)
         made = [step.parts(parts) for _ in range(repetitions)]
         step.actors.close()
-        for name in made[0]:
-            times = [one[name] for one in made]
-            print(
-                f"  {agent} {name:21} {np.median(times):6.2f} ms "
-                f"({min(times):.2f} to {max(times):.2f})"
-            )
+        each = {name: [one[name] for one in made] for name in reversed(made[0])}
+        table += rows(f"a step of {agent}", "ms", each)
+    about |= {"numpy's 2048³ product": f"{machine_rate() / 1e9:.0f} GFLOP/s"}
+    report("online", table, about, out)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def interleaved(
 
 
 def rows(group: str, unit: str, found: Mapping[str, Sequence[float]]) -> list[Row]:
-    """Rows of numbers that were measured in the same rounds."""
+    """Rows of what was measured in the same rounds; of the first, one number may stand for all."""
     base = np.array(next(iter(found.values())))
     return [
         Row(
@@ -108,14 +108,14 @@ def report(
     """
     table = Table(title=title, box=box.SIMPLE, title_justify="left")
     for name in ("", "", "median", "least", "most", "ratio"):
-        table.add_column(name, justify="left" if not name else "right")
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     before = None
     for row in found:
         group = "" if row.group == before else f"{row.group} [{row.unit}]"
         numbers = [f"{one:.4g}" for one in (row.median, row.least, row.most)]
         table.add_row(group, row.name, *numbers, f"{row.ratio:.2f}")
         before = row.group
-    console = Console(soft_wrap=True)
+    console = Console(width=120, soft_wrap=True)
     console.print(table)
     console.print("; ".join(f"{name}: {value}" for name, value in about.items()), markup=False)
     if out is None:
