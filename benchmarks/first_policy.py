@@ -116,6 +116,7 @@ def peers(python: Path, source: str, seed: int, steps: int) -> float:
     seconds = time.perf_counter() - began
     # d3rlpy prints its log between them.
     found = re.findall(r"^evaluated ([0-9.]+)$", printed, re.MULTILINE)
+    print(f"d3rlpy, seed {seed}: {' '.join(found)} in {seconds:.0f} s", flush=True)
     return seconds if any(float(one) >= ENOUGH for one in found) else float("inf")
 
 
@@ -139,12 +140,12 @@ def main(
     source = f"minari:{ensure_pointmaze('medium')[0]}"
     left = {name: iter(seeds) for name in (*agents, "d3rlpy")}
     measures: dict[str, Callable[[], float]] = {}
-    if peer is not None:
-        measures["IQL, d3rlpy"] = lambda: peers(peer, source, next(left["d3rlpy"]), steps)
     for agent in agents:
         measures[agent.upper()] = partial(
             lambda name: ours(source, name, next(left[name]), steps), agent
         )
+    if peer is not None:
+        measures["IQL, d3rlpy"] = lambda: peers(peer, source, next(left["d3rlpy"]), steps)
     found = interleaved("until 95 % success", "s", measures, len(seeds))
     report("first-policy", found, about, out)
 

@@ -131,6 +131,7 @@ def work(job: Job, source: str, updates: int) -> dict[str, float]:
                 source,
                 steps=FIRST + updates,
                 env="none",
+                evaluations=1,  # so that metrics come at every 1,000th update
                 out=Path(folder) / "run",
                 stream=job == "stream",
                 loggers=[],

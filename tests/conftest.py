@@ -1,6 +1,7 @@
 """Configuration that every test shares."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # Workers import xql, and the environments of worlds.py.
         patch.setenv("PYTHONPATH", os.pathsep.join([*map(str, IMPORTED), before]))
+        # A socket's path has at most 107 bytes, and tmp_path of a test process is long.
+        patch.setenv("RAY_TMPDIR", tempfile.gettempdir())
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("cores")))  # which test processes share
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else it writes a token to the user's home
         start_ray_here(2)

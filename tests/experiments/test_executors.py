@@ -18,6 +18,7 @@ from xql.experiments.executors import (
     Share,
     executor_for,
     in_process,
+    start_ray_here,
     workers_of,
 )
 
@@ -138,3 +139,16 @@ def test_an_interrupted_task_may_save_what_it_has(ray_here: None, tmp_path: Path
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
     assert tasks[0].with_suffix(".saved").exists()
+
+
+def test_a_folder_in_which_ray_cannot_start_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray")
+
+    def refused(**settings: object) -> None:
+        raise OSError("AF_UNIX path length cannot exceed 107 bytes: /a/long/path")
+
+    monkeypatch.setattr(ray, "init", refused)
+    with pytest.raises(InputError, match=r"Ray cannot be started \(AF_UNIX.*short path in RAY_"):
+        start_ray_here(1)

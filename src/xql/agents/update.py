@@ -17,7 +17,11 @@ Schedule = Literal["cosine", "constant"]
 
 def trainable(network: PyTree) -> Trainable:
     """A network with a fresh Adam state: zeros, made by NumPy, for which nothing is compiled."""
-    shapes = jax.eval_shape(optax.scale_by_adam().init, network)
+    initial = optax.scale_by_adam().init
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(network)):
+        # Of shapes alone, NumPy would make arrays, however large.
+        return Trainable(network, initial(network))
+    shapes = jax.eval_shape(initial, network)
     zeros = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), shapes)
     return Trainable(network, zeros)
 

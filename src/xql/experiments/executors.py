@@ -313,6 +313,9 @@ def start_ray_here(cores: int) -> None:
 
     Args:
         cores: how many its tasks share.
+
+    Raises:
+        InputError: it cannot be started, such as where the path of its folder is too long.
     """
     import ray
 
@@ -320,13 +323,19 @@ def start_ray_here(cores: int) -> None:
     with warnings.catch_warnings():
         # JAX's, of a fork. What Ray forks becomes another program at once.
         warnings.simplefilter("ignore", RuntimeWarning)
-        ray.init(
-            address="local",
-            num_cpus=cores,
-            include_dashboard=False,
-            object_store_memory=OBJECTS,
-            **QUIET,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                include_dashboard=False,
+                object_store_memory=OBJECTS,
+                **QUIET,
+            )
+        except OSError as error:
+            raise InputError(
+                f"Ray cannot be started ({reason(error)[:150]})",
+                hint="name a folder with a short path in RAY_TMPDIR, or give `jobs=1`",
+            ) from error
 
 
 def _require_answer(address: str) -> None:
