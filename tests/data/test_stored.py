@@ -201,6 +201,20 @@ def test_arrays_on_disk_are_the_same_and_take_no_memory(
     assert list(tmp_path.iterdir()) == []  # the files have no names
 
 
+def test_what_the_user_has_mapped_keeps_what_was_written_to_it(tmp_path: Path) -> None:
+    np.zeros((6, 2), np.float32).tofile(tmp_path / "numbers")
+    # Copied on writing: what is written is in memory, and not in the file.
+    observations = np.memmap(tmp_path / "numbers", np.float32, mode="c", shape=(6, 2))
+    observations[:] = 1.0
+    rewards = np.zeros(6, np.float32)
+    actions = np.zeros((6, 1), np.float32)
+    ends = np.ones(1, bool)
+    data = Dataset(observations, actions, rewards, np.array([5]), ends, ~ends)
+    data.fingerprint()
+    Dataset.from_episodes([data.episode(0)])
+    assert (observations == 1.0).all()
+
+
 def test_no_room_on_the_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with pytest.raises(InputError, match=r"needs 4,096,000\.0 GiB, and .* free.*TMPDIR"):
