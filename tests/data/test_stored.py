@@ -13,7 +13,7 @@ import pytest
 import xql
 from xql.data import moves, stored
 from xql.data.check import check_dataset
-from xql.data.dataset import Dataset
+from xql.data.dataset import Dataset, Episode
 from xql.data.stored import kept, mapped, release, taken
 from xql.errors import InputError
 
@@ -224,6 +224,11 @@ def test_no_room_on_the_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         mapped((10, 10))
 
 
+def short_of(episode: Episode) -> Episode:
+    columns = episode.observations[:3], episode.actions[:2], episode.rewards[:2]
+    return Episode(*columns, episode.terminated, episode.truncated)
+
+
 def test_a_part_is_evenly_spread_whole_episodes() -> None:
     data = Dataset.from_arrays(**logged())
     assert data.part(STEPS) is data
@@ -232,6 +237,12 @@ def test_a_part_is_evenly_spread_whole_episodes() -> None:
     np.testing.assert_array_equal(part.lengths, LENGTH)
     np.testing.assert_array_equal(part.observations[: LENGTH + 1], data.observations[: LENGTH + 1])
     np.testing.assert_array_equal(part.observations[-1], data.observations[-1])
+    long = np.random.default_rng(0).random(1000) < 0.1
+    uneven = Dataset.from_episodes([short_of(data.episode(0)), data.episode(0)])
+    several = Dataset.from_episodes([uneven.episode(int(one)) for one in long])
+    few = several.part(several.transitions // 4)
+    assert set(few.lengths.tolist()) == {2, LENGTH}
+    assert few.transitions <= several.transitions // 2
     endless = dict.fromkeys(("terminated", "truncated"), np.zeros(STEPS, bool))
     one = Dataset.from_arrays(**(without_next(logged()) | endless))
     short = one.part(50)

@@ -454,7 +454,7 @@ def execute_offline(
         bar.say(logger.verdict())
         run = Run(folder, population)
         if report:
-            look = partial(diagnose, config, population, shown, config.steps)
+            look = partial(diagnose, config, population, shown, config.steps, whole=dataset)
             leave_report(run, look, bar.say)
     return run
 
