@@ -99,7 +99,7 @@ class EvaluationWorker:
             settings["jax_num_cpu_devices"] = len(jax.devices())
         try:
             about = pickle.dumps((dataclasses.replace(config, given=None), environment))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        except Exception as error:  # whatever objects of the user's raise
             raise WorkerLost(f"the environment cannot be pickled ({reason(error)})") from error
         if b"__main__" in about:
             raise WorkerLost("the environment is defined in the running program")
