@@ -209,6 +209,12 @@ def test_what_cannot_be_held_out_is_refused(amount: float) -> None:
         set_apart(TEN, amount)
 
 
+@pytest.mark.parametrize("amount", [None, "0.1", True, [2]])
+def test_what_is_no_number_cannot_be_held_out(amount: Any) -> None:
+    with pytest.raises(InputError, match=r"^`hold_out` cannot be .*give a share such as 0\.1"):
+        set_apart(TEN, amount)
+
+
 def test_what_is_held_out_is_never_learned_from() -> None:
     plan = plan_offline(TEN, agent="bc", hold_out=0.3, env="none", options={"subset": "top:0.5"})
     learned, held = set_apart(TEN, 0.3)

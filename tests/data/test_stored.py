@@ -13,7 +13,7 @@ import pytest
 import xql
 from xql.data import moves, stored
 from xql.data.check import check_dataset
-from xql.data.dataset import Dataset
+from xql.data.dataset import Dataset, Episode
 from xql.data.stored import kept, mapped, release, taken
 from xql.errors import InputError
 
@@ -201,6 +201,20 @@ def test_arrays_on_disk_are_the_same_and_take_no_memory(
     assert list(tmp_path.iterdir()) == []  # the files have no names
 
 
+def test_what_the_user_has_mapped_keeps_what_was_written_to_it(tmp_path: Path) -> None:
+    np.zeros((6, 2), np.float32).tofile(tmp_path / "numbers")
+    # Copied on writing: what is written is in memory, and not in the file.
+    observations = np.memmap(tmp_path / "numbers", np.float32, mode="c", shape=(6, 2))
+    observations[:] = 1.0
+    rewards = np.zeros(6, np.float32)
+    actions = np.zeros((6, 1), np.float32)
+    ends = np.ones(1, bool)
+    data = Dataset(observations, actions, rewards, np.array([5]), ends, ~ends)
+    data.fingerprint()
+    Dataset.from_episodes([data.episode(0)])
+    assert (observations == 1.0).all()
+
+
 def test_no_room_on_the_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with pytest.raises(InputError, match=r"needs 4,096,000\.0 GiB, and .* free.*TMPDIR"):
@@ -208,6 +222,11 @@ def test_no_room_on_the_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="no file for data can be written here"):
         mapped((10, 10))
+
+
+def short_of(episode: Episode) -> Episode:
+    columns = episode.observations[:3], episode.actions[:2], episode.rewards[:2]
+    return Episode(*columns, episode.terminated, episode.truncated)
 
 
 def test_a_part_is_evenly_spread_whole_episodes() -> None:
@@ -218,6 +237,12 @@ def test_a_part_is_evenly_spread_whole_episodes() -> None:
     np.testing.assert_array_equal(part.lengths, LENGTH)
     np.testing.assert_array_equal(part.observations[: LENGTH + 1], data.observations[: LENGTH + 1])
     np.testing.assert_array_equal(part.observations[-1], data.observations[-1])
+    long = np.random.default_rng(0).random(1000) < 0.1
+    uneven = Dataset.from_episodes([short_of(data.episode(0)), data.episode(0)])
+    several = Dataset.from_episodes([uneven.episode(int(one)) for one in long])
+    few = several.part(several.transitions // 4)
+    assert set(few.lengths.tolist()) == {2, LENGTH}
+    assert few.transitions <= several.transitions // 2
     endless = dict.fromkeys(("terminated", "truncated"), np.zeros(STEPS, bool))
     one = Dataset.from_arrays(**(without_next(logged()) | endless))
     short = one.part(50)

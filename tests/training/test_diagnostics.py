@@ -89,6 +89,16 @@ def test_differences_values_and_returns_are_in_the_data_s_unit(found: Diagnostic
     assert set(found.episode_returns) == {3.0} and set(found.episode_lengths) == {2}
 
 
+def test_of_a_part_the_rewards_and_episodes_are_those_of_the_whole(log: Dataset) -> None:
+    config = configured(BCConfig(hidden=(4,)), spec_of(1, 1).actions)
+    agent = make_bc(BCConfig(hidden=(4,)), 10)
+    population = stacked(*(first_state(agent, spec_of(1, 1), seed) for seed in (0, 1)))
+    found = diagnose(config, population, log.part(5), 10, whole=log)
+    np.testing.assert_array_equal(found.episode_lengths, [2] * 10)
+    np.testing.assert_array_equal(found.episode_returns, [3.0] * 10)
+    assert found.distances.shape[1] < 10
+
+
 def test_distances_are_in_half_action_ranges(found: Diagnostics, log: Dataset) -> None:
     assert not found.logged.any()  # another episode has the same action
     assert found.distances.shape == (2, 10)

@@ -229,7 +229,15 @@ def test_a_worker_ends_with_its_trainer_in_the_middle_of_an_episode(
         worker.close()
 
 
-@pytest.mark.parametrize("env", [lambda: Line(), Line()])
+class Unpicklable:
+    def __call__(self) -> Line:
+        return Line()
+
+    def __reduce__(self) -> Any:
+        raise ValueError("ctypes objects containing pointers cannot be pickled")
+
+
+@pytest.mark.parametrize("env", [lambda: Line(), Line(), Unpicklable()])
 def test_what_no_other_process_can_have_is_played_in_the_process(
     env: Any,
     alone: dict[Callable[..., Run], Run],

@@ -8,7 +8,7 @@ import pytest
 
 from xql.agents.hyperparameters import from_dict
 from xql.errors import InputError
-from xql.runs.config import Extent, Member, OnlineLoop, RunConfig
+from xql.runs.config import Extent, FineTuning, Member, OnlineLoop, RunConfig
 from xql.training.memory import memory_bytes, require_memory
 from xql.training.replay import empty_replay
 
@@ -38,6 +38,15 @@ def test_data_that_does_not_fit_can_be_streamed() -> None:
         require_memory(dataclasses.replace(config, data=large))
     streamed = dataclasses.replace(large, streamed=2**18)
     require_memory(dataclasses.replace(config, data=streamed))
+
+
+def test_data_that_fine_tuning_does_not_draw_from_is_not_counted() -> None:
+    config = RunConfig.load(RUN)
+    large = dataclasses.replace(config.data, extent=Extent(10**12, 10**9, 0.0))
+    config = dataclasses.replace(config, data=large, loop=OnlineLoop(buffer=1000))
+    require_memory(dataclasses.replace(config, finetune=FineTuning("run", 1, "online")))
+    with pytest.raises(InputError, match=r"most of it for data; .* with `replay='online'`"):
+        require_memory(dataclasses.replace(config, finetune=FineTuning("run", 1, "symmetric")))
 
 
 def test_where_the_system_does_not_say_its_memory_every_run_passes(

@@ -30,6 +30,7 @@ from xql.training import offline, online, streaming
 from xql.training.online_state import add
 from xql.training.population import train_chunk
 from xql.training.run_logger import RunLogger
+from xql.training.saved import load_saved
 
 SMALL = {"hidden": [16], "batch_size": 16}
 Learn = Callable[..., Run]
@@ -598,6 +599,7 @@ def test_a_fine_tuned_run_that_saved_nothing_is_to_be_made_again(
         (learn_offline, "xql", "reward_scale: ", "reward_scale: 7", "trained with reward_scale"),
         (learn_offline, "xql", "policy_schedule: cosine", "policy_schedule: constant", "schedule"),
         (learn_offline, "xql", "steps: 60", "steps: 30", "is of step 40, config.yaml says 30"),
+        (learn_offline, "xql", "\nsteps:", "\nprecision: bf16\nsteps:", 'precision "float32"'),
         (learn_online, "td3", "warmup: 20", "warmup: 10", "with warmup 20, config.yaml says 10"),
     ],
 )
@@ -619,6 +621,15 @@ def test_a_configuration_that_was_edited_is_refused(
     with pytest.raises(InputError, match=f"{said}.*; restore config.yaml as the run wrote it"):
         go_on(tmp_path / "run")
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count('"step": 60')
+
+
+def test_networks_alone_whose_evaluation_was_not_over_do_not_go_on(
+    wholes: Callable[[Learn, str], Run],
+) -> None:
+    saved = load_saved(RunFolder.open(wholes(learn_offline, "xql").path))
+    kept = saved._replace(extra={}, notes={**saved.notes, "evaluating": 40})
+    with pytest.raises(InputError, match="keeps the networks alone"):
+        kept.require_whole()
 
 
 def test_what_is_advised_is_what_resume_can_do(

@@ -17,6 +17,7 @@ from xql.cli import main
 from xql.data.dataset import Dataset, DeviceData
 from xql.data.files import save_dataset
 from xql.data.scaling import apply_scaling, fit_scaling, least_returns
+from xql.errors import InputError
 from xql.runs.config import RunConfig
 from xql.training import offline, streaming
 from xql.training.population import draw, train_chunk, transitions_at
@@ -182,6 +183,18 @@ def test_a_streamed_run_learns_says_so_and_compiles_once(
     # A run that is not keeps the hash that it had before there were others.
     plain = dataclasses.replace(config.data, streamed=None)
     assert "streamed" not in dataclasses.replace(config, data=plain).to_dict()["data"]
+
+
+def test_of_a_part_the_rows_that_are_wrong_are_said_to_be_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    low = np.full(1, -1e-3, np.float32)
+    data = line_data().with_metadata(action_low=low, action_high=-low)
+    settings: dict[str, Any] = {"agent": "bc", "env": "none"}
+    for most, words in ((data.transitions, "column 0"), (10, "of the part that was checked")):
+        monkeypatch.setattr(offline, "LOOKED_AT", most)
+        with pytest.raises(InputError, match=rf"actions outside their bounds.*{words}\)"):
+            offline.plan_offline(data, stream=True, **settings)
 
 
 def test_large_data_is_scaled_where_it_is_unless_it_is_the_users_own(

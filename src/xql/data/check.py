@@ -55,13 +55,19 @@ def check_dataset(dataset: Dataset) -> list[Finding]:
     return sorted(found, key=lambda finding: order.index(finding.severity))
 
 
-def require_sound(dataset: Dataset) -> list[Finding]:
+def require_sound(dataset: Dataset, *, part: bool = False) -> list[Finding]:
     """Raise for the first error; the warnings and notes, the gravest first, are returned.
+
+    Args:
+        dataset: what to check.
+        part: whether it is a part of the data, so that its rows have other numbers there.
 
     Raises:
         InputError: the data cannot be learned from.
     """
     found = check_dataset(dataset)
+    if part:
+        found = [one._replace(where=f"{one.where}, of the part that was checked") for one in found]
     for finding in found:
         if finding.severity == "error":
             raise InputError(

@@ -14,6 +14,7 @@ the value after it is 0), it was *truncated* (a time limit), or the log simply s
 reaches a loss, through the mask.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -228,11 +229,13 @@ class Dataset:
         lows, highs = zip(*ends, strict=True)
         return np.min(lows, axis=0), np.max(highs, axis=0)
 
-    @property
+    @functools.cached_property
     def firsts(self) -> Int64[np.ndarray, " episodes"]:
         """The row of each episode's first observation."""
         taken: np.ndarray = self.lengths + 1
-        return np.asarray(np.cumsum(taken) - taken)
+        firsts = np.asarray(np.cumsum(taken) - taken)
+        firsts.setflags(write=False)  # kept: `episode` asks for it each time
+        return firsts
 
     @property
     def starts(self) -> Int64[np.ndarray, " transitions"]:
@@ -323,15 +326,18 @@ class Dataset:
     def part(self, most: int) -> "Dataset":
         """Evenly spread episodes, with about so many transitions and at most twice as many.
 
-        The dataset itself where it has no more. Long episodes may be cut, and then count as the end
-        of the log.
+        The dataset itself where it has no more. Where whole episodes would be more than twice as
+        many, long ones are cut, and end as a log does.
         """
         if self.transitions <= most:
             return self
         count = max(1, int(self.episodes * (most / self.transitions)))
-        longest = max(1, 2 * most // count)
+        chosen = np.linspace(0, self.episodes - 1, count).astype(int)
+        longest = self.transitions
+        if self.lengths[chosen].sum() > 2 * most:
+            longest = max(1, 2 * most // count)
         episodes = []
-        for index in np.linspace(0, self.episodes - 1, count).astype(int):
+        for index in chosen:
             one = self.episode(int(index))
             if len(one.actions) > longest:
                 one = Episode(

@@ -383,13 +383,13 @@ def scale_rows(observations: Float32[np.ndarray, "rows observation"], scaling: S
 def apply_scaling(dataset: Dataset, scaling: Scaling, *, in_place: bool = False) -> Dataset:
     """The same episodes with rewards and observations scaled, in new arrays.
 
-    What the scaling leaves as it is stays shared with `dataset`, which is never written to.
+    What the scaling leaves as it is stays shared with `dataset`.
 
     Args:
         dataset: as it was opened.
         scaling: of rewards and observations.
-        in_place: whether observations are scaled where they are, so that `dataset` cannot be used
-            any more.
+        in_place: whether observations are scaled where they are, so that those of `dataset` cannot
+            be used any more; else nothing is written to it.
 
     Raises:
         InputError: the scaling was fitted to observations of another size.

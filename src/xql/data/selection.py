@@ -12,20 +12,23 @@ stored.
 """
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt64
 
 from xql.data.dataset import Dataset
-from xql.errors import InputError, nearest
+from xql.errors import InputError, brief, nearest
 
 SUBSETS = ("all", "top:X")
+
+_AMOUNT = "give a share such as 0.1, or a number of episodes such as 20"
 
 _SALT = b"xql hold-out"
 """Of the hashes, which are compared with no others."""
 
 
-def set_apart(dataset: Dataset, amount: int | float) -> tuple[Dataset, Dataset | None]:
+def set_apart(dataset: Dataset, amount: Any) -> tuple[Dataset, Dataset | None]:
     """The episodes to learn from, and those that are held out.
 
     Args:
@@ -36,11 +39,12 @@ def set_apart(dataset: Dataset, amount: int | float) -> tuple[Dataset, Dataset |
     Raises:
         InputError: it is neither, or leaves no episode to learn from.
     """
+    if isinstance(amount, bool) or not isinstance(amount, int | float | np.number):
+        raise InputError(f"`hold_out` cannot be {brief(amount)}", hint=_AMOUNT)
     if amount == 0:
         return dataset, None
     if not (0 < amount < 1 or (amount >= 1 and float(amount).is_integer())):
-        hint = "give a share such as 0.1, or a number of episodes such as 20"
-        raise InputError(f"`hold_out={amount:g}` is no part of the episodes", hint=hint)
+        raise InputError(f"`hold_out={amount:g}` is no part of the episodes", hint=_AMOUNT)
     count = max(1, round(amount * len(dataset))) if amount < 1 else int(amount)
     if count >= len(dataset):
         hint = f"give less: the data has {len(dataset):,} episode{'s' * (len(dataset) > 1)}"

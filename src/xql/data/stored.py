@@ -173,6 +173,10 @@ def is_on_disk() -> bool:
     return _ON_DISK.get()
 
 
+class _File(mmap.mmap):
+    """A file of ours. Of one that the user has mapped, what was written may be in memory alone."""
+
+
 def mapped(shape: tuple[int, ...]) -> np.ndarray:
     """An array of zeros in float32 that lies in a file.
 
@@ -192,15 +196,15 @@ def mapped(shape: tuple[int, ...]) -> np.ndarray:
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.truncate(size)
-        whole = mmap.mmap(file.fileno(), size)
+        whole = _File(file.fileno(), size)
     return np.frombuffer(whole, np.float32, math.prod(shape)).reshape(shape)
 
 
 def release(array: np.ndarray) -> None:
-    """Give back the memory of a mapped array, whose numbers stay in its file; no other changes."""
+    """Give back the memory of an array of `mapped`, whose numbers stay in its file."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
     base = base.obj if isinstance(base, memoryview) else base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+    if isinstance(base, _File) and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)

@@ -106,7 +106,14 @@ class Diagnostics(NamedTuple):
 
 
 @standard_jax()
-def diagnose(config: RunConfig, population: TrainState, dataset: Dataset, step: int) -> Diagnostics:
+def diagnose(
+    config: RunConfig,
+    population: TrainState,
+    dataset: Dataset,
+    step: int,
+    *,
+    whole: Dataset | None = None,
+) -> Diagnostics:
     """Let the members of a run look at the data that they learned from.
 
     Args:
@@ -114,7 +121,10 @@ def diagnose(config: RunConfig, population: TrainState, dataset: Dataset, step: 
         population: as it is at `step`.
         dataset: with raw rewards and observations.
         step: the run's.
+        whole: where `dataset` is a part of it, all of the data, whose rewards and episodes are
+            described; its observations may be scaled.
     """
+    whole = dataset if whole is None else whole
     rows = spread_out(dataset.starts, TRANSITIONS)
     count = min(len(config.members), MEMBERS)
     states = [member(population, index) for index in range(count)]
@@ -125,8 +135,8 @@ def diagnose(config: RunConfig, population: TrainState, dataset: Dataset, step: 
     kind = "z = (Q − V) / β" if len(beta) else "Q − V"
     raw = config.scaling.rewards in ("raw", "auto")
     parts: dict[str, Any] = _actions(config, states, dataset)
-    rewards = dataset.rewards[dataset.starts]
-    episodes = spread_out(np.arange(dataset.episodes), EPISODES)
+    rewards = whole.rewards[whole.acted]
+    episodes = spread_out(np.arange(whole.episodes), EPISODES)
     return Diagnostics(
         step=step,
         differences=differences.astype(np.float32),
@@ -136,11 +146,11 @@ def diagnose(config: RunConfig, population: TrainState, dataset: Dataset, step: 
         if v.size
         else none(1, 0),
         **parts,
-        episode_returns=dataset.returns[episodes].astype(np.float32),
-        episode_lengths=dataset.lengths[episodes],
+        episode_returns=whole.returns[episodes].astype(np.float32),
+        episode_lengths=whole.lengths[episodes],
         rewards=np.quantile(rewards, [0, 0.25, 0.5, 0.75, 1]).astype(np.float32),
-        terminated=float(dataset.terminated.mean()),
-        truncated=float(dataset.truncated.mean()),
+        terminated=float(whole.terminated.mean()),
+        truncated=float(whole.truncated.mean()),
         unit="return" if raw else "scaled return",
         difference=kind,
     )

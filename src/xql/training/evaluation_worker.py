@@ -51,7 +51,7 @@ _SETTINGS = (
     "jax_persistent_cache_min_compile_time_secs",
     "jax_default_matmul_precision",
 )
-"""What the trainer's JAX may have been told, and the worker's must be."""
+"""What the trainer's JAX may be configured to, and the worker's then must be."""
 
 _RUN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {} import main; main()"
 _LENGTH = struct.Struct("<Q")
@@ -100,7 +100,7 @@ class EvaluationWorker:
             settings["jax_num_cpu_devices"] = len(jax.devices())
         try:
             about = pickle.dumps((dataclasses.replace(config, given=None), environment))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        except Exception as error:  # whatever objects of the user's raise
             raise WorkerLost(f"the environment cannot be pickled ({reason(error)})") from error
         if b"__main__" in about:
             raise WorkerLost("the environment is defined in the running program")

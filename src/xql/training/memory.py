@@ -30,6 +30,8 @@ def require_memory(config: RunConfig) -> None:
     row = spec.observation_size + spec.actions.size + 3
     drawn = 2 * (spec.observation_size + spec.actions.size) + 3
     logged = 0 if config.data.extent is None else config.data.extent.transitions
+    if config.finetune is not None and config.finetune.replay == "online":
+        logged = 0
     if config.data.streamed is not None:
         logged = min(logged, 2 * config.data.streamed)
     stored = 0 if config.loop is None else min(config.loop.buffer, config.steps)
@@ -44,7 +46,8 @@ def require_memory(config: RunConfig) -> None:
         largest = max(parts, key=lambda name: parts[name])
         hint = "give fewer seeds or swept values, smaller layers, batches or buffers"
         if largest == "data":
-            hint = "train with `stream=True`"
+            alone = "fine-tune with `replay='online'`, which needs no data"
+            hint = "train with `stream=True`" if config.finetune is None else alone
         raise InputError(
             f"{members} members need at least {needed / 2**30:,.0f} GiB of memory, most of it for "
             f"{largest}; there are {there / 2**30:,.0f}",

@@ -95,8 +95,9 @@ LARGE = 1 << 28
 """Bytes of observations that are not to be in memory twice."""
 
 LOOKED_AT = 250_000
-"""Transitions, evenly spread over data of which more are not to be in memory twice: the report is
-of them, and where the data is streamed, so are its checks and the scaling of observations."""
+"""Transitions, evenly spread over data of which more are not to be in memory twice: the networks
+are looked at on them, or on a quarter of the data if that is less, and where the data is streamed,
+they are checked, and observations are scaled by them."""
 
 FIRST_CHUNK = 64
 """Updates of the first call, before it is known how long one takes."""
@@ -299,7 +300,8 @@ def plan_offline(
     require_apart(sweep, options)
     require_one_discount(made, members)
     # From files, only a part is looked at column by column.
-    findings = require_sound(whole.part(LOOKED_AT) if stream else whole)
+    checked = whole.part(LOOKED_AT) if stream else whole
+    findings = require_sound(checked, part=checked is not whole)
     with on_disk(stream):
         kept, held = set_apart(whole, hold_out)
         dataset = select_episodes(kept, chosen.subset)
@@ -454,7 +456,7 @@ def execute_offline(
         bar.say(logger.verdict())
         run = Run(folder, population)
         if report:
-            look = partial(diagnose, config, population, shown, config.steps)
+            look = partial(diagnose, config, population, shown, config.steps, whole=dataset)
             leave_report(run, look, bar.say)
     return run
 

@@ -121,7 +121,8 @@ class Saved(NamedTuple):
                 where=str(self.folder.path),
                 hint="give the folder that the run wrote",
             )
-        if not self.extra and (self.notes.get("good") or self.folder.config.online):
+        needed = self.notes.get("good") or self.evaluating is not None
+        if not self.extra and (needed or self.folder.config.online):
             raise InputError(
                 "this checkpoint keeps the networks alone, from which no run goes on",
                 where=str(self.folder.checkpoints / str(self.step)),
@@ -144,8 +145,10 @@ def settings_of(config: RunConfig) -> dict[str, str]:
     """What the updates depend on and no resumption changes: texts by name, of long ones a hash."""
     plain = config.to_dict()
     found = {}
-    for part in ("hyperparameters", "scaling", "loop", "finetune"):
-        for name, value in plain.get(part, {}).items():
+    parts = [plain.get(part, {}) for part in ("hyperparameters", "scaling", "loop", "finetune")]
+    drawn = {"precision": config.precision, "streamed": config.data.streamed}
+    for part in (*parts, drawn):
+        for name, value in part.items():
             text = json.dumps(value)
             short = len(text) <= 60
             found[name] = text if short else hashlib.sha256(text.encode()).hexdigest()[:16]
