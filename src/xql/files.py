@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -304,6 +305,22 @@ def made_folder(path: Path, what: str = "folder") -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     one.rmdir()
             raise
+
+
+def make_own_folder(path: Path) -> None:
+    """Make a folder that only its user can use, or see that the one that is there is such.
+
+    Raises:
+        OSError: it cannot be made or written to, is somebody else's or a link that somebody else
+            made, or others can write to it.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if hasattr(os, "getuid"):
+        owners = {path.lstat().st_uid, path.stat().st_uid}
+        if owners != {os.getuid()} or path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def _take_name(draft: Path, path: Path) -> None:

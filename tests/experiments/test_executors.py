@@ -104,6 +104,30 @@ def test_each_process_has_cores_of_its_own(
     assert len({tuple(cores) for cores in by_process.values()}) == len(by_process)
 
 
+@pytest.mark.parametrize("what", ["open", "link", "file"])
+def test_locks_are_not_written_where_others_may_write(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    folder, elsewhere = tmp_path / f"xql-cores-{os.getuid()}", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if what == "open":
+        folder.mkdir()
+        folder.chmod(0o777)
+    elif what == "link":
+        folder.symlink_to(elsewhere)
+        real = Path.lstat
+        stranger = os.stat_result((*real(folder)[:4], os.getuid() + 1, *real(folder)[5:]))
+        monkeypatch.setattr(Path, "lstat", lambda one: stranger if one == folder else real(one))
+    else:
+        folder.touch()
+    before, taken = os.sched_getaffinity(0), list(executors._taken)
+    with pytest.raises(OSError):
+        executors._lock_cores(1)
+    assert os.sched_getaffinity(0) == before and executors._taken == taken
+    assert not any(elsewhere.iterdir()) and (what == "file" or not any(folder.iterdir()))
+
+
 @SEVERAL
 def test_a_killed_worker_s_task_is_done_by_another(
     kind: type[OnRay] | type[OnJoblib], ray_here: None, tmp_path: Path

@@ -105,6 +105,26 @@ def test_what_a_field_declares_says_whether_members_may_differ_in_it() -> None:
     assert not is_swept("xql", "discount", 0.9)
 
 
+def test_numbers_may_be_written_without_a_point(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "data: a.npz\nsearch: random\noptions: {clip: 1.5e1, batch_size: 1e2}\n"
+        "sweep: {policy_learning_rate: {log_uniform: [1e-4, 3E-3]}, policy: [awr, flow]}\n"
+    )
+    found = read_spec(path)
+    assert found.space_of(XQL) == {
+        "policy_learning_rate": Distribution("log_uniform", (1e-4, 3e-3)),
+        "policy": Distribution("choice", ("awr", "flow")),
+    }
+    assert found.options == {"clip": 15.0, "batch_size": 100}
+    assert isinstance(found.options["batch_size"], int)
+
+
+def test_where_to_evaluate_has_no_effect_on_online_agents() -> None:
+    with pytest.raises(InputError, match="env has no effect on sac; leave it out, or choose from"):
+        spec_from({"agents": "sac", "envs": "X-v0", "env": "Y-v0"})
+
+
 def test_a_choice_may_be_written_out() -> None:
     found = spec(search="random", sweep={"beta": {"choice": [1, 2]}})
     assert found.space_of(XQL) == {"beta": Distribution("choice", (1, 2))}
@@ -144,6 +164,14 @@ def test_a_choice_may_be_written_out() -> None:
             {"checkpoint_every": "often"},
             "the sweep: `checkpoint_every='often'` is no time and no number of steps; write it "
             "as 30s, 10min, 2h or 5000",
+        ),
+        (
+            {"loop": {"warmup": 10}},
+            "the sweep: loop has no effect on xql; leave it out, or choose from sac, ",
+        ),
+        (
+            {"agents": "xql:fixed", "presets": "tuned"},
+            "the sweep: presets has no effect, since each agent names its own; leave it out",
         ),
         ({"loop": {"warm": 1}}, "the sweep: loop.warm is unknown; did you mean 'warmup'?"),
         (

@@ -8,10 +8,10 @@ import hashlib
 import os
 import platform
 import re
-import stat
 import sys
 from pathlib import Path
 
+from xql.files import make_own_folder
 from xql.version import __version__
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
@@ -37,8 +37,8 @@ def keep_programs() -> None:
         if folder is None:
             return
         try:
-            _make_own(folder.parent)
-            _make_own(folder)
+            make_own_folder(folder.parent)
+            make_own_folder(folder)
             _make_room(folder)
         except OSError:
             return
@@ -103,20 +103,6 @@ def _affinity() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
-
-
-def _make_own(folder: Path) -> None:
-    """Make a folder that only its user can use, or see that the one that is there is such.
-
-    Raises:
-        OSError: it cannot be made or written to, is somebody else's, or others can write to it.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    there = folder.stat()
-    others = stat.S_IWGRP | stat.S_IWOTH
-    mine = not hasattr(os, "getuid") or (there.st_uid == os.getuid() and not there.st_mode & others)
-    if not (mine and os.access(folder, os.W_OK | os.X_OK)):
-        raise PermissionError(folder)
 
 
 def _make_room(folder: Path) -> None:

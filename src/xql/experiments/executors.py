@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from xql.errors import InputError, brief, reason, require
+from xql.files import make_own_folder
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
@@ -378,6 +379,31 @@ def _in_worker(work: bytes, task: bytes, cpus: int, gpus: float = 0.0) -> Any:
     return pickle.loads(work)(pickle.loads(task))
 
 
+def _lock_cores(share: int) -> None:
+    """Take so many cores, or none where fewer are left.
+
+    Raises:
+        OSError: the locks cannot be written.
+    """
+    import filelock
+
+    folder = Path(tempfile.gettempdir()) / f"xql-cores-{os.getuid()}"
+    make_own_folder(folder)
+    cores = []
+    with contextlib.ExitStack() as held:
+        for core in sorted(os.sched_getaffinity(0)):
+            lock = filelock.FileLock(folder / str(core), timeout=0, thread_local=False)
+            try:
+                held.enter_context(lock)
+            except filelock.Timeout:
+                continue
+            cores.append(core)
+            if len(cores) == share:
+                os.sched_setaffinity(0, cores)
+                _taken.append(held.pop_all())
+                return
+
+
 _taken: list[Any] = []
 """The locks of this process's cores, held until it ends."""
 
@@ -392,27 +418,12 @@ def _take_cores(share: int) -> None:
     """
     if _taken:
         return
-    import filelock
     import jax
 
     if hasattr(os, "sched_setaffinity"):
-        folder = Path(tempfile.gettempdir()) / f"xql-cores-{os.getuid()}"
-        folder.mkdir(exist_ok=True)
-        cores = []
-        for core in sorted(os.sched_getaffinity(0)):
-            lock = filelock.FileLock(folder / str(core), timeout=0, thread_local=False)
-            try:
-                lock.acquire()
-            except filelock.Timeout:
-                continue
-            _taken.append(lock)
-            cores.append(core)
-            if len(cores) == share:
-                os.sched_setaffinity(0, cores)
-                break
-        else:
-            for lock in _taken:
-                lock.release()
+        # No room for a lock, or somebody else has the folder's name: the system chooses, too.
+        with contextlib.suppress(OSError):
+            _lock_cores(share)
     _taken.append(None)
     jax.config.update("jax_num_cpu_devices", share)  # type: ignore[no-untyped-call]
     jax.config.update("jax_cpu_enable_async_dispatch", share > 1)  # type: ignore[no-untyped-call]

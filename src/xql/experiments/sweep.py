@@ -393,7 +393,7 @@ def run_sweep(
             (out / name).mkdir(exist_ok=True)
     session = session or new_session()
     with locked(out):
-        for path in (out / "cells").glob(".*"):
+        for path in (out / "cells").glob(".*.part*"):
             shutil.rmtree(path, ignore_errors=True)  # half-written, by a process that was killed
         text = yaml.safe_dump(plan.spec.to_plain(), sort_keys=False, allow_unicode=True)
         write_text(out / "sweep.yaml", text)
@@ -481,7 +481,8 @@ def summary(plan: Plan) -> str:
     columns = ["data", "agent", "preset", *names, "seed", "steps", "state"]
     writer.writerow([*columns, "quantity", "last", "cell", "problem"])
     for entry in plan.entries:
-        config, scores = entry.group.config, _scores(entry)
+        config = entry.group.config
+        scores = {} if entry.folder is None else _scores(entry.folder)
         for member in entry.members:
             given = {**entry.group.settings["options"], **member.changes}
             values = [_plain(given[name]) if name in given else "" for name in names]
@@ -499,11 +500,10 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _scores(entry: Entry) -> dict[MemberKey, tuple[str, float]]:
+@functools.cache  # the summary is written after each cell
+def _scores(folder: Path) -> dict[MemberKey, tuple[str, float]]:
     """What each member of a kept cell came to at the last step, and what that counts."""
-    if entry.folder is None:
-        return {}
-    run = RunFolder.open(entry.folder)
+    run = RunFolder.open(folder)
     rows = [row for row in run.read_evaluations() if row.step == run.config.steps]
     quantity = quantity_of(rows)
     values: dict[int, list[float]] = collections.defaultdict(list)

@@ -51,7 +51,6 @@ class Board:
             )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._now_and_then, daemon=True)
-        self._scores: dict[str, str] = {}
 
     def __enter__(self) -> "Board":
         if self._live is not None:

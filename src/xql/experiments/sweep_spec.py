@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,6 +54,14 @@ OF_SEARCH: dict[str, tuple[Search, ...]] = {
     "asha": ("optuna",),
 }
 """The keys that only some searches have."""
+
+OF_LEARNING = {
+    "env": OFFLINE,
+    "stop_at_success": OFFLINE,
+    "trust": OFFLINE,
+    "loop": ONLINE,
+}
+"""The keys that only some agents have, besides what they learn from."""
 
 
 class Method(NamedTuple):
@@ -279,12 +288,26 @@ def _listed(name: str, value: Any) -> Any:
     """What may be given alone as a list of one; a number of seeds as the seeds."""
     if name == "checkpoint_every" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # of steps
+    if name in ("sweep", "options", "loop"):
+        return _with_numbers(value)
     if name not in SINGLE or isinstance(value, list | tuple) or value is None:
         return value
     if name == "seeds" and isinstance(value, int) and not isinstance(value, bool):
         require_at_least("seeds", value, 1)
         return list(range(value))
     return [value]
+
+
+def _with_numbers(value: Any) -> Any:
+    """The same with numbers for words such as 3e-4 and 1.5e3: YAML asks for a point and a sign."""
+    if isinstance(value, Mapping):
+        return {name: _with_numbers(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_numbers(one) for one in value]
+    if isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value):
+        number = float(value)
+        return int(number) if number.is_integer() and "." not in value else number
+    return value
 
 
 def _check(spec: SweepSpec, given: Mapping[str, Any]) -> None:
@@ -348,6 +371,18 @@ def _check_methods(spec: SweepSpec) -> None:
                 f"{key} is given, and no agent learns from {what}",
                 hint=f"leave it out, or choose from {', '.join(among)}",
             )
+    for key, among in OF_LEARNING.items():
+        if getattr(spec, key) not in (None, (), {}) and not any(
+            one.agent in among for one in spec.methods
+        ):
+            raise InputError(
+                f"{key} has no effect on {spec.methods[0].agent}",
+                hint=f"leave it out, or choose from {', '.join(among)}",
+            )
+    if spec.presets != SweepSpec.presets and all(":" in word for word in spec.agents):
+        raise InputError(
+            "presets has no effect, since each agent names its own", hint="leave it out"
+        )
 
 
 def _check_names(spec: SweepSpec) -> None:
