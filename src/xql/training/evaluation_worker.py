@@ -39,8 +39,8 @@ START = 10.0
 280 MB to start, and compiles the policies once more."""
 
 FEWEST_CORES = 2
-"""On one, an evaluation takes from the updates what it saves. On two, a run of which evaluations had
-been 16 % took 0.91 of its time (docs/performance.md)."""
+"""On one, an evaluation takes from the updates what it saves. On two, a run of which evaluations
+had been 16 % took 0.91 of its time (docs/performance.md)."""
 
 NICER = 10
 """What the worker adds to its niceness: training comes first, since it is what is waited for."""
