@@ -135,6 +135,16 @@ def test_tables_two_and_three_as_printed() -> None:
     assert three == [91.4, 5.4, 10.1, 1.1, 58.2, 4.6, 8.9, -0.1]
 
 
+def test_data_is_found_from_whatever_folder_a_worker_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "d4rl" / "hopper_medium-v2.hdf5"
+    path.parent.mkdir()
+    path.touch()
+    monkeypatch.chdir(tmp_path)
+    assert list(local_data(Path("d4rl")).files.values()) == [path]
+
+
 def test_every_row_of_a_table_has_published_numbers_and_a_source_of_data(tmp_path: Path) -> None:
     for table, count in (("table1", 18), ("table2", 6), ("table3", 8)):
         rows = choose_rows(table, ())

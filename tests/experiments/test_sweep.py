@@ -465,6 +465,14 @@ def test_a_point_that_is_proposed_again_is_not_trained_again(
     assert len(values) == 5 and len(set(values)) <= 2 and None not in values
 
 
+def test_a_value_that_cannot_be_trained_is_refused_before_a_search_begins(
+    data: Path, tmp_path: Path, optuna: Any
+) -> None:
+    spec = searched(data, options={"batch_size": 4}, sweep={"hidden": [[4], [0], [5]]})
+    with pytest.raises(InputError, match="option hidden cannot be"):
+        plan_sweep(spec, tmp_path)
+
+
 def test_a_search_without_scores_is_refused(data: Path, tmp_path: Path, optuna: Any) -> None:
     for values in ({"env": "none"}, {"last_episodes": 0}):
         with pytest.raises(InputError, match="needs scores, and nothing is evaluated"):

@@ -277,6 +277,17 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert "third maze: xql: interrupted at step 3,000 of 4,000" in found.text
 
 
+def test_runs_are_called_by_their_names_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = [RunFolder(Path(name), configured(Member(0))) for name in ("runs/a", ".")]
+    said = "runs/a: a was played less. See runs/ab, /home/runs/a and .; runs/a.b has 1.5."
+    assert page._without_folders(said, runs) == (
+        f"a: a was played less. See runs/ab, /home/runs/a and {tmp_path.name}; runs/a.b has 1.5."
+    )
+
+
 @pytest.mark.usefixtures("without_vega")
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", configured(Member(0)))

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xql.runs.config import part_of
+
 MOST_ROWS = 60
 """Numbers of an observation that the card lists; NAME.json has all of them."""
 
@@ -114,13 +116,10 @@ def _data(about: Mapping[str, Any]) -> str:
     data = about["data"]
     lines = [f"- name: {data['name']}", f"- source: `{data['source']}`"]
     if data["transitions"] is not None:
-        subset = "" if data["subset"] == "all" else f", subset {data['subset']}"
-        if out := data["hold_out"]:
-            share = f"{100 * out:g} %" if out < 1 else f"{out:g}"
-            subset += f", {share} of the episodes held out"
+        part = part_of(data["subset"], data["hold_out"])
         lines.append(
-            f"- {data['transitions']:,} transitions in {data['episodes']:,} episodes{subset}; mean "
-            f"return {_number(data['mean_return'])}"
+            f"- {data['transitions']:,} transitions in {data['episodes']:,} episodes"
+            f"{', ' * bool(part)}{part}; mean return {_number(data['mean_return'])}"
         )
     if about["environment"]:
         lines.append(f"- evaluated in: `{about['environment']}`")

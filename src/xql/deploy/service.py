@@ -203,11 +203,11 @@ def make_service(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(_follow(holder, metrics, say))
+        following = asyncio.create_task(_follow(holder, metrics, say))
         try:
             yield
         finally:
-            watching.cancel()
+            following.cancel()
 
     service = FastAPI(
         title="xql policy",

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from xql.errors import InputError, require, require_matplotlib, require_seed
 from xql.experiments.compact import reduce_colours
 from xql.files import made_folder, require_writable, save_figure, write_texts
-from xql.reports.style import COLOURS, PAGE, look, panels, plain, styled
+from xql.reports.style import COLOURS, PAGE, look, panels, styled
 
 DENSITY_BETAS = (0.75, 1.0, 1.5, 2.0)
 LOSS_BETAS = (0.5, 1.0, 2.0)
@@ -132,7 +132,7 @@ def _draw(
     _draw_losses(middle, loss)
     _draw_regression(right, samples, curves)
     for one in axes:
-        plain(one, "both")
+        one.grid(axis="both")
         one.legend()
     save_figure(figure, path, vector=True)
     reduce_colours(path)

@@ -34,7 +34,6 @@ from xql.reports.style import (
     note,
     one_legend,
     panels,
-    plain,
     short_steps,
     styled,
 )
@@ -308,7 +307,7 @@ def draw(trained: Sequence[Trained], path: Path) -> Path:
             short_steps(panel, "Environment steps" if number + columns >= len(group) else "")
             if number % columns == 0:
                 panel.set_ylabel("Return")
-            plain(panel, "y")
+            panel.grid(axis="y")
     shown = [panel for panel in axes if panel.get_visible()]
     one_legend(figure, shown)
     note(figure, "Shaded: 95 % bootstrap interval of the mean over seeds. Grey: the other methods.")

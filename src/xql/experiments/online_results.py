@@ -27,7 +27,6 @@ from xql.reports.style import (
     note,
     one_legend,
     panels,
-    plain,
     short_steps,
     styled,
 )
@@ -194,7 +193,7 @@ def draw(found: list[Curve], path: Path) -> Path:
                     panel.plot(one.steps, one.returns, **look(index), label=library)
         panel.set_title(agent.upper())
         short_steps(panel, "Environment steps")
-        plain(panel, "y")
+        panel.grid(axis="y")
     axes[0].set_ylabel("Return")
     one_legend(figure, axes, title=ENV)
     note(figure, "A line for each seed.")

@@ -68,7 +68,7 @@ def local_data(d4rl_dir: Path | None) -> LocalData:
                 raise InputError(
                     f"{name} is here and in {files[name]}", where=str(path), hint="remove one"
                 )
-            files[name] = path
+            files[name] = path.absolute()  # a worker's current folder may be another
     return LocalData(files, frozenset(local_names()))
 
 

@@ -259,10 +259,15 @@ class _Planner:
 
 
 def _require_scores(planner: _Planner, method: Method, source: str) -> None:
-    """Refuse a search whose ends cannot be trained, or whose trials would have no score."""
+    """Refuse a search with a value that cannot be trained, or whose trials would have no score."""
     space = planner._spec.space_of(method)
-    for end in (0, -1):
-        point = {name: one.values[end] for name, one in space.items()}
+    first, last = ({name: one.values[end] for name, one in space.items()} for end in (0, -1))
+    others = [
+        first | {name: value}
+        for name, one in space.items()
+        for value in (one.values[1:-1] if one.kind == "choice" else ())
+    ]
+    for point in (first, last, *others):
         for group in planner.groups(method, source, [point]):
             if group.config.environment is None or planner._spec.last_episodes == 0:
                 raise InputError(

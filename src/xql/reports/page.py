@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -315,7 +316,9 @@ def _missing(groups: dict[str, list[Figure]], runs: Sequence[RunFolder]) -> dict
 def _without_folders(text: str, runs: Sequence[RunFolder]) -> str:
     """Runs by their names: a page says nothing of where they lie."""
     for run, name in zip(runs, names_of(runs), strict=True):
-        text = text.replace(str(run.path), name)
+        # As a word alone: a run may be given as "." or "a".
+        path = rf"(?<![\w/.-]){re.escape(str(run.path))}(?![\w/-]|\.\w)"
+        text = re.sub(path, lambda _, name=name: name, text)  # type: ignore[misc]
     return text
 
 

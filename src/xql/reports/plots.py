@@ -25,7 +25,6 @@ from xql.reports.style import (
     note,
     one_legend,
     panels,
-    plain,
     short_steps,
     styled,
 )
@@ -159,7 +158,7 @@ def plot_learning_curves(
             one.set_ylabel(AXES[quantity])
         if quantity == "success":
             one.set_ylim(-4, 104)
-        plain(one, "y")
+        one.grid(axis="y")
     if together:
         one_legend(figure, axes, columns=2, title=title)
     else:
@@ -234,7 +233,7 @@ def plot_against(
         if shown[place] == "success":
             one.set_ylim(-3, 103)
         one.set_title(titles[place])
-        plain(one, "y")
+        one.grid(axis="y")
     if any(len(lines) + len(others) > 1 for lines, others in zip(points, levels, strict=True)):
         one_legend(figure, axes)
     band = " Shaded: from the lowest to the highest seed." if any(levels) else ""
@@ -311,7 +310,7 @@ def _draw_scores(figure: Any, comparison: Comparison) -> None:
         axes.set_xlabel(AXES[group[0].quantity])
         if group[0].quantity == "success":
             axes.set_xlim(-3, 103)
-        plain(axes, "x")
+        axes.grid(axis="x")
     handles = [
         panels[0].plot([], [], color="#555555", marker="o", ls="-", lw=2.4)[0],
         panels[0].plot([], [], color="black", marker="|", ms=7, mew=0.8, ls="none")[0],
@@ -374,7 +373,7 @@ def _draw_profiles(figure: Any, comparison: Comparison, columns: int) -> None:
         if place % columns == 0:
             panel.set_ylabel("Runs above τ")
         panel.set_ylim(-0.04, 1.04)
-        plain(panel, "both")
+        panel.grid(axis="both")
     if together:
         axes[0].legend()
     over = f", {len(comparison.profiled)} tasks" if len(comparison.profiled) > 1 else ""
@@ -402,7 +401,7 @@ def _draw_pairs(axes: Any, pairs: Sequence[Pair]) -> None:
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.set_xlim(-0.03, 1.03)
     axes.set_title("Probability that a run beats a run, last step")
-    plain(axes, "x")
+    axes.grid(axis="x")
 
 
 def _draw_matrix(axes: Any, pairs: Sequence[Pair]) -> None:

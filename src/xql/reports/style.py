@@ -123,11 +123,6 @@ def every_few(count: int) -> int:
     return max(1, round(count / 8))
 
 
-def plain(axes: Any, grid: str) -> None:
-    """The lines of a grid along one axis, or "both"."""
-    axes.grid(axis=grid)
-
-
 def short_steps(axes: Any, name: str = "") -> None:
     """An axis of steps, with few and short numbers."""
     axes.xaxis.set_major_formatter(lambda step, _: short(step))

@@ -239,6 +239,15 @@ class Extent:
     mean_return: float
 
 
+def part_of(subset: str, hold_out: float) -> str:
+    """A subset without what is held out, in words; empty where nothing is left out."""
+    words = [] if subset == "all" else [f"subset {subset}"]
+    if hold_out:
+        share = f"{100 * hold_out:g} %" if hold_out < 1 else f"{hold_out:g}"
+        words.append(f"{share} of the episodes held out")
+    return ", ".join(words)
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """What a policy needs to know of the data or the environment that it was trained on."""
@@ -276,11 +285,7 @@ class DataConfig:
     @property
     def part(self) -> str:
         """Which episodes of the data were learned from, in words; empty where that is all."""
-        words = [] if self.subset == "all" else [f"subset {self.subset}"]
-        if self.hold_out:
-            share = f"{100 * self.hold_out:g} %" if self.hold_out < 1 else f"{self.hold_out:g}"
-            words.append(f"{share} of the episodes held out")
-        return ", ".join(words)
+        return part_of(self.subset, self.hold_out)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))

@@ -51,7 +51,7 @@ _SETTINGS = (
     "jax_persistent_cache_min_compile_time_secs",
     "jax_default_matmul_precision",
 )
-"""What the trainer's JAX may be configured to, and the worker's then must be."""
+"""What may be set in the trainer's JAX, and must be set alike in the worker's."""
 
 _RUN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {} import main; main()"
 _LENGTH = struct.Struct("<Q")
