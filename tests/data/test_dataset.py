@@ -32,6 +32,7 @@ def test_hand_computed_layout() -> None:
     np.testing.assert_array_equal(data.masks, [1, 1, 0, 1, 1, 1, 1])
     np.testing.assert_array_equal(data.starts, [0, 1, 2, 4, 5])
     np.testing.assert_array_equal(data.firsts, [0, 4])
+    assert data.firsts is data.firsts  # `episode` needs them each time
     np.testing.assert_array_equal(data.returns, [6, 9])
     assert (data.transitions, data.episodes, len(data)) == (5, 2, 2)
     assert (data.observation_size, data.action_size) == (1, 1)

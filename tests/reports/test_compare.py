@@ -191,6 +191,11 @@ def test_a_subset_and_a_loop_name_methods_too(tmp_path: Path) -> None:
     }
     top = write(tmp_path / "b", last=[3, 4], agent="bc", **best)
     assert compare([whole, top]).methods == ["bc subset=all", "bc subset=top:0.1"]
+    rounded = write(tmp_path / "c", last=[3, 4], agent="bc", precision="bf16")
+    assert compare([whole, rounded]).methods == ["bc precision=float32", "bc precision=bf16"]
+    buffers: dict[str, Any] = {"data.streamed": 8}
+    streamed = write(tmp_path / "d", last=[3, 4], agent="bc", **buffers)
+    assert compare([whole, streamed]).methods == ["bc stream=False", "bc stream=True"]
     online = [
         write(
             tmp_path / f"loop{copies}",

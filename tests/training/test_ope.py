@@ -221,6 +221,27 @@ def test_runs_that_held_out_other_episodes_are_not_ranked(
         evaluate_policies([run.path, tmp_path / "run"])
 
 
+def test_runs_on_other_subsets_that_held_the_same_episodes_out_are_ranked(
+    home: Path, tmp_path: Path
+) -> None:
+    for subset in ("all", "top:0.5"):
+        xql.train_offline(
+            home / "line.npz",
+            agent="bc",
+            steps=1,
+            hold_out=0.2,
+            env="none",
+            out=tmp_path / subset,
+            options={"hidden": [8], "batch_size": 8, "subset": subset},
+            progress=False,
+            report=False,
+        )
+    runs = [tmp_path / "all", tmp_path / "top:0.5"]
+    found, policies = evaluate_policies(runs, settings=FQE(replicates=2, updates=2))
+    assert found.dataset.fingerprint() == RunConfig.load(runs[0]).data.held_out
+    assert len(policies) == 2
+
+
 def test_select_ranks_every_member(
     run: Run, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,7 @@ from xql.version import __version__
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 SIZE = 512 * 2**20
 """Bytes after which those that were not used for longest are removed, until half is left. A
-training leaves about half a MiB."""
+training of a new kind leaves about half a MiB."""
 
 _FAILED = re.compile(r"Error (reading|writing) persistent compilation cache entry for '([\w.-]+)'")
 

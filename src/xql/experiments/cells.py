@@ -68,7 +68,9 @@ def configuration(config: RunConfig) -> dict[str, Any]:
     scaling, data = values["scaling"], values["data"]
     values["scaling"] = {name: scaling[name] for name in ("rewards", "observations")}
     values["data"] = {
-        name: data[name] for name in ("name", "subset", "hold_out", *OF_THE_DATA) if name in data
+        name: data[name]
+        for name in ("name", "subset", "hold_out", "streamed", *OF_THE_DATA)
+        if name in data
     }
     if "mean_return" in data:
         # The last digits of a sum depend on the processor.

@@ -150,6 +150,8 @@ def _members(folder: RunFolder, rows: Sequence[Evaluation]) -> list[_Member]:
         "observations": config.scaling.observations,
         "subset": config.data.subset,
         "hold_out": config.data.hold_out,
+        "stream": config.data.streamed is not None,
+        "precision": config.precision,
     }
     given = frozenset(
         key for key, source in config.sources.items() if str(source).startswith("given")

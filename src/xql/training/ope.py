@@ -43,8 +43,6 @@ from xql.version import __version__
 
 FILE = "ope.json"
 """What `xql ope` leaves in a run's folder."""
-SAME = ("fingerprint", "extent", "held_out")
-"""What runs that are evaluated together on their own data have in common of it."""
 TRANSITIONS = 5_000
 """Of the data, on which a run's critic is checked."""
 MOST_FAR = 0.25
@@ -363,8 +361,7 @@ def _data(folders: Sequence[RunFolder], data: Source | None) -> Dataset:
     if data is None:
         dataset = _own_data(first, held_out=True)
         for folder in folders[1:]:
-            one, other = folder.config.data, first.config.data
-            if any(getattr(one, name) != getattr(other, name) for name in SAME):
+            if _evaluated_on(folder.config) != _evaluated_on(first.config):
                 raise InputError(
                     f"it learned from other data than {first.path}",
                     where=str(folder.path),
@@ -375,6 +372,15 @@ def _data(folders: Sequence[RunFolder], data: Source | None) -> Dataset:
     for folder in folders:
         _require_fit(folder.config, str(folder.path), dataset)
     return dataset
+
+
+def _evaluated_on(config: RunConfig) -> tuple[Any, ...]:
+    """What runs that are evaluated together on data of their own have in common.
+
+    Those that held the same episodes out may have learned from different subsets of the rest.
+    """
+    data = config.data
+    return (data.held_out,) if data.held_out else (data.fingerprint, data.extent)
 
 
 def _own_data(folder: RunFolder, held_out: bool = False) -> Dataset:
