@@ -1,16 +1,21 @@
 """The command line as a user types it."""
 
+import importlib
+import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import gymnasium
 import numpy as np
 import pytest
+import tyro
 
 import xql
-from xql.cli import main
+from xql.cli import COMMANDS, main
+from xql.cli.tables import Options
 
 
 @pytest.fixture
@@ -127,6 +132,24 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert command in printed
     assert run("train", "offline", "--help") == 0
     assert "--preset" in capsys.readouterr().out
+
+
+def places(commands: dict[str, Any]) -> Iterator[str]:
+    for one in commands.values():
+        yield from places(one) if isinstance(one, dict) else [one]
+
+
+@pytest.mark.parametrize("place", list(places(COMMANDS)))
+def test_a_flag_that_is_given_twice_keeps_the_words_of_both(place: str) -> None:
+    module, name = place.split(":")
+    command = getattr(importlib.import_module(f"xql.cli.{module}"), name)
+    hints = [one.annotation for one in inspect.signature(command).parameters.values()]
+    if module == "tables":
+        hints += get_type_hints(Options, include_extras=True).values()
+    for hint in hints:
+        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if get_origin(kind) is tuple and tyro.conf.Positional not in marks:
+            assert tyro.conf.UseAppendAction in marks, hint
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

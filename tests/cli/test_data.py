@@ -233,6 +233,23 @@ def test_sentinels_and_late_rewards_are_declared_by_flags(
     assert columns["missing_values"] == ["-999", "?"] and columns["reward_at"] == "next"
 
 
+def test_columns_may_be_named_by_one_flag_or_several(table: list[str]) -> None:
+    lines = [f"{line},{number}" for number, line in enumerate(LOG.splitlines())]
+    lines[0] = lines[0].rsplit(",", 1)[0] + ",other"
+    Path("log.csv").write_text("\n".join(lines))
+    main([*table, "--observation", "other", "--missing", "ffill"])
+    columns = open_dataset("out.npz").metadata["columns"]["observation"]
+    assert sorted(one["name"] for one in columns) == ["grade", "other", "sensor_a"]
+
+
+def test_a_table_without_roles_is_asked_for_them(
+    table: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["data", "convert", "log.csv", "out.npz"])
+    assert capsys.readouterr().err.endswith("with --observation, --action and --reward\n")
+
+
 def test_a_table_is_not_written_over_another(
     table: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,6 +86,15 @@ def test_a_sweep_is_made_once_and_says_what_came_out(
     assert "line bc: seeds 0, 1: there already" in capsys.readouterr().out
 
 
+def test_a_sweep_without_evaluations_names_what_ranks_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write({"env": "none"})
+    assert run("s.yaml", "--jobs", "1") == 0
+    said = capsys.readouterr().err
+    assert "xql select sweeps/s/cells/* ranks them" in said and "compare" not in said
+
+
 def test_a_program_reads_events(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("s.yaml", "--jobs", "1", "--json") == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

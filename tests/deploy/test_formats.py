@@ -197,9 +197,11 @@ def test_numpy_names_the_choice_of_a_row(tmp_path: Path) -> None:
         load.act({"speed": 3.5, "gear": 3})
     with pytest.raises(KeyError, match="speed"):
         load.act({"gear": 2})
-    for missing in (None, "", " "):
+    for missing in (None, "", " ", float("nan"), np.float32("nan"), "NaN"):
         with pytest.raises(ValueError, match="speed is missing; fill it as the table was filled"):
             load.act({"speed": missing, "gear": 2})
+    with pytest.raises(ValueError, match="gear is missing"):
+        load.act({"speed": 3.5, "gear": float("nan")})
     with pytest.raises(ValueError, match="speed is '3,5', which is no number"):
         load.act({"speed": "3,5", "gear": 2})
     huge = np.full(SIZE, 3e38)

@@ -189,6 +189,14 @@ def test_text_that_is_no_request_is_refused(
         assert "detail" in answer.json()
 
 
+def test_a_body_that_is_not_called_json_is_refused(client: TestClient, named: TestClient) -> None:
+    header = {"content-type": "application/x-www-form-urlencoded"}  # what curl -d sends
+    for service in (client, named):
+        answer = service.post("/act", content='{"observations": [[0, 0, 0]]}', headers=header)
+        assert answer.status_code == 422
+        assert "the header Content-Type: application/json" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("row", "detail"),
     [

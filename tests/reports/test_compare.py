@@ -281,6 +281,10 @@ def test_an_unfinished_run_and_one_without_evaluations_are_refused(tmp_path: Pat
     assert "no evaluations" in refusal(empty)
     assert "no run to compare" in refusal()
     assert "no such run folder" in refusal(tmp_path / "nowhere")
+    begun = tmp_path / "sweep"
+    (begun / "cells").mkdir(parents=True)
+    (begun / "sweep.yaml").write_text("agents: [bc]")
+    assert f"{begun}: none of its runs is finished" in refusal(begun)
     damaged = write(tmp_path / "damaged", last=[1, 2])
     file = damaged / "evaluations.csv"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))

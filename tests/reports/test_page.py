@@ -21,7 +21,7 @@ from xql.data.columns import Column, TableColumns
 from xql.data.scaling import Scaling
 from xql.errors import InputError, MissingExtra
 from xql.evaluation.scores import Reference
-from xql.reports import page, page_curves, page_figures
+from xql.reports import page, page_curves, page_figures, page_scores
 from xql.reports.page import write_page
 from xql.reports.page_tables import _bounds
 from xql.runs.config import DataConfig, EvaluationPlan, Extent, Member, OnlineLoop, RunConfig
@@ -531,3 +531,10 @@ def _check_switches(opened: Any) -> None:
     until(opened, f"{LABELS} !== {labels}")
     opened.locator("#score0 [data-do=reset]").click()
     until(opened, f"{LABELS} === {labels}")
+
+
+def test_the_data_has_a_level_only_in_the_unit_of_the_scores(tmp_path: Path) -> None:
+    config = configured(Member(0))
+    assert page_scores._level(RunFolder.create(tmp_path / "maze", config), "score") is not None
+    kitchen = replace(config, environment='{"id": "FrankaKitchen-v1"}')
+    assert page_scores._level(RunFolder.create(tmp_path / "kitchen", kitchen), "score") is None

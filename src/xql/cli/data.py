@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from xql.cli.console import is_terminal, print_words, with_flags
+from xql.cli.train import Words
 from xql.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -160,7 +161,8 @@ def _wrapped(finding: "Finding", width: int = 80) -> str:
     return " " + f"\n{indent}".join(lines)
 
 
-Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN...")]
+Columns = Annotated[Words, tyro.conf.arg(metavar="COLUMN...")]
+Values = Annotated[Words, tyro.conf.arg(metavar="VALUE...")]
 
 
 def convert(
@@ -174,7 +176,7 @@ def convert(
     truncated: str | None = None,
     categorical: Columns = (),
     missing: Literal["error", "ffill", "drop"] = "error",
-    missing_values: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VALUE...")] = (),
+    missing_values: Values = (),
     reward_at: Literal["same", "next"] = "same",
     like: str | None = None,
     yes: Annotated[bool, tyro.conf.arg(aliases=["-y"])] = False,
@@ -217,18 +219,18 @@ def convert(
     *sources, last = paths
     out = check_destination(Path(last))
     given: dict[str, Any] = {
-        "observation": observation,
-        "action": action,
+        "observation": sum(observation, ()),
+        "action": sum(action, ()),
         "reward": reward,
         "episode": episode,
         "time": time,
         "terminated": terminated,
         "truncated": truncated,
-        "categorical": categorical,
+        "categorical": sum(categorical, ()),
     }
     how: dict[str, Any] = {
         "missing": missing,
-        "missing_values": missing_values,
+        "missing_values": sum(missing_values, ()),
         "reward_at": reward_at,
     }
     standard = {"missing": "error", "missing_values": (), "reward_at": "same"}

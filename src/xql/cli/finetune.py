@@ -118,6 +118,6 @@ def finetune(
         keep_policies=keep_policies,
         checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
         report=report,
-        loggers=parse_loggers(logger),
+        loggers=parse_loggers(sum(logger, ())),
     )
     finish(tuned, plot)

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from xql.cli.console import print_words
-from xql.cli.train import Address, Trust
+from xql.cli.train import Address, Trust, Words
 
 FIGURES = {
     "figure1": "the Bellman errors of SAC, and which distribution they follow",
@@ -27,7 +27,7 @@ def list_() -> None:
 
 
 def figure1(
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ENV...")] = (),
+    tasks: Annotated[Words, tyro.conf.arg(metavar="ENV...")] = (),
     steps: int = 100_000,
     every: int = 5_000,
     seeds: int = 1,
@@ -60,7 +60,7 @@ def figure1(
     print(
         study(
             out,
-            tasks or TASKS,
+            sum(tasks, ()) or TASKS,
             steps=steps,
             every=every,
             seeds=seeds,
@@ -93,8 +93,8 @@ def figure2(out: Path = Path("figure2"), seed: int = 0) -> None:
 
 
 def figure3(
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK...")] = (),
-    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD...")] = (),
+    tasks: Annotated[Words, tyro.conf.arg(metavar="TASK...")] = (),
+    methods: Annotated[Words, tyro.conf.arg(metavar="METHOD...")] = (),
     steps: int = 2_000_000,
     seeds: int = 4,
     jobs: int | None = None,
@@ -128,8 +128,8 @@ def figure3(
     print(
         draw(
             out,
-            tasks or TASKS,
-            methods or PAPER,
+            sum(tasks, ()) or TASKS,
+            sum(methods, ()) or PAPER,
             steps=steps,
             seeds=seeds,
             jobs=jobs,

@@ -62,7 +62,7 @@ def resume(
         env_kwargs=parse_settings(env_arg, "--env-arg", "size=3"),
         trust=trust,
         report=report,
-        loggers=parse_loggers(logger),
+        loggers=parse_loggers(sum(logger, ())),
     )
     if done == resumed.config.steps:
         print_words(f"nothing was left to train: all {done:,} steps are done; --steps adds more")

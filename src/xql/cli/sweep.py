@@ -104,7 +104,8 @@ def _finish(plan: "Plan") -> None:
         SystemExit: a cell failed.
     """
     failed = [one for one in plan.entries if one.state == "failed"]
-    done = sum(one.state == "done" for one in plan.entries)
+    is_done = [one for one in plan.entries if one.state == "done"]
+    done = len(is_done)
     early = sum(one.state == "ended early" for one in plan.entries)
     text = f"{done} of {plan.total} cells done"
     text += f", {early} ended early" * bool(early) + f", {len(failed)} failed" * bool(failed)
@@ -112,8 +113,10 @@ def _finish(plan: "Plan") -> None:
     for one in failed:
         print(f"{one.label}: {one.problem}", file=sys.stderr)
     print(f"{plan.out / 'summary.csv'}")
-    if done:
+    if any(one.group.config.environment is not None for one in is_done):
         note(f"xql compare {plan.out} compares them")
+    elif is_done:
+        note(f"nothing was evaluated; xql select {plan.out}/cells/* ranks them by logged data")
     result(out=str(plan.out), cells=[_plain(one) for one in plan.entries])
     if failed:
         raise SystemExit(1)

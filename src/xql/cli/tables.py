@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from xql.cli.train import Address, Assignments, parse_settings
+from xql.cli.train import Address, Assignments, Words, parse_settings
 
 if TYPE_CHECKING:
     from xql.experiments.paper_tables import Place, Training
     from xql.experiments.published import Benchmark
 
-Words = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")]
+Names = Annotated[Words, tyro.conf.arg(metavar="NAME...")]
 
 
 @dataclass(frozen=True)
 class Options:
     """What to train for a table, and how."""
 
-    rows: Words = ()
+    rows: Names = ()
     """Datasets, such as hopper-medium-v2 or 'antmaze-*'; all of the table without it."""
-    methods: Words = ("xql:consistent",)
-    """AGENT or AGENT:PRESET, such as xql:tuned or iql."""
+    methods: Names = ()
+    """AGENT or AGENT:PRESET, such as xql:tuned or iql; xql:consistent without it."""
     seeds: int = 4
     """How many."""
     steps: int = 1_000_000
@@ -110,7 +110,8 @@ def _fill(
     from xql.training.population import use_all_cores
 
     use_all_cores()
-    rows, methods = choose_rows(table, options.rows), choose_methods(options.methods)
+    rows = choose_rows(table, sum(options.rows, ()))
+    methods = choose_methods(sum(options.methods, ()) or ("xql:consistent",))
     training = Training(
         steps=options.steps,
         seeds=options.seeds,

@@ -9,24 +9,18 @@ import tyro
 from xql.cli.console import print_words, result, sign_of_life
 from xql.errors import InputError, require_seed
 
-# NAME=VALUE words; the flag may be given once with several words, or several times.
-Assignments = Annotated[
-    tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE...")
-]
-Sweep = Annotated[
-    tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=A,B...")
-]
-# Packages and ids; the flag may be given once with several, or several times.
-Trust = Annotated[
-    tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME...")
-]
+# The flag may be given once with several words, or several times.
+Words = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
+Assignments = Annotated[Words, tyro.conf.arg(metavar="NAME=VALUE...")]
+Sweep = Annotated[Words, tyro.conf.arg(metavar="NAME=A,B...")]
+Trust = Annotated[Words, tyro.conf.arg(metavar="NAME...")]  # packages and ids
 MOST_LETTERS = 10_000
 """Of one value on the command line."""
 TEMPERATURES = ("beta", "inverse_temperature")
 """What can be "auto", but not in a sweep."""
 Address = Annotated[str | None, tyro.conf.arg(metavar="auto|HOST:PORT|ray://HOST:PORT")]
-LoggerNames = Annotated[tuple[str, ...], tyro.conf.arg(metavar="LOGGER...")]
-Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="auto or NUMBER...")]
+LoggerNames = Annotated[Words, tyro.conf.arg(metavar="LOGGER...")]
+Numbers = Annotated[Words, tyro.conf.arg(metavar="auto or NUMBER...")]
 
 
 def offline(
@@ -122,7 +116,7 @@ def offline(
         steps=steps,
         seeds=_which_seeds(first_seed, seeds),
         sweep=parse_sweep(sweep),
-        beta=parse_beta(beta),
+        beta=parse_beta(sum(beta, ())),
         policy=None if policy is None else Unchecked(policy),
         hold_out=hold_out,
         env=env,
@@ -137,7 +131,7 @@ def offline(
         stop_at_success=stop_at_success,
         stream=stream,
         checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
-        loggers=parse_loggers(logger),
+        loggers=parse_loggers(sum(logger, ())),
         trust=sum(trust_environment, ()),
         report=report,
     )
@@ -234,7 +228,7 @@ def online(
         steps=steps,
         seeds=_which_seeds(first_seed, seeds),
         sweep=parse_sweep(sweep),
-        beta=parse_beta(beta),
+        beta=parse_beta(sum(beta, ())),
         out=out,
         options=parse_settings(set),
         precision=Unchecked(precision),
@@ -251,7 +245,7 @@ def online(
         keep_policies=keep_policies,
         checkpoints=CheckpointPlan(checkpoint_every, keep_last, keep_every, keep_best),
         report=report,
-        loggers=parse_loggers(logger),
+        loggers=parse_loggers(sum(logger, ())),
     )
     finish(run, plot)
 

@@ -112,6 +112,10 @@ def _shape(values: Readable) -> str:
 
 
 _RIGHT = "is it the right file?"
+_OTHER_NAMES = (
+    "a table with other names goes through xql data convert, or xql.open_table in Python, with "
+    "`observation`, `action` and `reward`"
+)
 
 
 def require_columns(columns: Mapping[str, Readable], names: Iterable[str], where: str) -> None:
@@ -121,7 +125,7 @@ def require_columns(columns: Mapping[str, Readable], names: Iterable[str], where
         if name not in there:
             close = nearest(name, there)
             table = where.endswith((".csv", ".parquet"))
-            other = "xql data convert takes a table with other names" if table else _RIGHT
+            other = _OTHER_NAMES if table else _RIGHT
             hint = close if close.startswith("did") else other
             listing = f"the file has {', '.join(there) or 'no column at all'}"
             raise InputError(f"there is no '{name}' ({listing})", where=where, hint=hint)

@@ -395,6 +395,8 @@ def _kind(body: Any) -> str:
 
 
 def _in_one_line(error: RequestValidationError) -> str:
+    if isinstance(error.body, bytes):  # it was not read as JSON
+        return "send JSON with the header Content-Type: application/json"
     first = error.errors()[0]
     places = [str(part) for part in first["loc"][1:]]
     if len(places) > 1 and not places[1].isdigit():

@@ -38,9 +38,8 @@ def whole_evaluations(folder: RunFolder) -> list[Evaluation]:
     rows = _as_frozen(folder, folder.read_evaluations(whole=True))
     where = str(folder.path)
     if not rows:
-        raise InputError(
-            "this run has no evaluations", where=where, hint="leave it out, or train it with `env`"
-        )
+        hint = "leave it out, or train it with `env`; xql select ranks policies by logged data"
+        raise InputError("this run has no evaluations", where=where, hint=hint)
     last, steps = max(row.step for row in rows), folder.config.steps
     if last != steps:
         raise InputError(

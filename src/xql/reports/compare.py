@@ -132,6 +132,9 @@ def run_folders(runs: Sequence[str | Path]) -> list[Path]:
             for config in sorted(path.glob(pattern))
             if not config.parent.name.startswith(".")  # half-written
         ]
+        if not inside and (path / "sweep.yaml").exists():
+            hint = "the same xql sweep goes on with it"
+            raise InputError("none of its runs is finished", where=str(path), hint=hint)
         found += [path] if (path / "config.yaml").exists() or not inside else inside
     if not found:
         raise InputError("there is no run to compare", hint="name one run folder or more")

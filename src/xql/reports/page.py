@@ -239,7 +239,10 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
         ("Agent", f"{config.agent}, preset {config.preset}"),
         ("Kind", config.kind),
         ("Steps", f"{config.steps:,} {unit}"),
-        ("Seeds", ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{len(seeds)}"),
+        (
+            "Seed" + "s" * (len(seeds) > 1),
+            ", ".join(map(str, seeds)) if len(seeds) <= 8 else f"{len(seeds)}",
+        ),
     ]
     if swept:
         facts.append(("Swept", swept))

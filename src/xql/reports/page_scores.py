@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from xql.envs.kitchen import KITCHEN
 from xql.errors import InputError, reason
 from xql.evaluation.scores import normalised_score
 from xql.evaluation.statistics import (
@@ -161,6 +162,8 @@ def _level(run: RunFolder, quantity: Quantity) -> tuple[float, str] | None:
     extent, reference = run.config.data.extent, run.config.data.reference
     if extent is None or quantity == "success":
         return None
+    if KITCHEN in (run.config.environment or ""):
+        return None  # its recordings reward a task at every step: another unit
     if quantity == "return":
         return extent.mean_return, "mean of the data"
     if reference is None:

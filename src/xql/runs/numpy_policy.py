@@ -49,7 +49,8 @@ class Policy:
         for column in self.about["observation"]["columns"]:
             name, labels, value = column["name"], column["categories"], row[column["name"]]
             missing = {"", *(_number(one.removeprefix(f"{name}=")) for one in marks)}
-            if value is None or _number(value) in missing:
+            number = _number(value)
+            if value is None or number in missing or (number != number and value not in labels):
                 raise ValueError(f"{name} is missing; fill it as the table was filled")
             if labels:
                 label = re.sub(r"^([-+]?\d+)\.0*$", r"\1", str(value).strip())
@@ -57,7 +58,7 @@ class Policy:
                 if label not in labels:
                     raise ValueError(f"{name} is {label!r}, which the table never had")
                 numbers += [float(label == one) for one in labels]
-            elif isinstance(number := _number(value), float):
+            elif isinstance(number, float):
                 numbers.append(number - column["offset"])
             else:
                 raise ValueError(f"{name} is {value!r}, which is no number")
