@@ -20,7 +20,8 @@ from xql.data.files import save_dataset
 from xql.errors import InputError
 from xql.experiments import sweep_worker
 from xql.experiments.executors import OnRay, in_process
-from xql.experiments.sweep import Entry, Plan, _pieces, plan_sweep, run_sweep, summary
+from xql.experiments.search import Trial, Trials
+from xql.experiments.sweep import Entry, Plan, _pieces, _Planner, plan_sweep, run_sweep, summary
 from xql.experiments.sweep_spec import SweepSpec, spec_from
 from xql.experiments.sweep_worker import train_members
 from xql.reports.compare import compare
@@ -437,6 +438,27 @@ def test_a_trial_whose_process_was_killed_is_trained_again(
     plan = plan_sweep(searched(data), tmp_path / "killed")
     assert plan.left == 2
     assert [one.job.run for one in run_sweep(plan)] == [one.job.run for one in whole]
+
+
+def test_values_that_do_not_go_together_cost_a_trial_and_not_the_sweep(
+    data: Path, tmp_path: Path, optuna: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = _Planner.entry
+
+    def refused(planner: _Planner, study: Trials, trial: Trial) -> Entry:
+        if trial.number == 1:
+            raise InputError("these two exclude each other", hint="leave one out")
+        return planned(planner, study, trial)
+
+    monkeypatch.setattr(_Planner, "entry", refused)
+    plan = plan_sweep(searched(data), tmp_path)
+    assert [one.state for one in run_sweep(plan)] == ["done"] * 2
+    assert (plan.refused, plan.left) == (1, 0)
+    assert plan.notes[-1].startswith("trial 1 is left out: these two exclude each other")
+    [study] = plan.studies
+    assert study._study().trials[1].state == optuna.trial.TrialState.FAIL
+    again = plan_sweep(searched(data), tmp_path)
+    assert (again.refused, again.left) == (1, 0)
 
 
 def test_trials_with_low_scores_end_early(data: Path, tmp_path: Path, optuna: Any) -> None:

@@ -67,8 +67,11 @@ def sweep(
         session = new_session()
         with interruption() as stop:
             try:
+                known = len(plan.notes)
                 with Board(plan, session) as board:
                     run_sweep(plan, executor, say=board.say, session=session)
+                for line in plan.notes[known:]:
+                    note(line)
             except KeyboardInterrupt:
                 done = sum(one.folder is not None for one in plan.entries)
                 note(

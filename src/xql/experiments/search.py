@@ -176,7 +176,7 @@ def pruning(trial: Trial, ended: type[Exception]) -> Callable[[Event], None]:
 
 
 def tell(trial: Trial, score: float | None) -> None:
-    """Say what a trial came to; None where it was ended early."""
+    """Say what a trial came to; None where it was ended early, not finite where it failed."""
     import optuna
 
     _hush(optuna)

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import io
 import json
+import math
 import os
 import shutil
 import socket
@@ -118,6 +119,13 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     """What was decided, or may be wrong with the data, a line each."""
     planner: "_Planner | None" = None
+    refused: int = 0
+    """Trials of Optuna whose values no run can have together."""
+
+    def refuse(self, trial: Trial, error: InputError) -> None:
+        """Leave out a trial that cannot be trained."""
+        self.refused += 1
+        self.notes.append(f"trial {trial.number} is left out: {error}")
 
     @property
     def total(self) -> int:
@@ -127,7 +135,8 @@ class Plan:
     @property
     def left(self) -> int:
         """How many of them are to be trained."""
-        return self.total - sum(one.state != "waiting" for one in self.entries)
+        begun = sum(one.state != "waiting" for one in self.entries)
+        return self.total - self.refused - begun
 
 
 def plan_sweep(spec: SweepSpec, out: Path, workers: int = 1) -> Plan:
@@ -160,7 +169,12 @@ def plan_sweep(spec: SweepSpec, out: Path, workers: int = 1) -> Plan:
             study = Trials(spec, out / "study.log", method, source)
             plan.studies.append(study)
             for trial, ended in study.done():
-                plan.entries.append(_come_to(planner.entry(study, trial), out, ended))
+                try:
+                    entry = planner.entry(study, trial)
+                except InputError as error:
+                    plan.refuse(trial, error)
+                else:
+                    plan.entries.append(_come_to(entry, out, ended))
     else:
         groups = [
             group
@@ -444,7 +458,13 @@ class _Given:
         assert plan.planner is not None
         for study in plan.studies:
             for trial in study:
-                entry = plan.planner.entry(study, trial)
+                try:
+                    entry = plan.planner.entry(study, trial)
+                except InputError as error:
+                    # Each value passed by itself before the start; these do not go together.
+                    tell(trial, math.nan)
+                    plan.refuse(trial, error)
+                    continue
                 before = self._entries.get(entry.job.run)
                 if before is None:
                     before = next((o for o in plan.entries if o.job.run == entry.job.run), None)
