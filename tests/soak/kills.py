@@ -40,7 +40,7 @@ import tyro
 from soak import reporting
 from soak.reporting import Phase, prepare, read_notes
 from xql.files import save_figure, write_text
-from xql.reports.style import COLUMN, GREY, look, note, one_legend, panels, plain, styled
+from xql.reports.style import COLUMN, GREY, look, note, one_legend, panels, styled
 from xql.runs import origin
 from xql.runs.checkpoints import flatten, latest_step, load_extra
 from xql.runs.folder import RunFolder
@@ -563,7 +563,7 @@ def draw(kills: Sequence[Kill], tasks: Sequence[Task], path: Path) -> Path:
     axes.set_ylabel("Lost (checkpoint intervals)")
     axes.set_ylim(-0.05, None)
     axes.margins(x=0.02)
-    plain(axes, "y")
+    axes.grid(axis="y")
     one_legend(figure, [axes], columns=2)
     note(figure, "Colours and markers: what the run did when it was killed.")
     return save_figure(figure, path, vector=True)
