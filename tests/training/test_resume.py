@@ -577,10 +577,11 @@ def test_a_fine_tuned_run_that_saved_nothing_is_to_be_made_again(
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    start = wholes(learn_offline, "xql")  # which this test may be the first to ask for
     monkeypatch.setattr(RunLogger, "_save", killed)
     with pytest.raises(KeyboardInterrupt):
         xql.train_finetune(
-            wholes(learn_offline, "xql"),
+            start,
             steps=60,
             replay="online",
             out=tmp_path / "run",
