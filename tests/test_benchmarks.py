@@ -1,6 +1,8 @@
 """What the benchmarks print: ratios of what was measured in the same round."""
 
 import csv
+import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/ is no part of the package
 
+from benchmarks.__main__ import EVERY, commands
 from benchmarks.table import interleaved, report
 
 
@@ -31,3 +34,11 @@ def test_a_ratio_is_of_numbers_of_one_round(speeds: Iterator[float], tmp_path: P
     about, *lines = (tmp_path / "speed.csv").read_text(encoding="utf-8").splitlines()
     assert about == "# machine: none"
     assert [row["ratio"] for row in csv.DictReader(lines)] == ["1", "3"]
+
+
+def test_every_benchmark_takes_the_flags_that_it_is_given(tmp_path: Path) -> None:
+    for module, *words in commands(tmp_path, tmp_path, tmp_path).values():
+        known = inspect.signature(importlib.import_module(module).main).parameters
+        flags = [word.removeprefix("--") for word in words if word.startswith("--")]
+        assert flags and set(flags) <= known.keys(), module
+    assert set(EVERY) == commands(None, None, tmp_path).keys()

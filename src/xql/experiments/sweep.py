@@ -1,14 +1,15 @@
 """`xql sweep`: many cells from one specification, trained by any executor, each once.
 
-    OUT/sweep.yaml     the specification, complete
-    OUT/summary.csv    a row for each member: its settings, what became of it, its score
-    OUT/cells/         finished cells, as `cells.py` keeps them: one population each
-    OUT/work/          the run folders of cells that are not finished, to go on with
-    OUT/study.log      Optuna's journal, of a search by it
+    sweep.yaml     the specification, complete
+    summary.csv    a row for each member: its settings, what became of it, its score
+    cells          finished cells, as `cells.py` keeps them: one population each
+    work           the run folders of cells that are not finished, to go on with
+    study.log      Optuna's journal, of a search by it
 
-What is trained is known by its configuration, member by member. Starting again looks what is in
-`cells` and goes on in `work`; the members that neither has are divided into populations by how many
-workers there are now. On a cluster all of this and the data lie where every machine sees them.
+So its folder. What is trained is known by its configuration, member by member. Starting again looks
+what is in `cells` and goes on in `work`; the members that neither has are divided into populations
+by how many workers there are now. On a cluster all of this and the data lie where every machine
+sees them.
 """
 
 import collections

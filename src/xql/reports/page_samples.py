@@ -44,6 +44,32 @@ def _window(samples: Sequence[Sample]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _bars(
+    edges: Float64[np.ndarray, " edges"],
+    heights: Float64[np.ndarray, " bars"],
+    x: str,
+    y: dict[str, Any],
+    unit: str,
+) -> tuple[Columns, dict[str, Any]]:
+    """A histogram: its numbers, and the layer that draws them."""
+    ends = {"x": numbers(edges[:-1]), "x2": numbers(edges[1:]), "y": numbers(heights)}
+    layer = {
+        "transform": [{"filter": "datum.kind == 'bar'"}],
+        "mark": {"type": "bar", "color": "var(--bar)", "aria": False},
+        "encoding": {
+            "x": x_axis(x),
+            "x2": {"field": "x2"},
+            "y": y,
+            "y2": {"datum": 0},
+            "tooltip": [
+                {"field": name, "type": "quantitative", "title": title, "format": ".3~g"}
+                for name, title in (("x", "from"), ("x2", "to"), ("y", unit))
+            ],
+        },
+    }
+    return Columns({"kind": "bar"}, ends), layer
+
+
 def _histogram(
     values: Float64[np.ndarray, " _"], low: float, high: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -81,25 +107,9 @@ def differences(
     y = y_axis("Density", domainMin=0)
     if fits is not None:
         heights, edges = _histogram(samples[0].x, low, high)
-        bars = {"x": numbers(edges[:-1]), "x2": numbers(edges[1:]), "y": numbers(heights)}
-        data.append(Columns({"kind": "bar"}, bars))
-        layers.append(
-            {
-                "transform": [{"filter": "datum.kind == 'bar'"}],
-                "mark": {"type": "bar", "color": "var(--bar)", "aria": False},
-                "encoding": {
-                    "x": x_axis(x),
-                    "x2": {"field": "x2"},
-                    "y": y,
-                    "y2": {"datum": 0},
-                    "tooltip": [
-                        {"field": "x", "type": "quantitative", "title": "from", "format": ".3~g"},
-                        {"field": "x2", "type": "quantitative", "title": "to", "format": ".3~g"},
-                        {"field": "y", "type": "quantitative", "title": "density"},
-                    ],
-                },
-            }
-        )
+        columns, layer = _bars(edges, heights, x, y, "density")
+        data.append(columns)
+        layers.append(layer)
         grid = np.linspace(low, high, 120)
         for family, density in densities(fits, grid).items():
             data.append(Columns({"k": family}, {"x": numbers(grid), "y": numbers(density)}))
@@ -331,34 +341,16 @@ def action_histograms(
         keys: of the series.
         record: what the bars are called.
     """
-    bars = {
-        "x": numbers(recorded.edges[:-1]),
-        "x2": numbers(recorded.edges[1:]),
-        "y": numbers(100 * recorded.shares),
-    }
-    data = [Columns({"kind": "bar"}, bars)]
+    y = y_axis("States (%)", domainMin=0)
+    columns, layer = _bars(recorded.edges, 100 * recorded.shares, title, y, "%")
+    data = [columns]
     for one in acted:
         outline = {"x": numbers(one.edges), "y": numbers(100 * np.append(one.shares, 0.0))}
         data.append(Columns({"k": one.key}, outline))
-    y = y_axis("States (%)", domainMin=0)
     spec = {
         **base(keys, 150),
         "layer": [
-            {
-                "transform": [{"filter": "datum.kind == 'bar'"}],
-                "mark": {"type": "bar", "color": "var(--bar)", "aria": False},
-                "encoding": {
-                    "x": x_axis(title),
-                    "x2": {"field": "x2"},
-                    "y": y,
-                    "y2": {"datum": 0},
-                    "tooltip": [
-                        {"field": "x", "type": "quantitative", "title": "from", "format": ".3~g"},
-                        {"field": "x2", "type": "quantitative", "title": "to", "format": ".3~g"},
-                        {"field": "y", "type": "quantitative", "title": "%", "format": ".3~g"},
-                    ],
-                },
-            },
+            layer,
             {
                 "transform": [{"filter": "datum.kind != 'bar'"}, SHOWN],
                 "mark": {
