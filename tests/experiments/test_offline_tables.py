@@ -11,9 +11,10 @@ def test_the_kitchen_s_table_is_whole() -> None:
     table = TABLES["kitchen"]
     cells = table.cells(None)
     names = [cell.name for cell in cells]
-    assert len(set(names)) == len(names) == 3 * 6 * 2
+    assert len(set(names)) == len(names) == 3 * 7 * 2
     agents = {name.split("-", 1)[1].rpartition("-")[0] for name in names}
-    assert agents == {"xql-auto", "xql-consistent", "iql", "cql", "td3-bc", "bc"}
+    xql = {"xql-auto", "xql-consistent", "xql-kappa-10"}
+    assert agents == {*xql, "iql", "cql", "td3-bc", "bc"}
     for cell in cells:
         asked: Any = cell.configuration
         kind, observations = cell.name.split("-")[0], cell.name.split("-")[-1]
@@ -21,6 +22,37 @@ def test_the_kitchen_s_table_is_whole() -> None:
         assert asked["scaling"]["observations"] == observations
         assert (asked["steps"], len(asked["members"])) == (200_000, 4)
     assert "scripted, not D4RL" in table.note
+
+
+@pytest.mark.parametrize(
+    ("table", "datasets"),
+    [
+        (
+            "mujoco",
+            [
+                f"{env}/{kind}-v0"
+                for env in ("hopper", "halfcheetah", "walker2d")
+                for kind in ("medium", "medium-replay", "medium-expert")
+            ],
+        ),
+        (
+            "antmaze-more",
+            [
+                f"antmaze/{task}-v0"
+                for task in ("umaze-diverse", "medium-play", "medium-diverse", "large-play")
+            ],
+        ),
+    ],
+)
+def test_a_suite_s_table_has_every_agent_on_every_dataset(table: str, datasets: list[str]) -> None:
+    found: dict[str, set[str]] = {}
+    for cell in TABLES[table].cells(None):
+        asked: Any = cell.configuration
+        assert (asked["steps"], len(asked["members"])) == (250_000, 2)
+        found.setdefault(asked["data"]["name"], set()).add(asked["agent"])
+    assert list(found) == datasets
+    agents = {"xql", "iql", "td3-bc", "bc", "rebrac", "cql"}
+    assert all(of == agents for of in found.values())
 
 
 def test_the_kitchen_s_data_is_made_where_it_is_absent(

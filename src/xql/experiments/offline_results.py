@@ -7,11 +7,13 @@
                   updates
     door-peers    XQL, IQL (also matched) and BC on door-human-v0, 4 seeds × 100k updates
     peers-large   every offline agent but CQL on PointMaze-Large, 4 seeds × 100k updates
-    antmaze-more  XQL, IQL, ReBRAC and BC on AntMaze-Medium and -Large made here, 4 seeds × 1M
-    mujoco        the offline agents on Hopper, HalfCheetah and Walker2d data of three kinds made
-                  here with `xql data make mujoco`, 4 seeds × 1M updates
-    kitchen       XQL (auto and consistent), IQL, CQL, TD3+BC and BC on the kitchen's three kinds of
-                  data made here, observations raw and standardised, 4 seeds × 200k updates
+    antmaze-more  XQL (auto and consistent), IQL, TD3+BC, BC, ReBRAC and CQL on AntMaze-UMaze-diverse,
+                  -Medium and -Large made here, 2 seeds × 250k updates
+    mujoco        the same agents on Hopper, HalfCheetah and Walker2d data of three kinds made here
+                  with `xql data make mujoco`, 2 seeds × 250k updates
+    kitchen       XQL (auto, consistent, and the latter with κ = 10), IQL, TD3+BC, BC and CQL on the
+                  kitchen's three kinds of data made here, observations standardised and raw,
+                  4 seeds × 200k updates
     beta          XQL over β, one population each of 2 seeds: PointMaze-Medium, 25k updates, and
                   AntMaze-UMaze made here, 75k
     stability     XQL on six tasks, 4 seeds × 50k updates: with temperatures that tune themselves,
