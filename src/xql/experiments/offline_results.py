@@ -7,8 +7,8 @@
                   updates
     door-peers    XQL, IQL (also matched) and BC on door-human-v0, 4 seeds × 100k updates
     peers-large   every offline agent but CQL on PointMaze-Large, 4 seeds × 100k updates
-    antmaze-more  XQL (auto and consistent), IQL, TD3+BC, BC, ReBRAC and CQL on AntMaze-UMaze-diverse,
-                  -Medium and -Large made here, 2 seeds × 250k updates
+    antmaze-more  XQL (auto and consistent), IQL, TD3+BC, BC, ReBRAC and CQL on UMaze-diverse,
+                  Medium and Large AntMaze data made here, 2 seeds × 250k updates
     mujoco        the same agents on Hopper, HalfCheetah and Walker2d data of three kinds made here
                   with `xql data make mujoco`, 2 seeds × 250k updates
     kitchen       XQL (auto, consistent, and the latter with κ = 10), IQL, TD3+BC, BC and CQL on the
