@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from xql.training.finetune import train_finetune
     from xql.training.offline import train_offline
     from xql.training.online import train_online
+    from xql.training.ope import ope, select
     from xql.training.reproduce import reproduce
     from xql.training.resume import resume
 
@@ -43,11 +44,13 @@ _HOMES = {
     "compare": "xql.reports.compare",
     "export": "xql.deploy.exporting",
     "load_policy": "xql.runs.policy",
+    "ope": "xql.training.ope",
     "open_dataset": "xql.data.sources",
     "open_table": "xql.data.convert",
     "options": "xql.agents.hyperparameters",
     "reproduce": "xql.training.reproduce",
     "resume": "xql.training.resume",
+    "select": "xql.training.ope",
     "train_finetune": "xql.training.finetune",
     "train_offline": "xql.training.offline",
     "train_online": "xql.training.online",
@@ -63,11 +66,13 @@ __all__ = [
     "compare",
     "export",
     "load_policy",
+    "ope",
     "open_dataset",
     "open_table",
     "options",
     "reproduce",
     "resume",
+    "select",
     "train_finetune",
     "train_offline",
     "train_online",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from xql.data.files import save_dataset
 from xql.data.scaling import returns_to_go
 from xql.data.selection import set_apart
 from xql.errors import InputError
-from xql.evaluation.ope import FQE, interval, verdict
+from xql.evaluation.ope import interval, verdict
 from xql.runs.config import RunConfig
 from xql.runs.policy import load_population
 from xql.runs.run import Run
@@ -26,9 +27,7 @@ from xql.training.ope import (
     FILE,
     CriticCheck,
     check_critic,
-    evaluate_policies,
-    verdict_on,
-    write_verdict,
+    select,
 )
 from xql.training.reopen import plan_again, reopen, reopen_held_out
 
@@ -90,13 +89,8 @@ def test_ope_leaves_its_verdict_in_the_run(run: Run, home: Path) -> None:
     # The latest one stays, and it holds what the same call in Python finds.
     assert status(*words, str(home / "other.npz")) == 0
     found = json.loads((run.path / FILE).read_text())
-    data, (policy,) = evaluate_policies(
-        [run.path],
-        data=home / "other.npz",
-        index=0,
-        step=5,
-        settings=FQE(replicates=3, updates=20),
-    )
+    same = run.ope(home / "other.npz", replicates=3, updates=20, progress=False)
+    data, policy, critic = same.data, same.policy, same.critic
     assert not found["data"]["learned_from"]
     assert found["data"]["fingerprint"] == data.dataset.fingerprint()
     assert found["policy"] == policy.value._asdict()
@@ -105,11 +99,24 @@ def test_ope_leaves_its_verdict_in_the_run(run: Run, home: Path) -> None:
     assert found["logged_return"] == data.logged_return()._asdict()
     assert policy.support is not None
     assert found["support"] == policy.support._asdict()
-    critic = check_critic(run.path, data.dataset)
     assert critic is not None
+    assert critic == check_critic(run.path, data.dataset)
     assert found["critic"] == critic._asdict()
     assert found["warnings"] == [*policy.warnings, *critic.warnings]
     assert found["verdict"] == verdict(policy.difference)
+
+
+def test_python_says_what_the_command_says(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("ope", str(run.path), *QUICK) == 0
+    out = capsys.readouterr().out
+    found = xql.ope(run.path, replicates=3, updates=20, progress=False)
+    assert out.rstrip("\n").endswith(found.describe())
+    assert found.to_dict() == json.loads((run.path / FILE).read_text())
+    assert f"verdict='{found.verdict}'" in repr(found)
+    table = found._repr_html_()
+    assert all(text in table for text in (str(found.policy.difference), found.verdict))
+    ranking = xql.select([run.path], replicates=2, updates=2, progress=False)
+    assert "policies=4" in repr(ranking)
 
 
 def test_the_keys_of_the_verdict_are_documented(run: Run) -> None:
@@ -144,11 +151,9 @@ def test_progress_is_on_standard_error(run: Run, capsys: pytest.CaptureFixture[s
 
 
 def test_a_number_that_is_not_finite_is_null(run: Run) -> None:
-    found, (policy,) = evaluate_policies(
-        [run.path], index=0, step=5, settings=FQE(replicates=2, updates=2)
-    )
+    found = run.ope(replicates=2, updates=2)
     broken = CriticCheck(np.inf, 1.0, 0.0, np.nan, None, "the data's unit")
-    path = write_verdict(run.path, verdict_on(found, policy, broken))
+    path = replace(found, critic=broken).write()
     assert json.loads(path.read_text())["critic"]["value"] is None
 
 
@@ -218,7 +223,7 @@ def test_runs_that_held_out_other_episodes_are_not_ranked(
         report=False,
     )
     with pytest.raises(InputError, match="learned from other data"):
-        evaluate_policies([run.path, tmp_path / "run"])
+        select([run.path, tmp_path / "run"])
 
 
 def test_runs_on_other_subsets_that_held_the_same_episodes_out_are_ranked(
@@ -237,7 +242,7 @@ def test_runs_on_other_subsets_that_held_the_same_episodes_out_are_ranked(
             report=False,
         )
     runs = [tmp_path / "all", tmp_path / "top:0.5"]
-    found, policies = evaluate_policies(runs, settings=FQE(replicates=2, updates=2))
+    found, policies = select(runs, replicates=2, updates=2)
     assert found.dataset.fingerprint() == RunConfig.load(runs[0]).data.held_out
     assert len(policies) == 2
 
@@ -249,7 +254,7 @@ def test_select_ranks_every_member(
     said = capsys.readouterr()
     assert "policy 4 of 4" in said.err
     assert "first: " in said.out
-    found, policies = evaluate_policies([run.path], settings=FQE(replicates=3, updates=20))
+    found, policies = select([run.path], replicates=3, updates=20)
     estimates = [one.value.estimate for one in policies]
     assert {(one.member, one.step) for one in policies} == {(0, 4), (1, 4), (0, 5), (1, 5)}
     assert estimates == sorted(estimates, reverse=True)

@@ -9,7 +9,6 @@ from xql.cli.console import plain_console, print_words, result, sign_of_life
 from xql.errors import decoration
 
 if TYPE_CHECKING:
-    from xql.evaluation.ope import Estimate, OffPolicy
     from xql.training.ope import PolicyValue
 
 
@@ -42,66 +41,24 @@ def ope(
         seed: of the resamples, the critics and the batches.
     """
     sign_of_life(f"evaluating {run} on logged data")
-    from xql.evaluation.ope import FQE, interval, verdict
-    from xql.training.ope import (
-        check_critic,
-        evaluate_policies,
-        newest,
-        verdict_on,
-        write_verdict,
-    )
+    from xql.training.ope import ope as evaluate
 
-    found, (policy,) = evaluate_policies(
-        [run],
-        data=data,
-        index=member,
-        step=newest(run) if step is None else step,
+    found = evaluate(
+        run,
+        data,
+        member=member,
+        step=step,
         discount=discount,
         sample=sample,
-        settings=FQE(replicates=replicates, updates=updates),
+        updates=updates,
+        replicates=replicates,
         seed=seed,
     )
-    critic = check_critic(run, found.dataset, member, policy.step)
-    print_words(f"{run}, member {member}, step {policy.step:,}, on {_about(found, run)}")
-    _table(
-        ("discounted return", "estimate", "95 % interval"),
-        [
-            ("policy", *_cells(policy.value)),
-            ("behaviour policy", *_cells(interval(found.behaviour))),
-            ("difference", *_cells(policy.difference)),
-            ("episodes, as far as the log goes", *_cells(found.logged_return())),
-        ],
-    )
-    near = policy.support
-    if near is not None:
-        print_words(
-            f"its actions: {near.distance:.2f} × as far from the usual one in similar states as "
-            f"logged actions; {near.far:.0%} farther than 95 % of them; effective sample size "
-            f"{near.effective:.0%} of the transitions"
-        )
-    if critic is not None:
-        trained = critic.trained_error
-        beside = "" if trained is None else f" ({trained:.4g} on what it learned from)"
-        print_words(
-            f"its critic, in {critic.unit}: mean Q {critic.value:.4g} beside returns-to-go of "
-            f"{critic.returns:.4g} in the log; temporal-difference error {critic.error:.4g}{beside}"
-        )
-    warnings = [*policy.warnings, *(critic.warnings if critic is not None else [])]
-    for text in warnings:
-        print_words(f"warning: {text}")
-    said = verdict(policy.difference)
-    than = "the policy that acted in the log"
-    print_words(
-        f"it cannot be said whether the policy is better than {than}: the interval of the "
-        "difference contains 0"
-        if said == "cannot be said"
-        else f"the policy is {said} than {than}" + ", as far as the warnings allow" * bool(warnings)
-    )
-    leaves = verdict_on(found, policy, critic, sample=sample, seed=seed)
+    print_words(found.describe())
     # It was said: a folder of somebody else's, or a full disk, takes nothing from it.
     with decoration("ope.json"):
-        write_verdict(run, leaves)
-    result(run=str(run), **leaves)
+        found.write()
+    result(run=str(run), **found.to_dict())
 
 
 def select(
@@ -126,20 +83,23 @@ def select(
         seed: of the resamples, the critics and the batches.
     """
     sign_of_life(f"evaluating the policies of {len(runs)} runs on logged data")
-    from xql.evaluation.ope import FQE, interval, verdict
-    from xql.training.ope import evaluate_policies
+    from xql.evaluation.ope import interval, verdict
+    from xql.runs.config import RunConfig
+    from xql.training.ope import about_data
+    from xql.training.ope import select as rank
 
-    found, policies = evaluate_policies(
+    found, policies = rank(
         runs,
-        data=data,
+        data,
         discount=discount,
         sample=sample,
-        settings=FQE(replicates=replicates, updates=updates),
+        updates=updates,
+        replicates=replicates,
         seed=seed,
     )
     first = policies[0]
-    print_words(_about(found, first.run))
-    heads = ("estimate", "95 % interval", "than the behaviour", "behind the first", "")
+    print_words(about_data(found, RunConfig.load(first.run).data))
+    heads = ("estimate [95 % interval]", "than the behaviour", "behind the first", "")
     _table(
         ("run", "member", "step", *heads),
         [
@@ -147,15 +107,15 @@ def select(
                 str(one.run),
                 str(one.member),
                 f"{one.step:,}",
-                *_cells(one.value),
+                str(one.value),
                 verdict(one.difference),
-                "" if one is first else _interval(one.behind(first)),
+                "" if one is first else str(one.behind(first)),
                 "little support" if one.warnings else "",
             )
             for one in policies
         ],
     )
-    print_words(f"behaviour policy: {' '.join(_cells(interval(found.behaviour)))}")
+    print_words(f"behaviour policy: {interval(found.behaviour)}")
     close = sum(one.behind(first).low <= 0 for one in policies[1:])
     print_words(_trust(first, close, len(policies) - 1))
     result(
@@ -186,25 +146,6 @@ def _trust(first: "PolicyValue", close: int, others: int) -> str:
     if first.warnings:
         text += f"; but {first.warnings[0]}"
     return text
-
-
-def _about(data: "OffPolicy", run: Path) -> str:
-    from xql.runs.config import RunConfig
-
-    dataset, own = data.dataset, RunConfig.load(run).data
-    said = {own.held_out: ", held out from training", own.fingerprint: ", learned from"}
-    return (
-        f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes"
-        f"{said.get(dataset.fingerprint(), '')}; discount {data.discount:g}"
-    )
-
-
-def _cells(one: "Estimate") -> tuple[str, str]:
-    return f"{one.estimate:.4g}", _interval(one)
-
-
-def _interval(one: "Estimate") -> str:
-    return f"[{one.low:.4g}, {one.high:.4g}]"
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

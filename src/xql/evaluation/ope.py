@@ -103,6 +103,9 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.estimate:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
 
 class Steps(NamedTuple):
     """A log as the critics see it. Rows are those of a `Dataset`."""

@@ -100,6 +100,11 @@ class Run:
         run: Run = module.resume(self.path, **options)
         return run
 
+    def ope(self, data: Any = None, **options: Any) -> Any:
+        """Say from logged data whether it is better than what acted there, as `xql.ope` does."""
+        module = importlib.import_module("xql.training.ope")
+        return module.ope(self.path, data, **options)
+
     def report(self, path: Path | str | None = None) -> Path:
         """Write an HTML page of it that needs no network and no other file.
 

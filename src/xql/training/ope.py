@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from xql.agents import Agent, Batch, member
+from xql.agents import Agent, Batch
+from xql.agents import member as one_member
 from xql.data.columns import TableColumns
 from xql.data.dataset import Dataset
 from xql.data.scaling import DEFAULT_DISCOUNT, apply_scaling, returns_to_go
 from xql.data.sources import open_dataset
+from xql.display import html_table
 from xql.errors import InputError
 from xql.evaluation.bellman import bellman_errors
 from xql.evaluation.ope import (
@@ -24,6 +26,7 @@ from xql.evaluation.ope import (
     FQE,
     Estimate,
     OffPolicy,
+    Verdict,
     actions_at,
     interval,
     return_bounds,
@@ -34,7 +37,7 @@ from xql.evaluation.support import Support, support
 from xql.files import write_text
 from xql.jax_config import standard_jax
 from xql.runs.checkpoints import latest_step
-from xql.runs.config import RunConfig, require_at_least
+from xql.runs.config import DataConfig, RunConfig, require_at_least
 from xql.runs.folder import RunFolder
 from xql.runs.policy import Policy, load_actors, load_population
 from xql.training.progress import ProgressBar
@@ -131,52 +134,56 @@ class PolicyValue:
         return lines
 
 
-class Evaluation(NamedTuple):
+class Ranking(NamedTuple):
     """Policies on one dataset."""
 
     data: OffPolicy
     policies: list[PolicyValue]
     """The best first."""
 
+    def __repr__(self) -> str:
+        first = self.policies[0]
+        where = f"run={str(first.run)!r}, member={first.member}, step={first.step}"
+        return f"Ranking(policies={len(self.policies)}, first=({where}, value={first.value}))"
+
 
 @standard_jax()
-def evaluate_policies(
+def select(
     runs: Sequence[Path | str],
-    *,
     data: Source | None = None,
-    index: int | None = None,
+    *,
+    member: int | None = None,
     step: int | None = None,
     discount: float | None = None,
     sample: bool = False,
-    settings: FQE = DEFAULT,
+    updates: int | None = None,
+    replicates: int = DEFAULT.replicates,
     seed: int = 0,
     progress: bool = True,
-) -> Evaluation:
-    """Fitted Q evaluation of the policies of runs, all by the same resamples of the same data.
+) -> Ranking:
+    """Rank the policies of runs by fitted Q evaluation, all by the same resamples of the same data.
 
     Args:
         runs: run folders.
         data: what to evaluate on; where None, the episodes that the runs held out, or else the data
             that they learned from.
-        index: of the member; every one where None.
+        member: whose policies; every one's where None.
         step: of the checkpoint or the kept policy; all that the runs have where None.
-        discount: of the returns; that of the runs where None.
-        sample: whether the policies' actions are drawn, or else the most likely ones.
-        settings: how critics are fitted.
-        seed: of the resamples, the critics, the batches and the actions that are drawn.
-        progress: show a progress bar on standard error.
+        discount, sample, updates, replicates, seed, progress: as `ope` takes them; all the runs
+            have one discount.
 
     Raises:
         InputError: no run, no policy, or data that does not fit all the runs; or the runs have
             learned from different data or have different discounts, and none is given.
     """
-    if settings.updates is not None:
-        require_at_least("updates", settings.updates, 1)
-    require_at_least("replicates", settings.replicates, 2)
+    if updates is not None:
+        require_at_least("updates", updates, 1)
+    require_at_least("replicates", replicates, 2)
+    settings = FQE(replicates=replicates, updates=updates)
     if not runs:
         raise InputError("there is no run", hint="name at least one run folder")
     folders = [RunFolder.open(Path(run)) for run in runs]
-    found = [one for folder in folders for one in _candidates(folder, index, step)]
+    found = [one for folder in folders for one in _candidates(folder, member, step)]
     discount = _discount(folders) if discount is None else discount
     done = 0
 
@@ -186,7 +193,7 @@ def evaluate_policies(
         bar.advance(done)
 
     off_policy = OffPolicy(_data(folders, data), discount, settings, seed, advance)
-    updates, replicates = off_policy.settings.updates, off_policy.settings.replicates
+    updates = off_policy.settings.updates
     assert updates is not None
     policies: list[PolicyValue] = []
     left_out: list[str] = []
@@ -205,7 +212,7 @@ def evaluate_policies(
                 if count > 1:
                     number = len(policies) + len(left_out) + 1
                     bar.say(f"policy {number} of {count}: {where}")
-                policy = Policy(member(actors, which), config.scaling, config.data.actions)
+                policy = Policy(one_member(actors, which), config.scaling, config.data.actions)
                 try:
                     actions = _actions(policy, off_policy.dataset, seed if sample else None, where)
                 except InputError as error:
@@ -227,70 +234,207 @@ def evaluate_policies(
         warnings.warn(f"left out: {line}", UserWarning, stacklevel=2)
     if not policies:
         raise InputError("no policy's actions are finite", hint="train again, or name other runs")
-    return Evaluation(off_policy, sorted(policies, key=lambda one: -one.value.estimate))
+    return Ranking(off_policy, sorted(policies, key=lambda one: -one.value.estimate))
 
 
-def verdict_on(
-    data: OffPolicy,
-    policy: PolicyValue,
-    critic: CriticCheck | None,
+@dataclass(frozen=True)
+class OpeResult:
+    """Whether a run's policy is better than the one that acted in the log.
+
+    Attributes:
+        data: what it was evaluated on.
+        policy: what was found; its `value` and its `difference` to the behaviour policy.
+        critic: likewise of the run's own critic, where it has one that was kept.
+        sample, seed: as `ope` took them.
+    """
+
+    data: OffPolicy
+    policy: PolicyValue
+    critic: CriticCheck | None
+    sample: bool = False
+    seed: int = 0
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the 95 % interval of the difference lies above 0, below, or neither."""
+        return verdict(self.policy.difference)
+
+    @property
+    def behaviour(self) -> Estimate:
+        """What the policy that acted in the log is worth."""
+        return interval(self.data.behaviour)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why the data says little of the policy, one line for each reason."""
+        return [*self.policy.warnings, *(self.critic.warnings if self.critic is not None else [])]
+
+    def describe(self) -> str:
+        """All of it in words, one line each; values are discounted returns in the data's unit."""
+        policy, critic, near = self.policy, self.critic, self.policy.support
+        lines = [f"{policy.run}, member {policy.member}, step {policy.step:,}, on {self._about()}"]
+        width = max(map(len, (names := self._estimates())))
+        lines += [f"{name:{width}}  {estimate}" for name, estimate in names.items()]
+        if near is not None:
+            lines.append(
+                f"its actions: {near.distance:.2f} × as far from the usual one in similar states "
+                f"as logged actions; {near.far:.0%} farther than 95 % of them; effective sample "
+                f"size {near.effective:.0%} of the transitions"
+            )
+        if critic is not None:
+            trained = critic.trained_error
+            beside = "" if trained is None else f" ({trained:.4g} on what it learned from)"
+            lines.append(
+                f"its critic, in {critic.unit}: mean Q {critic.value:.4g} beside returns-to-go of "
+                f"{critic.returns:.4g} in the log; temporal-difference error "
+                f"{critic.error:.4g}{beside}"
+            )
+        lines += [f"warning: {text}" for text in self.warnings]
+        than = "the policy that acted in the log"
+        lines.append(
+            f"it cannot be said whether the policy is better than {than}: the interval of the "
+            "difference contains 0"
+            if self.verdict == "cannot be said"
+            else f"the policy is {self.verdict} than {than}"
+            + ", as far as the warnings allow" * bool(self.warnings)
+        )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in JSON's values, as in ope.json; docs/run-folder.md has the keys."""
+        config = RunConfig.load(self.policy.run)
+        dataset, settings = self.data.dataset, self.data.settings
+        fingerprint = dataset.fingerprint()
+        support = self.policy.support
+        plain: dict[str, Any] = _finite(
+            {
+                "format": 1,
+                "xql": __version__,
+                "agent": config.agent,
+                "member": self.policy.member,
+                "step": self.policy.step,
+                "data": {
+                    "name": dataset.name,
+                    "source": dataset.source,
+                    "fingerprint": fingerprint,
+                    "transitions": int(dataset.transitions),
+                    "episodes": len(dataset),
+                    "learned_from": fingerprint == config.data.fingerprint,
+                    "held_out": fingerprint == config.data.held_out,
+                },
+                "discount": self.data.discount,
+                "sample": self.sample,
+                "replicates": settings.replicates,
+                "updates": settings.updates,
+                "seed": self.seed,
+                "policy": self.policy.value._asdict(),
+                "behaviour": self.behaviour._asdict(),
+                "difference": self.policy.difference._asdict(),
+                "logged_return": self.data.logged_return()._asdict(),
+                "support": None if support is None else support._asdict(),
+                "critic": None if self.critic is None else self.critic._asdict(),
+                "warnings": self.warnings,
+                "verdict": self.verdict,
+            }
+        )
+        return plain
+
+    def write(self) -> Path:
+        """Leave it in the run's folder, as `ope.json`; one that is there is replaced.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        path = self.policy.run / FILE
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        write_text(path, text + "\n", "verdict")
+        return path
+
+    def __repr__(self) -> str:
+        policy = self.policy
+        where = f"run={str(policy.run)!r}, member={policy.member}, step={policy.step}"
+        return f"OpeResult({where}, difference={policy.difference}, verdict={self.verdict!r})"
+
+    def _repr_html_(self) -> str:
+        shown: dict[str, object] = {"run": self.policy.run, "on": self._about()}
+        shown |= self._estimates() | {"verdict": self.verdict}
+        shown |= {f"warning {number}": text for number, text in enumerate(self.warnings, 1)}
+        return html_table("Off-policy evaluation", shown)
+
+    def _about(self) -> str:
+        return about_data(self.data, RunConfig.load(self.policy.run).data)
+
+    def _estimates(self) -> dict[str, Estimate]:
+        """By what they are of."""
+        return {
+            "policy": self.policy.value,
+            "behaviour policy": self.behaviour,
+            "difference": self.policy.difference,
+            "episodes, as far as the log goes": self.data.logged_return(),
+        }
+
+
+@standard_jax()
+def ope(
+    run: Path | str,
+    data: Source | None = None,
     *,
+    member: int = 0,
+    step: int | None = None,
+    discount: float | None = None,
     sample: bool = False,
+    updates: int | None = None,
+    replicates: int = DEFAULT.replicates,
     seed: int = 0,
-) -> dict[str, Any]:
-    """What was found of one policy, in JSON's values; docs/run-folder.md has the keys.
+    progress: bool = True,
+) -> OpeResult:
+    """Say from logged data whether a run's policy is better than what acted in the log.
 
     Args:
-        data: what the policy was evaluated on.
-        policy: what was found.
-        critic: likewise of the run's own critic, where it has one.
-        sample, seed: as `evaluate_policies` took them.
-    """
-    config = RunFolder.open(policy.run).config
-    dataset, settings = data.dataset, data.settings
-    fingerprint = dataset.fingerprint()
-    found: dict[str, Any] = {
-        "format": 1,
-        "xql": __version__,
-        "agent": config.agent,
-        "member": policy.member,
-        "step": policy.step,
-        "data": {
-            "name": dataset.name,
-            "source": dataset.source,
-            "fingerprint": fingerprint,
-            "transitions": int(dataset.transitions),
-            "episodes": len(dataset),
-            "learned_from": fingerprint == config.data.fingerprint,
-            "held_out": fingerprint == config.data.held_out,
-        },
-        "discount": data.discount,
-        "sample": sample,
-        "replicates": settings.replicates,
-        "updates": settings.updates,
-        "seed": seed,
-        "policy": policy.value._asdict(),
-        "behaviour": interval(data.behaviour)._asdict(),
-        "difference": policy.difference._asdict(),
-        "logged_return": data.logged_return()._asdict(),
-        "support": None if policy.support is None else policy.support._asdict(),
-        "critic": None if critic is None else critic._asdict(),
-        "warnings": [*policy.warnings, *(critic.warnings if critic is not None else [])],
-        "verdict": verdict(policy.difference),
-    }
-    plain: dict[str, Any] = _finite(found)
-    return plain
-
-
-def write_verdict(run: Path | str, found: dict[str, Any]) -> Path:
-    """Leave what `verdict_on` gave in a run's folder, as `ope.json`; one that is there is replaced.
+        run: the run's folder.
+        data: what to evaluate on, best data that the run has not learned from; where None, the
+            episodes that it held out, or else the data that it learned from.
+        member: whose policy.
+        step: of the checkpoint or the kept policy; the latest where None.
+        discount: of the returns that are estimated; the run's where None.
+        sample: whether the policy's actions are drawn, or else the most likely ones.
+        updates: of each critic; as many as the discount needs where None.
+        replicates: resamples of the episodes, with a critic each.
+        seed: of the resamples, the critics, the batches and the actions that are drawn.
+        progress: show a progress bar on standard error.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: no run, no such policy, or data that does not fit it.
     """
-    path = Path(run) / FILE
-    write_text(path, json.dumps(found, indent=1, allow_nan=False) + "\n", "verdict")
-    return path
+    found, (policy,) = select(
+        [run],
+        data,
+        member=member,
+        step=_newest(run) if step is None else step,
+        discount=discount,
+        sample=sample,
+        updates=updates,
+        replicates=replicates,
+        seed=seed,
+        progress=progress,
+    )
+    critic = check_critic(run, found.dataset, member, policy.step)
+    return OpeResult(found, policy, critic, sample, seed)
+
+
+def about_data(data: OffPolicy, own: DataConfig) -> str:
+    """The data that policies were evaluated on, in words.
+
+    Args:
+        data: as `select` returns it.
+        own: what a run learned from.
+    """
+    dataset = data.dataset
+    said = {own.held_out: ", held out from training", own.fingerprint: ", learned from"}
+    return (
+        f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes"
+        f"{said.get(dataset.fingerprint(), '')}; discount {data.discount:g}"
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -336,7 +480,7 @@ def _candidates(
     return [(folder, at, which) for at in steps if step in (None, at)]
 
 
-def newest(run: Path | str) -> int | None:
+def _newest(run: Path | str) -> int | None:
     """The step of a run's latest checkpoint, or else of the policies that it kept last."""
     folder = RunFolder.open(Path(run))
     return latest_step(folder.checkpoints) or latest_step(folder.policies)
@@ -433,7 +577,7 @@ def check_critic(
     step = latest_step(folder.checkpoints) if step is None else step
     if agent.backup is None or not (folder.checkpoints / str(step)).is_dir():
         return None
-    state = member(load_population(folder, step)[1], config.require_member(index, str(run)))
+    state = one_member(load_population(folder, step)[1], config.require_member(index, str(run)))
     scaled = apply_scaling(dataset, config.scaling)
     errors, values, rows = _errors(agent, state, scaled)
     shifted = config.scaling.reward_shift != 0.0
