@@ -91,6 +91,12 @@ class _Entry(NamedTuple):
     preset: str = "default"
     options: Mapping[str, Any] = {}
 
+    def cell(self, name: str, data: str, steps: int, seeds: int, **more: Any) -> Cell:
+        """Of one Minari dataset."""
+        options = {**self.options, **more.pop("options", {})}
+        own = {"preset": self.preset, "options": options}
+        return _cell(name, data, self.agent, steps, seeds, **own, **more)
+
 
 _SUITE = {
     "xql-auto": _Entry("xql"),
@@ -109,16 +115,7 @@ def _antmaze_more(_: str | None) -> list[Cell]:
     # An episode takes as long as 300 updates.
     plan = EvaluationPlan(evaluations=5, episodes=10, last_episodes=50)
     return [
-        _cell(
-            f"{task}-{name}",
-            f"antmaze/{task}-v0",
-            one.agent,
-            250_000,
-            2,
-            preset=one.preset,
-            options=one.options,
-            evaluation=plan,
-        )
+        one.cell(f"{task}-{name}", f"antmaze/{task}-v0", 250_000, 2, evaluation=plan)
         for task in ("umaze-diverse", "medium-play", "medium-diverse", "large-play")
         for name, one in _SUITE.items()
     ]
@@ -126,15 +123,7 @@ def _antmaze_more(_: str | None) -> list[Cell]:
 
 def _mujoco(_: str | None) -> list[Cell]:
     return [
-        _cell(
-            f"{env}-{kind}-{name}",
-            f"{env}/{kind}-v0",
-            one.agent,
-            250_000,
-            2,
-            preset=one.preset,
-            options=one.options,
-        )
+        one.cell(f"{env}-{kind}-{name}", f"{env}/{kind}-v0", 250_000, 2)
         for env in ("hopper", "halfcheetah", "walker2d")
         for kind in ("medium", "medium-replay", "medium-expert")
         for name, one in _SUITE.items()
@@ -154,13 +143,12 @@ def _kitchen(_: str | None) -> list[Cell]:
     # All starts are alike but for noise, so that more episodes of one policy say little more.
     plan = EvaluationPlan(evaluations=4, episodes=5, last_episodes=20)
     return [
-        _cell(
+        one.cell(
             f"{kind}-{name}-{observations}",
             f"kitchen/{kind}-v0",
-            one.agent,
             200_000,
-            preset=one.preset,
-            options={"observations": observations, **one.options},
+            4,
+            options={"observations": observations},
             evaluation=plan,
         )
         for kind in ("partial", "mixed", "complete")
