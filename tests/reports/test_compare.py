@@ -400,6 +400,10 @@ def test_the_written_tables(tmp_path: Path) -> None:
     profile = [line.split(",") for line in found.profiles_csv().splitlines()]
     assert ["xql", "last", "25", "0.5", "0", "1"] in profile
     assert found.latex().count(r"\begin{tabular}") == 3
+    page = found._repr_html_()
+    assert page.count("<table>") == page.count("</table>") == 3
+    assert "<th>P(first &gt; second), last</th>" in page and "<td>20.0 [10.0, 30.0]</td>" in page
+    assert repr(found) == "Comparison(tasks=['maze-v0'], methods=['xql', 'bc'])"
 
 
 def test_what_is_too_little_to_say_much_is_said(tmp_path: Path) -> None:

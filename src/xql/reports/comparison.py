@@ -3,12 +3,14 @@
 `compare.py` makes one; `plots.plot_comparison` draws it.
 """
 
+import html
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
+from xql.display import html_rows
 from xql.evaluation.statistics import Interval, Profile, format_interval
 from xql.reports.tables import as_csv, as_latex, as_markdown
 from xql.runs.summary import UNITS, Quantity
@@ -84,6 +86,17 @@ class Comparison(NamedTuple):
     """The tasks that every method has, where they share a unit."""
     notes: list[str]
     """Who diverged, what could not be averaged, and why."""
+
+    def __repr__(self) -> str:
+        return f"Comparison(tasks={self.tasks}, methods={self.methods})"
+
+    def _repr_html_(self) -> str:
+        parts = [html_rows("Scores", *self._scores())]
+        if self.pairs:
+            parts.append(html_rows("Probability of improvement", *self._pairs()))
+        if self._readings():
+            parts.append(html_rows("Performance profiles", *self._profiles()))
+        return "".join([*parts, *(f"<p>{html.escape(note)}</p>" for note in self._footnotes())])
 
     @property
     def cautions(self) -> list[str]:
