@@ -282,3 +282,13 @@ def test_every_verdict_is_its_section_s_and_every_number_has_its_results() -> No
         assert all((ROOT / "results" / home).is_dir() for home in homes), section
         assert homes or not re.search(r"\d", reason), f"{section}: a number without its results"
     assert not any(said.values()), "a section has a verdict and no row of the table"
+
+
+def test_every_interval_of_the_claims_is_a_committed_one() -> None:
+    interval = r"\d[\d.]* \[−?[\d.]+, −?[\d.]+\]"
+    said = set(re.findall(interval, (ROOT / "docs" / "the-paper-beside-us.md").read_text("utf-8")))
+    sources = [*ROOT.glob("results/*/*.md"), ROOT / "docs" / "where-xql-wins.md"]
+    found = "\n".join(page.read_text("utf-8") for page in sources).replace("[-", "[−")
+    found = found.replace(", -", ", −")
+    assert len(said) > 40
+    assert not {one for one in said if one not in found}

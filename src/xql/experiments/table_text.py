@@ -217,7 +217,7 @@ def _apart(places: Sequence[Place]) -> list[Kept]:
 
 
 def _own_table(table: str, kept: Sequence[Kept]) -> str:
-    """One line for each run and setting that it sweeps."""
+    """One row for each run and setting that it sweeps."""
     kinds = _kinds(table)
     steps = ["updates", "then online"] if table == "table2" else ["updates"]
     header = ["dataset", "data", "agent", "β", *steps, "seeds × episodes", *kinds, "run"]
