@@ -229,8 +229,8 @@ def test_ours_stands_beside_theirs_on_their_data_alone_and_cells_are_kept(
         # Data made here, and D4RL's where the simulator's rewards are others.
         assert "ours:" not in text and "**none can be compared with them**" in text
         own = text.partition("## Ours")[2]
-        name = "made here: pointmaze/umaze-play-v0" if table == "table1" else "D4RL's file: door-"
-        assert f"| {name}" in own and "| 4       | 2 × 2  " in own and "/cells/" in own
+        source = "made here" if table == "table1" else "D4RL's file"
+        assert f"| {source} " in own and "| 4       | 2 × 2  " in own and "/cells/" in own
         assert "after 4 updates" in text and "2 seeds, 2 episodes each" in text
     assert said == [
         "pointmaze-umaze-here-bc-default: trained (1 of 1)",
@@ -286,7 +286,7 @@ def test_a_kept_cell_is_shown_without_its_data(tmp_path: Path) -> None:
     assert places[0].data.opened is None and places[0].result == place.result is not None
     assert places[1] == port
     text = markdown("table3", rows, places, TINY)
-    assert "| D4RL's file: door-human-v0 | bc" in text and "dataset absent: Minari |" in text
+    assert "| door-human-v0 | D4RL's file | bc" in text and "dataset absent: Minari |" in text
     lines = list(csv.DictReader(csv_lines("table3", rows, places[:1]).splitlines()))
     assert [line["data"] for line in lines if line["column"] == "ours: bc"] == ["D4RL's file"] * 2
     # Under other settings it is another cell.
@@ -435,7 +435,14 @@ def test_a_fine_tuned_cell_has_a_before_and_an_after(tmp_path: Path, minari_root
     assert place.before.episodes == place.result.last.episodes == 2
     assert "(step 0)" in place.before.label and "(step 6)" in place.result.last.label
     text = markdown("table2", rows, [place], training)
-    assert "ours: iql, made here, before | ours: iql, made here, after" in text
+    header, row = (
+        [cell.strip() for cell in one.split("|")[1:-1]]
+        for one in text.splitlines()
+        if " iql " in one or "then online" in one
+    )
+    shown = dict(zip(header, row, strict=True))
+    assert (shown["updates"], shown["then online"], shown["data"]) == ("4", "6", "made here")
+    assert shown["before"] == "0.0 [0.0, 0.0]" and "after" in shown
     lines = csv.DictReader(csv_lines("table2", rows, [place]).splitlines())
     assert [line["of"].split(":")[0] for line in lines] == ["before", "after"]
     # Other online steps, and other updates offline, are another cell.

@@ -1,4 +1,4 @@
-"""`xql paper table1|table2|table3`: the paper's tables, ours beside theirs."""
+"""`xql paper table1|table2|table3`: the paper's tables: the published numbers, and ours."""
 
 import sys
 from dataclasses import dataclass, fields
@@ -51,7 +51,7 @@ Flags = Annotated[Options, tyro.conf.arg(name="")]
 
 
 def table1(options: Flags = Options(), out: Path = Path("table1")) -> None:
-    """Table 1, offline learning on MuJoCo, AntMaze and Kitchen, ours beside theirs.
+    """Table 1, offline learning on MuJoCo, AntMaze and Kitchen, published and ours.
 
     Trains a cell for every method and every dataset that is on this machine, unless it is there
     already: after Ctrl-C the same command goes on with those that are missing.
@@ -69,7 +69,7 @@ def table2(
     replay: str = "prefill",
     out: Path = Path("table2"),
 ) -> None:
-    """Table 2, fine-tuning on AntMaze, ours beside theirs: before it and after.
+    """Table 2, fine-tuning on AntMaze, published and ours: before it and after.
 
     Trains as `xql paper table1` does, and goes on from each cell's last step in the environment.
 
@@ -85,7 +85,7 @@ def table2(
 
 
 def table3(options: Flags = Options(), out: Path = Path("table3")) -> None:
-    """Table 3, offline learning on Adroit, ours beside theirs.
+    """Table 3, offline learning on Adroit, published and ours.
 
     Trains as `xql paper table1` does.
 

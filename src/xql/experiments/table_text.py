@@ -46,6 +46,12 @@ _APART = (
     "These are on other data, or by another measure, than the numbers above: **none can be "
     "compared with them**, only with each other where data, measure and updates are the same."
 )
+_WHEN = {
+    ("last", "best"): (
+        "of the last evaluation; *best* takes each seed's best one, and is biased upwards"
+    ),
+    ("before", "after"): "before the first environment step and after the last",
+}
 _IN_PART = (
     "On D4RL's own file a score can be compared with the numbers above, *last* with those that are "
     "of the last step. **Nothing else can**, but with each other where data, measure and updates "
@@ -56,7 +62,7 @@ _IN_PART = (
 def markdown(
     table: str, rows: Sequence[Benchmark], places: Sequence[Place], training: Training
 ) -> str:
-    """The table with ours beside theirs, how to get what is absent, and what others measured.
+    """The published table and ours, how to get what is absent, and what others measured.
 
     Args:
         table: table1, table2 or table3.
@@ -76,20 +82,22 @@ def markdown(
     if absent:
         parts.append("## Not run: dataset absent, get it with\n")
         parts.append(as_markdown(["dataset", "source", "get it with"], absent))
-    reasons: dict[tuple[str, str], list[str]] = {}
+    if any(place.problem for place in places):
+        parts += ["## Not run: other reasons\n", _reasons(places)]
+    return "\n".join(parts + _end(table, rows))
+
+
+def _reasons(places: Sequence[Place]) -> str:
+    """Why, with all datasets that it is true of."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
     for place in places:
         if place.problem:
-            barred = place.problem == place.data.barrier
-            method = "" if barred else f", {place.method.label}"
-            key = (f"{LABELS[place.data.source]}{method}", place.problem)
-            names = reasons.setdefault(key, [])
-            if place.benchmark.name not in names:
-                names.append(place.benchmark.name)
-    if reasons:
-        listed = (f"- {what}: {why}: {', '.join(own)}\n" for (what, why), own in reasons.items())
-        parts += ["## Not run: other reasons\n", "".join(listed)]
-    parts += _end(table, rows)
-    return "\n".join(parts)
+            source, why = LABELS[place.data.source], place.problem
+            what = source if why == place.data.barrier else f"{source}, {place.method.label}"
+            found.setdefault((what, why), {})[place.benchmark.name] = None
+    return "".join(
+        f"- {', '.join(names)} ({what}): {why}\n" for (what, why), names in found.items()
+    )
 
 
 def kept_markdown(
@@ -116,8 +124,7 @@ def kept_markdown(
         *(f"{note}\n" for note in NOTES[table]),
         f"## Ours\n\n{_IN_PART if compared else _APART} Each has settings of its own, which are in "
         "its config.yaml. The numbers are interquartile means over seeds with 95 % bootstrap "
-        "intervals over seeds, of the last evaluation; *best* takes each seed's best one, and is "
-        "biased upwards.\n",
+        f"intervals over seeds, {_WHEN[_kinds(table)]}.\n",
         _own_table(table, kept),
     ]
     if without:
@@ -220,7 +227,7 @@ def _own_table(table: str, kept: Sequence[Kept]) -> str:
     """One row for each run and setting that it sweeps."""
     kinds = _kinds(table)
     steps = ["updates", "then online"] if table == "table2" else ["updates"]
-    header = ["dataset", "data", "agent", "β", *steps, "seeds × episodes", *kinds, "run"]
+    header = ["dataset", "data", "agent", "β", *steps, "seeds × episodes", "measure", *kinds, "run"]
     lines = []
     for one in kept:
         config = one.run.config
@@ -229,20 +236,17 @@ def _own_table(table: str, kept: Sequence[Kept]) -> str:
         lines.append(
             [
                 one.benchmark.name,
-                _data(one.data),
+                LABELS[one.data.source],
                 _agent(config, one.result),
                 _beta(config, one.result),
                 *(f"{count:,}" for count in counts),
                 f"{one.result.last.interval.seeds} × {one.result.last.episodes}",
-                *(_with_unit(one.result, each) for each in _summaries(one).values()),
+                UNITS[one.result.quantity],
+                *(format_interval(each.interval) for each in _summaries(one).values()),
                 f"`{one.run.path}`",
             ]
         )
     return as_markdown(header, lines)
-
-
-def _data(data: Data) -> str:
-    return f"{LABELS[data.source]}: {data.name}"
 
 
 def _agent(config: RunConfig, result: Result) -> str:
@@ -320,15 +324,8 @@ def _score(number: Number | None) -> str:
 
 
 def _ours(result: Result, summary: Summary) -> str:
-    return (
-        format_interval(summary.interval)
-        if result.quantity == "score"
-        else _with_unit(result, summary)
-    )
-
-
-def _with_unit(result: Result, summary: Summary) -> str:
-    return f"{format_interval(summary.interval)} {UNITS[result.quantity]}"
+    unit = "" if result.quantity == "score" else f" {UNITS[result.quantity]}"
+    return f"{format_interval(summary.interval)}{unit}"
 
 
 def _absent(row: Benchmark, places: Sequence[Place]) -> list[Data]:
@@ -365,7 +362,7 @@ def _our_lines(place: Place) -> list[list[str]]:
 def _kept_lines(kept: Kept) -> list[list[str]]:
     config, beta = kept.run.config, _beta(kept.run.config, kept.result)
     column = f"ours: {_agent(config, kept.result)}" + (f", β = {beta}" if beta else "")
-    where = [_data(kept.data), str(kept.run.path)]
+    where = [f"{LABELS[kept.data.source]}: {kept.data.name}", str(kept.run.path)]
     return list(_number_lines(kept, kept.result, column, where))
 
 
