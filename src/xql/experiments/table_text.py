@@ -27,6 +27,8 @@ NOTES = {
         _BEST,
         "Policies of D4RL's MuJoCo files act in version 4 of the simulators, the nearest to D4RL's "
         "own; version 5 changed rewards and friction. AntMaze's score is its success rate.",
+        "On data made here a score is on another scale than D4RL's: 100 is, for MuJoCo, what the "
+        "last policy of the run that made the data returns, and for Kitchen all four tasks.",
         "The paper's minutes, of an unnamed machine (NeurIPS 2022 submission, Table 1): X-QL, BC "
         "and 10 % BC 10; IQL, AWAC, Onestep RL and TD3+BC 20; CQL 80; DT 960. Ours are in each "
         "cell's metrics.jsonl.",
