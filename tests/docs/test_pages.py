@@ -7,6 +7,7 @@ it downloads something or trains for minutes, follows an HTML comment that says 
 """
 
 import contextlib
+import dataclasses
 import importlib.util
 import inspect
 import io
@@ -15,7 +16,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import gymnasium
 import numpy as np
@@ -172,6 +173,9 @@ def option_names(command: Callable[..., Any]) -> set[str]:
     for one in inspect.signature(command).parameters.values():
         notes = getattr(one.annotation, "__metadata__", ())
         names |= {one.name, *filter(None, (getattr(note, "name", None) for note in notes))}
+        kind = next(iter(get_args(one.annotation)), None)
+        if dataclasses.is_dataclass(kind):  # options that several commands share
+            names |= {field.name for field in dataclasses.fields(kind)}
     return names
 
 
@@ -257,3 +261,34 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert file.exists(), f"{name_of(page)}: {target}"
         if anchor:
             assert anchor in headings(file), f"{name_of(page)}: {target}"
+
+
+VERDICTS = {"reproduced", "partly", "not reproduced", "not tested"}
+
+
+def test_every_verdict_is_its_section_s_and_every_number_has_its_results() -> None:
+    page = ROOT / "docs" / "the-paper-beside-us.md"
+    text = page.read_text("utf-8")
+    parts = re.split(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    said = {
+        slug(heading): re.findall(r"^\*\*Verdict: ([^.*]+)", part, flags=re.MULTILINE)
+        for heading, part in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    rows = re.findall(r"^\| \[[^]]+\]\(#([^)]+)\) \| \*\*(.+)\*\* \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) >= 15
+    for section, verdict, reason in rows:
+        assert verdict in VERDICTS and said.pop(section) == [verdict], section
+        homes = re.findall(r"\]\(\.\./results/([\w-]+)/", reason)
+        assert all((ROOT / "results" / home).is_dir() for home in homes), section
+        assert homes or not re.search(r"\d", reason), f"{section}: a number without its results"
+    assert not any(said.values()), "a section has a verdict and no row of the table"
+
+
+def test_every_interval_of_the_claims_is_a_committed_one() -> None:
+    interval = r"\d[\d.]* \[−?[\d.]+, −?[\d.]+\]"
+    said = set(re.findall(interval, (ROOT / "docs" / "the-paper-beside-us.md").read_text("utf-8")))
+    sources = [*ROOT.glob("results/*/*.md"), ROOT / "docs" / "where-xql-wins.md"]
+    found = "\n".join(page.read_text("utf-8") for page in sources).replace("[-", "[−")
+    found = found.replace(", -", ", −")
+    assert len(said) > 40
+    assert not {one for one in said if one not in found}

@@ -18,10 +18,13 @@ from xql.experiments.paper_tables import (
     choose_methods,
     choose_rows,
     fill,
+    find_kept,
 )
 from xql.experiments.published import benchmarks, numbers
 from xql.experiments.sources import local_data, sources_of
-from xql.experiments.table_text import csv_lines, markdown
+from xql.experiments.table_text import csv_lines, kept_markdown, markdown
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 TINY = Training(
     steps=4,
@@ -195,9 +198,10 @@ def test_without_data_every_row_says_how_to_get_it(tmp_path: Path) -> None:
     assert "| 97.1 " in text and "| 66.3 " in text and "ours:" not in text
     lines = list(csv.DictReader(csv_lines("table1", rows, places).splitlines()))
     ours = [line for line in lines if line["column"].startswith("ours")]
-    assert len(ours) == 4  # three sources of the maze, one of the hopper
+    assert len(ours) == 5  # three sources of the maze, two of the hopper
     assert [line["of"].startswith("not run: dataset absent, get it with ") for line in ours] == [
         False,  # D4RL's file of the maze
+        True,
         True,
         True,
         True,
@@ -205,7 +209,7 @@ def test_without_data_every_row_says_how_to_get_it(tmp_path: Path) -> None:
     assert not (tmp_path / "cells").exists()
 
 
-def test_sources_have_columns_of_their_own_and_cells_are_kept(
+def test_ours_stands_beside_theirs_on_their_data_alone_and_cells_are_kept(
     tmp_path: Path, minari_root: Path
 ) -> None:
     pytest.importorskip("gymnasium_robotics")
@@ -222,10 +226,11 @@ def test_sources_have_columns_of_their_own_and_cells_are_kept(
         for _ in range(2):
             places = fill(rows, methods, TINY, tmp_path / "cells", d4rl_dir=files, say=said.append)
         text = markdown(table, rows, places, TINY)
-        header = next(line for line in text.splitlines() if line.startswith("| dataset"))
+        # Data made here, and D4RL's where the simulator's rewards are others.
+        assert "ours:" not in text and "**none can be compared with them**" in text
+        own = text.partition("## Ours")[2]
         source = "made here" if table == "table1" else "D4RL's file"
-        assert f"ours: bc, {source}, last" in header and f"ours: bc, {source}, best" in header
-        assert header.count("ours:") == 2
+        assert f"| {source} " in own and "| 4       | 2 × 2  " in own and "/cells/" in own
         assert "after 4 updates" in text and "2 seeds, 2 episodes each" in text
     assert said == [
         "pointmaze-umaze-here-bc-default: trained (1 of 1)",
@@ -238,6 +243,12 @@ def test_sources_have_columns_of_their_own_and_cells_are_kept(
     assert file.result.last.label == "last of 2 evaluations (step 4)"
     assert port.result is None and port.data.opened is None
     assert "% success" in text and "dataset absent: Minari" in text
+    # On D4RL's own file, by D4RL's score.
+    (pen,) = choose_rows("table3", ["pen-human"])
+    text = markdown("table3", [pen], [file._replace(benchmark=pen)], TINY)
+    header = next(line for line in text.splitlines() if line.startswith("| dataset"))
+    assert "ours: bc, D4RL's file, last" in header and "ours: bc, D4RL's file, best" in header
+    assert "## Ours" not in text
 
 
 def test_a_cell_s_folder_follows_its_settings_and_data_and_not_where_it_lies(
@@ -275,7 +286,7 @@ def test_a_kept_cell_is_shown_without_its_data(tmp_path: Path) -> None:
     assert places[0].data.opened is None and places[0].result == place.result is not None
     assert places[1] == port
     text = markdown("table3", rows, places, TINY)
-    assert "ours: bc, D4RL's file, last" in text and "dataset absent: Minari |" in text
+    assert "| door-human-v0 | D4RL's file | bc" in text and "dataset absent: Minari |" in text
     lines = list(csv.DictReader(csv_lines("table3", rows, places[:1]).splitlines()))
     assert [line["data"] for line in lines if line["column"] == "ours: bc"] == ["D4RL's file"] * 2
     # Under other settings it is another cell.
@@ -317,6 +328,48 @@ def test_two_files_of_one_dataset_are_refused(tmp_path: Path) -> None:
     door_file(files, "d4rl-door-human-v0.hdf5")
     with pytest.raises(InputError, match="door-human-v0 is here and in"):
         local_data(files)
+
+
+def test_runs_of_other_folders_are_shown_whatever_their_settings(tmp_path: Path) -> None:
+    rows = choose_rows("table1", ["antmaze-umaze", "kitchen-*"])
+    # A folder that is named twice is read once.
+    folders = [RESULTS / "antmaze", RESULTS / "antmaze" / "cells", RESULTS / "beta"]
+    kept = find_kept(rows, folders, finetuned=False)
+    assert {one.benchmark.name for one in kept} == {"antmaze-umaze-v0"}
+    assert len(kept) == 4 + 6  # agents; values of β that one cell sweeps
+    text = kept_markdown("table1", rows, kept, folders)
+    published, _, ours = text.partition("## Ours")
+    assert "| 97.1 " in published and "ours" not in published and "not run" not in published
+    assert "**none can be compared with them**" in ours
+    assert "**No run of ours**: kitchen-complete-v0, kitchen-partial-v0, kitchen-mixed-v0." in ours
+    lines = list(csv.DictReader(csv_lines("table1", rows, kept).splitlines()))
+    mine = [line for line in lines if line["column"].startswith("ours")]
+    assert len(mine) == 2 * len(kept)
+    assert [
+        (line["score"], line["low"], line["high"])
+        for line in mine
+        if "β = 0.6" in line["column"] and "200000" in line["of"]
+    ] == [("92.5", "91", "94")]
+    (tuned,) = find_kept(rows, [RESULTS / "finetune"], finetuned=True)
+    assert tuned.before is not None and tuned.before.interval.estimate == 94.5
+    assert tuned.step == 100_000 and tuned.result.last.interval.estimate == 90.5
+    # On D4RL's own file some can be compared.
+    (hopper,) = choose_rows("table1", ["hopper-medium"])
+    file = sources_of(hopper, local_data(None))[0]
+    one = kept[0]._replace(benchmark=hopper, data=file)
+    assert "On D4RL's own file" in kept_markdown("table1", [hopper], [one], folders)
+
+
+@pytest.mark.parametrize("table", ["table1", "table2", "table3"])
+def test_the_kept_tables_are_what_the_cells_say(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(RESULTS.parent)
+    assert run("paper", table, "--cells", "results", "--out", str(tmp_path)) == 0
+    again = f"run: xql paper {table} --cells results --out results/{table}"
+    for name in (f"{table}.md", f"{table}.csv"):
+        written = (RESULTS / table / name).read_text(encoding="utf-8")
+        assert (tmp_path / name).read_text(encoding="utf-8") == written, again
 
 
 def run(*words: str) -> int:
@@ -382,7 +435,14 @@ def test_a_fine_tuned_cell_has_a_before_and_an_after(tmp_path: Path, minari_root
     assert place.before.episodes == place.result.last.episodes == 2
     assert "(step 0)" in place.before.label and "(step 6)" in place.result.last.label
     text = markdown("table2", rows, [place], training)
-    assert "ours: iql, made here, before | ours: iql, made here, after" in text
+    header, row = (
+        [cell.strip() for cell in one.split("|")[1:-1]]
+        for one in text.splitlines()
+        if " iql " in one or "then online" in one
+    )
+    shown = dict(zip(header, row, strict=True))
+    assert (shown["updates"], shown["then online"], shown["data"]) == ("4", "6", "made here")
+    assert shown["before"] == "0.0 [0.0, 0.0]" and "after" in shown
     lines = csv.DictReader(csv_lines("table2", rows, [place]).splitlines())
     assert [line["of"].split(":")[0] for line in lines] == ["before", "after"]
     # Other online steps, and other updates offline, are another cell.
@@ -404,6 +464,9 @@ def test_a_fine_tuned_cell_has_a_before_and_an_after(tmp_path: Path, minari_root
         (["--last-episodes", "0"], "--last-episodes 0 is too small"),
         (["--jobs", "0"], "--jobs 0 is too small"),
         (["--d4rl-dir", "nowhere"], "nowhere: there is no such folder"),
+        (["--cells", "nowhere"], "nowhere: there is no such folder"),
+        (["--cells", str(Path(__file__).parent)], "no run has learned offline from the data"),
+        (["--cells", "nowhere", "--seeds", "2"], "--seeds is for what is trained"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -14,9 +14,9 @@ FIGURES = {
     "figure2": "Gumbel densities, the Gumbel loss, and a regression at three temperatures",
     "figure3": "SAC, TD3 and their extreme variants on DeepMind Control, over the paper's curves",
     "videos": "X-TD3 beside TD3, or any two runs of one task, returns in the frame",
-    "table1": "offline learning on MuJoCo, AntMaze and Kitchen, ours beside theirs",
-    "table2": "fine-tuning on AntMaze, ours beside theirs",
-    "table3": "offline learning on Adroit, ours beside theirs",
+    "table1": "offline learning on MuJoCo, AntMaze and Kitchen, published and ours",
+    "table2": "fine-tuning on AntMaze, published and ours",
+    "table3": "offline learning on Adroit, published and ours",
 }
 
 

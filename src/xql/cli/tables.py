@@ -1,18 +1,14 @@
-"""`xql paper table1|table2|table3`: the paper's tables, ours beside theirs."""
+"""`xql paper table1|table2|table3`: the paper's tables: the published numbers, and ours."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from xql.cli.train import Address, Assignments, Words, parse_settings
-
-if TYPE_CHECKING:
-    from xql.experiments.paper_tables import Place, Training
-    from xql.experiments.published import Benchmark
+from xql.errors import InputError
 
 Names = Annotated[Words, tyro.conf.arg(metavar="NAME...")]
 
@@ -46,13 +42,16 @@ class Options:
     """Episodes per seed at the last step."""
     train: bool = True
     """Train what is missing; without, only write the table of what is there."""
+    cells: Annotated[Words, tyro.conf.arg(metavar="FOLDER...")] = ()
+    """Train nothing, and show the runs that lie in these folders instead, such as results, under
+    whatever settings they learned from the data of the rows."""
 
 
 Flags = Annotated[Options, tyro.conf.arg(name="")]
 
 
 def table1(options: Flags = Options(), out: Path = Path("table1")) -> None:
-    """Table 1, offline learning on MuJoCo, AntMaze and Kitchen, ours beside theirs.
+    """Table 1, offline learning on MuJoCo, AntMaze and Kitchen, published and ours.
 
     Trains a cell for every method and every dataset that is on this machine, unless it is there
     already: after Ctrl-C the same command goes on with those that are missing.
@@ -70,7 +69,7 @@ def table2(
     replay: str = "prefill",
     out: Path = Path("table2"),
 ) -> None:
-    """Table 2, fine-tuning on AntMaze, ours beside theirs: before it and after.
+    """Table 2, fine-tuning on AntMaze, published and ours: before it and after.
 
     Trains as `xql paper table1` does, and goes on from each cell's last step in the environment.
 
@@ -86,7 +85,7 @@ def table2(
 
 
 def table3(options: Flags = Options(), out: Path = Path("table3")) -> None:
-    """Table 3, offline learning on Adroit, ours beside theirs.
+    """Table 3, offline learning on Adroit, published and ours.
 
     Trains as `xql paper table1` does.
 
@@ -106,11 +105,19 @@ def _fill(
 ) -> None:
     from xql.agents import Unchecked
     from xql.experiments.executors import executor_for, in_process
-    from xql.experiments.paper_tables import Training, choose_methods, choose_rows, fill
+    from xql.experiments.paper_tables import Training, choose_methods, choose_rows, fill, find_kept
+    from xql.experiments.table_text import csv_lines, kept_markdown, markdown
     from xql.training.population import use_all_cores
 
-    use_all_cores()
     rows = choose_rows(table, sum(options.rows, ()))
+    folders = [Path(folder) for folder in sum(options.cells, ())]
+    if folders:
+        _require_nothing_to_train(options)
+        kept = find_kept(rows, folders, finetuned=table == "table2")
+        text = kept_markdown(table, rows, kept, folders)
+        _write(table, text, csv_lines(table, rows, kept), out)
+        return
+    use_all_cores()
     methods = choose_methods(sum(options.methods, ()) or ("xql:consistent",))
     training = Training(
         steps=options.steps,
@@ -134,21 +141,23 @@ def _fill(
         quiet=executor is not in_process,
         say=lambda text: print(text, file=sys.stderr),
     )
-    _write(table, rows, places, training, out)
+    text = markdown(table, rows, places, training)
+    _write(table, text, csv_lines(table, rows, places), out)
 
 
-def _write(
-    table: str,
-    rows: "Sequence[Benchmark]",
-    places: "Sequence[Place]",
-    training: "Training",
-    out: Path,
-) -> None:
+def _require_nothing_to_train(options: Options) -> None:
+    for one in fields(options):
+        if one.name not in ("rows", "train", "cells") and getattr(options, one.name) != one.default:
+            raise InputError(
+                f"`{one.name}` is for what is trained, and with `cells` nothing is",
+                hint="leave out one of them",
+            )
+
+
+def _write(table: str, text: str, lines: str, out: Path) -> None:
     """Write the table anew from what there is; only its cells are never written over."""
-    from xql.experiments.table_text import csv_lines, markdown
     from xql.files import write_texts
 
-    text = markdown(table, rows, places, training)
-    write_texts(out, {f"{table}.md": text, f"{table}.csv": csv_lines(table, rows, places)})
+    write_texts(out, {f"{table}.md": text, f"{table}.csv": lines})
     print(text, end="")
     print(f"{out / table}.md, {table}.csv", file=sys.stderr)

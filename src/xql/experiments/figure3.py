@@ -259,13 +259,25 @@ def figure3(
     if not shown:
         reasons = "; ".join(one.problem for one in outcomes.values() if one.problem)
         why = f"there is no cell to draw ({reasons})" if reasons else "there is no cell to draw"
-        raise InputError(why, where=str(home), hint="see to that" if reasons else "let it train")
+        hint = "see to that" if reasons else _others(home) or "let it train"
+        raise InputError(why, where=str(home), hint=hint)
     text = _table(shown) + _changes(shown) + "".join(f"\n{problem}\n" for problem in problems)
     write_texts(out, {"figure3.csv": _csv(shown), "figure3.md": text})
     with decoration("figure", say):
         draw(shown, out / "figure3.png")
         reduce_colours(out / "figure3.png")
     return text
+
+
+def _others(home: Path) -> str:
+    """How to draw the cells that are there, where none of them is what was asked for."""
+    found = sorted(path.parent for path in home.glob("*/config.yaml"))
+    if not found:
+        return ""
+    config = RunFolder.open(found[0]).config
+    first = f"{found[0].name} ({config.steps:,} steps, {len(config.members)} seeds)"
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"it has {first}{more}: name their `tasks`, `methods`, `steps` and `seeds`"
 
 
 def _trained(task: str, method: str, folder: RunFolder) -> Trained:

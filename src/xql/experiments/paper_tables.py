@@ -1,8 +1,9 @@
 """The paper's tables, row by row: every published number, and ours beside it where data is here.
 
-A cell of ours is one method on one dataset from one source, trained by `cells.train_cells`; the
-sources never share a column. A cell that is kept is shown, be its data on this machine or not. What
-could not be run says why.
+A cell of ours is one method on one dataset from one source, trained by `cells.train_cells`; what
+was not learned from D4RL's file never stands beside a published number. A cell that is kept is
+shown, be its data on this machine or not. What could not be run says why. Or nothing is trained,
+and the table shows the runs in other folders, such as `results/`, whatever their settings.
 """
 
 import fnmatch
@@ -25,7 +26,7 @@ from xql.experiments.cells import (
 )
 from xql.experiments.executors import Executor, in_process
 from xql.experiments.published import Benchmark, benchmarks
-from xql.experiments.sources import Data, local_data, sources_of
+from xql.experiments.sources import Data, LocalData, local_data, sources_of
 from xql.presets import preset_names, resolve
 from xql.runs.config import EvaluationPlan, ReplayKind, require_at_least
 from xql.runs.folder import RunFolder
@@ -77,6 +78,21 @@ class Place(NamedTuple):
     """Why there is no result; empty where there is one, or the data is only absent."""
     before: Summary | None = None
     """Of the offline policies, where the result is that of fine-tuning."""
+    run: RunFolder | None = None
+    """Where the result is from."""
+
+
+class Kept(NamedTuple):
+    """What a run came to that learned from a row's data, under settings of its own."""
+
+    benchmark: Benchmark
+    data: Data
+    run: RunFolder
+    result: Result
+    before: Summary | None
+    """Of the offline policies, where the result is that of fine-tuning."""
+    step: int
+    """Of the last evaluation."""
 
 
 def choose_rows(table: str, patterns: Sequence[str]) -> list[Benchmark]:
@@ -184,19 +200,73 @@ def fill(
         found |= train_cells(ready, home, executor, say=say)
     places = []
     for (benchmark, data, method), (cell, problem) in zip(wanted, planned, strict=True):
-        result = before = None
+        place = Place(benchmark, data, method, None, problem)
         if cell is not None:
             folder, problem = found[cell.name]
             if folder is not None:
-                result = _result(folder, benchmark)
-                before = None if training.online_steps is None else _before(folder, result)
-                problem = (
-                    "" if result else "trained, but its data names no simulator to evaluate in"
-                )
+                run = RunFolder.open(folder)
+                # A cell sweeps nothing.
+                own = next(iter(_results(run, benchmark)), None)
+                if own is None:
+                    problem = "trained, but its data names no simulator to evaluate in"
+                else:
+                    place = place._replace(result=own[0], before=own[1], run=run)
             elif not problem and data.opened is not None:
                 problem = "not trained yet"
-        places.append(Place(benchmark, data, method, result, problem, before))
+            place = place._replace(problem=problem)
+        places.append(place)
     return places
+
+
+def comparable(benchmark: Benchmark, data: Data) -> bool:
+    """Whether ours can stand beside the published numbers: on their data, and by their score."""
+    return data.source == "d4rl" and benchmark.measure == "score"
+
+
+def find_kept(rows: Sequence[Benchmark], folders: Sequence[Path], *, finetuned: bool) -> list[Kept]:
+    """What runs in some folders came to that learned from the rows' data, in the rows' order.
+
+    Args:
+        rows: datasets, as `choose_rows` gives them.
+        folders: they are looked through with the folders inside.
+        finetuned: runs that went on online, or those that only learned offline.
+
+    Raises:
+        InputError: there is no such folder, a run in it cannot be read, or none is of these rows.
+    """
+    kind = "finetune" if finetuned else "offline"
+    nothing_here = LocalData({}, frozenset())
+    wanted = [(row, data) for row in rows for data in sources_of(row, nothing_here)]
+    found: dict[str, list[RunFolder]] = {data.name: [] for _, data in wanted}
+    seen = set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError("there is no such folder", where=str(folder), hint="check `cells`")
+        for path in sorted(folder.rglob("config.yaml")):
+            # One that is half-written has a dot before its name.
+            if path.resolve() in seen or path.parent.name.startswith("."):
+                continue
+            seen.add(path.resolve())
+            # Most are of other data, and reading their YAML takes long.
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if any(f"name: {name}\n" in text for name in found):
+                run = RunFolder.open(path.parent)
+                if run.config.kind == kind and run.config.data.name in found:
+                    found[run.config.data.name].append(run)
+    kept = [
+        Kept(row, data, run, result, before, step)
+        for row, data in wanted
+        for run in found[data.name]
+        for result, before, step in _results(run, row)
+    ]
+    if not kept:
+        words = "no run was fine-tuned on" if finetuned else "no run has learned offline from"
+        raise InputError(
+            f"{words} the data of these rows",
+            where=", ".join(map(str, folders)),
+            hint="name other folders",
+        )
+    return kept
 
 
 def _kept(home: Path, cell: Cell) -> Outcome:
@@ -273,22 +343,18 @@ def cell_of(
     return finetuned_cell(cell, training.online_steps, training.replay)
 
 
-def _before(folder: Path, after: Result | None) -> Summary | None:
-    """What the policies came to at step 0, in the measure of what they came to after it."""
-    run = RunFolder.open(folder)
-    rows = [row for row in run.read_evaluations() if row.step == 0]
-    if after is None or not rows:
-        return None
-    return results(rows, run.config.members, after.quantity)[0].last
-
-
-def _result(folder: Path, benchmark: Benchmark) -> Result | None:
-    """What the run came to, in the row's measure where its episodes have it."""
-    run = RunFolder.open(folder)
+def _results(run: RunFolder, benchmark: Benchmark) -> list[tuple[Result, Summary | None, int]]:
+    """What each of the swept settings came to, in the row's measure where the episodes have it;
+    where the run was fine-tuned, what its policies came to at step 0; and the last step.
+    """
     rows, members = run.read_evaluations(), run.config.members
-    if not rows:
-        return None
     try:
-        return results(rows, members, benchmark.measure)[0]
+        found = results(rows, members, benchmark.measure)
     except InputError:
-        return results(rows, members)[0]
+        found = results(rows, members)
+    last = max((row.step for row in rows), default=0)
+    first = [row for row in rows if row.step == 0]
+    if run.config.finetune is None or not first:
+        return [(one, None, last) for one in found]
+    before = results(first, members, found[0].quantity)
+    return [(one, other.last, last) for one, other in zip(found, before, strict=True)]
