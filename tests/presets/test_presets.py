@@ -311,17 +311,25 @@ def test_what_cannot_be_used_is_refused_in_one_line(
 
 
 def test_the_data_options_are_no_hyperparameters_and_have_defaults() -> None:
-    plain = resolve("bc", "default", "my-data")
+    plain = resolve("td3-bc", "default", "my-data", {"observations": "raw"})
     assert {"rewards": plain.rewards, "observations": plain.observations} | {
         "subset": plain.subset
     } == DATA_OPTIONS
     assert "subset" not in plain.sources  # the library's own default
     given = resolve(
-        "bc", "default", "my-data", {"subset": "top:0.1", "observations": "standardised"}
+        "td3-bc", "default", "my-data", {"subset": "top:0.1", "observations": "standardised"}
     )
     assert (given.subset, given.observations) == ("top:0.1", "standardised")
     assert given.config == plain.config
     assert given.sources["subset"] == "given"
+
+
+@pytest.mark.parametrize("agent", ["xql", "iql", "bc"])
+def test_observations_are_scaled_by_need_where_no_suite_has_its_own(agent: str) -> None:
+    assert resolve(agent, "default", "my-data").observations == "auto"
+    fixed = "default" if agent != "xql" else "fixed"
+    for known in ("pointmaze/medium-play-v0", "door-human-v0", "hopper-medium-v2"):
+        assert resolve(agent, fixed, known).observations == "raw"
 
 
 def test_a_population_brings_its_own_values_of_what_it_sweeps() -> None:

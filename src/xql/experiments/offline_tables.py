@@ -331,10 +331,10 @@ def _greenhouse(file: str | None) -> list[Cell]:
 _DISCRETE: dict[str, tuple[str, dict[str, Any]]] = {
     "xql": ("xql", {}),
     "xql-exact": ("xql", {"soft_maximum": "exact"}),
-    "iql": ("iql", {}),
+    "iql": ("iql", {"observations": "raw"}),
     "cql": ("cql", {"critic_hidden": (64, 64)}),
     "awac": ("awac", {}),
-    "bc": ("bc", {}),
+    "bc": ("bc", {"observations": "raw"}),
 }
 """The agents of discrete actions, and what else is set beside the size of their networks."""
 

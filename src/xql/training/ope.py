@@ -158,6 +158,7 @@ def select(
     sample: bool = False,
     updates: int | None = None,
     replicates: int = DEFAULT.replicates,
+    hidden: tuple[int, ...] = DEFAULT.hidden,
     seed: int = 0,
     progress: bool = True,
 ) -> Ranking:
@@ -169,8 +170,8 @@ def select(
             that they learned from.
         member: whose policies; every one's where None.
         step: of the checkpoint or the kept policy; all that the runs have where None.
-        discount, sample, updates, replicates, seed, progress: as `ope` takes them; all the runs
-            have one discount.
+        discount, sample, updates, replicates, hidden, seed, progress: as `ope` takes them; all
+            the runs have one discount.
 
     Raises:
         InputError: no run, no policy, or data that does not fit all the runs; or the runs have
@@ -179,7 +180,7 @@ def select(
     if updates is not None:
         require_at_least("updates", updates, 1)
     require_at_least("replicates", replicates, 2)
-    settings = FQE(replicates=replicates, updates=updates)
+    settings = FQE(replicates=replicates, updates=updates, hidden=hidden)
     if not runs:
         raise InputError("there is no run", hint="name at least one run folder")
     folders = [RunFolder.open(Path(run)) for run in runs]
@@ -385,6 +386,7 @@ def ope(
     sample: bool = False,
     updates: int | None = None,
     replicates: int = DEFAULT.replicates,
+    hidden: tuple[int, ...] = DEFAULT.hidden,
     seed: int = 0,
     progress: bool = True,
 ) -> OpeResult:
@@ -400,6 +402,7 @@ def ope(
         sample: whether the policy's actions are drawn, or else the most likely ones.
         updates: of each critic; as many as the discount needs where None.
         replicates: resamples of the episodes, with a critic each.
+        hidden: sizes of the critics' hidden layers.
         seed: of the resamples, the critics, the batches and the actions that are drawn.
         progress: show a progress bar on standard error.
 
@@ -415,6 +418,7 @@ def ope(
         sample=sample,
         updates=updates,
         replicates=replicates,
+        hidden=hidden,
         seed=seed,
         progress=progress,
     )
