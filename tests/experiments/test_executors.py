@@ -21,6 +21,7 @@ from xql.experiments.executors import (
     start_ray_here,
     workers_of,
 )
+from xql.programs import FOLDER, keep_programs
 
 SEVERAL = pytest.mark.parametrize("kind", [OnRay, OnJoblib])
 
@@ -102,6 +103,36 @@ def test_each_process_has_cores_of_its_own(
     by_process = dict(found.values())  # type: ignore[arg-type]
     assert all(len(cores) == 1 for cores in by_process.values())
     assert len({tuple(cores) for cores in by_process.values()}) == len(by_process)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_worker_s_programs_are_those_of_its_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one core")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(FOLDER, str(tmp_path / "elsewhere"))
+    if own:
+        del os.environ[FOLDER]
+        keep_programs()
+    here = os.environ[FOLDER]
+    [(_, found)] = OnJoblib(2)(own_tasks.programs, [0])
+    assert not isinstance(found, Lost)
+    cores, folder, handed_down = found
+    assert cores == 1 and folder == handed_down
+    if not own:  # the user has said where
+        assert folder == here
+        return
+    all_of_them = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, sorted(all_of_them)[:1])
+        del os.environ[FOLDER]
+        keep_programs()
+        assert folder == os.environ[FOLDER] != here
+    finally:
+        os.sched_setaffinity(0, all_of_them)
 
 
 @pytest.mark.parametrize("what", ["open", "link", "file"])
