@@ -384,7 +384,10 @@ REFUSED = [
         {"options": {"precision": "bf16"}},
         "`options`: precision is no hyperparameter; give `precision` beside it",
     ),
-    ({"sweep": {"steps": [5.0, 6.0]}}, "`sweep`: steps is no hyperparameter; give `steps` beside it"),
+    (
+        {"sweep": {"steps": [5.0, 6.0]}},
+        "`sweep`: steps is no hyperparameter; give `steps` beside it",
+    ),
     ({"agent": "iqm"}, "unknown agent 'iqm'"),
     ({"preset": "tunned"}, "unknown preset 'tunned'"),
     ({"steps": 0}, "`steps=0` is too small; give at least 1"),
