@@ -244,10 +244,9 @@ def test_unknown_argument_and_broken_json_are_one_line(
 
 
 MAZES: dict[str, Callable[[], Any]] = {
-    **{
-        name: lambda name=name: make_environment(name)
-        for name in ("PointMaze_UMaze-v3", "AntMaze_UMaze-v5", "xql/AntMaze_UMaze-v0")
-    },
+    "PointMaze": lambda: make_environment("PointMaze_UMaze-v3"),
+    "AntMaze": lambda: make_environment("AntMaze_UMaze-v5"),
+    "one goal": lambda: make_environment("xql/AntMaze_UMaze-v0"),
     "picture": lambda: make_environment("AntMaze_UMaze-v4", picture=(64, 48)),
     "factory": lambda: make_environment(simulator(lambda: gymnasium.make("PointMaze_UMaze-v3"))),
     "collected": lambda: evaluation_environment("umaze"),
