@@ -232,7 +232,7 @@ def test_bad_input_is_one_line(
         (["--sweep", "hidden=2"], ["hidden cannot be swept", "--set"]),
         (["--sweep", "discount=0.9,1.5"], ["discount cannot be 1.5"]),
         (["--sweep", "discount=a"], ["--sweep discount a", "'a' is no number"]),
-        (["--set", "episodes=top:0.1"], ["unknown option 'episodes'"]),
+        (["--set", "episodes=top:0.1"], ["episodes is no hyperparameter", "--episodes"]),
     ],
 )
 def test_bad_settings_write_nothing(
