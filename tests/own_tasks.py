@@ -22,6 +22,14 @@ def cores(number: int) -> tuple[int, list[int]]:
     return os.getpid(), sorted(os.sched_getaffinity(0))
 
 
+def programs(number: int) -> tuple[int, str | None, str]:
+    """How many cores the process has, and where it and those that it starts keep programs."""
+    import jax
+
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    return len(os.sched_getaffinity(0)), jax.config.jax_compilation_cache_dir, folder  # type: ignore[attr-defined]
+
+
 def die_once(path: Path) -> str:
     """Kill the process, but for the first task alone, and only once."""
     mark = path.with_suffix(".died")

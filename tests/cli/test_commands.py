@@ -164,6 +164,16 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["gumbel", "errors", "x.csv", "--seed", "a"], ["--seed", "no whole number: 'a'"]),
         (["resume", "x", "--steps", "1.5"], ["parsing --steps: no whole number: '1.5'"]),
         (["train", "online", "--env", "x", "--update-to-data", "a"], ["no number: 'a'"]),
+        (
+            ["train", "offline", "--data", "x", "--set", "precision=bf16"],
+            ["xql: --set: precision is no hyperparameter; give --precision beside it"],
+        ),
+        (
+            ["train", "offline", "--data", "x", "--sweep", "hold_out=0.1,0.2"],
+            ["--sweep: hold_out is no hyperparameter; give --hold-out beside it"],
+        ),
+        (["train", "online", "--env", "x", "--set", "warmup=5"], ["give --warmup beside it"]),
+        (["train", "finetune", "--from", "x", "--set", "keep_best=true"], ["give --keep-best"]),
         (["trian"], ["'xql trian'", "did you mean 'train'?"]),
         (["train", "ofline"], ["'xql train ofline'", "'offline'"]),
         (["train", "offline"], ["--data"]),
@@ -222,7 +232,7 @@ def test_bad_input_is_one_line(
         (["--sweep", "hidden=2"], ["hidden cannot be swept", "--set"]),
         (["--sweep", "discount=0.9,1.5"], ["discount cannot be 1.5"]),
         (["--sweep", "discount=a"], ["--sweep discount a", "'a' is no number"]),
-        (["--set", "episodes=top:0.1"], ["unknown option 'episodes'"]),
+        (["--set", "episodes=top:0.1"], ["episodes is no hyperparameter", "--episodes"]),
     ],
 )
 def test_bad_settings_write_nothing(

@@ -13,9 +13,9 @@ import pytest
 
 import xql
 from worlds import line_data, same_bits
+from xql import programs
 from xql.agents import networks
-from xql.cli import programs
-from xql.cli.programs import FOLDER, is_of_cache, keep_programs
+from xql.programs import FOLDER, is_of_cache, keep_programs
 from xql.runs.run import Run
 
 LEAST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"

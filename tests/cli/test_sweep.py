@@ -92,7 +92,24 @@ def test_a_sweep_without_evaluations_names_what_ranks_it(
     write({"env": "none"})
     assert run("s.yaml", "--jobs", "1") == 0
     said = capsys.readouterr().err
-    assert "xql select sweeps/s/cells/* ranks them" in said and "compare" not in said
+    assert "xql select sweeps/s ranks them" in said and "compare" not in said
+    # The folder stands for its runs: only then does the discount count.
+    with pytest.raises(SystemExit):
+        main(["select", "sweeps/s", "--discount", "1"])
+    assert "xql: --discount 1 cannot be used" in capsys.readouterr().err
+
+
+def test_nothing_is_ranked_of_a_sweep_that_has_no_run(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "out").mkdir()
+    (here / "out" / "sweep.yaml").touch()
+    with pytest.raises(SystemExit) as end:
+        main(["select", "out"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "xql: out: none of its runs is finished; the same xql sweep goes on with it\n"
+    )
 
 
 def test_a_program_reads_events(capsys: pytest.CaptureFixture[str]) -> None:

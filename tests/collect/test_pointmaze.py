@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Never
 
@@ -22,6 +23,7 @@ from xql.collect.pointmaze import (  # noqa: E402
     evaluation_environment,
     make_pointmaze,
 )
+from xql.envs.maze_files import without_maze_file  # noqa: E402
 from xql.errors import InputError  # noqa: E402
 
 RING: list[list[int | str]] = [
@@ -34,9 +36,15 @@ RING: list[list[int | str]] = [
 
 
 @pytest.fixture
-def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    return tmp_path
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Minari's folder; no file of a maze is left in the one for temporary files."""
+    temporary, folder = tmp_path / "temporary", tmp_path / "minari"
+    temporary.mkdir()
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    yield folder
+    assert not any(temporary.iterdir())
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -84,7 +92,7 @@ def test_evaluation_runs_between_the_farthest_cells() -> None:
 def test_transitions_are_exactly_what_the_environment_gives(datasets: Path) -> None:
     made = make_pointmaze("umaze", transitions=900, seed=4)
     dataset = minari.load_dataset(made)
-    env = dataset.recover_environment()
+    env = without_maze_file(dataset.recover_environment())
     step_by_step = env.unwrapped
     for episode in dataset.iterate_episodes():
         env.reset(seed=0)
@@ -119,7 +127,8 @@ def test_episodes_end_only_at_the_goal_or_at_the_limit(datasets: Path) -> None:
         if episode.truncations[-1] and number + 1 < len(episodes):
             assert steps == 300
         # One evaluation goal, with the environment's own noise of a quarter cell.
-        goal = dataset.recover_environment().unwrapped.maze.unique_goal_locations[0]
+        env = without_maze_file(dataset.recover_environment())
+        goal = env.unwrapped.maze.unique_goal_locations[0]
         assert np.abs(observations["desired_goal"] - goal).max() <= 0.25
         assert np.abs(episode.actions).max() <= 1
 
@@ -127,7 +136,8 @@ def test_episodes_end_only_at_the_goal_or_at_the_limit(datasets: Path) -> None:
 def test_recovered_environment_is_the_evaluation_task(datasets: Path) -> None:
     dataset = minari.load_dataset(make_pointmaze("medium", transitions=50))
     own: Any
-    env, own = dataset.recover_environment(eval_env=True), evaluation_environment("medium")
+    env = without_maze_file(dataset.recover_environment(eval_env=True))
+    own = evaluation_environment("medium")
     assert env.spec.max_episode_steps == own.spec.max_episode_steps == 600
     assert env.unwrapped.maze.maze_map == own.unwrapped.maze.maze_map
     assert env.unwrapped.continuing_task is False

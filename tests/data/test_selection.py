@@ -179,6 +179,34 @@ def test_what_is_held_out_is_of_that_many_episodes(amount: float, count: int) ->
     assert set(kept(held)) <= set(kept(set_apart(TEN, 9)[1] or TEN))
 
 
+def copied(*copies: int) -> Dataset:
+    """The first episodes of `TEN`, each so many times; every second copy with other rewards."""
+    episodes = []
+    for number, times in enumerate(copies):
+        one = TEN.episode(number)
+        episodes += [one._replace(rewards=one.rewards + copy % 2) for copy in range(times)]
+    return Dataset.from_episodes(episodes, name="copies")
+
+
+@pytest.mark.parametrize(
+    ("copies", "amount"),
+    [((2,) * 10, 0.3), ((2,) * 10, 5), ((3, 1, 4, 1, 5), 6), ((1, 1, 9, 1), 2), ((5, 4), 1)],
+)
+def test_copies_of_an_episode_are_held_out_together(copies: tuple[int, ...], amount: float) -> None:
+    data = copied(*copies)
+    learned, held = set_apart(data, amount)
+    assert held is not None and learned.episodes + held.episodes == data.episodes
+    assert not set(kept(learned)) & set(kept(held))
+    count = amount if amount >= 1 else amount * data.episodes
+    # No more than was asked for, unless every episode has more copies than that.
+    assert held.episodes <= max(count, min(copies))
+
+
+def test_nothing_but_copies_of_one_episode_cannot_be_held_out() -> None:
+    with pytest.raises(InputError, match=r"hold_out=0\.2` leaves no .* are copies of one"):
+        set_apart(copied(5), 0.2)
+
+
 def test_nothing_is_held_out_without_being_asked_for() -> None:
     learned, held = set_apart(TEN, 0)
     assert learned is TEN

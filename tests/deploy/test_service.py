@@ -31,9 +31,11 @@ from xql.runs.as_arrays import as_arrays
 for needed in ("fastapi", "httpx", "onnx", "onnxruntime", "prometheus_client", "uvicorn"):
     pytest.importorskip(needed, reason=f"{needed} is not installed")
 
+import uvicorn  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
 from xql.deploy.client import PolicyClient, ServiceError  # noqa: E402
+from xql.deploy.connections import impatient  # noqa: E402
 from xql.deploy.service import Holder, Limits, make_service  # noqa: E402
 
 VALVE = box([-1.0], [1.0])
@@ -43,7 +45,6 @@ COLUMNS = [
     {"name": "grade", "categories": ["A", "B"], "offset": 0.0},
 ]
 ACTIONS = [{"name": "valve", "categories": [], "offset": 5.0}]
-PLAIN = Scaling("raw", "raw", 1.0, 0.0, np.zeros(3, np.float32), np.ones(3, np.float32))
 
 
 def write(
@@ -52,18 +53,20 @@ def write(
     *,
     actions: ActionSpec = VALVE,
     table: bool = False,
+    of: int = 3,
     **observation: Any,
 ) -> Path:
-    """A policy of three observed numbers, untrained, as an exported file."""
-    spec = EnvironmentSpec(3, actions)
+    """A policy of `of` observed numbers, untrained, as an exported file."""
+    spec = EnvironmentSpec(of, actions)
     make = CategoricalPolicy if isinstance(actions, Discrete) else GaussianPolicy
-    arrays = as_arrays(make.create(jax.random.key(seed), spec, (8,)), PLAIN)
+    plain = Scaling("raw", "raw", 1.0, 0.0, np.zeros(of, np.float32), np.ones(of, np.float32))
+    arrays = as_arrays(make.create(jax.random.key(seed), spec, (8,)), plain)
     assert arrays is not None
     about = {
         "format": 1,
         "run": "plant",
         "step": 40,
-        "observation": {"size": 3, "columns": COLUMNS if table else None} | observation,
+        "observation": {"size": of, "columns": COLUMNS if table else None} | observation,
         "action": {
             "kind": "discrete" if isinstance(actions, Discrete) else "box",
             "size": actions.size,
@@ -306,6 +309,21 @@ def test_what_is_unfamiliar_is_named_and_counted(tmp_path: Path, client: TestCli
     assert client.post("/act", json={"observations": [[9, 9, 9]]}).json()["unfamiliar"] is None
 
 
+def test_a_few_sentences_say_what_is_unfamiliar_of_one_observation(tmp_path: Path) -> None:
+    """A request of a million unfamiliar numbers was answered with as many sentences."""
+    path = write(tmp_path / "policy.onnx", of=12, familiar=[FAMILIAR[0]] * 12)
+    policy = ServedPolicy(path)
+    rows = np.zeros((3, 12), np.float32)
+    rows[0, 4:9] = 2.0
+    rows[2] = np.arange(12) + 2.0
+    found = policy.unfamiliar(rows)
+    assert found is not None
+    assert found[0] == ["t in is 22; familiar are 19 to 21"] * 5 and found[1] == []
+    assert found[2] == [f"t in is {20 + n}; familiar are 19 to 21" for n in range(2, 7)] + [
+        "and 7 more"
+    ]
+
+
 def test_a_policy_that_does_not_say_what_is_familiar_refuses_nothing(
     tmp_path: Path, plain: Path
 ) -> None:
@@ -525,6 +543,44 @@ def test_a_connection_that_is_not_used_is_closed(
         assert is_closed(used)
         # At most four connections are open for each request at a time.
         assert is_closed([connect() for _ in range(5)][-1])
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with more than any buffer of the system holds, all at once or bit by bit."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    parts = 1 if scope["path"] == "/whole" else 256
+    for _ in range(parts):
+        body = bytes(64 << 20 >> (0 if parts == 1 else 8))
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@pytest.mark.parametrize("path", ["/whole", "/parts"])
+@pytest.mark.parametrize("header", ["", "Connection: close\r\n"], ids=["kept", "closed"])
+def test_a_client_that_does_not_read_its_answer_is_let_go(path: str, header: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(
+            large, http=impatient(0.3, 4), lifespan="off", log_config=None, timeout_keep_alive=600
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            with socket.create_connection(listening.getsockname(), timeout=60) as one:
+                one.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode())
+                wait_for(lambda: bool(server.server_state.connections))
+                wait_for(lambda: not server.server_state.connections)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.02)
+    pytest.fail("it did not come to that")
 
 
 def test_client(plain: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

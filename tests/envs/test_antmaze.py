@@ -11,6 +11,7 @@ pytest.importorskip("gymnasium_robotics")
 from xql.collect.antmaze import evaluation_spec
 from xql.envs.antmaze import OneGoalAntMaze
 from xql.envs.make import make_environment
+from xql.envs.maze_files import without_maze_file
 
 UMAZE: list[list[int | str]] = [
     [1, 1, 1, 1, 1],
@@ -33,8 +34,10 @@ def v4() -> Iterator[Any]:
     with warnings.catch_warnings():
         # Gymnasium would rather have version 5, whose observations are others.
         warnings.simplefilter("ignore")
-        made = gymnasium.make(
-            "AntMaze_UMaze-v4", maze_map=UMAZE, continuing_task=False, disable_env_checker=True
+        made = without_maze_file(
+            gymnasium.make(
+                "AntMaze_UMaze-v4", maze_map=UMAZE, continuing_task=False, disable_env_checker=True
+            )
         )
     yield made
     made.close()

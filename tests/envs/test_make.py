@@ -2,14 +2,18 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Never
 
 import gymnasium
 import numpy as np
 import pytest
 
+from xql.collect.pointmaze import evaluation_environment
 from xql.data.actions import ActionSpec, Box, Discrete
-from xql.envs.make import FlatObservation, check_fits, make_environment
+from xql.envs.given import simulator
+from xql.envs.make import FlatObservation, check_fits, make_environment, register_robotics
 from xql.errors import InputError, MissingExtra
 
 if importlib.util.find_spec("gymnasium_robotics") is None:
@@ -227,9 +231,52 @@ def test_what_stops_the_making_is_one_line(monkeypatch: pytest.MonkeyPatch, erro
     )
 
 
-def test_unknown_argument_and_broken_json_are_one_line() -> None:
+def test_unknown_argument_and_broken_json_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is refused halfway leaves the file of its maze.
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(InputError, match=r"^PointMaze_UMaze-v3: it takes no argument 'colour'"):
         make_environment("PointMaze_UMaze-v3", colour="red")
     with pytest.raises(InputError, match=r"^environment: this is no specification") as error:
         make_environment('{"id": ')
     assert "\n" not in str(error.value)
+
+
+MAZES: dict[str, Callable[[], Any]] = {
+    "PointMaze": lambda: make_environment("PointMaze_UMaze-v3"),
+    "AntMaze": lambda: make_environment("AntMaze_UMaze-v5"),
+    "one goal": lambda: make_environment("xql/AntMaze_UMaze-v0"),
+    "picture": lambda: make_environment("AntMaze_UMaze-v4", picture=(64, 48)),
+    "factory": lambda: make_environment(simulator(lambda: gymnasium.make("PointMaze_UMaze-v3"))),
+    "collected": lambda: evaluation_environment("umaze"),
+}
+
+
+@pytest.mark.parametrize("way", MAZES)
+def test_no_file_is_left_of_a_maze(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_robotics()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    others = {tmp_path / "ant_maze17.25.xml", tmp_path / "ant_maze.xml"}
+    for path in others:
+        path.touch()
+    env = MAZES[way]()
+    first, _ = env.reset(seed=0)
+    np.testing.assert_equal(MAZES[way]().reset(seed=0)[0], first)
+    make_environment(env.env.spec.to_json()).reset(seed=0)  # as a run folder names it
+    assert set(tmp_path.iterdir()) == others
+
+
+def test_an_instance_of_a_maze_is_copied_without_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_robotics()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    own = gymnasium.make("PointMaze_UMaze-v3")
+    [left] = tmp_path.iterdir()
+    given = simulator(own)
+    assert not given.alone and make_environment(given) is not own
+    # What the user made is the user's.
+    assert list(tmp_path.iterdir()) == [left]

@@ -300,6 +300,26 @@ def test_a_plan_knows_its_data_by_their_extent(tmp_path: Path) -> None:
     assert kept(home, planned()) is None
 
 
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"hold_out": 1}, {"stream": True}])
+def test_a_cell_is_not_one_of_another_precision_or_of_less_data(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """These stand in a configuration only where they were asked for."""
+    data, home = log(tmp_path / "line.npz"), tmp_path / "cells"
+    plain = bc(data)
+    options = plain.settings["options"]
+    config = plan_offline(data, agent="bc", steps=2, options=options, **changes).config
+    other = plain._replace(
+        settings={**plain.settings, **changes}, configuration=configuration(config)
+    )
+    folder = train_cells([other], home)["bc"].folder
+    assert folder is not None and kept(home, other) == folder
+    assert kept(home, plain) is None
+    # Nor is one trained under settings that the cell does not say.
+    [outcome] = train_cells([plain._replace(settings=other.settings)], tmp_path / "no").values()
+    assert "its data decides otherwise on " in outcome.problem
+
+
 def test_a_preset_under_another_name_loses_no_cell(tmp_path: Path) -> None:
     data = log(tmp_path / "line.npz")
     home = tmp_path / "cells"

@@ -21,6 +21,7 @@ from xql.experiments.executors import (
     start_ray_here,
     workers_of,
 )
+from xql.programs import FOLDER, keep_programs
 
 SEVERAL = pytest.mark.parametrize("kind", [OnRay, OnJoblib])
 
@@ -104,6 +105,36 @@ def test_each_process_has_cores_of_its_own(
     assert len({tuple(cores) for cores in by_process.values()}) == len(by_process)
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_worker_s_programs_are_those_of_its_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one core")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(FOLDER, str(tmp_path / "elsewhere"))
+    if own:
+        del os.environ[FOLDER]
+        keep_programs()
+    here = os.environ[FOLDER]
+    [(_, found)] = OnJoblib(2)(own_tasks.programs, [0])
+    assert not isinstance(found, Lost)
+    cores, folder, handed_down = found
+    assert cores == 1 and folder == handed_down
+    if not own:  # the user has said where
+        assert folder == here
+        return
+    all_of_them = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, sorted(all_of_them)[:1])
+        del os.environ[FOLDER]
+        keep_programs()
+        assert folder == os.environ[FOLDER] != here
+    finally:
+        os.sched_setaffinity(0, all_of_them)
+
+
 @pytest.mark.parametrize("what", ["open", "link", "file"])
 def test_locks_are_not_written_where_others_may_write(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -152,15 +183,18 @@ def test_an_interrupted_task_may_save_what_it_has(ray_here: None, tmp_path: Path
     done = OnRay(2)(own_tasks.save_when_interrupted, tasks)
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        # Not while the worker imports JAX, which would break it for the tests to come.
+        if all(task.with_suffix(".began").exists() for task in tasks):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.alarm(5)
+        signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
         with pytest.raises(KeyboardInterrupt):
             next(done)
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert tasks[0].with_suffix(".saved").exists()
 

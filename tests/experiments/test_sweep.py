@@ -411,6 +411,25 @@ def test_a_search_by_optuna_optimizes_the_last_score(
     assert plan_sweep(searched(data, direction="minimize"), tmp_path).left == 3
 
 
+def test_a_search_over_other_data_of_the_same_name_is_another_study(
+    data: Path, tmp_path: Path, optuna: Any
+) -> None:
+    path, out = tmp_path / "line.npz", tmp_path / "out"
+    path.write_bytes(data.read_bytes())
+    spec = searched(path, trials=2)
+    run_sweep(plan_sweep(spec, out))
+    assert plan_sweep(spec, out).left == 0
+    save_dataset(line_data(seed=1), tmp_path / "new.npz")
+    (tmp_path / "new.npz").replace(path)
+    plan = plan_sweep(spec, out)
+    assert (plan.entries, plan.left) == ([], 2)
+    assert [one.state for one in run_sweep(plan)] == ["done"] * 2
+    assert len(plan.studies[0]._study().trials) == 2
+    # The first data's study is still there.
+    path.write_bytes(data.read_bytes())
+    assert plan_sweep(spec, out).left == 0
+
+
 def test_workers_elsewhere_take_part_in_a_search(
     data: Path, tmp_path: Path, optuna: Any, ray_here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

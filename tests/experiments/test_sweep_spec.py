@@ -182,6 +182,10 @@ def test_a_choice_may_be_written_out() -> None:
             {"options": {"hiden": [1]}},
             "the sweep: options: xql has no hiden; did you mean 'hidden'?",
         ),
+        (
+            {"options": {"env": "none"}},
+            "the sweep: options: xql has no env; write env: … beside options",
+        ),
         ({"sweep": {"beta": []}}, "the sweep, sweep: beta has no values; give one or more"),
         (
             {"sweep": {"beta": [1, 1]}},

@@ -410,6 +410,7 @@ def test_runs_that_cannot_be_continued_are_refused(
         ({"options": {"rewards": "raw"}}, "rewards is part of what the run has learned"),
         ({"options": {"policy_schedule": "cosine"}}, "policy_schedule cannot be 'cosine'"),
         ({"options": {"bata": 2.0}}, "did you mean 'beta'"),
+        ({"options": {"replay": "online"}}, "give `replay` beside it"),
         ({"options": {"bc_weight": 2.0}}, "bc_weight has no effect on agent xql"),
         ({"data": line_data(episodes=3)}, "its data had 200 transitions and has 30 now"),
     ],

@@ -380,6 +380,14 @@ REFUSED = [
     ),
     ({"sweep": {"beta_kl": [0.1, 0.2]}, "beta": 1.0}, "beta_kl has no effect"),
     ({"precision": "bf61"}, "`precision='bf61'` is unknown; did you mean 'bf16'?"),
+    (
+        {"options": {"precision": "bf16"}},
+        "`options`: precision is no hyperparameter; give `precision` beside it",
+    ),
+    (
+        {"sweep": {"steps": [5.0, 6.0]}},
+        "`sweep`: steps is no hyperparameter; give `steps` beside it",
+    ),
     ({"agent": "iqm"}, "unknown agent 'iqm'"),
     ({"preset": "tunned"}, "unknown preset 'tunned'"),
     ({"steps": 0}, "`steps=0` is too small; give at least 1"),

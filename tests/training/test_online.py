@@ -288,6 +288,7 @@ def test_a_simulator_that_breaks_down_ends_its_episode_and_not_the_run(
         ({"loop": OnlineLoop(environments=90, warmup=20)}, "cannot be shared by 90 environments"),
         ({"loop": OnlineLoop(environments=2, warmup=20, buffer=1)}, "`buffer` at least 2"),
         ({"options": {"hiden": [3]}}, "did you mean 'hidden'"),
+        ({"options": {"precision": "bf16"}}, "give `precision` beside it"),
         (
             {"options": {"rewards": "auto"}},
             "rewards is an option of logged data, and an online run has none",

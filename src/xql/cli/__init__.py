@@ -20,7 +20,6 @@ from typing import Annotated, Any, NoReturn
 
 from xql import __version__
 from xql.cli.console import EventLines, print_anything, print_words, with_flags
-from xql.cli.programs import is_of_cache, keep_programs
 from xql.errors import (
     EnvironmentFault,
     InputError,
@@ -31,6 +30,7 @@ from xql.errors import (
     reason,
 )
 from xql.output import Output, output, shown
+from xql.programs import is_of_cache, keep_programs
 from xql.runs.origin import command_line
 
 Command = Callable[..., Any]

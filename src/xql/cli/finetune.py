@@ -11,6 +11,7 @@ from xql.cli.train import (
     LoggerNames,
     Trust,
     finish,
+    given_to,
     parse_loggers,
     parse_settings,
 )
@@ -92,6 +93,7 @@ def finetune(
     from xql.training.online import loop_for
     from xql.training.population import use_all_cores
 
+    options, _ = given_to(finetune, set)
     use_all_cores()
     tuned = train_finetune(
         run,
@@ -103,7 +105,7 @@ def finetune(
         replay=Unchecked(replay),
         data=data,
         out=out,
-        options=parse_settings(set),
+        options=options,
         loop=OnlineLoop(
             environments,
             loop_for(steps).warmup if warmup is None else warmup,

@@ -73,7 +73,7 @@ def select(
     """Rank the policies of runs, of every member and kept step, by their value on logged data.
 
     Args:
-        runs: run folders.
+        runs: run folders; a folder of run folders, or of a sweep, is all of them.
         data: a SOURCE to evaluate on, best one that no run has learned from. Without it, the
             episodes that all of them held out, or else the data that they learned from.
         discount: of the returns that are estimated; the runs' without it.
@@ -82,7 +82,7 @@ def select(
         replicates: resamples of the episodes, with a critic for each policy.
         seed: of the resamples, the critics and the batches.
     """
-    sign_of_life(f"evaluating the policies of {len(runs)} runs on logged data")
+    sign_of_life("evaluating the policies of these runs on logged data")
     from xql.evaluation.ope import interval, verdict
     from xql.runs.config import RunConfig
     from xql.training.ope import about_data

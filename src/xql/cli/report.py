@@ -27,9 +27,9 @@ def report(
         every: how many seconds lie between two pages then.
     """
     from xql.files import require_new
-    from xql.reports.compare import run_folders
     from xql.reports.page import FILE, write_page
     from xql.runs.config import require_at_least
+    from xql.runs.folder import run_folders
     from xql.runs.lock import is_locked
 
     require_at_least("every", every, 1)

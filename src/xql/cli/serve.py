@@ -46,7 +46,8 @@ def serve(
         max_batch: observations in one request.
         max_body: bytes of one request.
         max_requests: at a time; one more is answered with 503.
-        timeout: seconds until the whole of a request must have come.
+        timeout: seconds until the whole of a request must have come, and until its answer must have
+            been taken.
         refuse_unfamiliar: answer no request with an observation that lies outside of what the
             policy was trained on; without it they are answered and named.
     """

@@ -119,7 +119,7 @@ def _finish(plan: "Plan") -> None:
     if any(one.group.config.environment is not None for one in is_done):
         note(f"xql compare {plan.out} compares them")
     elif is_done:
-        note(f"nothing was evaluated; xql select {plan.out}/cells/* ranks them by logged data")
+        note(f"nothing was evaluated; xql select {plan.out} ranks them by logged data")
     result(out=str(plan.out), cells=[_plain(one) for one in plan.entries])
     if failed:
         raise SystemExit(1)

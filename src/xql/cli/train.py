@@ -1,6 +1,7 @@
 """`xql train …`: learn a policy."""
 
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,6 +109,7 @@ def offline(
     from xql.training.offline import train_offline
     from xql.training.population import use_all_cores
 
+    options, swept = given_to(offline, set, sweep)
     use_all_cores()
     run = train_offline(
         data,
@@ -115,7 +117,7 @@ def offline(
         preset=Unchecked(preset),
         steps=steps,
         seeds=_which_seeds(first_seed, seeds),
-        sweep=parse_sweep(sweep),
+        sweep=swept,
         beta=parse_beta(sum(beta, ())),
         policy=None if policy is None else Unchecked(policy),
         hold_out=hold_out,
@@ -123,7 +125,7 @@ def offline(
         env_kwargs=parse_settings(env_arg, "--env-arg", "size=3"),
         episode_limit=episode_limit,
         out=out,
-        options=parse_settings(set),
+        options=options,
         precision=Unchecked(precision),
         evaluations=evaluations,
         episodes=episodes,
@@ -218,6 +220,7 @@ def online(
     from xql.training.online import loop_for, train_online
     from xql.training.population import use_all_cores
 
+    options, swept = given_to(online, set, sweep)
     use_all_cores()
     run = train_online(
         env,
@@ -227,10 +230,10 @@ def online(
         preset=Unchecked(preset),
         steps=steps,
         seeds=_which_seeds(first_seed, seeds),
-        sweep=parse_sweep(sweep),
+        sweep=swept,
         beta=parse_beta(sum(beta, ())),
         out=out,
-        options=parse_settings(set),
+        options=options,
         precision=Unchecked(precision),
         loop=OnlineLoop(
             environments,
@@ -248,6 +251,21 @@ def online(
         loggers=parse_loggers(sum(logger, ())),
     )
     finish(run, plot)
+
+
+def given_to(
+    command: Callable[..., object], set: Assignments, sweep: Sweep = ()
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """The hyperparameters of --set and --sweep, as mappings.
+
+    Raises:
+        InputError: as `parse_settings` and `parse_sweep` say, or the command has a flag for one.
+    """
+    from xql.runs.sweep import require_hyperparameters
+
+    options, swept = parse_settings(set), parse_sweep(sweep)
+    require_hyperparameters(swept, options, inspect.signature(command).parameters)
+    return options, swept
 
 
 def _which_seeds(first: int, count: int) -> range:

@@ -27,6 +27,7 @@ from xql.collect.writing import (
     write_dataset,
 )
 from xql.envs.make import register_robotics
+from xql.envs.maze_files import without_maze_file
 from xql.errors import InputError, nearest
 
 Maze = Literal["umaze", "medium", "large"]
@@ -71,13 +72,14 @@ def evaluation_environment(maze: Maze) -> gymnasium.Env[Any, Any]:
         raise InputError(f"no maze '{maze}'", where="pointmaze", hint=nearest(maze, _IDS))
     register_robotics()
     described = gymnasium.spec(_IDS[maze])
-    return gymnasium.make(
+    env = gymnasium.make(
         described,
         maze_map=evaluation_map(described.kwargs["maze_map"]),
         continuing_task=False,
         reset_target=False,
         disable_env_checker=True,
     )
+    return without_maze_file(env)
 
 
 class _Player:

@@ -162,7 +162,6 @@ def write_dataset(
     minari = require("minari", "minari")
     stem, _, version = dataset_id.rpartition("-v")
     draft = f"{stem}-draft-{uuid.uuid4().hex}-v{version}"
-    low, high = description.reference or (None, None)
     folder = dataset_folder(dataset_id)
     with made_folder(folder.parent, "dataset"), writing(folder, "dataset"):
         _require_room(folder.parent, logs)
@@ -179,8 +178,6 @@ def write_dataset(
                     observation_space=observations,
                     algorithm_name=description.algorithm,
                     author="xql",
-                    ref_min_score=low,
-                    ref_max_score=high,
                     description=description.about,
                     requirements=list(description.requirements),
                 )
@@ -214,8 +211,13 @@ def _require_room(folder: Path, logs: Sequence[Log]) -> None:
 
 def _add_provenance(draft: str, dataset_id: str, description: Description) -> None:
     versions = {name: require(name, "mujoco").__version__ for name in description.simulators}
+    # Minari, given these, makes an environment to measure what is missing of them.
+    scores = dict(
+        zip(("ref_min_score", "ref_max_score"), description.reference or (), strict=False)
+    )
     metadata = read_metadata(draft) | {
         "dataset_id": dataset_id,
+        **scores,
         "made_by": {**description.made, "xql": __version__, **versions},
     }
     path = dataset_folder(draft) / "data" / "metadata.json"

@@ -8,7 +8,8 @@ reaching the goal is rewarded, `top` keeps the quickest. The kept ones stay in s
 
 What is held out are the episodes whose numbers have the smallest hashes: as good as random, and the
 same ones whenever the data is opened again, whoever learns from it, and in whatever order they are
-stored.
+stored. Copies of an episode are held out together or not at all: what is learned from says nothing
+of what is held out.
 """
 
 import hashlib
@@ -34,7 +35,8 @@ def set_apart(dataset: Dataset, amount: Any) -> tuple[Dataset, Dataset | None]:
     Args:
         dataset: all of them.
         amount: a share of the episodes, below 1, of which at least one is taken; or a whole number
-            of episodes; 0 for none.
+            of episodes; 0 for none. Where the last of them have copies there is no room for, fewer
+            are held out.
 
     Raises:
         InputError: it is neither, or leaves no episode to learn from.
@@ -49,24 +51,49 @@ def set_apart(dataset: Dataset, amount: Any) -> tuple[Dataset, Dataset | None]:
     if count >= len(dataset):
         hint = f"give less: the data has {len(dataset):,} episode{'s' * (len(dataset) > 1)}"
         raise InputError(f"`hold_out={amount:g}` leaves no episode to learn from", hint=hint)
+    hashes, moves = _hashes(dataset)
+    groups: dict[int, list[int]] = {}
+    for episode in np.argsort(hashes, kind="stable").tolist():
+        groups.setdefault(int(moves[episode]), []).append(episode)
+    if len(groups) == 1:
+        raise InputError(
+            f"`hold_out={amount:g}` leaves no episode to learn from",
+            hint="leave it out: all episodes are copies of one",
+        )
     held = np.zeros(len(dataset), bool)
-    held[np.argsort(_hashes(dataset), kind="stable")[:count]] = True
+    held[_fitting(list(groups.values()), count)] = True
     return _taken(dataset, np.flatnonzero(~held)), _taken(dataset, np.flatnonzero(held))
 
 
-def _hashes(dataset: Dataset) -> UInt64[np.ndarray, " episodes"]:
-    """Of the numbers of each episode."""
+def _fitting(groups: list[list[int]], count: int) -> list[int]:
+    """The first groups of episodes that there is room for; where there is none, the smallest."""
+    found: list[int] = []
+    for group in groups:
+        if len(found) + len(group) <= count:
+            found += group
+    return found or min(groups, key=len)
+
+
+def _hashes(
+    dataset: Dataset,
+) -> tuple[UInt64[np.ndarray, " episodes"], UInt64[np.ndarray, " episodes"]]:
+    """Of the numbers of each episode, and of its observations and actions alone."""
     columns = dataset.observations, dataset.actions, dataset.rewards
     portable = [one.astype(one.dtype.newbyteorder("<"), copy=False) for one in columns]
     found = []
     for first, length, ended in zip(
         dataset.firsts.tolist(), dataset.lengths.tolist(), dataset.terminated.tolist(), strict=True
     ):
-        digest = hashlib.blake2b(b"01"[ended : ended + 1], digest_size=8, key=_SALT)
-        for column in portable:
-            digest.update(np.ascontiguousarray(column[first : first + length + 1]).data)
-        found.append(int.from_bytes(digest.digest(), "big"))
-    return np.array(found, np.uint64)
+        whole = hashlib.blake2b(b"01"[ended : ended + 1], digest_size=8, key=_SALT)
+        moves = hashlib.blake2b(digest_size=8, key=_SALT)
+        for number, column in enumerate(portable):
+            rows = np.ascontiguousarray(column[first : first + length + 1]).data
+            whole.update(rows)
+            if number < 2:
+                moves.update(rows)
+        found.append([int.from_bytes(one.digest(), "big") for one in (whole, moves)])
+    both = np.array(found, np.uint64)
+    return both[:, 0], both[:, 1]
 
 
 def select_episodes(dataset: Dataset, subset: str = "all") -> Dataset:

@@ -19,6 +19,9 @@ FORMAT = 1
 KEY = "xql"
 """The entry of the model's metadata that holds it."""
 
+SENTENCES = 5
+"""About one observation: no client needs more, and 1,024 observations may have millions."""
+
 
 class ServedPolicy:
     """What `xql export --format onnx` wrote, ready to act.
@@ -121,18 +124,23 @@ class ServedPolicy:
     ) -> list[list[str]] | None:
         """What of each observation lies outside of the training data, a sentence each.
 
-        None where the metadata do not say what is familiar: the data was not there at the export.
+        After `SENTENCES` of them, one says how many more there are. None where the metadata do not
+        say what is familiar: the data was not there at the export.
         """
         if self._familiar is None:
             return None
         low, high = self._familiar
+        places = self.about["observation"]["familiar"]
         rows = np.asarray(observations, np.float32)
-        inside = (low <= rows) & (rows <= high)
-        outside = np.flatnonzero(~inside.all(axis=1))
-        about = self.about["observation"]
+        outside = ~((low <= rows) & (rows <= high))
         found: list[list[str]] = [[] for _ in rows]
-        for row in outside:
-            found[row] = unfamiliar(rows[row], about)
+        for row in np.flatnonzero(outside.any(axis=1)):
+            columns = np.flatnonzero(outside[row])
+            named = columns[:SENTENCES]
+            about = {"familiar": [places[column] for column in named]}
+            found[row] = unfamiliar(rows[row, named], about)
+            if more := len(columns) - len(named):
+                found[row].append(f"and {more} more")
         return found
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, "batch observation"]:

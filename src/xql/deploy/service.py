@@ -32,7 +32,7 @@ from pydantic import (
     create_model,
 )
 
-from xql.deploy.served import ServedPolicy
+from xql.deploy.served import SENTENCES, ServedPolicy
 from xql.errors import InputError, MissingExtra
 from xql.version import __version__
 
@@ -161,8 +161,9 @@ class Answer(BaseModel):
         description="The same by the table's column names; null without a table."
     )
     unfamiliar: list[list[str]] | None = Field(
-        description="What of each observation lies outside of the training data, a sentence each; "
-        "null where the policy does not say what is familiar."
+        description="What of each observation lies outside of the training data: a sentence for "
+        f"each number, and after {SENTENCES} of them how many more there are; null where the "
+        "policy does not say what is familiar."
     )
     policy: str = Field(description="The first letters of the policy's SHA-256.")
 

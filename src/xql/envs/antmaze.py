@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from jaxtyping import Float, Float32
 
+from xql.envs.maze_files import without_maze_file
 from xql.errors import require
 
 TORQUE = 30.0
@@ -72,8 +73,8 @@ class OneGoalAntMaze(gymnasium.Env[Observation, np.ndarray]):
             MissingExtra: Gymnasium-Robotics is not installed.
         """
         v4 = require("gymnasium_robotics.envs.maze.ant_maze_v4", "mujoco")
-        self._inner: Any = v4.AntMazeEnv(
-            maze_map=maze_map, continuing_task=False, reset_target=False, **kwargs
+        self._inner: Any = without_maze_file(
+            v4.AntMazeEnv(maze_map=maze_map, continuing_task=False, reset_target=False, **kwargs)
         )
         self.maze, self.ant_env = self._inner.maze, self._inner.ant_env
         self.ant_env.frame_skip = FRAME_SKIP

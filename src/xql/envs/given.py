@@ -21,6 +21,7 @@ import gymnasium
 
 from xql.data.reading import parse_json
 from xql.envs.checked import name_of
+from xql.envs.maze_files import without_maze_file
 from xql.errors import EnvironmentFault, InputError, MissingExtra, brief, reason
 
 NO_ENVIRONMENT = "none"
@@ -294,7 +295,7 @@ def _is_made_by(spec: Any, env: gymnasium.Env[Any, Any]) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            other = gymnasium.make(spec, disable_env_checker=True)
+            other = without_maze_file(gymnasium.make(spec, disable_env_checker=True))
     except Exception:  # whatever its constructor raises without what it was given
         return False
     try:

@@ -38,6 +38,7 @@ from xql.envs.given import Simulator, making, takes_render_mode
 from xql.envs.goal_ant import GOAL_ANT, goal_ant_spec
 from xql.envs.greenhouse import GREENHOUSE, greenhouse_spec
 from xql.envs.icu_sepsis import ICU_SEPSIS_ID, icu_sepsis_spec
+from xql.envs.maze_files import without_maze_file
 from xql.envs.render import aim_camera, choose_renderer, drawing
 from xql.envs.safety_half_cheetah import SAFETY_HALF_CHEETAH, safety_half_cheetah_spec
 from xql.errors import (
@@ -226,7 +227,7 @@ def _from_factory(
     if drawn and takes_render_mode(given.factory):
         kwargs = {"render_mode": "rgb_array"} | kwargs
     with _quiet():
-        env = making(given.name, given.factory, **kwargs)
+        env = without_maze_file(making(given.name, given.factory, **kwargs))
     if drawn and env.render_mode != "rgb_array":
         env.close()
         raise InputError(
@@ -498,7 +499,7 @@ def _gymnasium_make(
 ) -> gymnasium.Env[Any, Any]:
     try:
         # The checker warns about details of other people's environments and slows each step.
-        return gymnasium.make(described, disable_env_checker=True, **kwargs)
+        return without_maze_file(gymnasium.make(described, disable_env_checker=True, **kwargs))
     except gymnasium.error.DeprecatedEnv as error:
         raise InputError(
             f"'{name}' has been retired ({error})", where="environment", hint=_instead(name)

@@ -54,6 +54,10 @@ OF_THE_DATA = ("transitions", "episodes", "mean_return")
 """What only the data itself says, and a configuration that was asked for without it leaves open."""
 
 
+LEFT_OUT: dict[str, Any] = {"precision": "float32", "hold_out": 0.0, "streamed": None}
+"""What a configuration says only where it is otherwise, so that an older one keeps its hash."""
+
+
 def configuration(config: RunConfig) -> dict[str, Any]:
     """All that a run's result depends on, in plain values.
 
@@ -375,10 +379,17 @@ def _answers(folder: Path, cell: Cell) -> bool:
 
 
 def agrees(asked: Any, found: Any) -> bool:
-    """Whether all that is asked for is found."""
+    """Whether all that is asked for is found, and nothing of `LEFT_OUT` that is not asked for."""
     if isinstance(asked, Mapping) and isinstance(found, Mapping):
-        return all(name in found and agrees(asked[name], found[name]) for name in asked)
+        return not _unlike(asked, found)
     return bool(asked == found)
+
+
+def _unlike(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """The names of what is asked for and not found so."""
+    said = {name: one for name, one in LEFT_OUT.items() if name in asked or name in found}
+    asked, found = {**said, **asked}, {**said, **found}
+    return [name for name in asked if name not in found or not agrees(asked[name], found[name])]
 
 
 def folder_name(cell: Cell, values: Mapping[str, Any]) -> str:
@@ -503,9 +514,7 @@ def _require_agreement(cell: Cell) -> None:
     planned = configuration(
         plan_offline(data, **settings, evaluation=EvaluationPlan(**counts)).config
     )
-    wrong = [
-        name for name, asked in cell.configuration.items() if not agrees(asked, planned.get(name))
-    ]
+    wrong = _unlike(cell.configuration, planned)
     if wrong:
         raise InputError(
             f"its data decides otherwise on {', '.join(wrong)} than its name says",

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from xql.errors import InputError, brief, reason, require
 from xql.files import make_own_folder
+from xql.programs import keep_worker_programs
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
@@ -414,7 +415,8 @@ def _take_cores(share: int) -> None:
     Kept to its cores, it does not split its matrix products over those of the others; with a single
     core there is also nothing to win from dispatching ahead. A core is taken by locking a file,
     which the system unlocks when the process ends, however it ends. Where too few are left, because
-    something else of the user's has them, the system chooses.
+    something else of the user's has them, the system chooses. Compiled programs depend on how many
+    there are.
     """
     if _taken:
         return
@@ -425,5 +427,6 @@ def _take_cores(share: int) -> None:
         with contextlib.suppress(OSError):
             _lock_cores(share)
     _taken.append(None)
+    jax.config.update("jax_compilation_cache_dir", keep_worker_programs())  # type: ignore[no-untyped-call]
     jax.config.update("jax_num_cpu_devices", share)  # type: ignore[no-untyped-call]
     jax.config.update("jax_cpu_enable_async_dispatch", share > 1)  # type: ignore[no-untyped-call]

@@ -38,19 +38,32 @@ class Trial(NamedTuple):
 class Trials:
     """The trials of one method on one data set: first those that were killed, then new ones."""
 
-    def __init__(self, spec: SweepSpec, journal: Path, method: Method, source: str) -> None:
+    def __init__(
+        self, spec: SweepSpec, journal: Path, method: Method, source: str, cell: str
+    ) -> None:
+        """Open the study, or begin one.
+
+        Args:
+            spec: the sweep.
+            journal: its file, which need not exist.
+            method, source: what is trained, and on what.
+            cell: the name of one of its cells, which changes with the data and with all else that
+                scores depend on.
+        """
         require("optuna", "cluster")
         self.method, self.source = method, source
         self._spec = spec
         self._journal = journal.absolute()  # a worker's current folder may be another
-        # Of all that its scores depend on: under another specification it is another study.
+        # Of all that its scores depend on: under another specification it is another study, and so
+        # it is with other data of the same name.
         plain = spec.to_plain()
         for name in (
             *("agents", "presets", "data", "envs", "trials", "members", "resources"),
             *("checkpoint_every", "trust"),
         ):
             plain.pop(name, None)
-        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+        of = json.dumps([cell, plain], sort_keys=True)
+        digest = hashlib.sha256(of.encode()).hexdigest()[:8]
         self._name = f"{source} {method.agent} {method.preset} {digest}"
 
     @property

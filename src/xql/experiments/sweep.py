@@ -166,8 +166,8 @@ def plan_sweep(spec: SweepSpec, out: Path, workers: int = 1) -> Plan:
     each.sort(key=lambda one: one[0])  # each data set is opened once
     if spec.search == "optuna":
         for source, method in each:
-            _require_scores(planner, method, source)
-            study = Trials(spec, out / "study.log", method, source)
+            of = _require_scores(planner, method, source)
+            study = Trials(spec, out / "study.log", method, source, of)
             plan.studies.append(study)
             for trial, ended in study.done():
                 try:
@@ -273,8 +273,12 @@ class _Planner:
         return plan.config
 
 
-def _require_scores(planner: _Planner, method: Method, source: str) -> None:
-    """Refuse a search with a value that cannot be trained, or whose trials would have no score."""
+def _require_scores(planner: _Planner, method: Method, source: str) -> str:
+    """Refuse a search with a value that cannot be trained, or whose trials would have no score.
+
+    Returns:
+        The name of the first cell, which is another where the data or a preset has changed.
+    """
     space = planner._spec.space_of(method)
     first, last = ({name: one.values[end] for name, one in space.items()} for end in (0, -1))
     others = [
@@ -290,6 +294,8 @@ def _require_scores(planner: _Planner, method: Method, source: str) -> None:
                     where=group.config.data.name,
                     hint="name an environment with env: …, and last_episodes above 0",
                 )
+    [group] = planner.groups(method, source, [first])
+    return _entry(group, group.members).job.run
 
 
 def _entries(spec: SweepSpec, out: Path, groups: Sequence[Group], workers: int) -> list[Entry]:

@@ -392,8 +392,12 @@ def _check_names(spec: SweepSpec) -> None:
         for name in getattr(spec, key):
             if name not in known:
                 agents = ", ".join(dict.fromkeys(one.agent for one in spec.methods))
+                own = {one.name for one in dataclasses.fields(SweepSpec)}
                 raise InputError(
-                    f"{key}: {agents} has no {brief(name)[1:-1]}", hint=nearest(name[:80], known)
+                    f"{key}: {agents} has no {brief(name)[1:-1]}",
+                    hint=f"write {name}: … beside {key}"
+                    if name in own
+                    else nearest(name[:80], known),
                 )
     for name in set(spec.sweep) & set(spec.options):
         raise InputError(

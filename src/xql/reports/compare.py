@@ -31,7 +31,7 @@ from xql.evaluation.statistics import (
 )
 from xql.reports.comparable import conditions_of, require_same, task_of, whole_evaluations
 from xql.reports.comparison import READINGS, Comparison, Pair, Row, Scores
-from xql.runs.folder import SMALLER, Evaluation, RunFolder
+from xql.runs.folder import SMALLER, Evaluation, RunFolder, run_folders
 from xql.runs.summary import SYMBOLS, Quantity, quantity_of, value_of
 
 POINTS = 101
@@ -112,37 +112,6 @@ def compare(
         profiled=list(dict.fromkeys(row.task for row in shared)),
         notes=notes,
     )
-
-
-def run_folders(runs: Sequence[str | Path]) -> list[Path]:
-    """The run folders that are meant, none of them twice.
-
-    Args:
-        runs: run folders; a folder of run folders, or of a sweep, is all of them.
-
-    Raises:
-        InputError: there is none, or one is named twice.
-    """
-    found: list[Path] = []
-    for path in map(Path, runs):
-        # A sweep, or a table of the paper, has its runs in a folder of their own.
-        inside = [
-            config.parent
-            for pattern in ("*/config.yaml", "cells/*/config.yaml")
-            for config in sorted(path.glob(pattern))
-            if not config.parent.name.startswith(".")  # half-written
-        ]
-        if not inside and (path / "sweep.yaml").exists():
-            hint = "the same xql sweep goes on with it"
-            raise InputError("none of its runs is finished", where=str(path), hint=hint)
-        found += [path] if (path / "config.yaml").exists() or not inside else inside
-    if not found:
-        raise InputError("there is no run to compare", hint="name one run folder or more")
-    absolute = [path.resolve() for path in found]
-    for path, place in zip(found, absolute, strict=True):
-        if absolute.count(place) > 1:
-            raise InputError("this run is named twice", where=str(path), hint="name it once")
-    return found
 
 
 def _members(folder: RunFolder, rows: Sequence[Evaluation]) -> list[_Member]:

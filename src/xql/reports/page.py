@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 from xql.errors import InputError, MissingExtra, require
 from xql.files import write_text
-from xql.reports.compare import run_folders
 from xql.reports.page_figures import Figure, Key
 from xql.reports.page_metrics import metrics_of
 from xql.reports.page_networks import actions_of, networks_of, returns_of
@@ -36,7 +35,7 @@ from xql.reports.page_tables import (
     software,
 )
 from xql.runs.checkpoints import latest_step
-from xql.runs.folder import SMALLER, RunFolder
+from xql.runs.folder import SMALLER, RunFolder, run_folders
 from xql.runs.lock import is_locked
 from xql.runs.policy import load_population
 from xql.training import diagnostics

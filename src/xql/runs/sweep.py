@@ -13,6 +13,7 @@ from xql.agents import AGENTS, Agent
 from xql.agents.hyperparameters import hyperparameters, inactive
 from xql.agents.temperature import activation
 from xql.errors import InputError, brief, nearest, require_seed
+from xql.presets import DATA_OPTIONS
 from xql.runs.config import MOST_MEMBERS, Member
 
 SWEPT_SOURCE = "given: each member's own, see members"
@@ -80,6 +81,27 @@ def require_apart(sweep: Collection[str], options: Collection[str] | None) -> No
         raise InputError(
             f"{name} is swept and given", where="`sweep`, `options`", hint="give it in one of them"
         )
+
+
+def require_hyperparameters(
+    sweep: Collection[str], options: Collection[str] | None, arguments: Collection[str]
+) -> None:
+    """Check that nothing stands among the hyperparameters that is said beside them.
+
+    Args:
+        sweep, options: what was given.
+        arguments: of what trains, such as its precision.
+
+    Raises:
+        InputError: one of them does.
+    """
+    known = {*DATA_OPTIONS}.union(*(hyperparameters(one.config) for one in AGENTS.values()))
+    for where, given in (("`sweep`", sweep), ("`options`", options or ())):
+        for name in given:
+            if name in arguments and name not in known:
+                raise InputError(
+                    f"{name} is no hyperparameter", where=where, hint=f"give `{name}` beside it"
+                )
 
 
 def choose_members(

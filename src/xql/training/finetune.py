@@ -14,6 +14,7 @@ scaled as the log's were (`recipe.py`). What keeps the policy from collapsing at
 """
 
 import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -44,6 +45,7 @@ from xql.runs.config import (
 from xql.runs.folder import RunFolder
 from xql.runs.policy import load_population, template
 from xql.runs.run import Run
+from xql.runs.sweep import require_hyperparameters
 from xql.training.listeners import Callback, check_callbacks
 from xql.training.loggers import Chosen, check_loggers
 from xql.training.online import Observe, check_loop, execute_online, loop_for
@@ -204,6 +206,7 @@ def plan_finetune(
         raise InputError(
             f"`replay={replay}` is no way to draw batches", hint=f"choose from {', '.join(REPLAYS)}"
         )
+    require_hyperparameters((), options, inspect.signature(train_finetune).parameters)
     loop = loop_for(steps) if loop is None else loop
     if steps > 0:
         check_loop(loop, steps)

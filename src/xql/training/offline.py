@@ -8,6 +8,7 @@ on the device and runs compiled chunks of updates; between chunks it logs, evalu
 
 import contextlib
 import dataclasses
+import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -64,6 +65,7 @@ from xql.runs.sweep import (
     Beta,
     choose_members,
     require_apart,
+    require_hyperparameters,
     with_beta,
     with_policy,
 )
@@ -274,6 +276,7 @@ def plan_offline(
     checkpoints.check()
     _require_offline(agent)
     sweep = dict(sweep or {})
+    require_hyperparameters(sweep, options, inspect.signature(train_offline).parameters)
     without = isinstance(env, str) and env == NO_ENVIRONMENT
     require_named(env_kwargs, None if without else env)
     named = None if without or env is None else simulator(env, env_kwargs, episode_limit)

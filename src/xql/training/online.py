@@ -9,6 +9,7 @@ the one that learns by one step's updates.
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -52,7 +53,14 @@ from xql.runs.config import (
 )
 from xql.runs.folder import RunFolder
 from xql.runs.run import Run
-from xql.runs.sweep import SWEPT_SOURCE, Beta, choose_members, require_apart, with_beta
+from xql.runs.sweep import (
+    SWEPT_SOURCE,
+    Beta,
+    choose_members,
+    require_apart,
+    require_hyperparameters,
+    with_beta,
+)
 from xql.training.actors import Actors, environment_spec
 from xql.training.diagnostics import Diagnostics, diagnose, leave_report
 from xql.training.evaluate import PopulationEvaluator
@@ -251,6 +259,7 @@ def plan_online(
             hint="leave it out of `options`",
         )
     sweep = dict(sweep or {})
+    require_hyperparameters(sweep, options, inspect.signature(train_online).parameters)
     chosen = resolve(agent, preset, name, options, swept=sweep)
     made = ONLINE[agent].make(chosen.config, steps)
     members = choose_members(made, agent, seeds, sweep)

@@ -38,7 +38,7 @@ from xql.files import write_text
 from xql.jax_config import standard_jax
 from xql.runs.checkpoints import latest_step
 from xql.runs.config import DataConfig, RunConfig, require_at_least
-from xql.runs.folder import RunFolder
+from xql.runs.folder import RunFolder, run_folders
 from xql.runs.policy import Policy, load_actors, load_population
 from xql.training.progress import ProgressBar
 from xql.training.reopen import Source, reopen, reopen_held_out
@@ -165,7 +165,7 @@ def select(
     """Rank the policies of runs by fitted Q evaluation, all by the same resamples of the same data.
 
     Args:
-        runs: run folders.
+        runs: run folders; a folder of run folders, or of a sweep, is all of them.
         data: what to evaluate on; where None, the episodes that the runs held out, or else the data
             that they learned from.
         member: whose policies; every one's where None.
@@ -181,9 +181,7 @@ def select(
         require_at_least("updates", updates, 1)
     require_at_least("replicates", replicates, 2)
     settings = FQE(replicates=replicates, updates=updates, hidden=hidden)
-    if not runs:
-        raise InputError("there is no run", hint="name at least one run folder")
-    folders = [RunFolder.open(Path(run)) for run in runs]
+    folders = [RunFolder.open(run) for run in run_folders(runs)]
     found = [one for folder in folders for one in _candidates(folder, member, step)]
     discount = _discount(folders) if discount is None else discount
     done = 0

@@ -1,6 +1,7 @@
 """Where compiled programs are kept from one command to the next: JAX's persistent cache.
 
-For the command line only: in a program of the user's own, JAX's configuration is the user's.
+For the command line and its workers: in a program of the user's own, JAX's configuration is the
+user's.
 """
 
 import contextlib
@@ -45,6 +46,19 @@ def keep_programs() -> None:
         os.environ[FOLDER] = str(folder)
     # The networks' initialisation is dozens of small programs, and JAX keeps slow ones only.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def keep_worker_programs() -> str | None:
+    """Where a worker keeps its programs, once it is kept to cores of its own.
+
+    Where what started it keeps its own in xql's folder, that is the folder for so many cores; else
+    the place stays what JAX's variables say. None for nowhere.
+    """
+    caches, given = user_caches(), os.environ.get(FOLDER)
+    if given is not None and caches is not None and Path(given).parent == caches / "xql":
+        del os.environ[FOLDER]
+        keep_programs()
+    return os.environ.get(FOLDER)
 
 
 def is_of_cache(warning: str) -> bool:
