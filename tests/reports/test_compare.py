@@ -279,7 +279,7 @@ def test_an_unfinished_run_and_one_without_evaluations_are_refused(tmp_path: Pat
     assert "its last evaluation is at step 100 of 200" in refusal(half)
     empty = write(tmp_path / "empty", last=[1], at=())
     assert "no evaluations" in refusal(empty)
-    assert "no run to compare" in refusal()
+    assert "there is no run; name one" in refusal()
     assert "no such run folder" in refusal(tmp_path / "nowhere")
     begun = tmp_path / "sweep"
     (begun / "cells").mkdir(parents=True)
