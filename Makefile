@@ -15,6 +15,9 @@ export PIP_CONSTRAINT := $(CONSTRAINTS)
 export PIP_BUILD_CONSTRAINT := $(CONSTRAINTS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Four processes import all tests, and commands that tests start the package: compiled once, not by each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test nightly soak bench docs notebooks package-check install clean
 
 help:
