@@ -7,7 +7,8 @@ CONSTRAINTS := constraints.txt
 BIN := .venv/bin
 INSTALLED := .venv/installed
 # Tests of programs as XLA optimizes them for users: long training, and bits of different programs.
-OPTIMIZED := tests/truth tests/evaluation/test_ope.py tests/training/test_population.py
+OPTIMIZED := tests/evaluation/test_ope.py tests/training/test_population.py \
+  $(patsubst %,tests/truth/test_%.py,action_units auto discrete reward_units same_bits soft_value_iteration)
 
 # pip takes the constraints for the packages from the one and for the build from the other,
 # depending on its release; both are relative, because pip splits them at spaces.
