@@ -7,7 +7,8 @@ CONSTRAINTS := constraints.txt
 BIN := .venv/bin
 INSTALLED := .venv/installed
 # Tests of programs as XLA optimizes them for users: long training, and bits of different programs.
-OPTIMIZED := tests/truth tests/evaluation/test_ope.py tests/training/test_population.py
+OPTIMIZED := tests/evaluation/test_ope.py tests/training/test_population.py \
+  $(patsubst %,tests/truth/test_%.py,action_units auto discrete reward_units same_bits soft_value_iteration)
 
 # pip takes the constraints for the packages from the one and for the build from the other,
 # depending on its release; both are relative, because pip splits them at spaces.
@@ -15,11 +16,15 @@ export PIP_CONSTRAINT := $(CONSTRAINTS)
 export PIP_BUILD_CONSTRAINT := $(CONSTRAINTS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test nightly soak bench docs notebooks package-check install clean
+# Four processes import all tests, and commands that tests start the package: compiled once, not by each.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo test coverage nightly soak bench docs notebooks package-check install clean
 
 help:
 	@echo "make demo     learn a policy from data made here, and compare it (ARGS=... goes to xql demo)"
-	@echo "make test     style, types, the import contract, and every test with coverage"
+	@echo "make test     style, types, the import contract, and every test"
+	@echo "make coverage every test, and which lines of the package none of them runs"
 	@echo "make nightly  the tests that train for minutes"
 	@echo "make soak     hundreds of bad inputs, random ones for many minutes, and 100 killed runs"
 	@echo "make bench    speed and memory, as ratios (ARGS=... goes to benchmarks)"
@@ -32,13 +37,22 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/xql demo $(ARGS)
 
+# $(1) and $(2) are options of the one part and of the other.
+define every-test
+$(BIN)/pytest -n 2 --dist worksteal $(1) $(OPTIMIZED:%=--ignore=%)
+XQL_TEST_OPTIMIZED=1 $(BIN)/pytest -n 2 --dist worksteal $(2) $(OPTIMIZED)
+endef
+
 test: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report= $(OPTIMIZED:%=--ignore=%)
-	XQL_TEST_OPTIMIZED=1 $(BIN)/pytest -n 2 --dist worksteal --cov --cov-append $(OPTIMIZED)
+	$(call every-test,,)
+
+# Apart from `test`: before Python 3.12 it slows down all Python, JAX's too, by a quarter.
+coverage: $(INSTALLED)
+	$(call every-test,--cov --cov-report=,--cov --cov-append)
 
 nightly: $(INSTALLED)
 	XQL_TEST_OPTIMIZED=1 $(BIN)/pytest -m nightly

@@ -1,5 +1,6 @@
 """Configuration that every test shares."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ if not os.environ.get("XQL_TEST_OPTIMIZED"):
         " --xla_cpu_parallel_codegen_split_count=1",
     )
 
+# What a program says of the Python lines that it comes from is a twentieth of the time, and unread.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+
 # A run of a test ends without a page of itself, which takes a second or two.
 os.environ.setdefault("XQL_REPORT", "0")
 
@@ -41,6 +45,24 @@ jax.config.update("jax_num_cpu_devices", 2)  # type: ignore[no-untyped-call]
 # compiler. Somewhat more than a user's process is given: tests come back to the same programs, and
 # a process with so many takes about 3 GB.
 jax_config.MOST_MAPS = 12_000
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what has been imported, which stays to the end."""
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 10)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_test_waits_for_the_disk() -> Iterator[None]:
+    """A test's files need not outlive a power failure.
+
+    A run of 60 updates syncs 80 times, and waits for as long as it computes. A descriptor that is
+    not open still raises, and the commands that tests start sync as users' do.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -315,7 +315,7 @@ def test_the_demo_prints_its_table(
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     # The demo's time is the simulator's: its agents alone play 380 episodes of 600 steps.
-    for name, fewer in {"TRANSITIONS": 2000, "EVALUATIONS": 2, "EPISODES": 4}.items():
+    for name, fewer in {"TRANSITIONS": 2000, "EVALUATIONS": 1, "EPISODES": 4}.items():
         monkeypatch.setattr(f"xql.cli.demo.{name}", fewer)
     out = tmp_path / "demo"
     assert run("demo", "--steps", "20", "--seeds", "1", "--out", str(out)) == 0

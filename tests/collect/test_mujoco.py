@@ -209,9 +209,9 @@ def test_medium_replay_is_what_the_run_had_seen_by_then(run: Run) -> None:
 
 
 def test_medium_expert_is_half_and_half(run: Run) -> None:
-    both = made(run, "medium-expert", transitions=601)
-    medium, expert = made(run, "medium", transitions=300), made(run, "expert", transitions=301)
-    assert both.transitions == 601
+    both = made(run, "medium-expert", transitions=201)
+    medium, expert = made(run, "medium", transitions=100), made(run, "expert", transitions=101)
+    assert both.transitions == 201
     for name in ("observations", "actions", "rewards"):
         halves = [getattr(one, name) for one in (medium, expert)]
         np.testing.assert_array_equal(getattr(both, name), np.concatenate(halves))

@@ -8,7 +8,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 from xql.errors import InputError
-from xql.experiments.figure2 import densities, figure2, regression
+from xql.experiments.figure2 import densities, figure2
 
 
 def test_densities_integrate_to_one_and_peak_at_zero() -> None:
@@ -23,24 +23,31 @@ def test_densities_integrate_to_one_and_peak_at_zero() -> None:
         assert np.trapezoid(density, columns["x"]) + missing == pytest.approx(1.0, abs=1e-5)
 
 
-def test_regression_finds_the_true_soft_maximum() -> None:
-    _, curves = regression(seed=1)
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The figure, with the tables of its curves beside it."""
+    return figure2(tmp_path_factory.mktemp("figure") / "new", seed=1)
+
+
+def test_regression_finds_the_true_soft_maximum(drawn: Path) -> None:
+    text = drawn.with_name("figure2_regression.csv").read_text(encoding="utf-8")
+    head, *rows = csv.reader(text.splitlines())
+    curves = dict(zip(head, np.asarray(rows, float).T, strict=True))
     inner = np.abs(curves["x"]) < 0.9
     for beta, tolerance in (("0.1", 0.04), ("0.25", 0.02), ("2", 0.02)):
         error = curves[f"fit β={beta}"] - curves[f"truth β={beta}"]
         assert np.abs(error[inner]).mean() < tolerance
 
 
-def test_the_figure_and_its_curves_are_written_once(tmp_path: Path) -> None:
-    path = figure2(tmp_path / "new", seed=0)
-    assert path.read_bytes().startswith(b"\x89PNG")
+def test_the_figure_and_its_curves_are_written_once(drawn: Path) -> None:
+    assert drawn.read_bytes().startswith(b"\x89PNG")
     for name in ("densities", "losses", "samples", "regression"):
-        with (path.parent / f"figure2_{name}.csv").open(encoding="utf-8", newline="") as stream:
+        with (drawn.parent / f"figure2_{name}.csv").open(encoding="utf-8", newline="") as stream:
             rows = list(csv.reader(stream))
         assert len(rows) > 200
         assert np.isfinite(np.asarray(rows[1:], float)).all()
     with pytest.raises(InputError, match=r"figure2.png: the file exists; name another folder"):
-        figure2(tmp_path / "new")
+        figure2(drawn.parent)
 
 
 @pytest.mark.parametrize("name", ["densities", "losses", "samples", "regression"])

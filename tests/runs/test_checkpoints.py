@@ -568,7 +568,6 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     monkeypatch.setattr(
         shutil, "rmtree", mortal(shutil.rmtree, lambda path: unlink(path / "_METADATA"))
     )
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # slow, and no change
     return start
 
 

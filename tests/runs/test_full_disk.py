@@ -6,6 +6,7 @@ import io
 import os
 import resource
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -37,11 +38,14 @@ from xql.training.offline import train_offline
 def file_size(limit: int) -> Iterator[None]:
     """No file can grow beyond `limit` bytes: what a full disk is, but for the number."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python keeps the half that it wrote of a module, and no later process could import that.
+    compiled, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = compiled
 
 
 def names(folder: Path) -> list[str]:

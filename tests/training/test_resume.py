@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -695,9 +696,15 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
+@pytest.mark.filterwarnings("default:policy_schedule")  # of the cosine, which the user reads
 def test_the_command_line_saves_on_termination_and_goes_on(
-    tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
+    tmp_path: Path,
+    started: Callable[..., subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.undo()  # chunks as the other process has them
+    monkeypatch.chdir(tmp_path)
     data = line_data()
     names = ("observations", "actions", "rewards")
     columns = {name: getattr(data, name)[data.starts] for name in names}
@@ -709,45 +716,46 @@ def test_the_command_line_saves_on_termination_and_goes_on(
     checkpoints = tmp_path / "run" / "checkpoints"
     while not (checkpoints.is_dir() and any(one.name.isdecimal() for one in checkpoints.iterdir())):
         assert first.poll() is None, first.communicate()[1]
-    second = started("resume", "run", "--no-plot")
-    said = second.communicate()[1]
-    assert second.returncode == 2
-    assert "another process is writing to this run" in said
+        time.sleep(0.05)
+    with pytest.raises(SystemExit) as end:
+        main(["resume", "run", "--no-plot"])
+    assert end.value.code == 2
+    assert "another process is writing to this run" in capsys.readouterr().err
     first.terminate()
     _, said = first.communicate(timeout=60)
     assert first.returncode == 143, said
     assert "goes on from there" in said and "xql: terminated" in said
     step = max(int(one.name) for one in checkpoints.iterdir())
-    third = started("resume", "run", "--steps", str(step + 500), "--no-plot")
-    _, said = third.communicate(timeout=120)
-    assert third.returncode == 0, said
+    main(["resume", "run", "--steps", str(step + 500), "--no-plot"])
+    assert f"the cosine ends at step {step + 500:,} now" in capsys.readouterr().err
     assert RunConfig.load(tmp_path / "run").steps == step + 500
     steps = [row.step for row in RunFolder.open(tmp_path / "run").read_metrics()]
     assert len(set(steps)) == len(steps) and steps[-1] == step + 500
-    again, said = started("resume", "run", "--no-plot").communicate(timeout=120)
-    assert f"nothing was left to train: all {step + 500:,} steps are done" in again, said
+    main(["resume", "run", "--no-plot"])
+    said = f"nothing was left to train: all {step + 500:,} steps are done"
+    assert said in capsys.readouterr().out
 
 
-def test_jobs_that_start_at_once_get_a_folder_each(
-    tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
-) -> None:
-    make = (
-        "import sys; from pathlib import Path; from xql.runs.folder import RunFolder, free_folder\n"
-        "sys.stdin.readline(); print(free_folder('job'))"
+JOBS = """
+import multiprocessing
+from xql.runs.folder import free_folder
+
+def job():
+    start.wait()
+    print(f"{free_folder('job')}\\n", end="")
+
+fork = multiprocessing.get_context("fork")
+start = fork.Barrier(4)
+jobs = [fork.Process(target=job) for _ in range(4)]
+for one in jobs:
+    one.start()
+for one in jobs:
+    one.join()
+"""
+
+
+def test_jobs_that_start_at_once_get_a_folder_each(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", JOBS], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", make],
-            cwd=tmp_path,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(4)
-    ]
-    for job in jobs:
-        assert job.stdin is not None
-        job.stdin.write("go\n")
-        job.stdin.flush()
-    made = {job.communicate()[0].strip() for job in jobs}
-    assert made == {f"runs/job-{number}" for number in (1, 2, 3, 4)}
+    assert sorted(done.stdout.split()) == [f"runs/job-{number}" for number in (1, 2, 3, 4)]
