@@ -136,24 +136,19 @@ def train_chunk(
 
 def zero_totals(population: TrainState, data: DeviceData, agent: Agent) -> MemberMetrics:
     """Sums of no updates: a zero for each metric and member, spread as the population is."""
+    members = population.step.shape
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), population)
     metrics = functools.partial(_metrics, update=agent.update, transitions=agent.transitions)
-    shapes = jax.eval_shape(metrics, population, data)
-    zeros = jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), shapes)
+    shapes = jax.eval_shape(metrics, one, data)
+    zeros = jax.tree.map(lambda metric: np.zeros(members + metric.shape, metric.dtype), shapes)
     totals: MemberMetrics = place(zeros, mesh_of(population))
     return totals
 
 
 @functools.partial(jax.jit, static_argnames=("update", "transitions"))
-def _metrics(
-    population: TrainState, data: DeviceData, *, update: Update, transitions: int
-) -> MemberMetrics:
+def _metrics(state: TrainState, data: DeviceData, *, update: Update, transitions: int) -> Metrics:
     """Of one update, for their shapes alone: jitted, so that a second run need not trace again."""
-
-    def metrics_of(state: TrainState) -> Metrics:
-        return update(state, draw(data, state.key, transitions))[1]
-
-    metrics: MemberMetrics = jax.vmap(metrics_of)(population)
-    return metrics
+    return update(state, draw(data, state.key, transitions))[1]
 
 
 def _chunk(
