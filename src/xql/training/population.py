@@ -137,12 +137,16 @@ def train_chunk(
 def zero_totals(population: TrainState, data: DeviceData, agent: Agent) -> MemberMetrics:
     """Sums of no updates: a zero for each metric and member, spread as the population is."""
     members = population.step.shape
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), population)
+    one = jax.tree.map(_of_member, population)
     metrics = functools.partial(_metrics, update=agent.update, transitions=agent.transitions)
     shapes = jax.eval_shape(metrics, one, data)
     zeros = jax.tree.map(lambda metric: np.zeros(members + metric.shape, metric.dtype), shapes)
     totals: MemberMetrics = place(zeros, mesh_of(population))
     return totals
+
+
+def _of_member(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)  # type: ignore[no-untyped-call]
 
 
 @functools.partial(jax.jit, static_argnames=("update", "transitions"))
