@@ -67,7 +67,7 @@ def test_formats(
 
 def test_bad_input_is_one_line(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     for words, part in (
-        ((), "no run to compare"),
+        ((), "there is no run; name one"),
         (("nowhere",), "no such run folder"),
         (
             (str(runs["bc"] / "config.yaml"),),

@@ -89,14 +89,15 @@ def test_a_sweep_is_made_once_and_says_what_came_out(
 def test_a_sweep_without_evaluations_names_what_ranks_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write({"env": "none"})
+    write({"env": "none", "seeds": 1, "sweep": {"policy_learning_rate": [0.001, 0.01]}})
     assert run("s.yaml", "--jobs", "1") == 0
     said = capsys.readouterr().err
     assert "xql select sweeps/s ranks them" in said and "compare" not in said
-    # The folder stands for its runs: only then does the discount count.
-    with pytest.raises(SystemExit):
-        main(["select", "sweeps/s", "--discount", "1"])
-    assert "xql: --discount 1 cannot be used" in capsys.readouterr().err
+    # The folder stands for its runs, and what was swept says which is which.
+    main(["select", "sweeps/s", "--updates", "2", "--replicates", "2"])
+    said = capsys.readouterr().out
+    for value in ("0.001", "0.01"):
+        assert said.count(f" policy_learning_rate = {value} ") == 2  # steps
 
 
 def test_nothing_is_ranked_of_a_sweep_that_has_no_run(

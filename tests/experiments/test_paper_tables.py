@@ -478,3 +478,13 @@ def test_bad_input_is_one_line(
         printed.err
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [["--online-steps", "5"], ["--replay", "online"]])
+def test_nothing_of_fine_tuning_is_asked_for_where_nothing_trains(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    assert run("paper", "table2", "--cells", "nowhere", "--out", out, *words) == 2
+    said = f"xql: {words[0]} is for what is trained, and with --cells nothing is"
+    assert capsys.readouterr().err.startswith(said)

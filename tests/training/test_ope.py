@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -115,8 +116,34 @@ def test_python_says_what_the_command_says(run: Run, capsys: pytest.CaptureFixtu
     assert f"verdict='{found.verdict}'" in repr(found)
     table = found._repr_html_()
     assert all(text in table for text in (str(found.policy.difference), found.verdict))
-    ranking = xql.select([run.path], replicates=2, updates=2, progress=False)
-    assert "policies=4" in repr(ranking)
+    for runs in (run.path, str(run.path), [run.path]):
+        ranking = xql.select(runs, replicates=2, updates=2, hidden=[8], progress=False)
+        assert "policies=4" in repr(ranking)
+
+
+def test_one_run_is_evaluated_and_no_folder_of_runs(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run.path.parent
+    said = f"{folder}: this is no run, but a folder of runs; name one of them, such as {run.path}"
+    for step in (None, 5):
+        with pytest.raises(InputError, match=re.escape(said)):
+            xql.ope(folder, step=step, updates=2, replicates=2)
+    assert status("ope", str(folder), "--step", "5") == 2
+    assert capsys.readouterr().err == f"xql: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"hidden": (8, 0)}, "`hidden=0` is too small; give at least 1"),
+        ({"member": -1}, "there is no member -1; choose 0 to 1"),
+        ({"seed": -1}, "`seed=-1` is no seed"),
+    ],
+)
+def test_what_python_asks_for_is_checked(run: Run, options: Any, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        xql.ope(run.path, updates=2, replicates=2, progress=False, **options)
 
 
 def test_the_keys_of_the_verdict_are_documented(run: Run) -> None:

@@ -85,6 +85,7 @@ def select(
     sign_of_life("evaluating the policies of these runs on logged data")
     from xql.evaluation.ope import interval, verdict
     from xql.runs.config import RunConfig
+    from xql.runs.summary import label_of
     from xql.training.ope import about_data
     from xql.training.ope import select as rank
 
@@ -98,28 +99,34 @@ def select(
         seed=seed,
     )
     first = policies[0]
-    print_words(about_data(found, RunConfig.load(first.run).data))
+    configs = {run: RunConfig.load(run) for run in {one.run for one in policies}}
+    print_words(about_data(found, configs[first.run].data))
+    changes = [configs[one.run].members[one.member].changes for one in policies]
+    swept = ("swept",) if any(changes) else ()
     heads = ("estimate [95 % interval]", "than the behaviour", "behind the first", "")
     _table(
-        ("run", "member", "step", *heads),
+        ("run", "member", *swept, "step", *heads),
         [
             (
                 str(one.run),
                 str(one.member),
+                *(label_of(own) for _ in swept),
                 f"{one.step:,}",
                 str(one.value),
                 verdict(one.difference),
                 "" if one is first else str(one.behind(first)),
                 "little support" if one.warnings else "",
             )
-            for one in policies
+            for one, own in zip(policies, changes, strict=True)
         ],
     )
     print_words(f"behaviour policy: {interval(found.behaviour)}")
     close = sum(one.behind(first).low <= 0 for one in policies[1:])
     print_words(_trust(first, close, len(policies) - 1))
     result(
-        policies=[_plain(one) for one in policies],
+        policies=[
+            _plain(one) | {"changes": dict(own)} for one, own in zip(policies, changes, strict=True)
+        ],
         behaviour=interval(found.behaviour)._asdict(),
     )
 

@@ -1,6 +1,8 @@
 """`xql paper table1|table2|table3`: the paper's tables: the published numbers, and ours."""
 
+import inspect
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -112,7 +114,10 @@ def _fill(
     rows = choose_rows(table, sum(options.rows, ()))
     folders = [Path(folder) for folder in sum(options.cells, ())]
     if folders:
-        _require_nothing_to_train(options)
+        given = {one.name: getattr(options, one.name) for one in fields(options)}
+        if table == "table2":
+            given |= {"online_steps": online_steps, "replay": replay}
+        _require_nothing_to_train(given)
         kept = find_kept(rows, folders, finetuned=table == "table2")
         text = kept_markdown(table, rows, kept, folders)
         _write(table, text, csv_lines(table, rows, kept), out)
@@ -145,11 +150,13 @@ def _fill(
     _write(table, text, csv_lines(table, rows, places), out)
 
 
-def _require_nothing_to_train(options: Options) -> None:
-    for one in fields(options):
-        if one.name not in ("rows", "train", "cells") and getattr(options, one.name) != one.default:
+def _require_nothing_to_train(given: Mapping[str, object]) -> None:
+    defaults = {one.name: one.default for one in fields(Options)}
+    defaults |= {name: one.default for name, one in inspect.signature(table2).parameters.items()}
+    for name, value in given.items():
+        if name not in ("rows", "train", "cells") and value != defaults[name]:
             raise InputError(
-                f"`{one.name}` is for what is trained, and with `cells` nothing is",
+                f"`{name}` is for what is trained, and with `cells` nothing is",
                 hint="leave out one of them",
             )
 

@@ -144,7 +144,7 @@ def _say_spread(steps: Steps, columns: TableColumns, observations: np.ndarray) -
             f"the columns differ in scale: standard deviations from {spread[least]:.3g} "
             f"({least}) to {spread[most]:.3g} ({most})"
         )
-        hint = "observations=auto, the default for data of your own, sees to that"
+        hint = "observations=auto, the default of xql, iql and bc for your own data, sees to that"
         steps.say("note", what, "observations", hint)
 
 

@@ -35,8 +35,8 @@ def set_apart(dataset: Dataset, amount: Any) -> tuple[Dataset, Dataset | None]:
     Args:
         dataset: all of them.
         amount: a share of the episodes, below 1, of which at least one is taken; or a whole number
-            of episodes; 0 for none. Where the last of them have copies there is no room for, fewer
-            are held out.
+            of episodes; 0 for none. Copies for which there is no room make it fewer; or more, where
+            every episode has more copies than that.
 
     Raises:
         InputError: it is neither, or leaves no episode to learn from.

@@ -21,6 +21,7 @@ that was logged in the most similar state.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -34,7 +35,7 @@ from xql.agents.update import decay, descend, polyak, trainable
 from xql.data.actions import ActionSpec, Box
 from xql.data.dataset import Dataset
 from xql.data.scaling import fit_scaling
-from xql.errors import InputError, require_seed
+from xql.errors import InputError, brief, require_seed
 
 Decide = Callable[[Float32[np.ndarray, "rows observation"]], Float32[np.ndarray, "rows action"]]
 """A policy on raw observations, such as `xql.runs.policy.Policy`."""
@@ -188,9 +189,11 @@ class OffPolicy:
             InputError: γ is not from 0 to below 1. At 1, what never terminates has no value.
         """
         require_seed(seed)
-        if not 0.0 <= discount < 1.0:
+        number = isinstance(discount, Real) and not isinstance(discount, bool)
+        if not number or not 0.0 <= discount < 1.0:
             hint = "give at least 0 and less than 1, such as 0.99"
-            raise InputError(f"`discount={discount:g}` cannot be used here", hint=hint)
+            given = f"{discount:g}" if number else brief(discount)
+            raise InputError(f"`discount={given}` cannot be used here", hint=hint)
         self.dataset, self.discount = dataset, float(discount)
         self._advance = advance
         scaling = fit_scaling(dataset, "auto", "auto", discount=discount)

@@ -271,7 +271,8 @@ def figure3(
 
 def _others(home: Path) -> str:
     """How to draw the cells that are there, where none of them is what was asked for."""
-    found = sorted(path.parent for path in home.glob("*/config.yaml"))
+    # One that is half-written has a dot before its name.
+    found = sorted(path.parent for path in home.glob("[!.]*/config.yaml"))
     if not found:
         return ""
     config = RunFolder.open(found[0]).config

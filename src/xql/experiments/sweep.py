@@ -166,8 +166,9 @@ def plan_sweep(spec: SweepSpec, out: Path, workers: int = 1) -> Plan:
     each.sort(key=lambda one: one[0])  # each data set is opened once
     if spec.search == "optuna":
         for source, method in each:
-            of = _require_scores(planner, method, source)
-            study = Trials(spec, out / "study.log", method, source, of)
+            _require_scores(planner, method, source)
+            cell = _first_cell(planner, method, source)
+            study = Trials(spec, out / "study.log", method, source, cell)
             plan.studies.append(study)
             for trial, ended in study.done():
                 try:
@@ -273,12 +274,8 @@ class _Planner:
         return plan.config
 
 
-def _require_scores(planner: _Planner, method: Method, source: str) -> str:
-    """Refuse a search with a value that cannot be trained, or whose trials would have no score.
-
-    Returns:
-        The name of the first cell, which is another where the data or a preset has changed.
-    """
+def _require_scores(planner: _Planner, method: Method, source: str) -> None:
+    """Refuse a search with a value that cannot be trained, or whose trials would have no score."""
     space = planner._spec.space_of(method)
     first, last = ({name: one.values[end] for name, one in space.items()} for end in (0, -1))
     others = [
@@ -294,7 +291,12 @@ def _require_scores(planner: _Planner, method: Method, source: str) -> str:
                     where=group.config.data.name,
                     hint="name an environment with env: …, and last_episodes above 0",
                 )
-    [group] = planner.groups(method, source, [first])
+
+
+def _first_cell(planner: _Planner, method: Method, source: str) -> str:
+    """The name of the first cell, which is another where the data or a preset has changed."""
+    point = {name: one.values[0] for name, one in planner._spec.space_of(method).items()}
+    [group] = planner.groups(method, source, [point])
     return _entry(group, group.members).job.run
 
 

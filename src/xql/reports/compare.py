@@ -65,13 +65,13 @@ class _Series(NamedTuple):
 
 
 def compare(
-    runs: Sequence[str | Path], *, quantity: Quantity | None = None, seed: int = 0
+    runs: str | Path | Sequence[str | Path], *, quantity: Quantity | None = None, seed: int = 0
 ) -> Comparison:
     """Compare runs: per task and method the mean, IQM and interval over seeds, last and best.
 
     Args:
-        runs: run folders, of any number of tasks and methods; a folder of run folders, or of a
-            sweep, is all of them.
+        runs: a run folder or several, of any number of tasks and methods; a folder of run folders,
+            or of a sweep, is all of them.
         quantity: "success", "score" or "return"; where None, per task the first of them that every
             episode of its runs has.
         seed: of the bootstrap.

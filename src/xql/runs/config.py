@@ -388,9 +388,10 @@ class RunConfig:
         Raises:
             InputError: there is not.
         """
-        if not 0 <= index < len(self.members):
+        whole = isinstance(index, int | np.integer) and not isinstance(index, bool)
+        if not whole or not 0 <= index < len(self.members):
             raise InputError(
-                f"there is no member {index}",
+                f"there is no member {brief(index)}",
                 where=where,
                 hint=f"choose 0 to {len(self.members) - 1}",
             )

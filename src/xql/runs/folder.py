@@ -122,24 +122,18 @@ def free_folder(name: str) -> Path:
     raise AssertionError("there is always a next number")
 
 
-def run_folders(runs: Sequence[str | Path]) -> list[Path]:
+def run_folders(runs: str | Path | Sequence[str | Path]) -> list[Path]:
     """The run folders that are meant, none of them twice.
 
     Args:
-        runs: run folders; a folder of run folders, or of a sweep, is all of them.
+        runs: a run folder, or several; a folder of run folders, or of a sweep, is all of them.
 
     Raises:
         InputError: there is none, or one is named twice.
     """
     found: list[Path] = []
-    for path in map(Path, runs):
-        # A sweep, or a table of the paper, has its runs in a folder of their own.
-        inside = [
-            config.parent
-            for pattern in ("*/config.yaml", "cells/*/config.yaml")
-            for config in sorted(path.glob(pattern))
-            if not config.parent.name.startswith(".")  # half-written
-        ]
+    for path in map(Path, [runs] if isinstance(runs, str | Path) else runs):
+        inside = _runs_inside(path)
         if not inside and (path / "sweep.yaml").exists():
             hint = "the same xql sweep goes on with it"
             raise InputError("none of its runs is finished", where=str(path), hint=hint)
@@ -151,6 +145,16 @@ def run_folders(runs: Sequence[str | Path]) -> list[Path]:
         if absolute.count(place) > 1:
             raise InputError("this run is named twice", where=str(path), hint="name it once")
     return found
+
+
+def _runs_inside(folder: Path) -> list[Path]:
+    # A sweep, or a table of the paper, has its runs in a folder of their own.
+    return [
+        config.parent
+        for pattern in ("*/config.yaml", "cells/*/config.yaml")
+        for config in sorted(folder.glob(pattern))
+        if not config.parent.name.startswith(".")  # half-written
+    ]
 
 
 def evaluation_rows(
@@ -265,6 +269,12 @@ class RunFolder:
             )
         if not path.is_dir():
             raise InputError("there is no such run folder", where=str(path), hint="check the path")
+        if not (path / "config.yaml").exists() and (inside := _runs_inside(path)):
+            raise InputError(
+                "this is no run, but a folder of runs",
+                where=str(path),
+                hint=f"name one of them, such as {inside[0]}",
+            )
         config = RunConfig.load(path)
         for name in ("metrics.jsonl", "evaluations.csv"):
             if not _stored(path / name).is_file():

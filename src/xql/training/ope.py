@@ -19,7 +19,7 @@ from xql.data.dataset import Dataset
 from xql.data.scaling import DEFAULT_DISCOUNT, apply_scaling, returns_to_go
 from xql.data.sources import open_dataset
 from xql.display import html_table
-from xql.errors import InputError
+from xql.errors import InputError, brief
 from xql.evaluation.bellman import bellman_errors
 from xql.evaluation.ope import (
     DEFAULT,
@@ -149,7 +149,7 @@ class Ranking(NamedTuple):
 
 @standard_jax()
 def select(
-    runs: Sequence[Path | str],
+    runs: Path | str | Sequence[Path | str],
     data: Source | None = None,
     *,
     member: int | None = None,
@@ -158,14 +158,14 @@ def select(
     sample: bool = False,
     updates: int | None = None,
     replicates: int = DEFAULT.replicates,
-    hidden: tuple[int, ...] = DEFAULT.hidden,
+    hidden: Sequence[int] = DEFAULT.hidden,
     seed: int = 0,
     progress: bool = True,
 ) -> Ranking:
     """Rank the policies of runs by fitted Q evaluation, all by the same resamples of the same data.
 
     Args:
-        runs: run folders; a folder of run folders, or of a sweep, is all of them.
+        runs: a run folder, or several; a folder of run folders, or of a sweep, is all of them.
         data: what to evaluate on; where None, the episodes that the runs held out, or else the data
             that they learned from.
         member: whose policies; every one's where None.
@@ -177,10 +177,7 @@ def select(
         InputError: no run, no policy, or data that does not fit all the runs; or the runs have
             learned from different data or have different discounts, and none is given.
     """
-    if updates is not None:
-        require_at_least("updates", updates, 1)
-    require_at_least("replicates", replicates, 2)
-    settings = FQE(replicates=replicates, updates=updates, hidden=hidden)
+    settings = _settings(updates, replicates, hidden)
     folders = [RunFolder.open(run) for run in run_folders(runs)]
     found = [one for folder in folders for one in _candidates(folder, member, step)]
     discount = _discount(folders) if discount is None else discount
@@ -384,7 +381,7 @@ def ope(
     sample: bool = False,
     updates: int | None = None,
     replicates: int = DEFAULT.replicates,
-    hidden: tuple[int, ...] = DEFAULT.hidden,
+    hidden: Sequence[int] = DEFAULT.hidden,
     seed: int = 0,
     progress: bool = True,
 ) -> OpeResult:
@@ -407,11 +404,13 @@ def ope(
     Raises:
         InputError: no run, no such policy, or data that does not fit it.
     """
+    folder = RunFolder.open(Path(run))  # `select` takes a folder of runs too, and every member
+    member = folder.config.require_member(member, str(run))
     found, (policy,) = select(
-        [run],
+        folder.path,
         data,
         member=member,
-        step=_newest(run) if step is None else step,
+        step=_newest(folder) if step is None else step,
         discount=discount,
         sample=sample,
         updates=updates,
@@ -437,6 +436,19 @@ def about_data(data: OffPolicy, own: DataConfig) -> str:
         f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes"
         f"{said.get(dataset.fingerprint(), '')}; discount {data.discount:g}"
     )
+
+
+def _settings(updates: int | None, replicates: int, hidden: Sequence[int]) -> FQE:
+    if updates is not None:
+        require_at_least("updates", updates, 1)
+    require_at_least("replicates", replicates, 2)
+    if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+        raise InputError(
+            f"`hidden` cannot be {brief(hidden)}", hint="give the layers' sizes, such as (64, 64)"
+        )
+    for size in hidden:
+        require_at_least("hidden", size, 1)
+    return FQE(replicates=replicates, updates=updates, hidden=tuple(hidden))
 
 
 def _finite(value: Any) -> Any:
@@ -482,9 +494,8 @@ def _candidates(
     return [(folder, at, which) for at in steps if step in (None, at)]
 
 
-def _newest(run: Path | str) -> int | None:
+def _newest(folder: RunFolder) -> int | None:
     """The step of a run's latest checkpoint, or else of the policies that it kept last."""
-    folder = RunFolder.open(Path(run))
     return latest_step(folder.checkpoints) or latest_step(folder.policies)
 
 
