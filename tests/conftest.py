@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,10 @@ os.environ.setdefault("XQL_REPORT", "0")
 import jax
 
 from xql import jax_config
+
+# As in a terminal: a shell ignores SIGINT in what it starts in the background, commands that tests
+# start would inherit that, and a test that waits for its own signal would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IMPORTED = (Path(jax_config.__file__).parents[1], Path(__file__).parent)
 

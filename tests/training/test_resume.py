@@ -46,14 +46,6 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offline, "FIRST_CHUNK", 7)
 
 
-@pytest.fixture(autouse=True)
-def usual_signals() -> Iterator[None]:
-    """As in a terminal: where tests run in the background, SIGINT may be ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def learn_offline(folder: Path, agent: str = "xql", **changes: Any) -> Run:
     settings: dict[str, Any] = {
         "agent": agent,
