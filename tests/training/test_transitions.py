@@ -176,7 +176,7 @@ def test_what_has_no_errors_says_so(home: Path, online: Run) -> None:
         run_errors(online.path, index=2)
     with pytest.raises(InputError, match="`transitions=1` is too small"):
         run_errors(online.path, transitions=1)
-    with pytest.raises(InputError, match="no complete run folder"):
+    with pytest.raises(InputError, match="this is no run, but a folder of runs"):
         run_errors(home)
 
 
