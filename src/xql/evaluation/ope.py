@@ -250,6 +250,11 @@ class OffPolicy:
             actions[ends] = dataset.actions[acted[tree.query(self.observations[ends])[1]]]
         return self.value(actions)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """That of the data, which takes time to compute where there is much of it."""
+        return self.dataset.fingerprint()
+
     def logged_return(self) -> Estimate:
         """The mean discounted return of the episodes themselves, as far as each log goes."""
         dataset = self.dataset

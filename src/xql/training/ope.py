@@ -300,7 +300,7 @@ class OpeResult:
         """All of it in JSON's values, as in ope.json; docs/run-folder.md has the keys."""
         config = RunConfig.load(self.policy.run)
         dataset, settings = self.data.dataset, self.data.settings
-        fingerprint = dataset.fingerprint()
+        fingerprint = self.data.fingerprint
         support = self.policy.support
         plain: dict[str, Any] = _finite(
             {
@@ -434,7 +434,7 @@ def about_data(data: OffPolicy, own: DataConfig) -> str:
     said = {own.held_out: ", held out from training", own.fingerprint: ", learned from"}
     return (
         f"{dataset.name}: {dataset.transitions:,} transitions in {len(dataset):,} episodes"
-        f"{said.get(dataset.fingerprint(), '')}; discount {data.discount:g}"
+        f"{said.get(data.fingerprint, '')}; discount {data.discount:g}"
     )
 
 
