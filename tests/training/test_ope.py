@@ -112,6 +112,7 @@ def test_python_says_what_the_command_says(run: Run, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     found = xql.ope(run.path, replicates=3, updates=20, progress=False)
     assert out.rstrip("\n").endswith(found.describe())
+    assert "\ndiscounted returns [95 % interval over episodes]:\npolicy " in out
     assert found.to_dict() == json.loads((run.path / FILE).read_text())
     assert f"verdict='{found.verdict}'" in repr(found)
     table = found._repr_html_()

@@ -46,6 +46,8 @@ from xql.version import __version__
 
 FILE = "ope.json"
 """What `xql ope` leaves in a run's folder."""
+RETURNS = "discounted returns [95 % interval over episodes]"
+"""What the estimates are, above them."""
 TRANSITIONS = 5_000
 """Of the data, on which a run's critic is checked."""
 MOST_FAR = 0.25
@@ -266,9 +268,10 @@ class OpeResult:
         return [*self.policy.warnings, *(self.critic.warnings if self.critic is not None else [])]
 
     def describe(self) -> str:
-        """All of it in words, one line each; values are discounted returns in the data's unit."""
+        """All of it in words, one line each; returns are in the data's own unit."""
         policy, critic, near = self.policy, self.critic, self.policy.support
         lines = [f"{policy.run}, member {policy.member}, step {policy.step:,}, on {self._about()}"]
+        lines.append(f"{RETURNS}:")
         width = max(map(len, (names := self._estimates())))
         lines += [f"{name:{width}}  {estimate}" for name, estimate in names.items()]
         if near is not None:
@@ -355,7 +358,7 @@ class OpeResult:
         shown: dict[str, object] = {"run": self.policy.run, "on": self._about()}
         shown |= self._estimates() | {"verdict": self.verdict}
         shown |= {f"warning {number}": text for number, text in enumerate(self.warnings, 1)}
-        return html_table("Off-policy evaluation", shown)
+        return html_table(f"Off-policy evaluation: {RETURNS}", shown)
 
     def _about(self) -> str:
         return about_data(self.data, RunConfig.load(self.policy.run).data)
