@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,11 +12,13 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from xql.agents import Agent, Batch, EnvironmentSpec, Metrics, TrainState
 from xql.data.actions import Discrete, box
 from xql.data.dataset import Dataset
 from xql.runs.config import Member
+from xql.training.online_state import add
 from xql.training.population import initial_population, replicated, train_chunk, zero_totals
 
 
@@ -285,6 +289,23 @@ def line_data(episodes: int = 20, seed: int = 0, **describe: Any) -> Dataset:
             observation = after
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return Dataset.from_arrays(*columns, **({"name": "line"} | describe))
+
+
+def stop_after(calls: int, patch: pytest.MonkeyPatch, number: int = signal.SIGINT) -> None:
+    """Let a signal come during a call of the compiled program of either loop."""
+    left = [calls]
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), number)
+            return function(*args, **kwargs)
+
+        return call
+
+    patch.setattr("xql.training.offline.train_chunk", counted(train_chunk))
+    patch.setattr("xql.training.online.add", counted(add))
 
 
 def same_bits(one: Any, other: Any) -> bool:

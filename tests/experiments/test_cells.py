@@ -2,20 +2,23 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from worlds import register_line
+from worlds import register_line, same_bits, stop_after
 from xql.errors import EnvironmentFault, InputError
 from xql.experiments.cells import (
     Cell,
     asked,
     configuration,
+    finetuned_cell,
     folder_name,
     kept,
     offline_cell,
@@ -24,10 +27,15 @@ from xql.experiments.cells import (
     train_cells,
 )
 from xql.experiments.executors import OnJoblib, OnRay, executor_for
+from xql.runs.checkpoints import latest_step
 from xql.runs.config import EvaluationPlan, OnlineLoop, RunConfig
 from xql.runs.folder import RunFolder
+from xql.runs.lock import locked
+from xql.runs.policy import load_population
+from xql.runs.run import Run
 from xql.training.offline import plan_offline, train_offline
 from xql.training.online import plan_online
+from xql.training.resume import resume
 
 trained: list[str] = []
 
@@ -85,8 +93,8 @@ def bc(data: Path, name: str = "bc", **changes: Any) -> Cell:
 
 def test_a_finished_cell_is_trained_once_and_kept_with_its_checkpoints(tmp_path: Path) -> None:
     said: list[str] = []
-    first = train_cells([cell("a"), cell("b")], tmp_path, say=said.append)
-    again = train_cells([cell("a"), cell("b"), cell("c")], tmp_path, say=said.append)
+    first = train_cells([cell("a"), cell("b")], tmp_path / "cells", say=said.append)
+    again = train_cells([cell("a"), cell("b"), cell("c")], tmp_path / "cells", say=said.append)
     assert trained == ["a", "b", "c"]
     assert again["a"] == first["a"] and first["a"].folder is not None
     files = {path.name for path in first["a"].folder.iterdir()}
@@ -99,7 +107,8 @@ def test_a_finished_cell_is_trained_once_and_kept_with_its_checkpoints(tmp_path:
         "b: there already",
         "c: trained (1 of 1)",
     ]
-    assert len(list(tmp_path.iterdir())) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
+    assert len(list((tmp_path / "cells").iterdir())) == 3
 
 
 def test_the_folder_s_name_follows_what_the_cell_is() -> None:
@@ -117,13 +126,14 @@ def test_the_folder_s_name_follows_what_the_cell_is() -> None:
     assert len({name, *others}) == 4
 
 
-def test_an_interrupted_cell_leaves_nothing_and_is_trained_again(tmp_path: Path) -> None:
+def test_a_cell_that_was_stopped_before_it_saved_leaves_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "cells"
     with pytest.raises(KeyboardInterrupt):
-        train_cells([cell("a"), cell("b", fail="stop")], tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [folder_name(cell("a"), {})]
-    outcomes = train_cells([cell("a"), cell("b")], tmp_path)
+        train_cells([cell("a"), cell("b", fail="stop")], home)
+    assert list(tmp_path.rglob("*-*")) == [home / folder_name(cell("a"), {})]
+    outcomes = train_cells([cell("a"), cell("b")], home)
     assert trained == ["a", "b", "b"]
-    assert outcomes["b"].folder == tmp_path / folder_name(cell("b"), {})
+    assert outcomes["b"].folder == home / folder_name(cell("b"), {})
 
 
 @pytest.mark.parametrize(
@@ -136,7 +146,7 @@ def test_an_interrupted_cell_leaves_nothing_and_is_trained_again(tmp_path: Path)
 def test_a_cell_that_cannot_be_trained_says_why_and_stops_no_other(
     tmp_path: Path, fail: str, problem: str
 ) -> None:
-    outcomes = train_cells([cell("a", fail=fail), cell("b")], tmp_path)
+    outcomes = train_cells([cell("a", fail=fail), cell("b")], tmp_path / "cells")
     assert outcomes["a"].folder is None and outcomes["a"].problem == problem
     assert outcomes["b"].folder is not None and outcomes["b"].problem == ""
 
@@ -150,38 +160,122 @@ def test_a_trained_cell_that_cannot_be_kept_is_not_lost(
             raise shutil.Error([(source, target, "[Errno 28] No space left on device")])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for name in ("tmp", "cells"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    home, name = tmp_path / "cells", folder_name(cell("a"), {})
+    home.mkdir()
     monkeypatch.setattr(shutil, "copytree", full)
-    problem = train_cells([cell("a")], tmp_path / "cells")["a"].problem
-    (work,) = (tmp_path / "tmp").iterdir()
+    problem = train_cells([cell("a")], home)["a"].problem
+    work = tmp_path / "work" / name
     assert problem == (
-        f"{tmp_path / 'cells' / folder_name(cell('a'), {})}: no cell can be written here "
-        f"(No space left on device); make room there; what was trained is kept in {work / 'run'}"
+        f"{home / name}: no cell can be written here "
+        f"(No space left on device); make room there; what was trained is kept in {work}"
     )
     assert (work / "run" / "checkpoints" / "60").is_dir()
-    assert list((tmp_path / "cells").iterdir()) == []
+    assert list(home.iterdir()) == []
     monkeypatch.undo()
-    train_cells([cell("a")], tmp_path / "cells")
+    assert train_cells([cell("a")], home)["a"].folder == home / name
     with pytest.raises(InputError, match=r"no cell can be written here \(.* is a file\)"):
-        train_and_keep(tmp_path / "cells" / folder_name(cell("a"), {}) / "cell.json", cell("b"))
-    assert trained == ["a", "a"]
+        train_and_keep(home / name / "cell.json", cell("b"))
+    assert trained == ["a"]
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_damaged_cell_is_named(tmp_path: Path) -> None:
-    folder = train_and_keep(tmp_path, cell("a"))
+    home = tmp_path / "cells"
+    folder = train_and_keep(home, cell("a"))
     for damage in (b"", b"3", b"\xff", b"[" * 100_000):
         (folder / "cell.json").write_bytes(damage)
         with pytest.raises(InputError, match=r"cell\.json: this file is damaged; remove that cell"):
-            kept(tmp_path, cell("a"))
+            kept(home, cell("a"))
 
 
 def test_a_cell_that_another_process_kept_meanwhile_stands(tmp_path: Path) -> None:
-    first = train_and_keep(tmp_path, Cell("cell", train, {"name": "first"}, {}))
-    second = train_and_keep(tmp_path, Cell("cell", train, {"name": "second"}, {}))
+    home = tmp_path / "cells"
+    first = train_and_keep(home, Cell("cell", train, {"name": "first"}, {}))
+    second = train_and_keep(home, Cell("cell", train, {"name": "second"}, {}))
     assert second == first and (first / "returns.csv").read_text() == "first"
-    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+    assert [path.name for path in home.iterdir()] == [first.name]
+
+
+def long_cell(kind: str, folder: Path) -> Cell:
+    """One whose training can be stopped halfway."""
+    evaluation, options = EvaluationPlan(2, 1, 1), {"hidden": [4], "batch_size": 4}
+    if kind == "online":
+        return online_cell(
+            kind,
+            register_line(),
+            agent="td3",
+            steps=60,
+            seeds=[1],
+            options=options,
+            evaluation=evaluation,
+            loop=OnlineLoop(warmup=20),
+            quiet=True,
+        )
+    path = folder / "line.npz"
+    more = {"agent": "iql", "steps": 60, "env": register_line(), "evaluation": evaluation}
+    offline = bc(path if path.exists() else log(path), kind, **more)
+    return offline if kind == "offline" else finetuned_cell(offline, 60, "symmetric")
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Cell, Path]]:
+    """Cells that were never interrupted, and where they are kept."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    @functools.cache
+    def whole(kind: str) -> tuple[Cell, Path]:
+        one = long_cell(kind, folder)
+        return one, train_and_keep(folder / "cells", one)
+
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("kind", "calls", "part"),
+    [
+        ("offline", 2, "run"),
+        ("online", 33, "run"),
+        ("finetuned", 2, "offline"),
+        ("finetuned", 40, "run"),
+    ],
+)
+def test_an_interrupted_cell_goes_on_bit_for_bit(
+    wholes: Callable[[str], tuple[Cell, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    calls: int,
+    part: str,
+) -> None:
+    monkeypatch.setattr("xql.training.offline.FIRST_CHUNK", 7)
+    one, whole = wholes(kind)
+    home, work = tmp_path / "cells", tmp_path / "work"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(calls, patch)
+        train_and_keep(home, one)
+    assert not home.exists()
+    [run] = work.glob(f"*/{part}")
+    assert 0 < (latest_step(run / "checkpoints") or 0) < 60
+    with locked(run.parent):
+        problem = train_cells([one], home)[one.name].problem
+    assert "another process is writing" in problem
+    resumed: list[Path] = []
+
+    def spy(folder: Path, **settings: Any) -> Run:
+        resumed.append(folder)
+        return resume(folder, **settings)
+
+    monkeypatch.setattr("xql.experiments.cells.resume", spy)
+    folder = train_and_keep(home, one)
+    assert resumed == [run]
+    assert folder.name == whole.name and not work.exists()
+    runs = RunFolder.open(folder), RunFolder.open(whole)
+    rows, wanted = (
+        [(row.step, {**row.values, "seconds": None}) for row in run.read_metrics()] for run in runs
+    )
+    assert rows == wanted != []
+    assert runs[0].read_evaluations() == runs[1].read_evaluations()
+    assert same_bits(*(load_population(run).population for run in runs))
 
 
 @pytest.mark.parametrize("executor", [OnRay, OnJoblib])
@@ -381,10 +475,11 @@ def test_an_online_cell_is_kept_like_any_other(tmp_path: Path) -> None:
         loop=OnlineLoop(warmup=5),
         quiet=True,
     )
-    [outcome] = train_cells([line], tmp_path).values()
-    assert outcome.folder is not None and outcome.folder == kept(tmp_path, line)
+    home = tmp_path / "cells"
+    [outcome] = train_cells([line], home).values()
+    assert outcome.folder is not None and outcome.folder == kept(home, line)
     run = RunFolder.open(outcome.folder)
     assert run.config.steps == 20 and len(run.read_evaluations()) == 1
     assert json.loads((run.path / "cell.json").read_text()) == {"train": "train_online"}
     other = dataclasses.replace(run.config, loop=OnlineLoop(warmup=6))
-    assert kept(tmp_path, line._replace(configuration=configuration(other))) is None
+    assert kept(home, line._replace(configuration=configuration(other))) is None

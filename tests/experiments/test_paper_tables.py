@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 from pathlib import Path
 
 import h5py
@@ -350,6 +351,11 @@ def test_runs_of_other_folders_are_shown_whatever_their_settings(tmp_path: Path)
         for line in mine
         if "β = 0.6" in line["column"] and "200000" in line["of"]
     ] == [("92.5", "91", "94")]
+    # A cell that is still training is none yet.
+    (cell,) = (RESULTS / "antmaze" / "cells").glob("bc-*")
+    shutil.copytree(cell, tmp_path / "table" / "work" / cell.name / "run")
+    with pytest.raises(InputError, match="no run has learned offline"):
+        find_kept(rows, [tmp_path], finetuned=False)
     (tuned,) = find_kept(rows, [RESULTS / "finetune"], finetuned=True)
     assert tuned.before is not None and tuned.before.interval.estimate == 94.5
     assert tuned.step == 100_000 and tuned.result.last.interval.estimate == 90.5

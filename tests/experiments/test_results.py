@@ -18,12 +18,13 @@ from xql.experiments import (
     offline_results,
     online_results,
 )
-from xql.experiments.cells import Cell, kept, offline_cell
+from xql.experiments.cells import Cell, folder_name, kept, offline_cell
 from xql.experiments.offline_results import Entry, chosen, draw, entries_of, rows_of, tabulate
 from xql.experiments.offline_tables import TABLES, Table, make_data
 from xql.experiments.sources import minari_fingerprint
 from xql.runs.config import EvaluationPlan
 from xql.runs.folder import Evaluation, RunFolder
+from xql.runs.lock import locked
 from xql.training.offline import plan_offline
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -164,10 +165,16 @@ def test_a_table_trains_what_is_missing_and_grows(
     offline_results.main("small", only=("bc",), out=tmp_path)
     # Data that is there is not made again.
     monkeypatch.setattr(offline_results, "make_data", lambda _: None)
-    offline_results.main("small", out=tmp_path)
-    printed = capsys.readouterr().out.splitlines()
-    assert printed == ["bc: trained (1 of 1)", "xql: trained (1 of 1)", "bc: there already"]
     home = tmp_path / "small"
+    # A cell that another process trains is left to it.
+    work = home / "work" / folder_name(xql := cells(None)[0], xql.configuration)
+    work.mkdir(parents=True)
+    with locked(work), pytest.raises(InputError, match=r"not trained, .* reasons above: xql"):
+        offline_results.main("small", out=tmp_path)
+    offline_results.main("small", out=tmp_path)
+    trained, busy, *rest = capsys.readouterr().out.splitlines()
+    assert trained == "bc: trained (1 of 1)" and "another process" in busy
+    assert rest == ["bc: there already", "xql: trained (1 of 1)", "bc: there already"]
     assert {path.name for path in home.iterdir()} == {
         "cells",
         "table.csv",

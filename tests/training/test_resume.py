@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import xql
-from worlds import Line, line_data, register_line, same_bits
+from worlds import Line, line_data, register_line, same_bits, stop_after
 from xql.agents import OFFLINE, ONLINE
 from xql.cli import main
 from xql.errors import EnvironmentFault, InputError, Terminated
@@ -28,7 +28,6 @@ from xql.runs.folder import RunFolder
 from xql.runs.lock import locked
 from xql.runs.run import Run
 from xql.training import offline, online, streaming
-from xql.training.online_state import add
 from xql.training.population import train_chunk
 from xql.training.run_logger import RunLogger
 from xql.training.saved import load_saved
@@ -92,23 +91,6 @@ def go_on(path: Path, **changes: Any) -> Run:
     config = RunConfig.load(path)
     data = {} if config.loop and not config.finetune else {"data": line_data()}
     return xql.resume(path, trust=["worlds"], progress=False, **(data | changes))
-
-
-def stop_after(calls: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGINT) -> None:
-    """Let a signal come during a call of the compiled program of either loop."""
-    left = [calls]
-
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), number)
-            return function(*args, **kwargs)
-
-        return call
-
-    monkeypatch.setattr("xql.training.offline.train_chunk", counted(train_chunk))
-    monkeypatch.setattr("xql.training.online.add", counted(add))
 
 
 def log_of(run: Run | Path) -> tuple[list[dict[str, Any]], str]:

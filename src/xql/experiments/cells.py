@@ -4,18 +4,21 @@ A cell is a function that trains, and the configuration of the run that it makes
 lies in a folder NAME-HASH, the hash being of both, so that a table under other settings never shows
 a cell of these, and a changed preset makes another cell. Beside what `compact.py` keeps, a cell
 keeps its checkpoints, so that it can be filmed and evaluated like any run, and `cell.json`, what
-tells it apart that is no part of config.yaml. A cell that was interrupted leaves nothing.
+tells it apart that is no part of config.yaml.
+
+A cell trains in the folder `work` beside the kept ones. What interrupted it, training goes on from
+its latest checkpoint, with the bits of one that was not (`training/resume.py`).
 
 A cell is *found* by what its files say. Neither the data nor the simulator need be here for that,
 and a hyperparameter that a later version adds, with a default that changes nothing, loses no cell.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +32,17 @@ from xql.data.scaling import Scaling
 from xql.errors import EnvironmentFault, InputError, MissingExtra
 from xql.experiments.compact import compact
 from xql.experiments.executors import Executor, Lost, in_process
-from xql.files import beside, made_folder, require_writable, unwritable, write_text, writing
+from xql.files import (
+    beside,
+    made_folder,
+    remove_folder,
+    require_writable,
+    unwritable,
+    write_text,
+    writing,
+)
 from xql.presets import resolve
-from xql.runs.checkpoints import drop_extra
+from xql.runs.checkpoints import drop_extra, latest_step
 from xql.runs.config import (
     DEFAULT_EVALUATION,
     DataConfig,
@@ -41,10 +52,14 @@ from xql.runs.config import (
     RunConfig,
     require_at_least,
 )
+from xql.runs.folder import RunFolder
+from xql.runs.lock import locked
+from xql.runs.run import Run
 from xql.runs.sweep import choose_members
 from xql.training.finetune import train_finetune
 from xql.training.offline import plan_offline, train_offline
 from xql.training.online import train_online
+from xql.training.resume import resume
 
 Train = Callable[..., object]
 """Writes a run folder at its keyword argument `out`; importable by name, so that another process
@@ -274,7 +289,9 @@ def train_then_finetune(
     out: Path,
     **settings: Any,
 ) -> None:
-    """Train offline, then go on online from the last step; only the second run is kept.
+    """Train offline, then go on online from the last step; or go on with what lies there of both.
+
+    The offline run is `offline` beside `out`.
 
     Args:
         data, steps, env, **settings: as `train_offline` takes them.
@@ -282,7 +299,16 @@ def train_then_finetune(
         evaluations, episodes, last_episodes: of the second run, whose step 0 is the first's last.
         progress: show progress bars.
     """
-    with tempfile.TemporaryDirectory(prefix="xql-offline-") as work:
+    again: dict[str, Any] = {"data": data, "env": env, "progress": progress, "report": False}
+    if is_begun(out) and latest_step(out / "checkpoints") is not None:
+        resume(out, **again)
+        return
+    remove_folder(out)
+    offline = out.with_name("offline")
+    run: Run
+    if is_begun(offline):
+        run = resume(offline, **again)
+    else:
         run = train_offline(
             data,
             steps=steps,
@@ -290,23 +316,23 @@ def train_then_finetune(
             evaluations=1,
             last_episodes=0,
             progress=progress,
-            out=Path(work) / "offline",
+            out=offline,
             **settings,
         )
-        if len(run.folder.read_frozen()) == len(run.config.members):
-            raise InputError("every member diverged offline", hint="take another preset or seed")
-        train_finetune(
-            run,
-            env=env,
-            steps=online_steps,
-            replay=replay,
-            evaluations=evaluations,
-            episodes=episodes,
-            last_episodes=last_episodes,
-            progress=progress,
-            report=False,
-            out=out,
-        )
+    if len(run.folder.read_frozen()) == len(run.config.members):
+        raise InputError("every member diverged offline", hint="take another preset or seed")
+    train_finetune(
+        run,
+        env=env,
+        steps=online_steps,
+        replay=replay,
+        evaluations=evaluations,
+        episodes=episodes,
+        last_episodes=last_episodes,
+        progress=progress,
+        report=False,
+        out=out,
+    )
 
 
 def finetuned_cell(cell: Cell, online_steps: int, replay: ReplayKind | Unchecked) -> Cell:
@@ -443,27 +469,65 @@ def train_cells(
 
 
 def train_and_keep(home: Path, cell: Cell) -> Path:
-    """Train one cell and keep of its run what tables and figures need; all of it or nothing.
+    """Train one cell, or go on with it, and keep of its run what tables and figures need.
 
     Returns:
         Its folder.
+
+    Raises:
+        InputError, EnvironmentFault, KeyboardInterrupt: it could not be trained or kept, or another
+            process trains it. What it has learned lies in `work`.
     """
     require_writable(home, "cell")
     _require_agreement(cell)
-    work = Path(tempfile.mkdtemp(prefix="xql-cell-"))
-    run = work / "run"
-    try:
-        cell.train(**cell.settings, out=run)
-        folder = keep(run, home, cell)
-    except BaseException as error:
-        # Of what failed to be evaluated or written, the policies are still worth having.
-        if isinstance(error, InputError | EnvironmentFault) and (run / "checkpoints").is_dir():
-            hint = f"{error.hint}; what was trained is kept in {run}"
-            raise type(error)(error.what, where=error.where, hint=hint) from error
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    shutil.rmtree(work, ignore_errors=True)
+    work = home.with_name("work") / folder_name(cell, cell.configuration)
+    run, trained = work / "run", work / "trained"
+    with writing(work, "cell"):
+        work.mkdir(parents=True, exist_ok=True)
+    with locked(work):
+        try:
+            if not trained.exists():
+                _train_or_resume(cell, run)
+                trained.touch()  # of any trainer: only the keeping may have to be done again
+            folder = keep(run, home, cell)
+        except BaseException as error:
+            if not any(work.glob("*/checkpoints")):
+                _remove(work)
+            elif isinstance(error, InputError | EnvironmentFault):
+                hint = f"{error.hint}; what was trained is kept in {work}"
+                raise type(error)(error.what, where=error.where, hint=hint) from error
+            raise
+        _remove(work)
     return folder
+
+
+def _train_or_resume(cell: Cell, run: Path) -> None:
+    """Train a cell, or go on with what there is of it."""
+    if cell.train in (train_offline, train_online) and is_begun(run):
+        names = ("data", "env", "progress", "report")
+        resume(run, **{name: cell.settings[name] for name in names if name in cell.settings})
+        return
+    if cell.train is not train_then_finetune:
+        remove_folder(run)  # by another trainer: nothing goes on from there
+    cell.train(**cell.settings, out=run)
+
+
+def is_begun(run: Path) -> bool:
+    """Whether a run lies there that can be gone on with; what is less than that is removed."""
+    if not (run / "config.yaml").exists():
+        return False
+    try:
+        RunFolder.open(run)
+    except InputError:  # its process was killed while it made the files
+        remove_folder(run)
+        return False
+    return True
+
+
+def _remove(work: Path) -> None:
+    shutil.rmtree(work, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another cell's is there
+        work.parent.rmdir()
 
 
 def keep(run: Path, home: Path, cell: Cell) -> Path:

@@ -27,9 +27,9 @@
     extraction    XQL's four ways to extract a policy, on AntMaze-UMaze-diverse made here and DMSD,
                   2 seeds × 25k updates
 
-A cell is one agent on one dataset; it is trained only if OUT/TABLE/cells does not hold it yet, so
-that a table can grow over days. Table and figure are drawn from the cells alone, which need neither
-the data nor the simulator.
+A cell is one agent on one dataset; it is trained only if OUT/TABLE/cells does not hold it yet, and
+goes on where it was interrupted, so that a table can grow over days. Table and figure are drawn
+from the cells alone, which need neither the data nor the simulator.
 """
 
 import csv
@@ -307,7 +307,7 @@ def main(
     if table not in TABLES:
         raise InputError(f"no table '{table}'", hint=nearest(table, TABLES))
     use_all_cores()
-    home = out / table
+    home, missing = out / table, []
     for one in chosen(TABLES[table].cells(data), only) if train else ():
         if kept(home / "cells", one) is None:
             make_data(one)
@@ -315,12 +315,14 @@ def main(
             [one] = chosen(TABLES[table].cells(data), [one.name])
         [outcome] = train_cells([one], home / "cells", say=print).values()
         if outcome.problem:
-            raise InputError(outcome.problem)
+            missing.append(one.name)
         # After every cell: the next may take a day.
         tabulate(table, home)
     entries = tabulate(table, home)
     with decoration("figure"):
         draw(table, entries, home)
+    if missing:
+        raise InputError(f"not trained, for the reasons above: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

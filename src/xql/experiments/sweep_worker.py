@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 import os
-import shutil
 import socket
 import time
 import traceback
@@ -17,7 +16,7 @@ import numpy as np
 
 from xql.agents import ONLINE
 from xql.errors import EnvironmentFault, InputError, MissingExtra, reason
-from xql.experiments.cells import Cell, folder_name, keep
+from xql.experiments.cells import Cell, folder_name, is_begun, keep
 from xql.experiments.search import Trial, pruning, tell
 from xql.files import remove_folder, write_text
 from xql.runs.config import Member
@@ -135,19 +134,12 @@ def as_sweep(member: Member) -> dict[str, Any]:
 
 
 def _begun(out: Path) -> bool:
-    """Whether a run lies at `out` that can be gone on with; what is less than that is removed."""
-    if not (out / "config.yaml").exists():
-        return False
+    """Whether a run lies at `out` that can be gone on with, once no other process writes to it."""
     for _ in range(PATIENCE):
         if not is_locked(out):
             break
         time.sleep(1.0)
-    try:
-        RunFolder.open(out)
-    except InputError:  # its process was killed while it made the files
-        shutil.rmtree(out)
-        return False
-    return True
+    return is_begun(out)
 
 
 def attempt(out: Path, session: str, job: Job) -> Outcome:
