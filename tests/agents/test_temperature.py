@@ -13,6 +13,7 @@ from xql.agents.temperature import (
     SAMPLES,
     divergence,
     initial_temperatures,
+    lift,
     solve_temperature,
     tune,
 )
@@ -56,6 +57,30 @@ def test_it_has_the_unit_of_the_differences_to_the_bit() -> None:
         for power in (-30, -7, 7, 30):
             scale = jnp.float32(2.0**power)
             assert solve_temperature(scale * d, 0.15) == scale * solve_temperature(d, 0.15)
+
+
+def test_the_lift_of_a_normal_batch_is_its_variance_over_2_beta() -> None:
+    d = jnp.asarray(np.random.default_rng(0).normal(3.0, 2.0, 200_000), jnp.float32)
+    betas = jnp.array([2.0, 4.0, 8.0])
+    np.testing.assert_allclose(lift(d, betas), 4.0 / (2 * betas), rtol=0.02)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_beta_is_the_least_within_both_bounds(name: str) -> None:
+    d = jnp.asarray(DISTRIBUTIONS[name], jnp.float32)
+    free = float(solve_temperature(d, 0.1))
+    lifted = float(lift(d, jnp.float32(free)))
+    # A bound that the KL keeps anyway changes nothing, and a lower one is kept instead.
+    assert float(solve_temperature(d, 0.1, 1.01 * lifted)) == pytest.approx(free, rel=1e-3)
+    for share in (0.5, 0.05):
+        held = solve_temperature(d, 0.1, share * lifted)
+        assert float(lift(d, held)) == pytest.approx(share * lifted, rel=5e-3)
+        assert float(held) > free and float(divergence(d, held)) < 0.1
+        scale = jnp.float32(2.0**7)
+        assert solve_temperature(scale * d, 0.1, scale * share * lifted) == pytest.approx(
+            float(scale * held), rel=1e-6
+        )
+    assert solve_temperature(jnp.full(SAMPLES, 3.0), 0.1, 1.0) == 0.0
 
 
 def test_what_a_batch_cannot_reach() -> None:

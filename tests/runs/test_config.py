@@ -397,7 +397,7 @@ INACTIVE = [
     ("cql", {}, {"target_gap"}),
     ("cql", {"lagrange": True}, set()),
     ("awac", {"weights": "softmax"}, {"weight_cap"}),
-    ("xql", {}, {"beta_kl", "policy_kl", *NOT_OF_AWR}),
+    ("xql", {}, {"beta_kl", "beta_optimism", "policy_kl", *NOT_OF_AWR}),
     ("xql", {"beta": "auto"}, {"policy_kl", *NOT_OF_AWR}),
     (
         "xql",

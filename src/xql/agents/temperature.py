@@ -7,6 +7,12 @@ is the β at which KL(softmax(d/β) ‖ uniform) = ε, so ε has no unit and β 
 is solved, and β is the moving average of its solutions: no learning rate, no initial value, nothing
 to wait for.
 
+A soft maximum also lifts V above the mean over the data's actions, by β log mean e^{d/β} − mean d.
+A backup adds that at every step, so that over all steps to come it is 1/(1 − γ) times as much; and
+what lifts V unevenly spreads d, which makes β larger and the lift too. Where nothing terminates,
+values can grow so without end. So the lift over all steps can have a bound of its own: β is then
+the least at which neither it nor the KL is beyond its bound.
+
 The solution from N samples depends on N where the tail of d is heavy, so it is taken from the same
 number of samples whatever the batch size is.
 """
@@ -83,7 +89,17 @@ def divergence(
     return (weights * u).sum(-1) / total - jnp.log(total / len(differences))
 
 
-def solve_temperature(differences: Float[Array, " samples"], kl: Number) -> Scalar:
+def lift(
+    differences: Float[Array, " samples"], beta: Float[Array, "*betas"]
+) -> Float[Array, "*betas"]:
+    """How far the soft maximum β log mean e^{d/β} is above the mean of d, for each β."""
+    u = (differences - differences.max()) / jnp.asarray(beta)[..., None]
+    return beta * (jnp.log(jnp.exp(u).mean(-1)) - u.mean(-1))
+
+
+def solve_temperature(
+    differences: Float[Array, " samples"], kl: Number, most: Number | None = None
+) -> Scalar:
     """The β at which the weights softmax(d/β) are `kl` nats from uniform.
 
     As `gumbel.dual_temperature`, with a fixed amount of work in few steps that do not wait for one
@@ -92,10 +108,11 @@ def solve_temperature(differences: Float[Array, " samples"], kl: Number) -> Scal
     Args:
         differences: d, in any unit.
         kl: ε in nats.
+        most: of the `lift`, in the unit of d.
 
     Returns:
-        β in the unit of d: exactly 2^k times as much for 2^k d; 0 where all d are equal. Where even
-        the largest β or the smallest in reach, std(d)·e^{±4}, is not that far, that one.
+        β in the unit of d: exactly 2^k times as much for 2^k d and `most`; 0 where all d are equal.
+        Where even the largest β or the smallest in reach, std(d)·e^{±4}, is not that far, that one.
     """
     deviation = differences.std()
     d = jnp.where(deviation > 0, (differences - differences.mean()) / deviation, 0.0)
@@ -103,7 +120,9 @@ def solve_temperature(differences: Float[Array, " samples"], kl: Number) -> Scal
     for _ in range(_ROUNDS):
         log_beta = low + (high - low) * jnp.linspace(0.0, 1.0, _POINTS)
         kls = divergence(d, jnp.exp(log_beta))
-        # The KL falls with β: the last point that is too far has the solution on its right.
+        if most is not None:
+            kls = jnp.maximum(kls, kl * (deviation / most) * lift(d, jnp.exp(log_beta)))
+        # Both fall with β: the last point that is too far has the solution on its right.
         at = jnp.clip((kls > kl).sum() - 1, 0, _POINTS - 2)
         low, high = log_beta[at], log_beta[at + 1]
     far, near = kls[at], kls[at + 1]
@@ -120,6 +139,8 @@ class Tuned(NamedTuple):
     """Of softmax(d/temperature) from uniform, in nats."""
     effective_sample_size: Scalar
     """Of these weights: (Σw)²/(N Σw²) in (0, 1]."""
+    lift: Scalar
+    """Of the soft maximum over the mean, in the unit of the differences."""
 
 
 def tune(
@@ -128,6 +149,7 @@ def tune(
     kl: Number,
     floor: Number,
     step: Int[Array, ""],
+    most: Number | None = None,
 ) -> Tuned:
     """The moving average of the log of a temperature, one batch on.
 
@@ -140,9 +162,10 @@ def tune(
             choose among its errors.
         step: batches before this one. The first sets the temperature, and until the average has
             its length each weighs as in a mean. One without a temperature leaves it as it was.
+        most: of the `lift`, in the unit of d.
     """
     d = jax.lax.stop_gradient(differences[:SAMPLES])
-    solved = jnp.maximum(solve_temperature(d, kl), jax.lax.stop_gradient(floor))
+    solved = jnp.maximum(solve_temperature(d, kl, most), jax.lax.stop_gradient(floor))
     rate = AVERAGE_RATE / (1.0 - (1.0 - AVERAGE_RATE) ** (step + 1.0))
     # A batch of equal differences, or of one transition, has no temperature: 0 would divide.
     solved = jnp.where(solved > 0, solved, temperature)
@@ -151,4 +174,4 @@ def tune(
     after = jnp.maximum(after, _SMALLEST)
     weights = jax.nn.softmax(d / after)
     size = 1.0 / (len(d) * jnp.square(weights).sum())
-    return Tuned(after, divergence(d, after), size)
+    return Tuned(after, divergence(d, after), size, lift(d, after))

@@ -143,6 +143,12 @@ class XQLConfig:
         doc="ε of `beta=auto`, in nats: how far the soft maximum's weights are from the data's.",
         range=KL,
     )
+    beta_optimism: float | None = static(
+        default=None,
+        doc="The most that the soft maximum of `beta=auto` adds to a value over all steps to come, "
+        "in units of the rewards as they are scaled; None has no bound.",
+        range=POSITIVE,
+    )
     inverse_temperature: SweptOrAuto = swept(
         default=3.0, doc="κ of the advantage weights, in 1/return.", auto=True
     )
@@ -247,7 +253,11 @@ class XQLConfig:
             "best_of_n": {"candidates", "flow_steps"},
             "flow": {"bc_weight", "flow_steps"},
         }
-        bounds = {"beta_kl": self.beta, "policy_kl": self.inverse_temperature}
+        bounds = {
+            "beta_kl": self.beta,
+            "beta_optimism": self.beta,
+            "policy_kl": self.inverse_temperature,
+        }
         fixed = {name for name, tuned in bounds.items() if not isinstance(tuned, Auto)}
         sampled = {"clip", "loss", "maclaurin_order", "max_gradient_norm", "value_layer_norm"}
         idle = set() if self.soft_maximum == "sampled" else sampled
@@ -390,12 +400,10 @@ def update(total_steps: int, state: XQLState, batch: Batch) -> tuple[XQLState, M
             if config.soft_maximum == "exact":
                 return exact_loss(network, state, data, targets, floor)
             v = network(observations)
-            beta, found = config.beta, {}
+            beta: Any = config.beta
+            found: Metrics = {}
             if isinstance(beta, Auto):
-                tuned = tune(
-                    state.temperatures["value"], targets - v, config.beta_kl, floor, state.step
-                )
-                beta, found = tuned.temperature, {"beta": tuned.temperature, "kl": tuned.kl}
+                beta, found = tune_beta(state, state.temperatures["value"], targets - v, floor)
             loss, diagnostics = gumbel_loss(
                 (targets - v) / beta,
                 kind=config.loss,
@@ -474,6 +482,24 @@ def value_targets(
     return observations, state.target_critic(observations, actions).min(0)
 
 
+def tune_beta(
+    state: XQLState,
+    before: Scalar,
+    differences: Float[Array, " batch"],
+    floor: Scalar,
+) -> tuple[Scalar, Metrics]:
+    """β after one more batch, and what is logged of it."""
+    config = state.config
+    # A discounted sum has 1/(1 − γ) steps; one without a discount is bounded for one of them.
+    share = jnp.where(config.discount < 1, 1.0 - config.discount, 1.0)
+    most = None if config.beta_optimism is None else config.beta_optimism * share
+    tuned = tune(before, differences, config.beta_kl, floor, state.step, most)
+    found = {"beta": tuned.temperature, "kl": tuned.kl}
+    if most is not None:
+        found["optimism"] = tuned.lift / share
+    return tuned.temperature, found
+
+
 class ExactValue(eqx.Module):
     """V(s) = β log Σ_a µ̂(a|s) e^{Q(s, a)/β}, the sum over all discrete actions."""
 
@@ -502,8 +528,7 @@ def exact_loss(
     v = ExactValue(state.value.network, state.target_critic, beta)(data.observations)
     metrics = {"value_loss": loss, "v": v.mean()}
     if tuned_before is not None:
-        tuned = tune(tuned_before, target_q - v, config.beta_kl, floor, state.step)
-        metrics |= {"beta": tuned.temperature, "kl": tuned.kl}
+        metrics |= tune_beta(state, tuned_before, target_q - v, floor)[1]
     return loss, metrics
 
 

@@ -19,6 +19,7 @@ import tyro
 from xql.errors import InputError, decoration
 from xql.experiments.cells import Cell, finetuned_cell, kept, offline_cell, train_cells
 from xql.experiments.compact import reduce_colours
+from xql.experiments.offline_tables import UNBOUNDED
 from xql.experiments.sources import minari_fingerprint
 from xql.files import write_texts
 from xql.reports.plots import curves_from_run, plot_learning_curves
@@ -74,6 +75,7 @@ def cells(folder: Path | None) -> list[Cell]:
                 "neorl2/DMSD",
                 opened=f"neorl2:{(folder or Path()) / 'DMSD-high-100000-train.npz'}",
                 agent="xql",
+                options=UNBOUNDED,
                 steps=50_000,
                 seeds=SEEDS,
                 evaluation=EvaluationPlan(20, 5, 20),

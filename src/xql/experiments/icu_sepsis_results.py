@@ -20,6 +20,7 @@ from xql.collect.icu_sepsis import EPISODES, collect
 from xql.envs.icu_sepsis import Tables, exact_worth, one_hot, optimal_policy, sepsis_tables
 from xql.errors import InputError
 from xql.evaluation.statistics import format_interval, mean, stratified_bootstrap
+from xql.experiments.offline_tables import UNBOUNDED
 from xql.files import write_texts
 from xql.runs.policy import Policy, load_policy, scale
 from xql.training.offline import train_offline
@@ -27,8 +28,11 @@ from xql.training.offline import train_offline
 STEPS, SEEDS, DISCOUNT = 4_000, 4, 0.99
 _RATES = dict.fromkeys(("critic_learning_rate", "policy_learning_rate"), 1e-3)
 AGENTS: dict[str, tuple[OfflineName, dict[str, Any]]] = {
-    "xql-exact": ("xql", {"soft_maximum": "exact", "value_learning_rate": 1e-3, **_RATES}),
-    "xql": ("xql", {"value_learning_rate": 1e-3, **_RATES}),
+    "xql-exact": (
+        "xql",
+        {"soft_maximum": "exact", "value_learning_rate": 1e-3, **_RATES, **UNBOUNDED},
+    ),
+    "xql": ("xql", {"value_learning_rate": 1e-3, **_RATES, **UNBOUNDED}),
     "iql": ("iql", {"value_learning_rate": 1e-3, **_RATES}),
     "cql": ("cql", {"critic_hidden": [64, 64], **_RATES}),
     "awac": ("awac", _RATES),

@@ -38,6 +38,10 @@ class Table(NamedTuple):
 _PRESETS = {"xql": "fixed"}
 """Of agents whose cells have another than `default`."""
 
+UNBOUNDED: dict[str, Any] = {"beta_optimism": None}
+"""Of XQL's cells of the preset `default` from before it had a bound on β's optimism, which none of
+them but PointMaze-Large would have reached at a logged step (docs/choosing-beta.md)."""
+
 
 def _cell(name: str, data: str, agent: str, steps: int, seeds: int = 4, **more: Any) -> Cell:
     """One agent on one Minari dataset."""
@@ -142,8 +146,9 @@ _KITCHEN = {
 def _kitchen(_: str | None) -> list[Cell]:
     # All starts are alike but for noise, so that more episodes of one policy say little more.
     plan = EvaluationPlan(evaluations=4, episodes=5, last_episodes=20)
-    return [
-        one.cell(
+
+    def cell(kind: str, name: str, one: _Entry, observations: str) -> Cell:
+        return one.cell(
             f"{kind}-{name}-{observations}",
             f"kitchen/{kind}-v0",
             200_000,
@@ -151,10 +156,16 @@ def _kitchen(_: str | None) -> list[Cell]:
             options={"observations": observations},
             evaluation=plan,
         )
+
+    cells = [
+        cell(kind, name, one, observations)
         for kind in ("partial", "mixed", "complete")
         for observations in ("standardised", "raw")
         for name, one in _KITCHEN.items()
     ]
+    # On which β's optimism was found to have no end.
+    unbounded = _Entry("xql", options=UNBOUNDED)
+    return [*cells, cell("partial", "xql-unbounded", unbounded, "standardised")]
 
 
 def _door_human(file: str | None) -> list[Cell]:
@@ -243,7 +254,7 @@ def _stability(folder: str | None) -> list[Cell]:
         _short(f"{name}-{kind}", task.data, "xql", folder, task.episodes, **more)
         for name, task in _TASKS.items()
         for kind, more in (
-            ("auto", {}),
+            ("auto", {"options": UNBOUNDED}),
             ("fixed", {"preset": "fixed", "sweep": {"beta": task.betas}}),
             ("official", {"preset": "fixed", "options": {**_OFFICIAL, **task.official}}),
         )
@@ -267,7 +278,7 @@ def _neorl2(folder: str | None) -> list[Cell]:
     cells = []
     for task, settings in peers.items():
         name, data = ("dmsd" if task == "DMSD" else "safety-half-cheetah"), f"neorl2/{task}"
-        cells.append(_short(f"{name}-xql", data, "xql", folder))
+        cells.append(_short(f"{name}-xql", data, "xql", folder, options=UNBOUNDED))
         for agent, own in settings.items():
             # BC sees no rewards.
             scaled = {"observations": "auto"} | ({} if agent == "bc" else {"rewards": "auto"})
@@ -287,12 +298,11 @@ def _observations(folder: str | None) -> list[Cell]:
             steps=20_000,
             seeds=2,
             evaluation=plan,
-            # XQL scales its rewards itself, and BC sees none.
-            options={"observations": observations}
-            | ({"rewards": "auto"} if agent == "iql" else {}),
+            options={"observations": observations, **own},
         )
         for task in tasks
-        for agent in ("xql", "iql", "bc")
+        # XQL scales its rewards itself, and BC sees none.
+        for agent, own in (("xql", UNBOUNDED), ("iql", {"rewards": "auto"}), ("bc", {}))
         for observations in ("raw", "standardised")
     ]
 
@@ -305,7 +315,7 @@ def _extraction(folder: str | None) -> list[Cell]:
     ):
         for policy in ("awr", "ddpg_bc", "best_of_n", "flow"):
             weight = {"bc_weight": bc_weight} if policy in ("ddpg_bc", "flow") else {}
-            options = {"policy": policy, **weight}
+            options = {"policy": policy, **weight, **UNBOUNDED}
             cell = f"{name}-{policy}"
             cells.append(_short(cell, data, "xql", folder, steps=25_000, seeds=2, options=options))
     return cells
@@ -320,7 +330,7 @@ def _greenhouse(file: str | None) -> list[Cell]:
     return [
         offline_cell(name, "log", opened=opened, agent=agent, options=hidden | more, **settings)
         for name, agent, more in (
-            ("xql", "xql", {}),
+            ("xql", "xql", UNBOUNDED),
             ("iql", "iql", scaled | {"rewards": "auto"}),
             ("iql-tuned", "iql", scaled | {"rewards": "auto", "inverse_temperature": 100.0}),
             ("bc", "bc", scaled),
@@ -329,8 +339,8 @@ def _greenhouse(file: str | None) -> list[Cell]:
 
 
 _DISCRETE: dict[str, tuple[str, dict[str, Any]]] = {
-    "xql": ("xql", {}),
-    "xql-exact": ("xql", {"soft_maximum": "exact"}),
+    "xql": ("xql", UNBOUNDED),
+    "xql-exact": ("xql", {"soft_maximum": "exact", **UNBOUNDED}),
     "iql": ("iql", {"observations": "raw"}),
     "cql": ("cql", {"critic_hidden": (64, 64)}),
     "awac": ("awac", {}),

@@ -31,6 +31,10 @@ DATA_OPTIONS = {"rewards": "raw", "observations": "raw", "subset": "all"}
 """The options that say what is done to the data rather than set a hyperparameter, with their
 defaults: see `data/scaling.py` and `data/selection.py`."""
 
+IN_RETURNS = "beta_optimism"
+"""What presets give in standard deviations of the data's returns, which are 1, nearly, in rewards
+that are scaled to them (`rewards="auto"`) and unknown in others, where it is left out."""
+
 FIXED = "fixed"
 """What the preset `default` is, of an agent that has this one too, where the user gives a number as
 β: a β belongs to a unit of the rewards, and to a κ."""
@@ -157,6 +161,9 @@ def resolve(
             sources[key] = f"preset {preset}: {entry['source']}"
     for key, value in (options or {}).items():
         values[key], sources[key] = value, "given"
+    if values.get("rewards") != AUTO and sources.get(IN_RETURNS) != "given":
+        values.pop(IN_RETURNS, None)
+        sources.pop(IN_RETURNS, None)
     data = {key: str(values.pop(key, default)) for key, default in DATA_OPTIONS.items()}
     config = configure(agent, values, others=DATA_OPTIONS)
     unused = inactive(config)

@@ -36,6 +36,12 @@ def _metric_list(unit: str) -> dict[str, Metric]:
             "KL (nats)",
             bound="beta_kl",
         ),
+        "optimism": Metric(
+            first,
+            "Optimism",
+            "What the soft maximum adds over all steps to come.",
+            f"optimism, {of}",
+        ),
         "effective_sample_size": Metric(
             first,
             "Effective sample size",

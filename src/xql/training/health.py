@@ -44,6 +44,9 @@ class Check(NamedTuple):
     """The hyperparameters that help."""
     after: int = 0
     """The step up to which it is not looked at."""
+    unless: tuple[str, str] | None = None
+    """Another metric, in units of return, and its upper bound, a hyperparameter: at which it is as
+    it should be."""
 
 
 def _short_of(temperature: str, bound: str) -> Callable[[float, Any], bool]:
@@ -97,6 +100,7 @@ CHECKS = (
         "differ in value, and beta stands at its floor",
         ("beta",),
         SETTLED,
+        ("optimism", "beta_optimism"),
     ),
     Check(
         "policy_kl",
@@ -152,8 +156,10 @@ class HealthMonitor:
                 continue
             values = np.atleast_1d(metrics[check.metric]).astype(float)
             fails = [
-                bool(np.isfinite(value)) and check.fails(value, config)
-                for value, config in zip(values, self._configs, strict=True)
+                bool(np.isfinite(value)) and check.fails(value, config) and not at
+                for value, config, at in zip(
+                    values, self._configs, self._bounded(check, metrics), strict=True
+                )
             ]
             before = self._failing[row].copy()
             self._failing[row] = np.where(
@@ -172,6 +178,16 @@ class HealthMonitor:
             lines.append(f"{who} by step {step:,}: {said}; {self.remedy(first, check.of)}")
             self._problems.append(said.split(" (")[0].split(":")[0])
         return lines
+
+    def _bounded(self, check: Check, metrics: Mapping[str, np.ndarray]) -> list[bool]:
+        """Whether another bound keeps a check's metric from where it is looked for."""
+        if check.unless is None or check.unless[0] not in metrics:
+            return [False] * len(self._configs)
+        values, bound = np.atleast_1d(metrics[check.unless[0]]), check.unless[1]
+        return [
+            bool(value > 0.9 * self._unit * getattr(config, bound))
+            for value, config in zip(values, self._configs, strict=True)
+        ]
 
     def check_values(
         self, step: int, metrics: Mapping[str, np.ndarray], rewards: RewardRange

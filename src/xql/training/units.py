@@ -20,6 +20,7 @@ POWERS = {
     "advantage": 1,
     "bellman_error": 1,
     "beta": 1,
+    "optimism": 1,
     "temperature": 1,
     "gap": 1,
     "multiplier": 1,
