@@ -2,10 +2,11 @@
 
     pointmaze     XQL against BC on PointMaze-Medium and -Large, 256-256, 4 seeds × 100k updates
     peers         every offline agent, IQL also matched, on PointMaze-Medium, 4 seeds × 50k updates
-    antmaze       XQL, IQL (also matched), ReBRAC and BC on AntMaze-UMaze made here, 2 seeds × 200k
+    antmaze       XQL, IQL (also matched), TD3+BC, ReBRAC and BC on AntMaze-UMaze made here, 2
+                  seeds × 200k updates
     door-human    XQL on D4RL's door-human-v0, preset consistent without its dropout, 4 seeds × 200k
                   updates
-    door-peers    XQL, IQL (also matched) and BC on door-human-v0, 4 seeds × 100k updates
+    door-peers    XQL, IQL (also matched), TD3+BC and BC on door-human-v0, 4 seeds × 100k updates
     peers-large   every offline agent but CQL on PointMaze-Large, 4 seeds × 100k updates
     antmaze-more  XQL (auto and consistent), IQL, TD3+BC, BC, ReBRAC and CQL on UMaze-diverse,
                   Medium and Large AntMaze data made here, 2 seeds × 250k updates

@@ -79,6 +79,7 @@ def _peers(_: str | None) -> list[Cell]:
 def _antmaze(_: str | None) -> list[Cell]:
     data, steps = "antmaze/umaze-v0", 200_000
     cells = [_cell(agent, data, agent, steps, 2) for agent in ("xql", "iql", "rebrac", "bc")]
+    cells.append(_cell("td3-bc", data, "td3-bc", steps, 2))
     return [*cells, _cell("iql-matched", data, "iql", steps, 2, preset="matched")]
 
 
@@ -177,7 +178,7 @@ def _door_human(file: str | None) -> list[Cell]:
 def _door_peers(file: str | None) -> list[Cell]:
     cells = [
         _door(agent, agent, 100_000, file, _PRESETS.get(agent, "default"))
-        for agent in ("xql", "iql", "bc")
+        for agent in ("xql", "iql", "td3-bc", "bc")
     ]
     return [*cells, _door("iql-matched", "iql", 100_000, file, "matched")]
 
