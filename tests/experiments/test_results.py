@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
+from xql.agents.hyperparameters import AUTO
 from xql.errors import InputError
 from xql.experiments import (
     figure1,
@@ -68,6 +70,28 @@ def test_a_table_is_what_its_cells_say(table: str, tmp_path: Path) -> None:
     for name in ("table.csv", "table.md"):
         written = (home / name).read_text(encoding="utf-8")
         assert written == (RESULTS / table / name).read_text(encoding="utf-8")
+
+
+def test_runs_from_before_the_bound_on_optimism_would_not_have_reached_it() -> None:
+    """As docs/choosing-beta.md says of them; β · KL is nearly the lift of a soft maximum."""
+    beyond = set()
+    for folder in RESULTS.glob("*/cells/*"):
+        if not (folder / "config.yaml").exists():
+            continue
+        run = RunFolder.open(folder)
+        config: Any = run.config.hyperparameters
+        before = run.config.agent == "xql" and config.beta_optimism is None
+        if not before or config.beta != AUTO or run.config.scaling.rewards != AUTO:
+            continue
+        unit = run.config.scaling.reward_scale / (1 - config.discount)
+        for row in run.read_metrics():
+            # A warm-up has no temperature.
+            most = np.multiply(row.values.get("beta", [0]), row.values.get("kl", [0])) * unit
+            if max(most) > 3.0:
+                beyond.add(folder.name.rpartition("-")[0])
+    assert beyond == {"pointmaze-large-auto", "partial-xql-unbounded-standardised"} & {
+        folder.name.rpartition("-")[0] for folder in RESULTS.glob("*/cells/*")
+    }
 
 
 def test_the_table_of_fine_tuning_is_what_its_cells_say(tmp_path: Path) -> None:
