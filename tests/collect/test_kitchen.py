@@ -153,6 +153,10 @@ def test_what_a_dataset_says_of_itself(datasets: Path, capsys: pytest.CaptureFix
     main(["data", "check", "minari:kitchen/complete-v0"])  # an error would exit with 1
     printed = capsys.readouterr().out
     assert "error" not in printed and "warning" not in printed
+    # A return of the recording is no return of an evaluation.
+    main(["data", "info", "minari:kitchen/complete-v0"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "0 at a return of 0, 100 at 4; of evaluation; the recording has" in printed
 
 
 def test_the_log_scores_a_hundred_in_the_evaluation(datasets: Path) -> None:

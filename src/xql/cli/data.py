@@ -43,6 +43,7 @@ def info(source: tyro.conf.Positional[str]) -> None:
 
 def describe(dataset: "Dataset") -> list[tuple[str, str]]:
     """What `info` prints, line by line."""
+    from xql.envs.kitchen import KITCHEN
     from xql.evaluation.scores import normalised_score, reference_score
 
     lengths, returns = dataset.lengths, dataset.returns
@@ -67,9 +68,12 @@ def describe(dataset: "Dataset") -> list[tuple[str, str]]:
     ]
     reference = reference_score(dataset.name, dataset.metadata)
     if reference is not None:
-        mean = normalised_score(returns.mean(), reference)
         ends = f"0 at a return of {reference.minimum:g}, 100 at {reference.maximum:g}"
-        lines.append(("score", f"{ends}; the mean return scores {mean:.1f}"))
+        if KITCHEN in (dataset.environment or ""):
+            says = "of evaluation; the recording has the reward of a task at every step"
+        else:
+            says = f"the mean return scores {normalised_score(returns.mean(), reference):.1f}"
+        lines.append(("score", f"{ends}; {says}"))
     if dataset.environment is not None:
         lines.append(("environment", _environment_name(dataset.environment)))
     if "validation_source" in dataset.metadata:
