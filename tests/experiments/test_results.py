@@ -291,6 +291,24 @@ def test_a_short_antmaze_is_made_under_its_own_name(
     assert asked == [("umaze", short), ("umaze", {})]
 
 
+def test_mujoco_data_is_made_as_its_table_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mujoco = pytest.importorskip("xql.collect.mujoco")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    asked = []
+    monkeypatch.setattr(mujoco, "make_mujoco", lambda *task, **more: asked.append((*task, more)))
+    for kind in ("medium", "medium-replay", "medium-expert"):
+        [cell] = chosen(TABLES["mujoco"].cells(None), [f"hopper-{kind}-bc"])
+        make_data(cell)
+    steps = {"steps": 300_000}
+    assert asked == [
+        ("hopper", "medium", {"transitions": 300_000, **steps}),
+        ("hopper", "medium-replay", steps),
+        ("hopper", "medium-expert", {"transitions": 600_000, **steps}),
+    ]
+
+
 def test_what_the_tables_do_not_have_is_refused() -> None:
     with pytest.raises(InputError, match="no table 'antmase'; did you mean 'antmaze'"):
         offline_results.main("antmase")
