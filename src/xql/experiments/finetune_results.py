@@ -9,15 +9,14 @@ A cell that OUT/cells holds is not trained again. Table and figure are drawn fro
 
 import csv
 import io
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 
 from xql.errors import InputError, decoration
 from xql.experiments.cells import Cell, finetuned_cell, kept, offline_cell, train_cells
+from xql.experiments.command import as_command
 from xql.experiments.compact import reduce_colours
 from xql.experiments.offline_tables import UNBOUNDED
 from xql.experiments.sources import minari_fingerprint
@@ -177,7 +176,4 @@ def main(data: Path | None = None, train: bool = True, out: Path = Path("results
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except InputError as error:
-        sys.exit(f"xql.experiments.finetune_results: {error}")
+    as_command(main, "finetune_results")

@@ -10,20 +10,19 @@ is not played again. days.md is drawn from that alone, without the simulator.
 
 import csv
 import io
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from jaxtyping import Float64
 
 from xql.collect.greenhouse import play_season
 from xql.envs.greenhouse import EXTRA, HELD_OUT, Greenhouse
-from xql.errors import InputError, require
+from xql.errors import require
 from xql.evaluation.statistics import format_interval, mean, stratified_bootstrap
 from xql.experiments import offline_results
+from xql.experiments.command import as_command
 from xql.files import write_text
 from xql.training.evaluate import EVALUATION_SEED
 
@@ -156,7 +155,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except InputError as error:
-        sys.exit(f"xql.experiments.greenhouse_results: {error}")
+    as_command(main, "greenhouse_results")

@@ -6,20 +6,18 @@ tables of the benchmark are known, so that a linear system has the value of any 
 
 import csv
 import io
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Float64
 
 from xql.agents import OfflineName
 from xql.collect.icu_sepsis import EPISODES, collect
 from xql.envs.icu_sepsis import Tables, exact_worth, one_hot, optimal_policy, sepsis_tables
-from xql.errors import InputError
 from xql.evaluation.statistics import format_interval, mean, stratified_bootstrap
+from xql.experiments.command import as_command
 from xql.experiments.offline_tables import UNBOUNDED
 from xql.files import write_texts
 from xql.runs.policy import Policy, load_policy, scale
@@ -188,7 +186,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except InputError as error:
-        sys.exit(f"xql.experiments.icu_sepsis_results: {error}")
+    as_command(main, "icu_sepsis_results")

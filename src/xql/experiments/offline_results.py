@@ -36,7 +36,6 @@ from the cells alone, which need neither the data nor the simulator.
 import csv
 import io
 import itertools
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -48,6 +47,7 @@ from xql.agents.hyperparameters import to_dict
 from xql.errors import InputError, decoration, nearest
 from xql.evaluation.statistics import format_interval
 from xql.experiments.cells import Cell, kept, train_cells
+from xql.experiments.command import as_command
 from xql.experiments.compact import reduce_colours
 from xql.experiments.offline_tables import TABLES, make_data
 from xql.files import write_texts
@@ -327,7 +327,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except InputError as error:
-        sys.exit(f"xql.experiments.offline_results: {error}")
+    as_command(main, "offline_results")

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import tyro
 
 from xql.errors import decoration
 from xql.experiments.cells import Cell, kept, online_cell, train_cells
+from xql.experiments.command import as_command
 from xql.experiments.compact import reduce_colours
 from xql.files import save_figure, write_texts
 from xql.reports.style import (
@@ -234,4 +234,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    as_command(main, "online_results")

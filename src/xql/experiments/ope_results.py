@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tyro
 from jaxtyping import Float64
 from scipy.stats import spearmanr
 
+from xql.experiments.command import as_command
 from xql.files import write_text
 from xql.training.ope import MOST_FAR
 
@@ -181,4 +181,4 @@ def main(out: Path = Path("results/ope")) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    as_command(main, "ope_results")
