@@ -67,13 +67,13 @@ def initial_temperatures(config: Any) -> Temperatures:
 
 
 def activation(config: Any, name: str) -> str:
-    """What a hint says first of a KL bound that nothing is tuned to; empty of anything else.
+    """What a hint says first of a bound that nothing is tuned to; empty of anything else.
 
     Args:
         config: of an agent.
         name: of a hyperparameter without effect in it.
     """
-    for temperature, bound in BOUNDS.items():
+    for temperature, bound in (*BOUNDS.items(), ("beta", "beta_optimism")):
         if bound == name and temperature not in inactive(config):
             return f"give {temperature}=auto, or "
     return ""
