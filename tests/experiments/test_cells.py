@@ -213,6 +213,21 @@ def test_what_a_killed_process_left_of_a_run_stops_no_cell(
     assert train_and_keep(tmp_path / "cells", one).name == whole.name
 
 
+def test_a_cell_goes_on_to_its_online_part_with_data_that_has_moved(
+    wholes: Callable[[str], tuple[Cell, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    home, whole = tmp_path / "cells", wholes("finetuned")[1]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("xql.experiments.cells.train_finetune", stop)
+        train_and_keep(home, long_cell("finetuned", tmp_path))
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "line.npz").rename(tmp_path / "moved" / "line.npz")
+    assert train_and_keep(home, long_cell("finetuned", tmp_path / "moved")).name == whole.name
+
+
 def test_a_run_that_has_learned_and_cannot_be_read_is_left_to_its_user(tmp_path: Path) -> None:
     one = long_cell("offline", tmp_path)
     work = tmp_path / "work" / folder_name(one, one.configuration)

@@ -326,6 +326,7 @@ def train_then_finetune(
         env=env,
         steps=online_steps,
         replay=replay,
+        data=data,
         evaluations=evaluations,
         episodes=episodes,
         last_episodes=last_episodes,
@@ -430,8 +431,11 @@ def folder_name(cell: Cell, values: Mapping[str, Any]) -> str:
 
 
 def in_work(file: Path) -> bool:
-    """Whether a file is of a cell that is not finished; of a sweep's, too."""
-    return re.search(r"(^|/)work/[^/]+-[0-9a-f]{10}/", file.as_posix()) is not None
+    """Whether a file is of a cell that is not finished; of a sweep's, too.
+
+    What was not removed to its end has a dot before its name.
+    """
+    return re.search(r"(^|/)work/(\.|[^/]+-[0-9a-f]{10}/)", file.as_posix()) is not None
 
 
 def train_cells(
