@@ -217,6 +217,7 @@ def test_bad_input_is_one_line(
         (["--beta", "2,2"], ["xql: beta=2,2; give values, each one once"]),
         (["--sweep", "beta=1", "beta_kl=.1"], ["beta_kl has no effect", "give beta=auto, or"]),
         (["--beta", "1", "--set", "policy_kl=1"], ["give inverse_temperature=auto, or leave it"]),
+        (["--beta", "1", "--set", "beta_optimism=2"], ["give beta=auto, or leave it"]),
         (["--set", "policy=flow", "policy_kl=1"], ["as it is configured; leave it out of --set"]),
         (["--policy", "argmax"], ["policy cannot be 'argmax'", "'best_of_n'"]),
         (["--agent", "iql", "--policy", "flow"], ["agent iql has no choice", "leave out --policy"]),

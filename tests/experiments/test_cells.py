@@ -190,10 +190,53 @@ def test_a_damaged_cell_is_named(tmp_path: Path) -> None:
 
 def test_a_cell_that_another_process_kept_meanwhile_stands(tmp_path: Path) -> None:
     home = tmp_path / "cells"
-    first = train_and_keep(home, Cell("cell", train, {"name": "first"}, {}))
-    second = train_and_keep(home, Cell("cell", train, {"name": "second"}, {}))
-    assert second == first and (first / "returns.csv").read_text() == "first"
-    assert [path.name for path in home.iterdir()] == [first.name]
+
+    def beside(out: Path) -> None:
+        train_and_keep(home, cell("b"))
+        train(out)
+
+    # Both were missing when the first of them began.
+    outcomes = train_cells([Cell("a", beside, {}, {}), cell("b")], home)
+    assert trained == ["b", "a"]
+    assert outcomes["b"].folder == home / folder_name(cell("b"), {})
+    assert len(list(home.iterdir())) == 2 and not (tmp_path / "work").exists()
+
+
+def test_what_a_killed_process_left_of_a_run_stops_no_cell(
+    wholes: Callable[[str], tuple[Cell, Path]], tmp_path: Path
+) -> None:
+    one, whole = wholes("finetuned")
+    work = tmp_path / "work" / folder_name(one, one.configuration)
+    for part in ("run", "offline"):
+        (work / part).mkdir(parents=True)
+        (work / part / ".0123.part.yaml").write_text("agent: b")
+    assert train_and_keep(tmp_path / "cells", one).name == whole.name
+
+
+def test_a_cell_goes_on_to_its_online_part_with_data_that_has_moved(
+    wholes: Callable[[str], tuple[Cell, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    home, whole = tmp_path / "cells", wholes("finetuned")[1]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("xql.experiments.cells.train_finetune", stop)
+        train_and_keep(home, long_cell("finetuned", tmp_path))
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "line.npz").rename(tmp_path / "moved" / "line.npz")
+    assert train_and_keep(home, long_cell("finetuned", tmp_path / "moved")).name == whole.name
+
+
+def test_a_run_that_has_learned_and_cannot_be_read_is_left_to_its_user(tmp_path: Path) -> None:
+    one = long_cell("offline", tmp_path)
+    work = tmp_path / "work" / folder_name(one, one.configuration)
+    checkpoint = work / "run" / "checkpoints" / "20"
+    checkpoint.mkdir(parents=True)
+    (work / "run" / "config.yaml").write_text("version: 99")
+    with pytest.raises(InputError, match=r"its version is 99.*what was trained is kept in"):
+        train_and_keep(tmp_path / "cells", one)
+    assert checkpoint.is_dir()
 
 
 def long_cell(kind: str, folder: Path) -> Cell:

@@ -353,9 +353,13 @@ def test_runs_of_other_folders_are_shown_whatever_their_settings(tmp_path: Path)
     ] == [("92.5", "91", "94")]
     # A cell that is still training is none yet.
     (cell,) = (RESULTS / "antmaze" / "cells").glob("bc-*")
-    shutil.copytree(cell, tmp_path / "table" / "work" / cell.name / "run")
+    for name in (cell.name, ".0123456789ab.part"):
+        shutil.copytree(cell, tmp_path / "table" / "work" / name / "run")
     with pytest.raises(InputError, match="no run has learned offline"):
         find_kept(rows, [tmp_path], finetuned=False)
+    # A user's own folder may be called so too.
+    shutil.copytree(cell, tmp_path / "work" / "my-bc")
+    assert len(find_kept(rows, [tmp_path], finetuned=False)) == 1
     (tuned,) = find_kept(rows, [RESULTS / "finetune"], finetuned=True)
     assert tuned.before is not None and tuned.before.interval.estimate == 94.5
     assert tuned.step == 100_000 and tuned.result.last.interval.estimate == 90.5

@@ -4,6 +4,7 @@ import csv
 import importlib.resources
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -479,6 +480,19 @@ def test_where_a_beta_is_given_the_default_preset_is_fixed(dataset: str) -> None
     # A β that tunes itself among the fixed settings can be asked for.
     mixed = resolve("xql", "fixed", dataset, {"beta": "auto"})
     assert (mixed.config.beta, mixed.rewards) == ("auto", given.rewards)
+
+
+def test_a_bound_in_the_unit_of_returns_comes_only_with_rewards_in_it() -> None:
+    bounded = resolve("xql", "default", "my-data")
+    assert bounded.config.beta_optimism == 3.0 and "beta_optimism" in bounded.sources
+    raw = resolve("xql", "default", "my-data", {"rewards": "raw"})
+    assert raw.config.beta_optimism is None and "beta_optimism" not in raw.sources
+    assert resolve("xql", "fixed", "door-x-v0", {"beta": "auto"}).config.beta_optimism is None
+    given: dict[str, Any] = {"beta_optimism": 2.0, "rewards": "raw"}
+    assert resolve("xql", "default", "my-data", given).config.beta_optimism == 2.0
+    for none in (None, "none", "None"):
+        free = resolve("xql", "default", "my-data", {"beta_optimism": none})
+        assert free.config.beta_optimism is None and free.sources["beta_optimism"] == "given"
 
 
 def test_fixed_has_a_beta_for_suites_alone() -> None:

@@ -35,6 +35,7 @@ class Tuned(NamedTuple):
     inverse_temperature: Any = "auto"
     policy_kl: float = 1.0
     weight_cap: float = 100.0
+    beta_optimism: float = 3.0
 
 
 def metrics(**changes: list[float]) -> dict[str, np.ndarray]:
@@ -126,6 +127,15 @@ def test_a_kl_that_is_not_reached_is_said_where_something_is_tuned_to_it() -> No
     # A temperature that is given has whatever KL it has.
     given = monitor()
     assert [given.check(SETTLED + step, flat) for step in (1, 2, 3)] == [[], [], []]
+
+
+def test_a_beta_that_the_bound_on_optimism_holds_up_need_not_reach_its_kl() -> None:
+    # Shown in the data's own unit, of which 10 are a scaled one: the bound is at 30.
+    flat = metrics(kl=[0.05, 0.05], optimism=[29.9, 2.9])
+    found = monitor(XQL._replace(config=Tuned()), unit=10.0)
+    assert found.check(SETTLED + 1, flat) == []
+    (line,) = found.check(SETTLED + 2, flat)
+    assert line.startswith("member 1 by step 10,002: beta=auto does not reach its KL")
 
 
 def test_a_remedy_names_both_units_where_auto_scaled_the_rewards() -> None:

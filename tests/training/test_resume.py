@@ -162,6 +162,21 @@ def test_every_agent_goes_on_bit_for_bit(
     assert_same(go_on(tmp_path / "run"), whole)
 
 
+def test_where_every_member_diverged_only_an_evaluation_can_be_missing(tmp_path: Path) -> None:
+    # From about 5e5 on the squared gradient of the second update overflows in Adam's state.
+    options = SMALL | {"critic_loss": "squared", "critic_learning_rate": 1e9}
+    whole = learn_offline(tmp_path / "whole", options=options, seeds=[4])
+    assert whole.folder.read_frozen() == {0: 20}
+    shutil.copytree(whole.path, tmp_path / "run")
+    text = (whole.path / "evaluations.csv").read_text()
+    cut = "".join(row for row in text.splitlines(True) if not row.startswith("60,"))
+    (tmp_path / "run" / "evaluations.csv").write_text(cut)
+    for path, more in ((whole.path, {}), (tmp_path / "run", {"steps": 80})):
+        with pytest.raises(InputError, match="every member of this run diverged"):
+            go_on(path, **more)
+    assert_same(go_on(tmp_path / "run"), whole)
+
+
 def test_a_streamed_run_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

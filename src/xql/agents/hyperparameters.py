@@ -271,7 +271,9 @@ def _coerce(name: str, value: Any, wanted: Any) -> Any:
         if origin is tuple and isinstance(value, list | tuple) and value:
             inner = typing.get_args(option)[0]
             return tuple(_coerce(name, item, inner) for item in value)
-        if option is type(None) and value is None:
+        # The command line reads YAML, which writes it null; messages and pages say None.
+        none = isinstance(value, str) and value in ("none", "None")
+        if option is type(None) and (value is None or none):
             return None
         if option is bool and isinstance(value, bool):
             return value

@@ -67,13 +67,13 @@ def initial_temperatures(config: Any) -> Temperatures:
 
 
 def activation(config: Any, name: str) -> str:
-    """What a hint says first of a KL bound that nothing is tuned to; empty of anything else.
+    """What a hint says first of a bound that nothing is tuned to; empty of anything else.
 
     Args:
         config: of an agent.
         name: of a hyperparameter without effect in it.
     """
-    for temperature, bound in BOUNDS.items():
+    for temperature, bound in (*BOUNDS.items(), ("beta", "beta_optimism")):
         if bound == name and temperature not in inactive(config):
             return f"give {temperature}=auto, or "
     return ""
@@ -94,7 +94,8 @@ def lift(
 ) -> Float[Array, "*betas"]:
     """How far the soft maximum β log mean e^{d/β} is above the mean of d, for each β."""
     u = (differences - differences.max()) / jnp.asarray(beta)[..., None]
-    return beta * (jnp.log(jnp.exp(u).mean(-1)) - u.mean(-1))
+    # Where β is large, e^u is 1 but for its last digits.
+    return beta * (jnp.log1p(jnp.expm1(u).mean(-1)) - u.mean(-1))
 
 
 def solve_temperature(
@@ -112,11 +113,15 @@ def solve_temperature(
 
     Returns:
         β in the unit of d: exactly 2^k times as much for 2^k d and `most`; 0 where all d are equal.
-        Where even the largest β or the smallest in reach, std(d)·e^{±4}, is not that far, that one.
+        Where even the largest β or the smallest in reach, std(d)·e^{±4}, is not that far, that one;
+        a bound on the lift is always in reach.
     """
     deviation = differences.std()
     d = jnp.where(deviation > 0, (differences - differences.mean()) / deviation, 0.0)
     low, high = jnp.float32(-_REACH), jnp.float32(_REACH)
+    if most is not None:
+        # The lift of a large β is nearly var(d)/2β.
+        high = jnp.maximum(high, jnp.log(deviation / most))
     for _ in range(_ROUNDS):
         log_beta = low + (high - low) * jnp.linspace(0.0, 1.0, _POINTS)
         kls = divergence(d, jnp.exp(log_beta))

@@ -326,6 +326,7 @@ def train_then_finetune(
         env=env,
         steps=online_steps,
         replay=replay,
+        data=data,
         evaluations=evaluations,
         episodes=episodes,
         last_episodes=last_episodes,
@@ -429,6 +430,14 @@ def folder_name(cell: Cell, values: Mapping[str, Any]) -> str:
     return f"{cell.stem}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
+def in_work(file: Path) -> bool:
+    """Whether a file is of a cell that is not finished; of a sweep's, too.
+
+    What was not removed to its end has a dot before its name.
+    """
+    return re.search(r"(^|/)work/(\.|[^/]+-[0-9a-f]{10}/)", file.as_posix()) is not None
+
+
 def train_cells(
     cells: Sequence[Cell],
     home: Path,
@@ -479,22 +488,27 @@ def train_and_keep(home: Path, cell: Cell) -> Path:
             process trains it. What it has learned lies in `work`.
     """
     require_writable(home, "cell")
-    _require_agreement(cell)
     work = home.with_name("work") / folder_name(cell, cell.configuration)
     run, trained = work / "run", work / "trained"
     with writing(work, "cell"):
         work.mkdir(parents=True, exist_ok=True)
     with locked(work):
         try:
-            if not trained.exists():
-                _train_or_resume(cell, run)
-                trained.touch()  # of any trainer: only the keeping may have to be done again
-            folder = keep(run, home, cell)
+            # Another process may have kept it since it was found to be missing.
+            folder = kept(home, cell)
+            if folder is None:
+                _require_agreement(cell)
+                if not trained.exists():
+                    _train_or_resume(cell, run)
+                    with writing(trained, "cell"):
+                        trained.touch()  # only the keeping may have to be done again
+                folder = keep(run, home, cell)
         except BaseException as error:
             if not any(work.glob("*/checkpoints")):
                 _remove(work)
             elif isinstance(error, InputError | EnvironmentFault):
-                hint = f"{error.hint}; what was trained is kept in {work}"
+                there = f"what was trained is kept in {work}"
+                hint = f"{error.hint}; {there}" if error.hint else there
                 raise type(error)(error.what, where=error.where, hint=hint) from error
             raise
         _remove(work)
@@ -503,29 +517,34 @@ def train_and_keep(home: Path, cell: Cell) -> Path:
 
 def _train_or_resume(cell: Cell, run: Path) -> None:
     """Train a cell, or go on with what there is of it."""
-    if cell.train in (train_offline, train_online) and is_begun(run):
-        names = ("data", "env", "progress", "report")
-        resume(run, **{name: cell.settings[name] for name in names if name in cell.settings})
-        return
-    if cell.train is not train_then_finetune:
+    if cell.train in (train_offline, train_online):
+        if is_begun(run):
+            names = ("data", "env", "progress", "report")
+            resume(run, **{name: cell.settings[name] for name in names if name in cell.settings})
+            return
+    elif cell.train is not train_then_finetune:
         remove_folder(run)  # by another trainer: nothing goes on from there
     cell.train(**cell.settings, out=run)
 
 
 def is_begun(run: Path) -> bool:
-    """Whether a run lies there that can be gone on with; what is less than that is removed."""
-    if not (run / "config.yaml").exists():
-        return False
+    """Whether a run lies there that can be gone on with; what is less than that is removed.
+
+    Raises:
+        InputError: it has learned something, and cannot be read.
+    """
     try:
         RunFolder.open(run)
-    except InputError:  # its process was killed while it made the files
-        remove_folder(run)
+    except InputError:
+        if latest_step(run / "checkpoints") is not None:
+            raise
+        remove_folder(run)  # its process was killed while it made the files
         return False
     return True
 
 
 def _remove(work: Path) -> None:
-    shutil.rmtree(work, ignore_errors=True)
+    remove_folder(work)
     with contextlib.suppress(OSError):  # another cell's is there
         work.parent.rmdir()
 

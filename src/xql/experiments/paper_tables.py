@@ -20,6 +20,7 @@ from xql.experiments.cells import (
     Cell,
     Outcome,
     finetuned_cell,
+    in_work,
     kept,
     offline_cell,
     train_cells,
@@ -243,9 +244,9 @@ def find_kept(rows: Sequence[Benchmark], folders: Sequence[Path], *, finetuned: 
         if not folder.is_dir():
             raise InputError("there is no such folder", where=str(folder), hint="check `cells`")
         for path in sorted(folder.rglob("config.yaml")):
-            # One that is half-written has a dot before its name; `work` holds unfinished ones.
-            unfinished = "work" in path.relative_to(folder).parts[:-1]
-            if path.resolve() in seen or path.parent.name.startswith(".") or unfinished:
+            # One that is half-written has a dot before its name.
+            unfinished = path.parent.name.startswith(".") or in_work(path.relative_to(folder))
+            if path.resolve() in seen or unfinished:
                 continue
             seen.add(path.resolve())
             # Most are of other data, and reading their YAML takes long.

@@ -95,7 +95,7 @@ def resume(
         stack.enter_context(locked(folder.path))
         folder = RunFolder.open(folder.path)
         saved = None if latest_step(folder.checkpoints) is None else load_saved(folder)
-        config = _continued(folder, 0 if saved is None else saved.step, steps, evaluations, trust)
+        config = _continued(folder, saved, steps, evaluations, trust)
         config = config.with_environment(str(folder.path), env, env_kwargs)
         if saved is None:
             if config.online:
@@ -146,19 +146,22 @@ def _require_unsaved(folder: RunFolder) -> None:
 
 def _continued(
     folder: RunFolder,
-    done: int,
+    saved: Saved | None,
     steps: int | None,
     evaluations: int | None,
     trust: Sequence[str],
 ) -> RunConfig:
-    """The configuration of a run of which so many steps are `done`, from now on.
+    """The configuration of a run from now on, of which nothing or what is `saved` is done.
 
     Raises:
         InputError: a number that cannot be, or every member has diverged.
     """
-    before = folder.config
+    before, done = folder.config, 0 if saved is None else saved.step
     config = dataclasses.replace(before, trust=tuple(trust))
-    if len(folder.read_frozen()) == len(config.members) and done == config.steps:
+    diverged = len(folder.read_frozen()) == len(config.members) and done == config.steps
+    # Its evaluation may have been interrupted.
+    played = saved is None or config.environment is None or saved.evaluated(config)
+    if diverged and (played or steps is not None):
         raise InputError(
             "every member of this run diverged, so there is nothing to go on from",
             where=str(folder.path),
