@@ -78,6 +78,20 @@ def test_a_column_that_hardly_moves_is_not_blown_up() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["standardised", "auto"])
+def test_knocks_of_a_joint_that_stands_still_stay_within_ten(name: str) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(20_000, 3)).astype(np.float32)
+    rows[:, 1] = 5e-3 * rows[:, 1] + 5.0
+    rows[::2000, 1] += 0.4  # ten knocks, of 39 deviations of the column
+    rows[:, 2] *= 1e3
+    data = Dataset.from_episodes([Episode(rows, rows[1:, :1], rows[1:, 0], False, True)])
+    scaled = apply_scaling(data, fit_scaling(data, observations=name)).observations
+    assert np.abs(scaled[:, 1]).max() == pytest.approx(10.0, rel=1e-3)
+    # The columns without such values are as far as ever.
+    np.testing.assert_allclose(scaled[:, [0, 2]].std(0), 1.0, rtol=1e-2)
+
+
 def test_the_original_is_untouched_and_raw_costs_nothing(data: Any) -> None:
     before = data.rewards.copy(), data.observations.copy()
     scaled = apply_scaling(data, fit_scaling(data, "minus_one", "standardised"))

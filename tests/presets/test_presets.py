@@ -484,7 +484,7 @@ def test_where_a_beta_is_given_the_default_preset_is_fixed(dataset: str) -> None
 
 def test_a_bound_in_the_unit_of_returns_comes_only_with_rewards_in_it() -> None:
     bounded = resolve("xql", "default", "my-data")
-    assert bounded.config.beta_optimism == 1.0 and "beta_optimism" in bounded.sources
+    assert bounded.config.beta_optimism == 3.0 and "beta_optimism" in bounded.sources
     raw = resolve("xql", "default", "my-data", {"rewards": "raw"})
     assert raw.config.beta_optimism is None and "beta_optimism" not in raw.sources
     assert resolve("xql", "fixed", "door-x-v0", {"beta": "auto"}).config.beta_optimism is None

@@ -22,7 +22,8 @@ to the same bits, and so train to the same bits.
 Observations:
 
     raw            as they are
-    standardised   mean 0 and standard deviation 1 in each column over all stored observations
+    standardised   mean 0 and standard deviation 1 in each column over all stored observations, less
+                   where a value would be beyond ±10
     auto           standardised where the columns differ in scale, else as they are (docs/data.md)
 """
 
@@ -50,6 +51,9 @@ WIDEST = 100.0
 """How far standard deviations may lie apart, and means from 0, before `auto` standardises."""
 LARGEST = 10.0
 """Up to here `auto` leaves values alone that are constant, of two kinds or rare."""
+FARTHEST = 10.0
+"""How far from its mean standardising takes no value, in deviations: a joint that stands still but
+for a few knocks would be there at hundreds, where a network's output is anything."""
 _BLOCK = 65536  # rows at a time, so that no float64 copy of the data is ever made
 
 
@@ -296,7 +300,8 @@ def _auto(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     # A table is in units of its own: a temperature of 45 ± 3 alone saturates a network's tanh.
     apart = apart or dataset.metadata.get("columns") is not None
     large = special & ~goals & (np.maximum(-low, high) > LARGEST)
-    divisor = np.where(special, np.maximum(deviation, 1.0), _floored(deviation))
+    floored = _floored(deviation, np.maximum(high - mean, mean - low))
+    divisor = np.where(special, np.maximum(deviation, 1.0), floored)
     changed = large | (ordinary & apart)
     shift = np.where(changed, np.where(low == high, low, mean), 0.0)
     scale = np.where(changed, 1.0 / divisor, 1.0)
@@ -344,16 +349,19 @@ def _of_goals(dataset: Dataset) -> Bool[np.ndarray, " observation"]:
 def _standardise(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     table = dataset.observations
     mean, deviation = _moments(table)
-    constant = table.min(axis=0) == table.max(axis=0)
-    scale = np.where(constant, 1.0, 1.0 / _floored(deviation))
+    low, high = table.min(axis=0), table.max(axis=0)
+    constant = low == high
+    floored = _floored(deviation, np.maximum(high - mean, mean - low))
+    scale = np.where(constant, 1.0, 1.0 / floored)
     shift = np.where(constant, table[0], mean)
     return shift.astype(np.float32), scale.astype(np.float32)
 
 
 def _floored(
-    deviation: Float64[np.ndarray, " observation"],
+    deviation: Float64[np.ndarray, " observation"], farthest: Float64[np.ndarray, " observation"]
 ) -> Float64[np.ndarray, " observation"]:
-    return np.asarray(np.maximum(deviation, SMALLEST_DEVIATION))
+    """What a column is divided by, whose value that is farthest from the mean is so far from it."""
+    return np.asarray(np.maximum(np.maximum(deviation, SMALLEST_DEVIATION), farthest / FARTHEST))
 
 
 def _moments(

@@ -39,9 +39,8 @@ _PRESETS = {"xql": "fixed"}
 """Of agents whose cells have another than `default`."""
 
 UNBOUNDED: dict[str, Any] = {"beta_optimism": None}
-"""Of XQL's cells of the preset `default` from before it had a bound on β's optimism. Of their tasks
-only the PointMazes and CartPole's medium-replay were beyond it at a logged step, and the kitchen
-(docs/choosing-beta.md)."""
+"""Of XQL's cells of the preset `default` from before it had a bound on β's optimism. Only those of
+PointMaze-Large were beyond it at a logged step (docs/choosing-beta.md)."""
 
 
 def _cell(name: str, data: str, agent: str, steps: int, seeds: int = 4, **more: Any) -> Cell:
@@ -155,9 +154,8 @@ _KITCHEN = {
 def _kitchen(_: str | None) -> list[Cell]:
     # All starts are alike but for noise, so that more episodes of one policy say little more.
     plan = EvaluationPlan(evaluations=4, episodes=5, last_episodes=20)
-
-    def cell(kind: str, name: str, one: _Entry, observations: str) -> Cell:
-        return one.cell(
+    return [
+        one.cell(
             f"{kind}-{name}-{observations}",
             f"kitchen/{kind}-v0",
             200_000,
@@ -165,16 +163,10 @@ def _kitchen(_: str | None) -> list[Cell]:
             options={"observations": observations},
             evaluation=plan,
         )
-
-    cells = [
-        cell(kind, name, one, observations)
         for kind in ("partial", "mixed", "complete")
         for observations in ("standardised", "raw")
         for name, one in _KITCHEN.items()
     ]
-    # On which β's optimism was found to have no end.
-    unbounded = _Entry("xql", options=UNBOUNDED)
-    return [*cells, cell("partial", "xql-unbounded", unbounded, "standardised")]
 
 
 def _door_human(file: str | None) -> list[Cell]:
@@ -259,11 +251,9 @@ def _short(
 
 
 def _stability(folder: str | None) -> list[Cell]:
-    # Of the six those that reach the bound on β's optimism.
-    bounded = [
-        _short(f"{name}-bounded", _TASKS[name].data, "xql", folder)
-        for name in ("pointmaze-medium", "pointmaze-large")
-    ]
+    # Of the six the one that reaches the bound on β's optimism.
+    large = _TASKS["pointmaze-large"]
+    bounded = _short("pointmaze-large-bounded", large.data, "xql", folder)
     cells = [
         _short(f"{name}-{kind}", task.data, "xql", folder, task.episodes, **more)
         for name, task in _TASKS.items()
@@ -273,7 +263,7 @@ def _stability(folder: str | None) -> list[Cell]:
             ("official", {"preset": "fixed", "options": {**_OFFICIAL, **task.official}}),
         )
     ]
-    return [*cells, *bounded]
+    return [*cells, bounded]
 
 
 def _neorl2(folder: str | None) -> list[Cell]:
