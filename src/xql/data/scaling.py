@@ -53,7 +53,8 @@ LARGEST = 10.0
 """Up to here `auto` leaves values alone that are constant, of two kinds or rare."""
 FARTHEST = 10.0
 """How far from its mean standardising takes no value, in deviations: a joint that stands still but
-for a few knocks would be there at hundreds, where what a network says is anything (docs/choosing-beta.md)."""
+for a few knocks would be at hundreds, where what a network says is anything
+(docs/choosing-beta.md)."""
 _BLOCK = 65536  # rows at a time, so that no float64 copy of the data is ever made
 
 
