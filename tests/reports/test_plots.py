@@ -17,6 +17,7 @@ from xql.reports.plots import (
     plot_against,
     plot_learning_curves,
 )
+from xql.reports.style import one_legend
 from xql.runs.config import DataConfig, EvaluationPlan, Member, RunConfig
 from xql.runs.folder import Evaluation, RunFolder
 from xql.runs.summary import quantity_of
@@ -199,3 +200,18 @@ def test_a_run_cannot_be_drawn_against_what_it_did_not_sweep(tmp_path: Path) -> 
 def test_importing_the_module_does_not_import_matplotlib() -> None:
     code = "import sys, xql.reports.plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_legend_of_long_names_stays_within_the_figure() -> None:
+    plt = pytest.importorskip("matplotlib.pyplot")
+    for length, columns in ((5, 3), (40, 1)):
+        figure, axes = plt.subplots(figsize=(6.6, 4), layout="constrained")
+        for name in "abc":
+            axes.plot([0, 1], label=name * length)
+        one_legend(figure, [axes], columns=3)
+        figure.draw_without_rendering()
+        [legend] = figure.legends
+        assert legend.get_window_extent().width <= figure.bbox.width
+        rows = {round(text.get_window_extent().y0) for text in legend.get_texts()}
+        assert len(rows) == 3 // columns
+        plt.close(figure)

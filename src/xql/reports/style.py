@@ -165,13 +165,17 @@ def one_legend(figure: Any, axes: Sequence[Any], columns: int = 3, title: str = 
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    if found:
-        figure.legend(
+    # Fewer columns where long names would leave the figure.
+    for number in range(columns if found else 0, 0, -1):
+        legend = figure.legend(
             found.values(),
             found.keys(),
             loc="outside upper left",
-            ncols=columns,
+            ncols=number,
             title=title,
             title_fontproperties={"size": 9, "weight": "bold"},
             alignment="left",
         )
+        if number == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
