@@ -277,36 +277,46 @@ def test_files_are_looked_for_in_the_folder_that_is_given(tmp_path: Path) -> Non
     }
 
 
-def test_a_short_antmaze_is_made_under_its_own_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "maker", "cells", "asked"),
+    [
+        (
+            "antmaze",
+            "make_antmaze",
+            ["stability antmaze-umaze-short-auto", "antmaze xql"],
+            [
+                ("umaze", {"transitions": 350_000, "dataset_id": "antmaze/umaze-short-v0"}),
+                ("umaze", {}),
+            ],
+        ),
+        (
+            "mujoco",
+            "make_mujoco",
+            [f"mujoco hopper-{kind}-bc" for kind in ("medium", "medium-replay", "medium-expert")],
+            [
+                ("hopper", "medium", {"steps": 300_000, "transitions": 300_000}),
+                ("hopper", "medium-replay", {"steps": 300_000}),
+                ("hopper", "medium-expert", {"steps": 300_000, "transitions": 600_000}),
+            ],
+        ),
+    ],
+)
+def test_data_is_made_as_its_table_says(
+    module: str,
+    maker: str,
+    cells: list[str],
+    asked: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    antmaze = pytest.importorskip("xql.collect.antmaze")
+    collect = pytest.importorskip(f"xql.collect.{module}")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    asked = []
-    monkeypatch.setattr(antmaze, "make_antmaze", lambda *task, **more: asked.append((*task, more)))
-    for table, name in (("stability", "antmaze-umaze-short-auto"), ("antmaze", "xql")):
+    made: list[Any] = []
+    monkeypatch.setattr(collect, maker, lambda *task, **more: made.append((*task, more)))
+    for table, name in (one.split() for one in cells):
         [cell] = chosen(TABLES[table].cells(None), [name])
         make_data(cell)
-    short = {"transitions": 350_000, "dataset_id": "antmaze/umaze-short-v0"}
-    assert asked == [("umaze", short), ("umaze", {})]
-
-
-def test_mujoco_data_is_made_as_its_table_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mujoco = pytest.importorskip("xql.collect.mujoco")
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    asked = []
-    monkeypatch.setattr(mujoco, "make_mujoco", lambda *task, **more: asked.append((*task, more)))
-    for kind in ("medium", "medium-replay", "medium-expert"):
-        [cell] = chosen(TABLES["mujoco"].cells(None), [f"hopper-{kind}-bc"])
-        make_data(cell)
-    steps = {"steps": 300_000}
-    assert asked == [
-        ("hopper", "medium", {"transitions": 300_000, **steps}),
-        ("hopper", "medium-replay", steps),
-        ("hopper", "medium-expert", {"transitions": 600_000, **steps}),
-    ]
+    assert made == asked
 
 
 def test_what_the_tables_do_not_have_is_refused() -> None:
