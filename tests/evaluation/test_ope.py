@@ -168,6 +168,51 @@ def test_rewards_in_another_unit_give_the_same_digits(data: OffPolicy, log: Data
     np.testing.assert_array_equal(other.behaviour, 32 * data.behaviour)
 
 
+def in_units(log: Dataset, low: float, high: float) -> Dataset:
+    """The same log with actions from `low` to `high` in place of −1 to 1."""
+    ends = (np.full(1, end, np.float32) for end in (low, high))
+    actions = (log.actions + 1) / 2 * (high - low) + low
+    return log.with_metadata(
+        actions=actions.astype(np.float32),
+        **dict(zip(("action_low", "action_high"), ends, strict=True)),
+    )
+
+
+@pytest.mark.parametrize(("low", "high"), [(-4.0, 4.0), (0.0, 64.0), (0.0, 2.0**-7)])
+def test_actions_in_another_unit_give_the_same_values(low: float, high: float) -> None:
+    log = line_data(episodes=20)
+    settings = replace(SMALL, replicates=2, updates=50)
+    one, other = (OffPolicy(own, 0.9, settings) for own in (log, in_units(log, low, high)))
+    chosen = log.with_metadata(actions=-log.actions)
+    ours, theirs = one.value(chosen.actions), other.value(in_units(chosen, low, high).actions)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3)
+    np.testing.assert_allclose(other.behaviour, one.behaviour, rtol=1e-3)
+
+
+def test_one_episode_has_one_replicate_and_no_interval(log: Dataset) -> None:
+    one = OffPolicy(Dataset.from_episodes([log.episode(0)]), DISCOUNT, replace(SMALL, updates=5))
+    assert one.settings.replicates == len(one.behaviour) == 1
+    for found in (interval(one.behaviour), one.logged_return()):
+        assert np.isnan([found.low, found.high]).all()
+        assert str(found).endswith("[no interval]")
+
+
+def test_discrete_actions_are_numbers_or_one_hot_rows(log: Dataset) -> None:
+    numbers = log.with_metadata(discrete=True)
+    data = OffPolicy(numbers, DISCOUNT, replace(SMALL, replicates=2, updates=5))
+    chosen = actions_at(lambda rows: np.arange(len(rows)) % ACTIONS, log.observations)
+    rows = np.eye(ACTIONS, dtype=np.float32)[chosen.astype(int)]
+    np.testing.assert_array_equal(data.value(chosen), data.value(rows))
+    with pytest.raises(InputError, match=r"an action is 3\.0, not one of 0 to 2"):
+        data.value(chosen + 1)
+
+
+def test_actions_of_another_shape_are_refused(data: OffPolicy, log: Dataset) -> None:
+    for wrong in (log.actions[:, :1], log.actions[1:], log.actions[:, 0]):
+        with pytest.raises(InputError, match="the policy's actions have shape"):
+            data.value(wrong)
+
+
 @pytest.mark.parametrize(("discount", "updates"), [(0.8, 5_000), (0.99, 10_000), (0.999, 100_000)])
 def test_a_longer_horizon_takes_more_updates(discount: float, updates: int) -> None:
     never = Dataset.from_episodes([log_of(1).episode(0)._replace(terminated=False)])

@@ -28,7 +28,7 @@ from xql.runs.config import DataConfig, EvaluationPlan, Extent, Member, OnlineLo
 from xql.runs.folder import Divergence, Evaluation, RunFolder
 from xql.training.diagnostics import Diagnostics, load, save
 
-VERDICT = {
+VERDICT: dict[str, Any] = {
     "format": 1,
     "member": 0,
     "step": 3000,
@@ -350,11 +350,29 @@ def test_a_verdict_from_logged_data_stands_in_the_page(run: RunFolder, tmp_path:
     # Beside the scores in a tile, and right after them.
     assert "From logged data 12.5 [11, 14] discounted return, estimated: better; behaviour" in text
     assert text.index("Scores") < text.index("From logged data alone") < text.index("Temperatures")
-    assert "0.5 × that of logged actions" in text and "40 % (the behaviour policy: 5 %)" in text
+    assert (
+        "0.5 × that of logged actions" in text and "40 % (the behaviour policy: about 5 %)" in text
+    )
     assert "(effective sample size) 62 %" in text and "7, 6.5 (the data's unit)" in text
     (run.path / "ope.json").write_text(json.dumps(VERDICT | {"support": None, "critic": None}))
     text = Page(write_page([run.path], tmp_path / "report.html")).text
     assert "How much the data says of it" not in text
+
+
+@pytest.mark.usefixtures("without_vega")
+@pytest.mark.parametrize(
+    ("episodes", "reason"),
+    [(1, "there is one episode."), (7, "the interval of the difference contains 0.")],
+)
+def test_the_page_says_why_nothing_can_be_said(
+    run: RunFolder, tmp_path: Path, episodes: int, reason: str
+) -> None:
+    data = {**VERDICT["data"], "episodes": episodes}
+    (run.path / "ope.json").write_text(
+        json.dumps(VERDICT | {"verdict": "cannot be said", "data": data})
+    )
+    text = Page(write_page([run.path], tmp_path / "report.html")).text
+    assert f"is better than the one that acted in the log: {reason}" in text
 
 
 @pytest.mark.usefixtures("without_vega")

@@ -43,6 +43,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_dataset(data, home / "other.npz")
     wide = np.concatenate([data.observations, data.observations[:, :1]], axis=1)
     save_dataset(data.with_metadata(observations=wide), home / "wide.npz")
+    one_hot = np.ones_like(data.actions)
+    save_dataset(data.with_metadata(actions=one_hot, discrete=True), home / "discrete.npz")
+    save_dataset(Dataset.from_episodes([data.episode(0)]), home / "one.npz")
     return home
 
 
@@ -317,6 +320,7 @@ def test_the_critic_is_that_of_the_run(run: Run) -> None:
         (("--discount", "1"), "--discount 1 cannot be used"),
         (("--replicates", "1"), "--replicates 1 is too small"),
         (("--data", "wide.npz"), "its observations have size 2, those of line have 3"),
+        (("--data", "discrete.npz"), "its actions are continuous, those of line are discrete"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -328,6 +332,16 @@ def test_bad_input_is_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert said in lines[0]
+
+
+def test_nothing_can_be_said_from_one_episode(
+    run: Run, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status("ope", str(run.path), "--data", str(home / "one.npz"), "--updates", "5") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("[no interval]") == 4
+    assert "than the policy that acted in the log: there is one episode" in shown
+    assert json.loads((run.path / FILE).read_text())["difference"]["low"] is None
 
 
 @pytest.mark.parametrize("more", [{}, {"soft_maximum": "exact"}], ids=["sampled", "exact"])

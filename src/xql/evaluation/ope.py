@@ -27,18 +27,19 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Float64, Int, Int32, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, Float64, Int, Int32, Key, PRNGKeyArray, Shaped
 
 from xql.agents.networks import Critic
 from xql.agents.types import Metrics, Scalar
 from xql.agents.update import decay, descend, polyak, trainable
-from xql.data.actions import ActionSpec, Box
+from xql.data.actions import Discrete
 from xql.data.dataset import Dataset
 from xql.data.scaling import fit_scaling
 from xql.errors import InputError, brief, require_seed
 
-Decide = Callable[[Float32[np.ndarray, "rows observation"]], Float32[np.ndarray, "rows action"]]
-"""A policy on raw observations, such as `xql.runs.policy.Policy`."""
+Decide = Callable[[Float32[np.ndarray, "rows observation"]], Shaped[np.ndarray, "rows *action"]]
+"""A policy on raw observations, such as `xql.runs.policy.Policy`; discrete actions are numbers, or
+one-hot rows."""
 
 Advance = Callable[[int], object]
 """Takes how many updates of each critic have been made since its last call."""
@@ -66,18 +67,14 @@ class FQE:
     polyak: float = 0.05
 
     def start(
-        self, seed: int, observation_size: int, actions: ActionSpec
+        self, seed: int, observation_size: int, action_size: int
     ) -> tuple[Key[Array, " replicates"], Critic]:
-        """Each replicate's random key and fresh critic."""
+        """Each replicate's random key and fresh critic, of actions that are scaled already."""
         first_key, key = jax.random.split(jax.random.key(seed))
 
-        bounds = None
-        if isinstance(actions, Box) and not actions.is_unit:
-            bounds = actions.low, actions.high
-
         def fresh(key: PRNGKeyArray) -> Critic:
-            sizes = (observation_size, actions.size, self.hidden)
-            return Critic.create(key, *sizes, members=1, layer_norm=True, bounds=bounds)
+            sizes = (observation_size, action_size, self.hidden)
+            return Critic.create(key, *sizes, members=1, layer_norm=True)
 
         # Not within the compiled program, where drawing orthogonal weights compiles for minutes.
         critics: Critic = jax.vmap(fresh)(jax.random.split(first_key, self.replicates))
@@ -105,6 +102,8 @@ class Estimate(NamedTuple):
     high: float
 
     def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{self.estimate:.4g} [no interval]"
         return f"{self.estimate:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
@@ -165,7 +164,8 @@ class OffPolicy:
         dataset: the data, in its own units.
         discount: γ.
         observations, actions: the data's, scaled as the critics see them.
-        settings: how critics are fitted, with the number of updates.
+        settings: how critics are fitted, with the number of updates; of one episode there is one
+            replicate, for every resample of it is the same.
     """
 
     def __init__(
@@ -202,18 +202,25 @@ class OffPolicy:
         self.observations = np.asarray(shifted * scaling.observation_scale, np.float32)
         logged = dataset.actions[dataset.starts]
         low, high = logged.min(0), logged.max(0)
-        if dataset.action_low is not None and dataset.action_high is not None:
+        if dataset.discrete:
+            # An action that was never logged, too, is as far from the others as they are.
+            low, high = np.zeros_like(low), np.ones_like(high)
+        elif dataset.action_low is not None and dataset.action_high is not None:
             low, high = dataset.action_low, dataset.action_high
         self._centre, self._half = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
         self.actions = self.scaled(dataset.actions)
         rewards = dataset.rewards * np.float32(scaling.reward_scale)
         self._steps = steps_of(dataset, self.observations, self.actions, rewards, self.discount)
-        updates = settings.updates or enough_updates(dataset, self.discount, settings.polyak)
-        self.settings = settings = replace(settings, updates=updates)
         random, episodes = np.random.default_rng(seed), dataset.episodes
+        updates = settings.updates or enough_updates(dataset, self.discount, settings.polyak)
+        settings = replace(settings, updates=updates)
+        if episodes == 1:
+            # The spread of several would be that of their first weights and batches alone.
+            settings = replace(settings, replicates=1)
+        self.settings = settings
         shape = (settings.replicates, episodes)
         self._episodes = random.integers(episodes, size=shape, dtype=np.int32)
-        self._start = settings.start(seed, dataset.observation_size, dataset.action_spec)
+        self._start = settings.start(seed, dataset.observation_size, dataset.action_size)
 
     def scaled(
         self, actions: Float[np.ndarray, "rows action"]
@@ -222,14 +229,28 @@ class OffPolicy:
         return np.asarray((actions - self._centre) / self._half, np.float32)
 
     def value(
-        self, actions: Float32[np.ndarray, "rows action"]
+        self, actions: Shaped[np.ndarray, "rows *action"]
     ) -> Float64[np.ndarray, " replicates"]:
         """What a policy is worth, an estimate from each replicate, in the data's own unit.
 
         Args:
-            actions: the policy's, for each row of the data, from `actions_at`.
+            actions: the policy's, for each row of the data, from `actions_at`; of discrete ones the
+                numbers, or one-hot rows.
+
+        Raises:
+            InputError: they are not as many or as wide as the data's, or a number is none of its
+                actions.
         """
         keys, critics = self._start
+        spec = self.dataset.action_spec
+        if isinstance(spec, Discrete) and actions.ndim == 1:
+            actions = spec.flatten(actions)
+        if actions.shape != self.dataset.actions.shape:
+            raise InputError(
+                f"the policy's actions have shape {actions.shape}, those of {self.dataset.name} "
+                f"{self.dataset.actions.shape}",
+                hint="give one action for each row of `dataset.observations`",
+            )
         taken = jnp.asarray(self.scaled(actions))
         args = (keys, critics, jnp.asarray(self._episodes), self._steps, taken)
         values = evaluate(*args, settings=self.settings, advance=self._advance)
@@ -266,7 +287,7 @@ class OffPolicy:
 
 def actions_at(
     policy: Decide, observations: Float32[np.ndarray, "rows observation"]
-) -> Float32[np.ndarray, "rows action"]:
+) -> Float32[np.ndarray, "rows *action"]:
     """The policy's action in every row.
 
     Raises:

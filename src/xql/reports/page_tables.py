@@ -192,13 +192,16 @@ def off_policy(run: RunFolder) -> tuple[dict[str, Any] | None, str]:
             )
         ]
         verdict = str(found["verdict"])
+        reason = "the interval of the difference contains 0"
+        if data.get("episodes") == 1:
+            reason = "there is one episode"
         said = {
             "better": "The policy is better than the one that acted in the log.",
             "worse": "The policy is worse than the one that acted in the log.",
         }.get(
             verdict,
             "It cannot be said whether the policy is better than the one that acted in the log: "
-            "the interval of the difference contains 0.",
+            f"{reason}.",
         )
         return {
             "verdict": verdict,
@@ -246,8 +249,8 @@ def _support(found: Any, critic: Any) -> Table:
                 f"{_number(found.get('distance'), 2)} × that of logged actions",
             ],
             [
-                "states where it is farther from logged actions than 95 % of them",
-                f"{_percent(found.get('far'))} (the behaviour policy: 5 %)",
+                "states where it is unlike all actions logged in similar ones",
+                f"{_percent(found.get('far'))} (the behaviour policy: about 5 %)",
             ],
             [
                 "transitions that show what its actions lead to (effective sample size)",

@@ -125,8 +125,8 @@ class PolicyValue:
         lines = []
         if found.far > MOST_FAR:
             lines.append(
-                f"in {found.far:.0%} of the states its action is farther from those logged in "
-                f"similar states than 95 % of logged actions are: its value there is extrapolated"
+                f"in {found.far:.0%} of the states its action is unlike those logged in similar "
+                "states: its value there is extrapolated"
             )
         if found.effective < LEAST_EFFECTIVE:
             lines.append(
@@ -191,16 +191,16 @@ def select(
         bar.advance(done)
 
     off_policy = OffPolicy(_data(folders, data), discount, settings, seed, advance)
-    updates = off_policy.settings.updates
+    updates, replicates = off_policy.settings.updates, off_policy.settings.replicates
     assert updates is not None
     policies: list[PolicyValue] = []
     left_out: list[str] = []
     count = sum(len(members) for _, _, members in found)
     with ProgressBar((count + 1) * updates, replicates, enabled=progress) as bar:
         each = "the policy" if count == 1 else f"each of {count} policies"
+        critics = "1 critic" if replicates == 1 else f"{replicates} critics"
         bar.say(
-            f"{replicates} critics of {updates:,} updates for {each}, and as many for the "
-            "behaviour policy"
+            f"{critics} of {updates:,} updates for {each}, and as many for the behaviour policy"
         )
         bar.compiling()
         for folder, at, members in found:
@@ -277,8 +277,8 @@ class OpeResult:
         if near is not None:
             lines.append(
                 f"its actions: {near.distance:.2f} × as far from the usual one in similar states "
-                f"as logged actions; {near.far:.0%} farther than 95 % of them; effective sample "
-                f"size {near.effective:.0%} of the transitions"
+                f"as logged actions; {near.far:.0%} unlike all of them; effective sample size "
+                f"{near.effective:.0%} of the transitions"
             )
         if critic is not None:
             trained = critic.trained_error
@@ -290,9 +290,11 @@ class OpeResult:
             )
         lines += [f"warning: {text}" for text in self.warnings]
         than = "the policy that acted in the log"
+        reason = "there is one episode"
+        if np.isfinite(self.policy.difference.low):
+            reason = "the interval of the difference contains 0"
         lines.append(
-            f"it cannot be said whether the policy is better than {than}: the interval of the "
-            "difference contains 0"
+            f"it cannot be said whether the policy is better than {than}: {reason}"
             if self.verdict == "cannot be said"
             else f"the policy is {self.verdict} than {than}"
             + ", as far as the warnings allow" * bool(self.warnings)
@@ -556,13 +558,15 @@ def _own_data(folder: RunFolder, held_out: bool = False) -> Dataset:
 
 
 def _require_fit(config: RunConfig, where: str, dataset: Dataset) -> None:
-    for name, theirs, ours in (
-        ("observations", dataset.observation_size, config.data.observation_size),
-        ("actions", dataset.action_size, config.data.actions.size),
+    ours, theirs = config.data, dataset.action_spec
+    for what, own, other in (
+        ("observations have size", ours.observation_size, dataset.observation_size),
+        ("actions are", ours.actions.kind, theirs.kind),
+        ("actions have size", ours.actions.size, theirs.size),
     ):
-        if theirs != ours:
+        if own != other:
             raise InputError(
-                f"its {name} have size {ours}, those of {dataset.name} have {theirs}",
+                f"its {what} {own}, those of {dataset.name} {what.split()[1]} {other}",
                 where=where,
                 hint="give data of the same columns",
             )
