@@ -25,6 +25,7 @@ from xql.experiments.cells import (
     online_cell,
     train_and_keep,
     train_cells,
+    train_then_finetune,
 )
 from xql.experiments.executors import OnJoblib, OnRay, executor_for
 from xql.runs.checkpoints import latest_step
@@ -479,6 +480,22 @@ def test_a_hyperparameter_that_did_not_exist_yet_loses_no_cell(tmp_path: Path) -
     assert len(older) < len(kept_lines)
     path.write_text("".join(older))
     assert kept(home, bc(data)) == folder
+
+
+def test_an_option_that_has_no_effect_any_more_loses_no_fine_tuned_cell(tmp_path: Path) -> None:
+    rates = {"q": 0.1, "v": 0.2}
+    asked = Cell("one", train_then_finetune, {}, {}, {"offline": {"rates": rates}})
+    folder = tmp_path / "one-0123456789"
+    folder.mkdir()
+
+    def keeps(rates: dict[str, float], **more: Any) -> bool:
+        identity = {"train": "train_then_finetune", "offline": {"rates": rates, **more}}
+        (folder / "cell.json").write_text(json.dumps(identity))
+        return kept(tmp_path, asked) == folder
+
+    assert keeps({"q": 0.1, "v": 0.2, "order": 4})
+    assert not keeps({"q": 0.1, "v": 0.3, "order": 4})
+    assert not keeps({"q": 0.1, "v": 0.2}, hold_out=0.5)
 
 
 def test_a_kept_cell_names_no_folder_of_this_machine(tmp_path: Path) -> None:

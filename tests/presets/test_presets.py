@@ -508,6 +508,29 @@ def test_fixed_has_a_beta_for_suites_alone() -> None:
         assert resolve("xql", "fixed", name, {"beta": 2.0}).rewards == "raw"
 
 
+@pytest.mark.parametrize(
+    ("agent", "options", "name"),
+    [
+        ("sac", {"target_network": "value"}, "target_network"),
+        ("sac", {"loss": "official"}, "loss"),
+        ("sac", {"max_gradient_norm": 0.1}, "max_gradient_norm"),
+        ("sac", {"value_layer_norm": True}, "value_layer_norm"),
+        ("x-sac", {"maclaurin_order": 4}, "maclaurin_order"),
+        ("td3", {"max_gradient_norm": 0.1}, "max_gradient_norm"),
+        ("x-td3", {"maclaurin_order": 4}, "maclaurin_order"),
+        ("cql", {"initial_multiplier": 50.0}, "initial_multiplier"),
+        ("iql", {"huber_delta": 0.5}, "huber_delta"),
+        ("xql", {"critic_loss": "squared", "huber_delta": 0.5}, "huber_delta"),
+        ("xql", {"maclaurin_order": 8}, "maclaurin_order"),
+    ],
+)
+def test_an_option_of_something_that_is_off_is_refused(
+    agent: str, options: dict[str, Any], name: str
+) -> None:
+    with pytest.raises(InputError, match=f"{name} has no effect on agent {agent} as it is"):
+        resolve(agent, "default", "my-data", options)
+
+
 def test_what_is_swept_does_not_tune_itself() -> None:
     # Else a state would have a temperature in training and none where the run is opened.
     swept = resolve("xql", "default", "my-data", swept=["inverse_temperature"])

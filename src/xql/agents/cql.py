@@ -138,7 +138,7 @@ class CQLConfig:
     @property
     def inactive(self) -> frozenset[str]:
         """Without a Lagrange multiplier nothing holds the gap to a target."""
-        return frozenset(() if self.lagrange else ("target_gap",))
+        return frozenset(() if self.lagrange else ("initial_multiplier", "target_gap"))
 
 
 class CQLState(NamedTuple):

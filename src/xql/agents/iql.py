@@ -99,6 +99,11 @@ class IQLConfig:
     value_schedule: Schedule = static(default="constant", doc="Learning rate schedule of V and Q.")
     batch_size: int = static(default=256, doc="Transitions per batch.", range=SIZE)
 
+    @property
+    def inactive(self) -> frozenset[str]:
+        """The squared error has no δ."""
+        return frozenset(() if self.critic_loss == "huber" else ("huber_delta",))
+
 
 class IQLState(NamedTuple):
     """Everything that the next update depends on."""

@@ -166,11 +166,16 @@ class SACConfig:
     @property
     def inactive(self) -> frozenset[str]:
         """No β without a Gumbel loss, no KL of it without `beta=auto`, no rate of V without V."""
-        without_gumbel = () if self.value == "gumbel" else ("beta", "clip")
-        tunes_itself = self.value == "gumbel" and isinstance(self.beta, Auto)
-        without_auto = () if tunes_itself else ("beta_kl",)
-        without_value = ("value_learning_rate",) if self.value == "none" else ()
-        return frozenset((*without_gumbel, *without_auto, *without_value))
+        idle: set[str] = set()
+        if self.value != "gumbel":
+            idle |= {"beta", "clip", "loss", "max_gradient_norm", "target_network"}
+        if self.value != "gumbel" or not isinstance(self.beta, Auto):
+            idle.add("beta_kl")
+        if self.value != "gumbel" or self.loss != "maclaurin":
+            idle.add("maclaurin_order")
+        if self.value == "none":
+            idle |= {"value_layer_norm", "value_learning_rate"}
+        return frozenset(idle)
 
 
 class SACState(NamedTuple):

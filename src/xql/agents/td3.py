@@ -138,9 +138,14 @@ class TD3Config:
     @property
     def inactive(self) -> frozenset[str]:
         """Without a Gumbel loss there is no β, and without `beta=auto` no KL of it."""
+        idle: set[str] = set()
         if self.loss == "squared":
-            return frozenset(("beta", "beta_kl", "clip"))
-        return frozenset(() if isinstance(self.beta, Auto) else ("beta_kl",))
+            idle |= {"beta", "clip", "max_gradient_norm"}
+        if self.loss == "squared" or not isinstance(self.beta, Auto):
+            idle.add("beta_kl")
+        if self.loss != "maclaurin":
+            idle.add("maclaurin_order")
+        return frozenset(idle)
 
 
 class TD3State(NamedTuple):

@@ -245,8 +245,8 @@ class XQLConfig:
 
     @property
     def inactive(self) -> frozenset[str]:
-        """What other choices of `policy` have, the loss of a V that is computed, and the KL bounds
-        of fixed temperatures."""
+        """What other choices of `policy` and of the losses have, the loss of a V that is computed,
+        and the KL bounds of fixed temperatures."""
         of: dict[Extraction, set[str]] = {
             "awr": {"inverse_temperature", "policy_kl", "weight_cap", "policy_dropout"},
             "ddpg_bc": {"bc_weight", "exploration_noise"},
@@ -261,6 +261,10 @@ class XQLConfig:
         fixed = {name for name, tuned in bounds.items() if not isinstance(tuned, Auto)}
         sampled = {"clip", "loss", "maclaurin_order", "max_gradient_norm", "value_layer_norm"}
         idle = set() if self.soft_maximum == "sampled" else sampled
+        if self.loss != "maclaurin":
+            idle.add("maclaurin_order")
+        if self.critic_loss != "huber":
+            idle.add("huber_delta")
         return frozenset((set().union(*of.values()) - of[self.policy]) | fixed | idle)
 
 

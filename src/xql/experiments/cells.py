@@ -398,11 +398,21 @@ def _answers(folder: Path, cell: Cell) -> bool:
         ) from None
     shared = own.keys() & identity.keys()
     # A hyperparameter that was added since is not in what was kept.
-    if "train" not in shared or not all(agrees(identity[name], own[name]) for name in shared):
+    said = {name: _still_said(identity[name], own[name]) for name in shared}
+    if "train" not in shared or not all(agrees(said[name], own[name]) for name in shared):
         return False
     if not (folder / "config.yaml").exists():
         return not cell.configuration
     return agrees(cell.configuration, configuration(RunConfig.load(folder)))
+
+
+def _still_said(kept: Any, own: Any) -> Any:
+    """What was kept, without the hyperparameters that a cell no longer names: they have no effect
+    in it."""
+    if not (isinstance(kept, Mapping) and isinstance(own, Mapping)):
+        return kept
+    names = [name for name in kept if name in own or name in LEFT_OUT]
+    return {name: _still_said(kept[name], own.get(name)) for name in names}
 
 
 def agrees(asked: Any, found: Any) -> bool:
