@@ -423,6 +423,17 @@ def test_other_data_of_the_same_name_is_another_cell(tmp_path: Path) -> None:
         kept(home, bc(data))
 
 
+def test_a_cell_is_found_where_its_data_were_made_again(tmp_path: Path) -> None:
+    data = log(tmp_path / "line.npz")
+    home = tmp_path / "cells"
+    folder = train_cells([bc(data, fingerprint="aa")], home)["bc"].folder
+    assert kept(home, bc(data, fingerprint="bb")) == folder
+    log(data, 60)
+    assert kept(home, bc(data, fingerprint="cc")) is None
+    data.unlink()
+    assert kept(home, bc(data, fingerprint="dd")) is None
+
+
 def test_a_plan_knows_its_data_by_their_extent(tmp_path: Path) -> None:
     data = log(tmp_path / "line.npz")
     home = tmp_path / "cells"
