@@ -125,8 +125,12 @@ def test_transitions_become_episodes_with_their_final_observations() -> None:
     assert not second.terminations.any()
     assert third.observations.ravel().tolist() == [20, 21]
     # A length that ends with the last row, or behind it, leaves no empty log.
-    assert [len(log.actions) for log in to_logs(rows, [2, 4])] == [2, 4]
-    assert [len(log.actions) for log in to_logs(rows, [2, 9, 5])] == [2, 4]
+    whole = Rows(*(column[:, :5] for column in rows))
+    assert [len(log.actions) for log in to_logs(whole, [2, 3])] == [2, 3]
+    assert [len(log.actions) for log in to_logs(whole, [2, 9, 5])] == [2, 3]
+    # Where an episode was left without a length, no transition leads into the next one's start.
+    assert [len(log.actions) for log in to_logs(rows, [2])] == [2, 3, 1]
+    assert [len(log.actions) for log in to_logs(rows, [])] == [2, 3, 1]
 
 
 def test_random_actions_are_uniform_and_end_where_the_world_does() -> None:

@@ -248,12 +248,18 @@ def test_simulators_that_cannot_be_saved_start_new_episodes_with_seeds_of_their_
     first = [one.seeds[0] for one in made]
     assert len({*seeds, *first}) == 8
     assert restored(4)[1] == seeds and not {*restored(5)[1]} & {*seeds}
-    assert fresh.finished == finished
+    # What was begun has ended after its one step, without a return.
+    left = fresh.finished[len(finished) :]
+    assert fresh.finished[: len(finished)] == finished
+    assert [(one.member, one.length) for one in left] == [(0, 1), (0, 1), (1, 1), (1, 1)]
+    np.testing.assert_array_equal(
+        fresh.recent_returns()["training_return"], actors.recent_returns()["training_return"]
+    )
     assert fresh.random_actions().tolist() == actors.random_actions().tolist()
     # The open episode's return and length begin anew.
     fresh.step(np.zeros((2, 2, 2), np.float32))
     fresh.step(np.zeros((2, 2, 2), np.float32))
-    assert {one.length for one in fresh.finished[len(finished) :]} == {2}
+    assert {one.length for one in fresh.finished[len(finished) + len(left) :]} == {2}
 
 
 def test_simulators_of_another_release_start_new_episodes() -> None:

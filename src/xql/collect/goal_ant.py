@@ -99,7 +99,7 @@ def write_ant_policy(run: Path, out: Path, step: int | None = None) -> None:
         raise InputError(
             f"its training stopped at step {done:,} of {config.steps:,}",
             where=str(run),
-            hint="remove this folder and train it again",
+            hint=f"go on with it: xql resume {run}",
         )
     if folder.read_frozen():
         raise InputError("its training diverged", where=str(run), hint="take another run or seed")

@@ -104,7 +104,7 @@ def open_source(path: Path, env: str | None = None) -> Source:
         raise InputError(
             f"its training stopped at step {done:,} of {config.steps:,}",
             where=where,
-            hint="remove this folder and train it again",
+            hint=f"go on with it: xql resume {path}",
         )
     if folder.read_frozen():
         raise InputError("its training diverged", where=where, hint="take another run or seed")
@@ -242,7 +242,11 @@ def to_logs(rows: Rows, lengths: Sequence[int]) -> list[Log]:
         lengths: the steps of each episode that ended; what is left is a last one that was cut.
     """
     steps = rows.rewards.shape[1]
-    edges = [0, *(int(end) for end in np.cumsum(lengths) if end < steps), steps]
+    # A run that was resumed by an older version does not know the length of what it had begun.
+    moved = (rows.next_observations[0, :-1] != rows.observations[0, 1:]).any(-1)
+    seen = np.flatnonzero(moved | (rows.masks[0, :-1] == 0)) + 1
+    known = np.cumsum(lengths, dtype=np.int64)
+    edges = [0, *(int(end) for end in np.union1d(known[known < steps], seen)), steps]
     return [
         Log(
             observations=np.concatenate(

@@ -29,6 +29,7 @@ class Episode(NamedTuple):
 
     member: int
     episode_return: float
+    """NaN where it was left because its simulator could not be restored."""
     length: int
 
 
@@ -136,7 +137,7 @@ class Actors:
 
         Returns:
             Whether every copy goes on in the middle of its episode. If not, every copy starts a new
-            one, and the episodes that were open count for nothing.
+            one, and the episodes that were open have ended without a return.
 
         Raises:
             InputError: the state is damaged, or that of other actors.
@@ -164,6 +165,11 @@ class Actors:
                 self._returns = np.array(state["returns"], np.float64)
                 self._lengths = np.array(state["lengths"], np.int64)
                 return True
+        # Their steps are in the replay buffer, which these lengths divide.
+        self.finished += [
+            Episode(int(member), np.nan, int(state["lengths"][member, place]))
+            for member, place in np.argwhere(state["lengths"] > 0)
+        ]
         self._begin(step)
         return False
 
@@ -240,7 +246,11 @@ class Actors:
         """Each member's mean over its last ten finished episodes, once every member has some."""
         members = len(self._copies)
         recent = [
-            [one.episode_return for one in self.finished if one.member == member][-10:]
+            [
+                one.episode_return
+                for one in self.finished
+                if one.member == member and not np.isnan(one.episode_return)
+            ][-10:]
             for member in range(members)
         ]
         if not all(recent):
