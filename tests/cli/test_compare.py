@@ -33,6 +33,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name: path for path in home.iterdir()}
 
 
+def test_a_flag_s_path_may_begin_in_the_home_folder(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("compare", str(runs["bc"]), "--out=~/compared") == 0
+    assert list((tmp_path / "compared").iterdir())
+    assert not Path("~").exists()
+
+
 def run(*words: str) -> int:
     try:
         main(list(words))

@@ -7,6 +7,7 @@ from xql.evaluation.statistics import (
     best_summary,
     episode_means,
     format_interval,
+    format_number,
     iqm,
     last_summary,
     step_intervals,
@@ -102,6 +103,19 @@ def test_a_diverged_seed_shows() -> None:
 def test_an_interval_in_words() -> None:
     assert format_interval(Interval(61.25, 55.04, 68.16, 5), digits=1) == "61.2 [55.0, 68.2]"
     assert format_interval(Interval(0.5, 0.25, 0.75, 5), digits=2) == "0.50 [0.25, 0.75]"
+    # Three digits of the largest of the three, where one decimal would show none.
+    assert format_interval(Interval(0.0412, 0.0391, 0.0433, 4)) == "0.0412 [0.0391, 0.0433]"
+    assert format_interval(Interval(-0.2661, -0.31, 0.05, 4)) == "-0.266 [-0.310, 0.050]"
+    assert format_interval(Interval(0.5, 0.0, 1.0, 4)) == "0.5 [0.0, 1.0]"
+    assert format_interval(Interval(0.0, 0.0, 0.0, 4)) == "0.0 [0.0, 0.0]"
+    assert format_interval(Interval(0.25, np.nan, np.nan, 1)) == "0.250 [n/a (1 seed)]"
+    assert [format_number(one) for one in (61.25, 0.0412, -0.5, 0.0, np.nan)] == [
+        "61.2",
+        "0.0412",
+        "-0.500",
+        "0.0",
+        "nan",
+    ]
 
 
 # Two seeds, two steps, two episodes each.

@@ -376,6 +376,15 @@ def test_the_page_says_why_nothing_can_be_said(
 
 
 @pytest.mark.usefixtures("without_vega")
+def test_the_commands_name_a_run_that_was_called_by_a_dot(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.path)
+    text = Page(write_page([Path()], tmp_path / "report.html")).text
+    assert f"xql reproduce {run.path.name}" in text
+
+
+@pytest.mark.usefixtures("without_vega")
 def test_without_scores_the_verdict_comes_first(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", configured(Member(0)))
     (folder.path / "ope.json").write_text(json.dumps(VERDICT))

@@ -57,6 +57,16 @@ def test_create_then_open_gives_the_same_configuration(tmp_path: Path) -> None:
     assert made.checkpoints == made.path / "checkpoints"
 
 
+def test_a_path_may_begin_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunFolder.create(Path("~/run"), CONFIG).path == tmp_path / "run"
+    assert RunFolder.open(Path("~/run")).path == tmp_path / "run"
+    with pytest.raises(InputError, match="run"):
+        RunFolder.require_free(Path("~/run"))
+
+
 def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "run"
     RunFolder.create(path, CONFIG).log_metrics(1, {"loss": [1.0]})

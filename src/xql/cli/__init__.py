@@ -16,6 +16,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from xql import __version__
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     warnings.showwarning = _show_warning
     print_anything()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = [_at_home(one) for one in (sys.argv[1:] if arguments is None else arguments)]
     try:
         with command_line(words):
             _dispatch(words, COMMANDS, ["xql"])
@@ -130,6 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(141)
     except Exception as error:
         sys.exit(_unexpected(error, words))
+
+
+def _at_home(word: str) -> str:
+    """`--out=~/runs` with the home folder: a shell puts it in only where a word begins with ~."""
+    flag, _, value = word.partition("=")
+    if flag.startswith("--") and (value == "~" or value.startswith("~/")):
+        return f"{flag}={Path(value).expanduser()}"
+    return word
 
 
 def _discard_output() -> None:

@@ -46,7 +46,7 @@ def evaluate(
     import numpy as np
     from rich.table import Table
 
-    from xql.evaluation.statistics import format_interval
+    from xql.evaluation.statistics import format_interval, format_number
     from xql.runs.config import RunConfig
     from xql.runs.summary import SYMBOLS, UNITS, quantity_of, results, value_of
     from xql.training.evaluate import evaluate_run
@@ -76,7 +76,10 @@ def evaluate(
             str(member),
             str(own[0].seed),
             *(f"{members[member].changes[name]:g}" for name in swept),
-            *(f"{np.mean([value_of(row, one) for row in own]):.1f}" for one in measures),
+            *(
+                format_number(float(np.mean([value_of(row, one) for row in own])))
+                for one in measures
+            ),
             f"{np.mean([row.length for row in own]):.0f}",
         )
     plain_console().print(table)
@@ -99,7 +102,7 @@ def evaluate(
             **world,
         )
         films.append(str(path))
-        print(f"{path}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")
+        print(f"{path}: returns {', '.join(format_number(one.episode_return) for one in played)}")
     result(
         run=str(run),
         step=rows[0].step,

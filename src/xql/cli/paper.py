@@ -163,6 +163,7 @@ def videos(
         trust_environment: installed packages, or ids, whose environments the runs may name besides
             Gymnasium's, Gymnasium-Robotics' and xql's own.
     """
+    from xql.evaluation.statistics import format_number
     from xql.reports.videos import videos as film
 
     for run, played in zip(
@@ -178,5 +179,5 @@ def videos(
         ),
         strict=True,
     ):
-        print(f"{run}: returns {', '.join(f'{one.episode_return:.1f}' for one in played)}")
+        print(f"{run}: returns {', '.join(format_number(one.episode_return) for one in played)}")
     print(out)

@@ -199,8 +199,26 @@ def _above(
     return np.stack(shares, axis=-1)
 
 
-def format_interval(interval: Interval, digits: int = 1) -> str:
-    """One line: "61.3 [55.0, 68.2]"; the bounds read n/a where they are undefined."""
+def decimals(*values: float) -> int:
+    """How many show three digits of the largest of these; at least one, as of per cent."""
+    largest = max((abs(one) for one in values if np.isfinite(one)), default=0.0)
+    return min(2 - int(np.floor(np.log10(largest))), 9) if 0.0 < largest < 1.0 else 1
+
+
+def format_number(value: float) -> str:
+    """A score or a return: "61.3", "0.0412"."""
+    return f"{value:.{decimals(value)}f}"
+
+
+def format_interval(interval: Interval, digits: int | None = None) -> str:
+    """One line: "61.3 [55.0, 68.2]"; the bounds read n/a where they are undefined.
+
+    Args:
+        interval: of a score.
+        digits: behind the point; None for as many as `decimals` says.
+    """
+    if digits is None:
+        digits = decimals(interval.estimate, interval.low, interval.high)
     estimate = f"{interval.estimate:.{digits}f}"
     if interval.seeds == 1:
         return f"{estimate} [n/a (1 seed)]"

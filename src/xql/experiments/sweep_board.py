@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from xql.errors import InputError, printable
+from xql.evaluation.statistics import format_number
 from xql.experiments.sweep import Entry, Plan
 from xql.experiments.sweep_worker import started_file
 from xql.output import output, spelled
@@ -147,5 +148,5 @@ class Board:
             if last:
                 quantity = self._plan.spec.metric or quantity_of(last)
                 score = np.mean([value_of(row, quantity) for row in last])
-                return f"{score:.1f} {UNITS[quantity]}"
+                return f"{format_number(float(score))} {UNITS[quantity]}"
         return ""

@@ -156,7 +156,7 @@ def _content(runs: list[RunFolder], path: Path, recompute: bool) -> dict[str, An
         if one is not None:
             found[run.path] = one
         if why:
-            notes.append(f"{run.path.name}: {why}" if len(runs) > 1 else why)
+            notes.append(f"{run.path.resolve().name}: {why}" if len(runs) > 1 else why)
     scores, tables, tiles, more = scores_of(runs, shown, keys)
     notes += [_without_folders(one, runs) for one in more]
     groups = {"scores": scores, **metrics_of(shown, keys), "data": networks_of(shown, keys, found)}
@@ -259,7 +259,7 @@ def _duration(seconds: float) -> str:
 
 
 def _divergences(run: RunFolder, named: bool) -> list[str]:
-    whose = f"{run.path.name}: " if named else ""
+    whose = f"{run.path.resolve().name}: " if named else ""
     notes = [
         f"{whose}member {one.member} diverged by step {one.noticed:,} and went on from step "
         f"{one.step:,} with learning rates divided by {SMALLER}."
@@ -386,8 +386,8 @@ def _environment(text: str | None) -> str:
 
 def _commands(run: RunFolder) -> list[tuple[str, str]]:
     commands = [
-        ("Make it again and compare", f"xql reproduce {quoted(run.path.name)}"),
-        ("Go on with it", f"xql resume {quoted(run.path.name)}"),
+        ("Make it again and compare", f"xql reproduce {quoted(run.path.resolve().name)}"),
+        ("Go on with it", f"xql resume {quoted(run.path.resolve().name)}"),
     ]
     if run.config.finetune is not None:
         del commands[0]

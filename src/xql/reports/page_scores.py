@@ -13,6 +13,7 @@ from xql.evaluation.statistics import (
     Interval,
     episode_means,
     format_interval,
+    format_number,
     stratified_bootstrap,
 )
 from xql.reports.comparable import task_of
@@ -61,7 +62,7 @@ def scores_of(
                 tiles.append(
                     {
                         "name": f"{kind} {UNITS[best.quantity].replace('% ', '')}",
-                        "value": f"{summary.interval.estimate:.1f}"
+                        "value": format_interval(summary.interval).partition(" [")[0]
                         + " %" * (best.quantity == "success"),
                         "interval": _bounds(summary.interval),
                         "note": f"{words}{summary.label}, {summary.sample}"
@@ -70,7 +71,7 @@ def scores_of(
                 )
         level = _level(run, quantity_of(rows)) if rows else None
         if level is not None:
-            value = {"name": "The data", "value": f"{level[0]:.1f}", "interval": ""}
+            value = {"name": "The data", "value": format_number(level[0]), "interval": ""}
             tiles.append({**value, "note": "mean over the logged episodes"})
     else:
         try:

@@ -204,7 +204,7 @@ class RunFolder:
             InputError: something already lies at `path` (an empty folder is fine), or nothing can
                 be written there.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         cls.require_free(path)
         with made_folder(path, "run"):
             try:
@@ -248,6 +248,7 @@ class RunFolder:
         Raises:
             InputError: something lies there, or nothing can be written there.
         """
+        path = Path(path).expanduser()
         with writing(path, "run"):
             free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
         if not free:
@@ -262,7 +263,7 @@ class RunFolder:
             InputError: no folder there, a file of it is missing or unreadable, or its config.yaml
                 lacks what every run has.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if path.is_file():
             raise InputError(
                 "this is a file", where=str(path), hint=f"name a run folder; is it {path.parent}?"

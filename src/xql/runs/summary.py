@@ -8,7 +8,13 @@ import numpy as np
 
 from xql.display import html_table
 from xql.errors import InputError
-from xql.evaluation.statistics import Summary, best_summary, format_interval, last_summary
+from xql.evaluation.statistics import (
+    Summary,
+    best_summary,
+    format_interval,
+    format_number,
+    last_summary,
+)
 from xql.runs.config import Member
 from xql.runs.folder import Evaluation
 
@@ -144,6 +150,6 @@ def in_brief(rows: Sequence[Evaluation], members: Sequence[Member]) -> str:
     found = results(rows, members)
     unit = UNITS[found[0].quantity]
     if len(found) == 1:
-        return f"{found[0].last.interval.estimate:.1f} {unit}"
-    each = (f"{one.last.interval.estimate:.1f} ({one.label})" for one in found)
+        return f"{format_number(found[0].last.interval.estimate)} {unit}"
+    each = (f"{format_number(one.last.interval.estimate)} ({one.label})" for one in found)
     return f"{', '.join(each)} {unit}"
