@@ -394,6 +394,9 @@ def test_the_policy_acts_within_what_was_logged() -> None:
     fixed = open_table(plant() | {"valve_y": [40.0] * 7}, **ROLES)
     assert fixed.action_high is not None
     assert fixed.action_high[1] == pytest.approx(40.04)
+    narrow = open_table(plant() | {"valve_y": [1013.0, 1013.5] * 3 + [1013.0]}, **ROLES)
+    assert narrow.action_high is not None
+    assert narrow.action_high[1] == 1013.5
     found = [one for one in check_dataset(fixed) if "action columns never" in one.what]
     assert [one.where for one in found] == ["valve_y"]
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xql.data.actions import Box, box
 from xql.data.dataset import Dataset, Episode, empty
 from xql.errors import InputError
 
@@ -264,3 +265,27 @@ def test_arrays_and_bounds_of_the_wrong_kind(
     with pytest.raises(InputError) as caught:
         Dataset(**{**SOUND, **change})
     assert str(caught.value) == f"unnamed: {line}"
+
+
+@pytest.mark.parametrize("fixed", [0.0, 0.7, -3.0, 32_768.0, -40_000.0, 16_777_216.0, -1e30])
+def test_an_action_that_never_moves_has_a_box_of_some_width(fixed: float) -> None:
+    actions = np.stack([np.full(4, fixed), [5.0, 5.5, 6.0, 5.0]], 1).astype(np.float32)
+    data = Dataset.from_arrays(column(0, 1, 2, 3), actions, np.zeros(4), np.array([0, 0, 0, 1]))
+    spec = data.action_spec
+    assert isinstance(spec, Box)
+    low, high = np.array([spec.low, spec.high], np.float32)
+    half = (high - low) / 2
+    assert low[0] == np.float32(fixed) and half[0] > 0
+    assert np.isfinite((actions - (high + low) / 2) / half).all()
+    # What moves keeps its range, however narrow.
+    assert (spec.low[1], spec.high[1]) == (5.0, 6.0)
+
+
+def test_bounds_are_kept_however_narrow() -> None:
+    low = np.array([0.0, 1000.0], np.float32)
+    high = np.array([1e-6, 1000.5], np.float32)
+    actions = np.stack([low, high, low], dtype=np.float32)
+    stated = Dataset(**SOUND | {"actions": actions}, action_low=low, action_high=high)
+    read = Dataset(**SOUND | {"actions": actions})
+    for data in (stated, read):
+        assert data.action_spec == box(low, high)

@@ -211,6 +211,18 @@ def box(low: Sequence[float] | np.ndarray, high: Sequence[float] | np.ndarray) -
     return Box(tuple(map(float, low)), tuple(map(float, high)))
 
 
+def upper_bounds(
+    low: Float32[np.ndarray, " action"], high: Float32[np.ndarray, " action"]
+) -> Float32[np.ndarray, " action"]:
+    """`high`, the largest numbers of logged actions, but above `low` also where none moves.
+
+    A column that never moves has no range to scale by. It gets a thousandth of its size, at least
+    0.001: less is nothing beside a large number in float32.
+    """
+    moves = high - low > 1e-30  # half of a smaller range may be 0 on a device
+    return np.where(moves, high, low + 1e-3 * np.maximum(1.0, np.abs(low)))
+
+
 def require_box(spec: ActionSpec, where: str = "") -> Box:
     """`spec`, where its actions are continuous.
 

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, Shaped
 
-from xql.data.actions import ActionSpec, Discrete, box
+from xql.data.actions import ActionSpec, Discrete, box, upper_bounds
 from xql.data.moves import follows
 from xql.data.stored import SMALL, Readable, Stored, blocks, is_on_disk, mapped, release
 from xql.display import html_table
@@ -206,14 +206,13 @@ class Dataset:
         """What the actions are; where no bounds are stated, those of a Box are what they span."""
         if self.discrete:
             return Discrete(self.action_size)
-        low, high = self.action_low, self.action_high
-        if low is None or high is None:
-            low, high = self.action_range
-            if (low >= -1).all() and (high <= 1).all():
-                # Nearly every logged task acts in [-1, 1]; the data need not reach its corners.
-                low, high = -np.ones_like(low), np.ones_like(high)
-        # A dimension that never moves has no range to scale by.
-        return box(low, np.maximum(high, low + 1e-3))
+        if self.action_low is not None and self.action_high is not None:
+            return box(self.action_low, self.action_high)
+        low, high = self.action_range
+        if (low >= -1).all() and (high <= 1).all():
+            # Nearly every logged task acts in [-1, 1]; the data need not reach its corners.
+            low, high = -np.ones_like(low), np.ones_like(high)
+        return box(low, upper_bounds(low, high))
 
     @property
     def action_range(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
+from xql.data.actions import upper_bounds
 from xql.data.columns import Column, TableColumns
 from xql.data.dataset import Dataset
 from xql.data.schema import ARRAYS
@@ -89,11 +90,8 @@ def make_dataset(steps: Steps, columns: TableColumns, name: str, where: str) -> 
         goes_on=~ends,
         name=name,
         source=ARRAYS,
-        # One that never moves has no range, and no dataset takes one.
         action_low=None if discrete else low,
-        action_high=None
-        if discrete
-        else np.maximum(high, low + 1e-3 * np.maximum(1.0, np.abs(low))),
+        action_high=None if discrete else upper_bounds(low, high),
         discrete=discrete,
         metadata={
             "columns": columns.to_dict(),
