@@ -257,6 +257,55 @@ def test_values_are_filled_within_an_episode_and_never_across() -> None:
     assert said(data, "1 of 7 rows lack a part of the observation, and there is nothing before")
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([5.0, -999, 5, 6, 7, 8, 9]),
+        np.array([5.0, -999, 5, 6, 7, 8, 9], np.float32),
+        np.array([5, -999, 5, 6, 7, 8, 9]),
+        np.array([True, False, True, False, True, False, True]),
+        np.array(list("5056789"), object),
+        np.array(list("5056789")),
+    ],
+)
+def test_a_masked_cell_is_missing(values: Any) -> None:
+    mask = np.arange(7) == 1
+    for cells in (np.ma.masked_array(values, mask), list(np.ma.masked_array(values, mask))):
+        table = plant() | {"sensor_b": cells}
+        with pytest.raises(InputError, match="sensor_b is empty in row 1; fill them, or choose"):
+            open_table(table, **ROLES)
+        filled = open_table(table, **ROLES, missing="ffill")
+        assert filled.observations[:2, 1].tolist() == [float(values[0])] * 2
+        columns = TableColumns.from_dict(filled.metadata["columns"], "")
+        with pytest.raises(InputError, match="sensor_b is missing"):
+            columns.encode(table)
+        row = {name: column[1] for name, column in table.items()}
+        with pytest.raises(InputError, match="sensor_b is missing"):
+            columns.encode(row)
+    whole = np.ma.masked_array(values, np.zeros(7, bool))
+    plain = open_table(plant() | {"sensor_b": values}, **ROLES)
+    assert open_table(plant() | {"sensor_b": whole}, **ROLES).fingerprint() == plain.fingerprint()
+
+
+def test_a_masked_label_or_time_is_missing() -> None:
+    mask = np.arange(7) == 2
+    hours = np.arange("2024-01-01T00", "2024-01-01T07", dtype="datetime64[h]")
+    for name, values in (
+        ("batch", np.array(plant()["batch"])),
+        ("batch", np.array([1, 1, 1, 1, 2, 2, 2])),
+        ("t", np.array(plant()["t"])),
+        ("t", np.arange(7)),
+        ("t", hours),
+        ("t", hours.astype("datetime64[ns]")),
+    ):
+        for cells in (np.ma.masked_array(values, mask), list(np.ma.masked_array(values, mask))):
+            with pytest.raises(InputError, match=f"{name} is empty in row 2; fill or drop the row"):
+                open_table(plant() | {name: cells}, **ROLES)
+    grade = np.ma.masked_array(list("ABABABA"), mask)
+    data = open_table(plant() | {"grade": grade}, **ROLES, categorical="grade", missing="ffill")
+    assert data.observations[:3, 2:].tolist() == [[1, 0], [0, 1], [0, 1]]
+
+
 def test_a_termination_is_not_filled_across() -> None:
     table = without(plant((6,)) | {"ended": [0, 0, 1, 0, 0, 0]}, ("sensor_b", 3))
     data = open_table(table, **ROLES, terminated="ended", missing="ffill")

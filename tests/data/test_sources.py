@@ -794,6 +794,11 @@ def test_masked_arrays() -> None:
     line = r"^arrays: observations is masked in row 5; fill or drop the row$"
     refused({**good, "observations": whole}, line)
     refused({**good, "observations": {"a": whole}}, line.replace("observations", "observations/a"))
+    for cells in (np.arange(9), np.arange(9.0), np.array(range(9), object), np.array(["a"] * 9)):
+        given = list(np.ma.masked_array(cells, np.arange(9) == 5))
+        for name in ("rewards", "episode"):
+            line = rf"^arrays: {name} is masked in row 5; fill or drop the row$"
+            refused({**good, name: given}, line)
 
 
 @pytest.mark.parametrize(

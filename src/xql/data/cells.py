@@ -86,10 +86,10 @@ def parsed(
 
 
 def objects(values: Sequence[Any]) -> np.ndarray:
-    """An array with one object in each row, whatever the objects are."""
+    """An array with one object in each row, whatever the objects are; None where it is masked."""
     cells = np.empty(len(values), object)
     for index, value in enumerate(values):  # numpy would make two axes of lists of one length
-        cells[index] = value
+        cells[index] = None if value is np.ma.masked else value
     return cells
 
 
@@ -98,6 +98,10 @@ def _array(values: Any, name: str, where: str) -> np.ndarray:
     if cells.ndim != 1:
         hint = "give one value in each row"
         raise InputError(f"{name} has {cells.ndim} axes", where=where, hint=hint)
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        # Under a mask lies any number; the dtypes named here have one for nothing.
+        cells = cells.astype(cells.dtype if cells.dtype.kind in "fM" else object)
+        cells[np.ma.getmaskarray(values)] = None
     return cells
 
 

@@ -110,8 +110,9 @@ class TableColumns:
         parts, one, markers = [], False, Markers(self.missing_values)
         for column in self.observation:
             given = _given(row, column.name)
-            one = np.ndim(given) == 0
+            one = not isinstance(given, list | tuple) and np.ndim(given) == 0
             read: Callable[..., np.ndarray] = labels if column.categories else numbers
+            given = None if given is np.ma.masked else given
             cells = np.asarray([given], object) if one else given
             values = read(cells, column.name, POLICY, 0, markers.of(column.name))
             lacking = values == None if column.categories else np.isnan(values)  # noqa: E711

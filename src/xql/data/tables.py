@@ -126,8 +126,8 @@ def array_of(values: Any, name: str, where: str) -> np.ndarray:
         InputError: a masked or missing value, a text among numbers, or lists of different lengths,
             named by the row.
     """
-    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        row = int(np.argwhere(np.ma.getmaskarray(values))[0][0])
+    row = _first_masked(values)
+    if row is not None:
         raise InputError(f"{name} is masked in row {row}", where=where, hint="fill or drop the row")
     try:
         array = np.asarray(values)
@@ -152,6 +152,17 @@ def array_of(values: Any, name: str, where: str) -> np.ndarray:
             raise InputError(what, where=where, hint="every row needs the same number")
         rows.append(cell)
     return np.stack(rows) if rows else array.astype(float)
+
+
+def _first_masked(values: Any) -> int | None:
+    """The first row with a masked value."""
+    if isinstance(values, np.ma.MaskedArray):
+        masked = np.argwhere(np.ma.getmaskarray(values))
+        return int(masked[0][0]) if len(masked) else None
+    kind = getattr(getattr(values, "dtype", None), "kind", "")  # polars has types of its own
+    if isinstance(values, list | tuple) or kind == "O":
+        return next((row for row, value in enumerate(values) if value is np.ma.masked), None)
+    return None
 
 
 def _is_wanted(name: str, wanted: Collection[str] | None) -> bool:
