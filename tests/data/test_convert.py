@@ -287,6 +287,24 @@ def test_a_masked_cell_is_missing(values: Any) -> None:
     assert open_table(plant() | {"sensor_b": whole}, **ROLES).fingerprint() == plain.fingerprint()
 
 
+@pytest.mark.parametrize("empty", [None, np.nan, "", " ", b"", np.datetime64("NaT")])
+def test_a_missing_label_is_refused_by_its_row(empty: Any) -> None:
+    label = b"b0" if isinstance(empty, bytes) else "b0"
+    day = np.datetime64("2024-03-01")
+    for labels in ([label, label, empty, empty, label, label, label], [day, day, *[empty] * 5]):
+        with pytest.raises(InputError, match="batch is empty in row 2; fill or drop the row"):
+            open_table(plant() | {"batch": labels}, **ROLES)
+
+
+def test_bytes_are_texts() -> None:
+    grades = list("ABABABA")
+    texts, stored = (
+        open_table(plant() | {"grade": cells}, **ROLES, categorical="grade")
+        for cells in (grades, [grade.encode() for grade in grades])
+    )
+    assert stored.metadata["columns"] == texts.metadata["columns"]
+
+
 def test_a_masked_label_or_time_is_missing() -> None:
     mask = np.arange(7) == 2
     hours = np.arange("2024-01-01T00", "2024-01-01T07", dtype="datetime64[h]")

@@ -785,6 +785,52 @@ def test_lists_in_the_cells_of_a_column() -> None:
     refused(cells("rewards", texts), r"^arrays: rewards is 'high' in row 8; give numbers$")
 
 
+NA = type("NAType", (), {"__bool__": lambda self: 1 / 0, "__ne__": lambda self, other: self})()
+"""As pandas' own: what compares with it is unknown too, and has no truth value."""
+DAY, NEVER = np.datetime64("2024-03-01", "ns"), np.datetime64("NaT")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["a", "a", None, None, "b"],
+        ["a", "a", np.nan, np.nan, "b"],
+        ["a", "a", NA, NA, "b"],
+        [1, 1, None, None, 2],
+        [DAY, DAY, NEVER, NEVER, DAY],
+        np.array([DAY, DAY, NEVER, NEVER, DAY]),
+        np.array([1, 1, "NaT", "NaT", 2], "timedelta64[s]"),
+        np.array(["a", "a", "", "", "b"]),
+        np.array([b"a", b"a", b"", b"", b"b"]),
+        np.array(["a", "a", " ", " ", "b"], object),
+    ],
+)
+def test_a_missing_label_is_refused_by_its_row(labels: Any) -> None:
+    columns, ends = log((3, 2))
+    given = {**columns, "terminated": ends & False, "truncated": ends & False}
+    cells = np.empty(5, object)
+    cells[:] = list(labels)
+    line = "episode is empty in row 2; fill or drop the row$"
+    for episode in (labels, cells, cells[:, None]):
+        refused({**given, "episode": episode}, f"^arrays: {line}")
+        refused(Frame({**given, "episode": episode}), f"^arrays: {line}")
+    del given["next_observations"]
+    with pytest.raises(InputError, match=f"^mine: {line}"):
+        Dataset.from_arrays(**given, episode=cells, name="mine")
+    whole = np.array(["a", "a", "b", "b", "c"], object)
+    assert Dataset.from_arrays(**given, episode=whole).lengths.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("suffix", [".csv", *SUFFIXES])
+def test_an_empty_label_of_a_file_is_refused_by_its_row(tmp_path: Path, suffix: str) -> None:
+    table, _ = numbered()
+    labels = np.array(["a", "a", "b", "b", "b", "b", "", "", "c"])
+    table["episode"] = labels.astype("S1") if suffix in (".hdf5", ".h5") else labels
+    write_file = write_csv if suffix == ".csv" else write
+    path = write_file(tmp_path / f"a{suffix}", {name: table[name] for name in table if name})
+    refused(path, rf"a\{suffix}: episode is empty in row 6; fill or drop the row$")
+
+
 def test_masked_arrays() -> None:
     columns, ends = log()
     good = {**columns, "terminated": ends, "truncated": ends & False}

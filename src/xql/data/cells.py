@@ -105,11 +105,13 @@ def _array(values: Any, name: str, where: str) -> np.ndarray:
     return cells
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds no value. An empty text is one, and says nothing only as a label."""
     # pandas has a NA and a NaT, which compare with nothing.
     return (
         value is None
         or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
+        or (isinstance(value, np.datetime64 | np.timedelta64) and bool(np.isnat(value)))
         or type(value).__name__ in ("NAType", "NaTType")
     )
 
@@ -150,7 +152,7 @@ def _is_number(text: str) -> bool:
 
 
 def _number(cell: Any, row: int, name: str, where: str, markers: frozenset[str]) -> float:
-    if _is_missing(cell):
+    if is_missing(cell):
         return np.nan
     word = cell.strip().lower() if isinstance(cell, str) else cell
     if isinstance(word, str) and (word in MISSING or marker(word) in markers):
@@ -184,8 +186,9 @@ def labels(
 
 
 def _label(cell: Any) -> str | None:
-    if _is_missing(cell):
+    if is_missing(cell):
         return None
+    cell = cell.decode(errors="replace") if isinstance(cell, bytes) else cell  # as HDF5 has them
     text = re.sub(r"^([-+]?\d+)\.0*$", r"\1", str(cell).strip())
     if text.lower() in ("true", "false"):
         return text.lower()
@@ -201,7 +204,7 @@ def decisions(
         return numbers(cells, name, where, first, markers)
     except InputError:
         found = labels(cells, name, where, first, markers)
-        if all(isinstance(cell, str) or _is_missing(cell) for cell in cells) and not any(
+        if all(isinstance(cell, str) or is_missing(cell) for cell in cells) and not any(
             _is_number(text) for text in found if text is not None
         ):
             return found
@@ -227,7 +230,7 @@ def times(
         missing = np.isnan(cells)
     if cells.dtype.kind not in "fiuM":
         cells = cells.astype(object)
-        empty = [_is_missing(cell) or str(cell).strip().lower() in MISSING for cell in cells]
+        empty = [is_missing(cell) or str(cell).strip().lower() in MISSING for cell in cells]
         missing = np.array(empty, bool)
     if markers:
         marked = np.array([marker(cell) in markers for cell in cells], bool)

@@ -16,7 +16,7 @@ reaches a loss, through the mask.
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, Shaped
 
 from xql.data.actions import ActionSpec, Discrete, box, upper_bounds
+from xql.data.cells import is_missing
 from xql.data.moves import follows
 from xql.data.stored import SMALL, Readable, Stored, blocks, is_on_disk, mapped, release
 from xql.display import html_table
@@ -434,7 +435,8 @@ class Dataset:
         given up; after a terminated step it does not matter (its value is masked) and is repeated.
 
         Raises:
-            InputError: columns of different lengths, or no step with a known outcome.
+            InputError: columns of different lengths, a missing label, or no step with a known
+                outcome.
         """
         columns: dict[str, Any] = {
             "observations": observations,
@@ -448,10 +450,11 @@ class Dataset:
             columns["goes_on"] = (
                 follows(observations, next_observations) if goes_on is None else goes_on
             )
-        if episode is not None:
-            columns["episode"] = episode
         describe = {"continuity": "assumed" if next_observations is None else "stated", **describe}
         where = str(describe.get("name", "arrays"))
+        if episode is not None:
+            require_labels(episode, where)
+            columns["episode"] = episode
         same_length(columns, where)
         terminated = columns["terminated"].astype(bool)
         truncated = columns["truncated"].astype(bool)
@@ -530,6 +533,21 @@ def same_length(columns: Mapping[str, Readable], where: str) -> None:
             )
     if steps == 0:
         raise InputError("there is no step", where=where, hint="give at least one")
+
+
+def require_labels(labels: Shaped[np.ndarray, " steps"], where: str) -> None:
+    """Raise `InputError` where a label of an episode is missing, or an empty text.
+
+    NaN and NaT differ from themselves, so each would begin an episode, and None would join rows.
+    """
+    rows: Iterable[int] = range(len(labels))
+    if labels.dtype != object:  # of equal ones the first will do
+        rows = np.flatnonzero(np.append(True, labels[1:] != labels[:-1])[: len(labels)]).tolist()
+    for row in rows:
+        label = labels[row]
+        if is_missing(label) or (isinstance(label, str | bytes) and not label.strip()):
+            what = f"episode is empty in row {row}"
+            raise InputError(what, where=where, hint="fill or drop the row")
 
 
 def _episode_ends(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xql.data.actions import Discrete, whole_numbers
-from xql.data.dataset import Dataset, same_length
+from xql.data.dataset import Dataset, require_labels, same_length
 from xql.data.flatten import flat_layout, flat_rows, is_image, leaves, select_keys
 from xql.data.moves import follows
 from xql.data.reading import DEEPEST
@@ -96,7 +96,9 @@ def _labels(values: Readable, where: str, steps: int) -> np.ndarray:
     if values.dtype.kind == "f":
         # A NaN differs from itself, so each one would silently start an episode.
         check_finite(values, "episode", where)
-    return np.asarray(values).ravel()
+    labels = np.asarray(values).ravel()
+    require_labels(labels, where)
+    return labels
 
 
 def unit_bounds(actions: Readable) -> dict[str, Any]:

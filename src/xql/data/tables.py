@@ -135,6 +135,8 @@ def array_of(values: Any, name: str, where: str) -> np.ndarray:
         array = np.empty(len(values), object)
         for row, value in enumerate(values):
             array[row] = value
+    if name in LABELS and array.dtype.kind == "U" and isinstance(values, list | tuple):
+        return np.array(values, object)  # else a NaN among texts would be one
     if array.dtype != object or array.ndim != 1 or name in LABELS:
         return array
     rows: list[np.ndarray] = []
