@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xql.data import tables
 from xql.data.actions import Discrete
 from xql.data.check import check_dataset
 from xql.data.dataset import Dataset
@@ -687,6 +688,36 @@ def test_a_csv_file(tmp_path: Path) -> None:
     labelled = open_dataset(write_csv(tmp_path / "b.csv", table, mark="\ufeff"))
     assert labelled.lengths.tolist() == [3, 2, 1, 3]
     assert labelled.terminated.tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("cells", "taken"),
+    [
+        (["true", "false", "TRUE", " False", "true"], np.array([True, False, True, False, True])),
+        (["true"] * 5, np.array([True] * 5)),  # two actions, of which one was never taken
+        (["true", "false", "1", "0", "1"], np.array([1, 0, 1, 0, 1])),
+        (["true", "2", "0", "0", "1"], np.array([1, 2, 0, 0, 1])),
+        (["2", "1", "0", "+1", " 0"], np.array([2, 1, 0, 1, 0])),
+        (["2", "1", "0", "0.0", "0"], np.array([2.0, 1.0, 0.0, 0.0, 0.0])),
+        (["true", "0.5", "0", "0", "1"], np.array([1.0, 0.5, 0.0, 0.0, 1.0])),
+    ],
+)
+@pytest.mark.parametrize("block", [2, 65536])
+def test_actions_of_a_csv_file_are_what_arrays_of_them_are(
+    tmp_path: Path, cells: Any, taken: Any, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_BLOCK", block)
+    columns, ends = log((3, 2))
+    flags = {"terminated": ends, "truncated": ends & False}
+    data = open_dataset({**columns, **flags, "actions": taken})
+    numbers = {f"observations.{i}": column for i, column in enumerate(columns["observations"].T)}
+    for number, column in enumerate(columns["next_observations"].T):
+        numbers[f"next_observations.{number}"] = column
+    for name in ("actions", "actions.0"):
+        table = {**numbers, "rewards": columns["rewards"], **flags, name: cells}
+        found = open_dataset(write_csv(tmp_path / f"{name}.csv", table))
+        assert found.action_spec == data.action_spec
+        same(found, data)
 
 
 def test_a_csv_file_in_windows_style_with_a_dictionary(tmp_path: Path) -> None:

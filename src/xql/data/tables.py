@@ -549,26 +549,35 @@ def from_lines(
 
 
 def _from_cells(cells: Sequence[str], name: str, first: int, where: str) -> np.ndarray:
-    """Texts as whole numbers where all are, else as floats; labels stay texts."""
+    """Texts as truth values or whole numbers where all are, else as floats; labels stay texts."""
     if name in LABELS:
         return np.asarray(cells)
+    numbers = _numbers(cells)
+    if numbers is not None:
+        return numbers
+    words = [cell.strip().lower() for cell in cells]
+    texts = [_TRUTH.get(word, word) for word in words]
+    numbers = _numbers(texts)
+    if numbers is not None:
+        return numbers.astype(bool) if set(words) <= _TRUTH.keys() else numbers
+    bad = next(place for place, text in enumerate(texts) if _numbers([text]) is None)
+    if not words[bad]:
+        what = f"{name} is empty in row {first + bad}"
+        raise InputError(what, where=where, hint="fill or drop the row")
+    hint = "give numbers"
+    if words[bad].startswith(("[", "(")):
+        hint = f"write one column per number: {name}.0, {name}.1, ..."
+    what = f"{name} is '{cells[bad][:40]}' in row {first + bad}"
+    raise InputError(what, where=where, hint=hint)
+
+
+_TRUTH = {"true": "1", "false": "0"}
+
+
+def _numbers(texts: Sequence[str]) -> np.ndarray | None:
     for kind in (int, float):
         try:
-            return np.asarray([kind(cell) for cell in cells], np.dtype(kind))
+            return np.asarray([kind(text) for text in texts], np.dtype(kind))
         except (ValueError, OverflowError):
             pass
-    numbers = []
-    for row, cell in enumerate(cells, first):
-        word = cell.strip().lower()
-        try:
-            numbers.append(float({"true": "1", "false": "0"}.get(word, word)))
-        except ValueError:
-            if not word:
-                what = f"{name} is empty in row {row}"
-                raise InputError(what, where=where, hint="fill or drop the row") from None
-            hint = "give numbers"
-            if word.startswith(("[", "(")):
-                hint = f"write one column per number: {name}.0, {name}.1, ..."
-            what = f"{name} is '{cell[:40]}' in row {row}"
-            raise InputError(what, where=where, hint=hint) from None
-    return np.asarray(numbers)
+    return None
