@@ -507,6 +507,43 @@ def test_a_value_that_is_no_number_is_refused_by_its_row(value: Any, what: str) 
     assert what in str(caught.value)
 
 
+@pytest.mark.parametrize("unit", ["ns", "us", "D"])
+@pytest.mark.parametrize("kind", ["datetime64", "timedelta64"])
+@pytest.mark.parametrize("name", ["sensor_b", "valve_x", "yield"])
+def test_dates_are_no_numbers_in_any_unit(kind: str, unit: str, name: str) -> None:
+    cells = np.arange(7).astype(f"{kind}[{unit}]")
+    for column in (cells, list(cells), np.ma.masked_array(cells, np.arange(7) == 6)):
+        with pytest.raises(
+            InputError, match=rf"{name} is .* in row 0; give one number in each row"
+        ):
+            open_table(plant() | {name: column}, **ROLES)
+    columns = TableColumns.from_dict(open_table(plant(), **ROLES).metadata["columns"], "")
+    with pytest.raises(InputError, match=r"sensor_b is .* in row 0; give one number in each"):
+        columns.encode({"sensor_a": 1.0, "sensor_b": cells[1]})
+    cells[0] = "NaT"
+    with pytest.raises(InputError, match=rf"{name} is .* in row 1; give one number in each row"):
+        open_table(plant() | {name: cells}, **ROLES)
+
+
+def test_dates_are_the_same_labels_in_any_unit() -> None:
+    days = np.repeat(np.array(["2024-03-01", "2024-03-02"], "datetime64[D]"), [4, 3])
+    options: dict[str, Any] = ROLES | {"categorical": "grade"}
+    moments = [datetime.datetime(2024, 3, 1)] * 4 + [datetime.datetime(2024, 3, 2)] * 3
+    for cells in (days.astype("datetime64[ns]"), days.astype("datetime64[s]"), moments):
+        data = open_table(plant() | {"batch": cells, "grade": cells}, **options)
+        assert data.lengths.tolist() == [3, 2]
+        categories = data.metadata["columns"]["observation"][-1]["categories"]
+        assert categories == ("2024-03-01 00:00:00", "2024-03-02 00:00:00")
+        columns = TableColumns.from_dict(data.metadata["columns"], "")
+        for moment in (moments[-1], np.datetime64("2024-03-02", "ns")):
+            row = {"sensor_a": 0.0, "sensor_b": 0.0, "grade": moment}
+            assert columns.encode(row)[2:].tolist() == [0, 1]
+    for cells in (days, days.tolist(), days.astype(str)):
+        data = open_table(plant() | {"grade": cells}, **options)
+        categories = data.metadata["columns"]["observation"][-1]["categories"]
+        assert categories == ("2024-03-01", "2024-03-02")
+
+
 # Files.
 
 

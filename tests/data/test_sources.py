@@ -778,6 +778,41 @@ def test_data_frames_and_mappings_of_numbered_columns(tmp_path: Path) -> None:
     same(open_dataset(dict(pandas.DataFrame(table))), data)
 
 
+DAYS = np.array(["2024-03-01"] * 9, "datetime64[us]")
+
+
+@pytest.mark.parametrize("cells", [DAYS, DAYS - DAYS[0], np.array(["a"] * 9)])
+@pytest.mark.parametrize("suffix", [None, ".npz", ".parquet"])
+def test_a_numbered_column_of_no_numbers_is_named(
+    tmp_path: Path, cells: Any, suffix: str | None
+) -> None:
+    table, _ = numbered()
+    del table[""]
+    table["observations.1"] = cells
+    source: Any = table if suffix is None else tmp_path / f"a{suffix}"
+    if suffix == ".npz":
+        np.savez(source, **table)
+    elif suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(table), source)
+    refused(source, r": observations\.1 holds .*, not numbers; give numbers$")
+
+
+@pytest.mark.parametrize("cells", [DAYS, np.array(["a"] * 9)])
+def test_a_numbered_part_of_no_numbers_can_be_left_out(tmp_path: Path, cells: Any) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns, ends = log((3, 2, 4))
+    table = {"observations/at.0": columns["observations"][:, 0], "observations/about.1": cells}
+    table |= {"observations/about.0": columns["rewards"], "rewards": columns["rewards"]}
+    table |= {"actions": columns["actions"][:, 0], "terminated": ends, "truncated": ends & False}
+    parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    line = (
+        r": observations/about holds .*, not numbers; give numbers, or leave it out with \?keys=$"
+    )
+    refused(tmp_path / "a.parquet", line)
+    assert open_dataset(f"{tmp_path / 'a.parquet'}?keys=at").observation_size == 1
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
 def test_numbered_columns_in_array_files(tmp_path: Path, suffix: str) -> None:
     table, data = numbered()

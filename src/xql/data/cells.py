@@ -86,11 +86,25 @@ def parsed(
 
 
 def objects(values: Sequence[Any]) -> np.ndarray:
-    """An array with one object in each row, whatever the objects are; None where it is masked."""
+    """An array with one object in each row, whatever the objects are."""
     cells = np.empty(len(values), object)
     for index, value in enumerate(values):  # numpy would make two axes of lists of one length
-        cells[index] = None if value is np.ma.masked else value
+        cells[index] = plain(value)
     return cells
+
+
+def plain(value: Any) -> Any:
+    """A cell: None where it is masked, and of numpy's dates and durations Python's own."""
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return value.astype(_seen_by_python(value.dtype)).item()
+    return None if value is np.ma.masked else value
+
+
+def _seen_by_python(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type of dates or durations, or one of which numpy makes no whole numbers as objects."""
+    if dtype.kind == "m" or np.datetime_data(dtype)[0] in ("ns", "ps", "fs", "as"):
+        return np.dtype(f"{dtype.kind}8[us]")
+    return dtype
 
 
 def _array(values: Any, name: str, where: str) -> np.ndarray:
@@ -98,6 +112,8 @@ def _array(values: Any, name: str, where: str) -> np.ndarray:
     if cells.ndim != 1:
         hint = "give one value in each row"
         raise InputError(f"{name} has {cells.ndim} axes", where=where, hint=hint)
+    if cells.dtype.kind in "mM":
+        cells = cells.astype(_seen_by_python(cells.dtype))
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         # Under a mask lies any number; the dtypes named here have one for nothing.
         cells = cells.astype(cells.dtype if cells.dtype.kind in "fM" else object)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from xql.data.cells import Markers, labels, numbers
+from xql.data.cells import Markers, labels, numbers, plain
 from xql.data.reading import is_number
 from xql.errors import InputError, brief, nearest
 
@@ -112,8 +112,7 @@ class TableColumns:
             given = _given(row, column.name)
             one = not isinstance(given, list | tuple) and np.ndim(given) == 0
             read: Callable[..., np.ndarray] = labels if column.categories else numbers
-            given = None if given is np.ma.masked else given
-            cells = np.asarray([given], object) if one else given
+            cells = np.asarray([plain(given)], object) if one else given
             values = read(cells, column.name, POLICY, 0, markers.of(column.name))
             lacking = values == None if column.categories else np.isnan(values)  # noqa: E711
             if np.any(lacking):

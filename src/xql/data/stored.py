@@ -147,7 +147,10 @@ def beside(columns: Sequence[np.ndarray]) -> Stored:
     def read(first: int, last: int) -> np.ndarray:
         return np.stack([column[first:last] for column in columns], axis=1)
 
-    dtype = np.result_type(*[column.dtype for column in columns])
+    dtypes = [column.dtype for column in columns]
+    # Dates and numbers have no type in common: of the dates, then, and not read.
+    other = next((dtype for dtype in dtypes if dtype.kind not in "fiub"), None)
+    dtype = np.result_type(*dtypes) if other is None else other
     return Stored((len(columns[0]), len(columns)), dtype, read)
 
 

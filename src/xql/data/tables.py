@@ -86,7 +86,7 @@ def gather_numbered(
         nested: whether a part of a dictionary may be numbered too, as in a table it must be.
 
     Raises:
-        InputError: a number is missing, or the parts have different lengths.
+        InputError: a number is missing, or the parts have different lengths or are no numbers.
     """
     numbered: dict[str, dict[int, np.ndarray]] = {}
     gathered: dict[str, Readable] = {}
@@ -115,6 +115,10 @@ def gather_numbered(
             if len(part) != len(parts[0]):
                 what = f"{name}.{index} has {len(part)} rows and {name}.0 {len(parts[0])}"
                 raise InputError(what, where=where, hint="every column needs one row per step")
+            # A part of a dictionary may yet be left out.
+            if part.dtype.kind not in "fiub" and name not in LABELS and "/" not in name:
+                what = f"{name}.{index} holds {part.dtype}, not numbers"
+                raise InputError(what, where=where, hint="give numbers")
         gathered[name] = beside([parts[index] for index in range(len(parts))])
     return gathered
 
