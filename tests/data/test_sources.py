@@ -132,6 +132,22 @@ def test_d4rl_positions_decide_where_velocities_would_mislead(tmp_path: Path) ->
     assert data.lengths.tolist() == [29, 19, 39]
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("rows", [[5], [10], [29], slice(None)])
+def test_without_all_d4rl_positions_the_observation_decides(
+    tmp_path: Path, bad: float, rows: Any
+) -> None:
+    columns, ends = log((30, 20, 40))
+    del columns["next_observations"]
+    timeouts = ends.copy()
+    timeouts[10] = True  # the log goes on there
+    positions = columns["observations"].astype(np.float64)
+    positions[rows] = bad
+    columns |= {"terminals": np.zeros(90, bool), "timeouts": timeouts, "infos/qpos": positions}
+    data = open_dataset(f"d4rl:{write(tmp_path / 'a.hdf5', columns)}")
+    assert data.lengths.tolist() == [29, 19, 39]
+
+
 @pytest.mark.parametrize("late", [-1, 1])
 def test_a_d4rl_timeout_one_row_off_ends_the_episode_at_the_jump(tmp_path: Path, late: int) -> None:
     columns, ends = log((30, 20, 40))

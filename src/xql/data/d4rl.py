@@ -7,9 +7,9 @@ away demonstrations' second halves as separate episodes. So a timeout counts onl
 
 - the file stores `next_observations` and it is not the next row's observation; or, without one,
 - the state moves further than in 999 of 1000 ordinary steps (those with no flag near), or than
-  three times what 99 of 100 ordinary steps do. The state is `infos/qpos` where the file has it,
-  since positions, unlike velocities, jump only at a reset; otherwise the observation, each column
-  in units of its ordinary step.
+  three times what 99 of 100 ordinary steps do. The state is `infos/qpos` where the file has it
+  and all of it is finite, since positions, unlike velocities, jump only at a reset; otherwise the
+  observation, each column in units of its ordinary step.
 
 Some early files (AntMaze v0) set the flag one row off, so the jump may also be in the row before or
 after the flag; the episode then ends at the jump.
@@ -152,8 +152,9 @@ def episode_ends(
     ordinary = ~(near | terminated)[:-1]
     if not ordinary.any():
         return timeouts
-    state = observations if positions is None else flat(positions)
-    moved = displacement(state, ordinary, scaled=positions is None)
+    moved = None if positions is None else displacement(flat(positions), ordinary, scaled=False)
+    if moved is None or not np.isfinite(moved).all():
+        moved = displacement(observations, ordinary, scaled=True)
     limit = min(np.quantile(moved[ordinary], 0.999), 3.0 * np.quantile(moved[ordinary], 0.99))
     for shift in (-1, 0, 1):
         rows = flagged + shift
