@@ -12,6 +12,7 @@ from xql.data import minari as source
 from xql.data.actions import Discrete
 from xql.data.check import check_dataset
 from xql.data.dataset import Dataset
+from xql.data.files import save_dataset
 from xql.data.local import local_names
 from xql.data.sources import open_dataset
 from xql.errors import InputError
@@ -149,6 +150,25 @@ def test_discrete_actions_are_one_hot(root: Path, data_format: str) -> None:
     # Episodes of 3, 1, 2 and, cut after its first step, 1 and 2 steps.
     expected = [0, 1, 2, 0, 0, 1, 0, 1, 2]
     np.testing.assert_array_equal(data.actions[data.starts], np.eye(3)[expected])
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5", ".parquet"])
+def test_many_discrete_actions_are_saved_and_opened_again(root: Path, suffix: str) -> None:
+    space = gym.spaces.Discrete(10_000)
+    make("many-v0", flat, BOX, actions=np.array([0, 9_999, 5]), action_space=space)
+    data = open_dataset("minari:many-v0")
+    assert data.action_spec == Discrete(10_000)
+    again = open_dataset(save_dataset(data, root / f"many{suffix}"))
+    assert again.action_spec == data.action_spec
+    assert again.fingerprint() == data.fingerprint()
+
+
+def test_too_many_discrete_actions_are_refused(root: Path) -> None:
+    space = gym.spaces.Discrete(10_001)
+    make("many-v0", flat, BOX, actions=np.array([0, 1, 2]), action_space=space)
+    line = r"^many-v0: there are 10,001 discrete actions; at most 10,000 are supported$"
+    with pytest.raises(InputError, match=line):
+        open_dataset("minari:many-v0")
 
 
 def test_other_spaces_of_actions_are_refused(root: Path) -> None:

@@ -10,8 +10,10 @@ from jaxtyping import Float, Float32, Int, Shaped
 
 from xql.errors import InputError
 
-MOST_CHOICES = 1000
-"""Of one decision: a dataset has a number for each of them in every row."""
+MOST_CHOICES = 10_000
+"""Of one decision, or of one observation: a dataset has a number for each of them in every row."""
+_MOST_UNCOUNTED = 1000
+"""Of one decision in a log that does not say how many there are: its numbers may be quantities."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,8 @@ class Discrete:
         return self._rows(numbers.astype(np.int64))
 
     def _rows(self, numbers: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-        rows: np.ndarray = np.eye(self.n, dtype=np.float32)[numbers]
-        return rows
+        rows: np.ndarray = np.asarray(numbers)[..., None] == np.arange(self.n)
+        return rows.astype(np.float32)
 
     def unflatten(
         self, actions: Float[np.ndarray, "*batch action"]
@@ -256,7 +258,7 @@ def whole_numbers(
     if actions.dtype.kind == "b":
         return Discrete(2)
     low, high = int(actions.min(initial=0)), int(actions.max(initial=0))
-    most = MOST_CHOICES if count is None else count
+    most = _MOST_UNCOUNTED if count is None else count
     if low < 0 or high >= most:
         what = f"actions are whole numbers ({actions.dtype}) from {low} to {high}"
         hint = f"number discrete actions from 0 to at most {most - 1}, or {quantity}"

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, Shaped
 
-from xql.data.actions import ActionSpec, Discrete, box, upper_bounds
+from xql.data.actions import MOST_CHOICES, ActionSpec, Discrete, box, upper_bounds
 from xql.data.cells import is_missing
 from xql.data.moves import follows
 from xql.data.stored import SMALL, Readable, Stored, blocks, is_on_disk, mapped, release
@@ -83,7 +83,7 @@ class Dataset:
 
     Raises:
         InputError: arrays of the wrong kind or length, an episode without a step, bounds that are
-            not finite and ordered, or discrete actions that are not one-hot.
+            not finite and ordered, or discrete actions that are not one-hot or too many.
     """
 
     observations: Float32[np.ndarray, "rows observation"]
@@ -169,6 +169,10 @@ class Dataset:
             raise InputError(f"{what} in column {column}", where=self.name, hint=hint)
 
     def _check_one_hot(self) -> None:
+        if self.action_size > MOST_CHOICES:
+            what = f"there are {self.action_size:,} discrete actions"
+            hint = f"at most {MOST_CHOICES:,} are supported"
+            raise InputError(what, where=self.name, hint=hint)
         row, acted = None, self.acted
         for block in blocks(self.actions):
             taken = self.actions[block]

@@ -16,12 +16,11 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float, Float32, Shaped
 
+from xql.data.actions import MOST_CHOICES
 from xql.data.dataset import empty
 from xql.data.stored import Readable, Stored
 from xql.errors import InputError, nearest
 
-MOST_CHOICES = 10_000
-"""Of one observation: every one of them is a column of the data."""
 _TUPLES = (tuple, gymnasium.spaces.Tuple)
 
 

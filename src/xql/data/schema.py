@@ -13,7 +13,7 @@ from xql.data.actions import Discrete, whole_numbers
 from xql.data.dataset import Dataset, require_labels, same_length
 from xql.data.flatten import flat_layout, flat_rows, is_image, leaves, select_keys
 from xql.data.moves import follows
-from xql.data.reading import DEEPEST
+from xql.data.reading import DEEPEST, require_room
 from xql.data.stored import Readable, Stored, blocks, flat
 from xql.data.tables import DESCRIPTION
 from xql.errors import InputError, nearest
@@ -46,6 +46,8 @@ def dataset_from(
     require_columns(columns, REQUIRED, where)
     choices = _choices(columns, where, discrete_actions)
     if choices is not None:
+        size = 4 * len(columns["actions"]) * choices.size
+        require_room({"actions": (size, size)}, where)
         columns = {**columns, "actions": _one_hot(choices, np.asarray(columns["actions"]))}
     steps = steps_from(
         columns, flags=("terminated", "truncated"), where=where, keys=keys, finite=finite
