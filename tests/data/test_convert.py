@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plant import ROLES, plant, without, write_csv
+from xql.data import tables
 from xql.data.check import check_dataset
 from xql.data.columns import TableColumns
 from xql.data.convert import open_table, open_table_like
@@ -193,6 +194,37 @@ def test_times_that_give_no_order_are_refused(times: Any, what: str) -> None:
     with pytest.raises(InputError) as caught:
         open_table(plant() | {"t": times}, **ROLES)
     assert what in str(caught.value)
+
+
+PLAIN = [f"2024-01-01T00:0{minute}:00" for minute in (0, 1, 2, 3, 0, 1, 2)]
+ZONED = [f"{moment}+05:00" for moment in PLAIN]
+SECONDS = [str(60 * row) for row in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "what"),
+    [
+        (PLAIN, ZONED, "t has a time zone in some rows only, such as in row {}; give all of them"),
+        (ZONED, PLAIN, "t has a time zone in some rows only, such as not in row {}; give all of"),
+        (PLAIN, SECONDS, "t is a number in row {} and a date before; write all of them alike"),
+        (SECONDS, ZONED, "t is a date with a time zone in row {} and a number before; write all"),
+    ],
+)
+def test_times_are_alike_in_all_parts_of_a_table(
+    tmp_path: Path, before: Any, after: Any, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_BLOCK", 4)
+    path = write_csv(tmp_path / "a.csv", plant() | {"t": before[:4] + after[4:]})
+    files = [
+        write_csv(tmp_path / f"{i}.csv", plant() | {"t": t}) for i, t in enumerate((before, after))
+    ]
+    others = [plant() | {"t": before}, plant() | {"t": after, "batch": list("ccccddd")}]
+    for source, row in ((path, 4), (files, 0), (others, 0)):
+        with pytest.raises(InputError) as caught:
+            open_table(source, **ROLES)
+        assert what.format(row) in str(caught.value)
+    write_csv(path, plant() | {"t": after})
+    assert open_table(path, **ROLES).lengths.tolist() == [3, 2]
 
 
 def test_rows_that_are_there_twice_are_dropped_and_said() -> None:

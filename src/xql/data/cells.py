@@ -60,6 +60,7 @@ def parsed(
     values: Any,
     name: str,
     where: str,
+    forms: dict[str, str],
     first: int = 0,
     markers: Markers = NO_MARKERS,
 ) -> np.ndarray:
@@ -70,17 +71,19 @@ def parsed(
         values: its cells.
         name: the column's, for messages.
         where: the table, for messages.
+        forms: of the columns of times that were read before, which all parts of a column must have.
         first: the row of the first cell.
         markers: what stands for a missing value.
 
     Raises:
         InputError: a cell is nothing of the kind; named by its row.
     """
+    if kind == "time":
+        return times(values, name, where, forms, first, markers.of(name))
     readers: dict[Kind, Callable[..., np.ndarray]] = {
         "number": numbers,
         "label": labels,
         "decision": decisions,
-        "time": times,
     }
     return readers[kind](values, name, where, first, markers.of(name))
 
@@ -233,12 +236,18 @@ def _whole(cell: Any) -> int:
 
 
 def times(
-    values: Any, name: str, where: str, first: int = 0, markers: frozenset[str] = frozenset()
+    values: Any,
+    name: str,
+    where: str,
+    forms: dict[str, str],
+    first: int = 0,
+    markers: frozenset[str] = frozenset(),
 ) -> Shaped[np.ndarray, " rows"]:
     """Cells as numbers, or ISO 8601 dates as datetime64 in UTC.
 
     Raises:
-        InputError: a cell is neither, or missing: its row has no place then.
+        InputError: a cell is neither, of another form than those before, or missing: its row has no
+            place then.
     """
     cells = _array(values, name, where)
     missing = np.isnat(cells) if cells.dtype.kind == "M" else None
@@ -256,16 +265,14 @@ def times(
         more = f" and {missing.sum() - 1} more" * bool(missing.sum() > 1)
         hint = "fill or drop the row: without a time it has no place"
         raise InputError(f"{name} is empty in row {row}{more}", where=where, hint=hint)
-    if cells.dtype.kind in "fiu":
-        return cells
-    if cells.dtype.kind == "M":
+    if cells.dtype.kind == "M":  # whose zone, if there was one, is not kept
         return cells.astype("datetime64[us]")
-    for kind, read in ((int, _whole), (float, float)):
-        try:
-            return np.array([read(cell) for cell in cells], np.dtype(kind))
-        except (TypeError, ValueError, OverflowError):
-            pass
-    moments, zones = [], set()
+    found = cells if cells.dtype.kind in "fiu" else _read_numbers(cells)
+    if found is not None:
+        if len(found):
+            _require_form("a number", name, first, where, forms)
+        return found
+    moments = []
     for row, cell in enumerate(cells, first):
         try:
             moment = (
@@ -279,14 +286,31 @@ def times(
                 hint = "write numbers with a decimal point"
             shown = repr(cell)[:40]
             raise InputError(f"{name} is {shown} in row {row}", where=where, hint=hint) from None
-        zones.add(moment.tzinfo is not None)
-        if len(zones) > 1:
-            hint = "give all of them, or none"
-            what = f"{name} has a time zone in some rows only, such as not in row {row}"
-            if moment.tzinfo is not None:
-                what = f"{name} has a time zone in some rows only, such as in row {row}"
-            raise InputError(what, where=where, hint=hint)
+        form = "a date" if moment.tzinfo is None else "a date with a time zone"
+        _require_form(form, name, row, where, forms)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=datetime.UTC)
         moments.append((moment - _EPOCH) // datetime.timedelta(microseconds=1))
     return np.array(moments, np.int64).astype("datetime64[us]")
+
+
+def _read_numbers(cells: np.ndarray) -> np.ndarray | None:
+    for kind, read in ((int, _whole), (float, float)):
+        try:
+            return np.array([read(cell) for cell in cells], np.dtype(kind))
+        except (TypeError, ValueError, OverflowError):
+            pass
+    return None
+
+
+def _require_form(form: str, name: str, row: int, where: str, forms: dict[str, str]) -> None:
+    """Refuse a time of another form than the first one of its column."""
+    before = forms.setdefault(name, form)
+    if before == form:
+        return
+    what, hint = f"{name} is {form} in row {row} and {before} before", "write all of them alike"
+    if "a number" not in (form, before):
+        lacks = "not " * (form == "a date")
+        what = f"{name} has a time zone in some rows only, such as {lacks}in row {row}"
+        hint = "give all of them, or none"
+    raise InputError(what, where=where, hint=hint)

@@ -63,12 +63,12 @@ def read_rows(tables: Sequence[Table], roles: Roles) -> tuple[Rows, Roles]:
     An action of texts, none of which is a number, turns out to be a category.
     """
     kinds = roles.kinds()
-    parts = []
+    parts, forms = [], dict[str, str]()
     for table in tables:
         for name in kinds:
             if name not in table.names:
                 refuse_name(roles.of(name).split(",")[0], name, table)
-        part = table.read(kinds)
+        part = table.read(kinds, forms)
         length = len(part[roles.reward])
         for name in kinds:
             if len(part[name]) != length:

@@ -31,8 +31,8 @@ class Table(NamedTuple):
     """The file's path, for messages."""
     names: tuple[str, ...]
     """Of all columns, in the table's order."""
-    read: Callable[[Mapping[str, Kind]], dict[str, np.ndarray]]
-    """Reads some columns, each as the kind that is asked for."""
+    read: Callable[[Mapping[str, Kind], dict[str, str]], dict[str, np.ndarray]]
+    """Reads some columns, each as a kind, with the forms of times that `parsed` takes."""
 
 
 def open_tables(source: Any, markers: Markers = NO_MARKERS) -> list[Table]:
@@ -92,9 +92,9 @@ def _open_file(path: Path, markers: Markers) -> Table:
     except Exception as error:  # a damaged file raises whatever the part that trips over it does
         raise _unread(path, error) from None
 
-    def read(kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
+    def read(kinds: Mapping[str, Kind], forms: dict[str, str]) -> dict[str, np.ndarray]:
         try:
-            return table.read(kinds)
+            return table.read(kinds, forms)
         except InputError:
             raise
         except Exception as error:  # as above
@@ -129,9 +129,10 @@ def _open_csv(path: Path, markers: Markers) -> Table:
         file.seek(0)
         header = next(_csv_rows(file, between), [])
 
-    def read(kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
+    def read(kinds: Mapping[str, Kind], forms: dict[str, str]) -> dict[str, np.ndarray]:
         def parse(cells: Sequence[str], name: str, first: int, where: str) -> np.ndarray:
-            return parsed(kinds[name], np.asarray(cells, object), name, where, first, markers)
+            column = np.asarray(cells, object)
+            return parsed(kinds[name], column, name, where, forms, first, markers)
 
         with _open_text(path) as file:
             return from_lines(_csv_rows(file, between), list(kinds), str(path), parse, exact=True)
@@ -151,7 +152,7 @@ def _open_parquet(path: Path, markers: Markers) -> Table:
     parquet = require("pyarrow.parquet", "parquet")
     names = parquet.read_schema(path).names
 
-    def read(kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
+    def read(kinds: Mapping[str, Kind], forms: dict[str, str]) -> dict[str, np.ndarray]:
         require_once(names, kinds, str(path))
         rows = parquet.read_metadata(path).num_rows
         require_room({path.name: (8 * rows * len(kinds), 8 * rows * len(kinds))}, str(path))
@@ -162,7 +163,7 @@ def _open_parquet(path: Path, markers: Markers) -> Table:
             if str(values.type).startswith("dictionary"):
                 values = values.cast(values.type.value_type)
             cells = np.asarray(values.to_numpy(zero_copy_only=False))
-            found[name] = parsed(kind, cells, name, str(path), markers=markers)
+            found[name] = parsed(kind, cells, name, str(path), forms, markers=markers)
         return found
 
     return Table(str(path), tuple(names), read)
@@ -187,11 +188,11 @@ def _open_json(path: Path, markers: Markers) -> Table:
             rows.append(value)
     names = list(dict.fromkeys(name for row in rows for name in row))
 
-    def read(kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
+    def read(kinds: Mapping[str, Kind], forms: dict[str, str]) -> dict[str, np.ndarray]:
         found = {}
         for name, kind in kinds.items():
             cells = objects([row.get(name) for row in rows])
-            found[name] = parsed(kind, cells, name, str(path), markers=markers)
+            found[name] = parsed(kind, cells, name, str(path), forms, markers=markers)
         return found
 
     return Table(str(path), tuple(names), read)
@@ -200,10 +201,10 @@ def _open_json(path: Path, markers: Markers) -> Table:
 def _open_frame(frame: Any, names: list[Any], markers: Markers) -> Table:
     own = {str(name): name for name in names}
 
-    def read(kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
+    def read(kinds: Mapping[str, Kind], forms: dict[str, str]) -> dict[str, np.ndarray]:
         require_once([str(name) for name in names], kinds, TABLE)
         return {
-            name: parsed(kind, frame[own[name]], name, TABLE, markers=markers)
+            name: parsed(kind, frame[own[name]], name, TABLE, forms, markers=markers)
             for name, kind in kinds.items()
         }
 
