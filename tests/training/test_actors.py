@@ -125,6 +125,16 @@ def test_unbounded_actions_are_refused() -> None:
         Actors(Unbounded, [0], 1)
 
 
+def test_an_action_without_a_range_is_refused() -> None:
+    class Fixed(Count):
+        action_space = gymnasium.spaces.Box(
+            np.array([-1.0, 3.0], np.float32), np.array([1.0, 3.0], np.float32)
+        )
+
+    with pytest.raises(InputError, match="its action 1 is 3 at least and 3 at most"):
+        Actors(Fixed, [0], 1)
+
+
 class Breaks(Count):
     """As Count, but whatever is at step 2 of an episode is no number."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from xql.agents import EnvironmentSpec
-from xql.data.actions import action_spec
+from xql.data.actions import Box, action_spec
 from xql.data.reading import parse_json
 from xql.envs import checked
 from xql.envs.state import restore_simulator, simulator_state
@@ -269,11 +269,19 @@ def environment_spec(env: gymnasium.Env[Any, Any], name: str) -> EnvironmentSpec
     """What networks are built for in an environment of flat observations.
 
     Raises:
-        InputError: its actions are neither one flat Box with finite bounds nor a Discrete.
+        InputError: its actions are neither one flat Box with finite bounds nor a Discrete; or one
+            of them has no range.
     """
     assert env.observation_space.shape is not None
     size = int(np.prod(env.observation_space.shape))
-    return EnvironmentSpec(size, action_spec(env.action_space, name))
+    actions = action_spec(env.action_space, name)
+    if isinstance(actions, Box):
+        for column, (low, high) in enumerate(zip(actions.low, actions.high, strict=True)):
+            if not low < high:
+                what = f"its action {column} is {low:g} at least and {high:g} at most"
+                hint = "leave it out with a wrapper: there is nothing to choose"
+                raise InputError(what, where=name, hint=hint)
+    return EnvironmentSpec(size, actions)
 
 
 def _seed(*numbers: int) -> int:
