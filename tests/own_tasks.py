@@ -41,6 +41,8 @@ def die_once(path: Path) -> str:
 
 def die(path: Path) -> str:
     if path.name == "die":
+        with path.with_suffix(".tries").open("a") as file:
+            file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
     return "done"
 

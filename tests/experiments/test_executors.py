@@ -169,13 +169,17 @@ def test_a_killed_worker_s_task_is_done_by_another(
     assert len(list(tmp_path.glob("*.died"))) == 1
 
 
+@SEVERAL
 def test_a_task_that_kills_every_worker_is_lost_and_stops_no_other(
-    ray_here: None, tmp_path: Path
+    kind: type[OnRay] | type[OnJoblib], ray_here: None, tmp_path: Path
 ) -> None:
-    found = dict(OnRay(2)(own_tasks.die, [tmp_path / "die", tmp_path / "live"]))
-    assert found[tmp_path / "live"] == "done"
-    lost = found[tmp_path / "die"]
+    tasks = [tmp_path / name for name in ("die", "a", "b", "c", "d", "e")]
+    found = dict(kind(2)(own_tasks.die, tasks))
+    assert set(found) == set(tasks)
+    lost = found.pop(tmp_path / "die")
     assert isinstance(lost, Lost) and "killed 4 times" in lost.why
+    assert set(found.values()) == {"done"}
+    assert (tmp_path / "die.tries").read_text() == "x" * 4
 
 
 def test_an_interrupted_task_may_save_what_it_has(ray_here: None, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Several processes are Ray's where Ray is installed, else joblib's. A process tha
 its task nothing but time: the task is given to another one, which goes on with what lies on disk.
 """
 
+import collections
 import contextlib
 import importlib.util
 import io
@@ -15,7 +16,7 @@ import re
 import socket
 import tempfile
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -126,46 +127,64 @@ class OnJoblib:
     ) -> Generator[tuple[Task, Result | Lost]]:
         """As `Executor` says."""
         # Imported here: only a command that was given --jobs waits for it.
-        from joblib import Parallel
-        from joblib.externals.loky import get_reusable_executor
-        from joblib.externals.loky.process_executor import BrokenProcessPool
+        from joblib.externals import loky
 
-        packed, numbers = pickle.dumps(work), itertools.count()
-        given: dict[int, Task] = {}
-        source = iter(tasks)
+        packed, source = pickle.dumps(work), enumerate(tasks)
+        again: list[tuple[int, Task]] = []
+        alone: list[tuple[int, Task]] = []
+        running: dict[Any, tuple[int, Task]] = {}
+        deaths: collections.Counter[int] = collections.Counter()
 
-        def calls(some: Iterable[Task]) -> Iterator[Any]:
-            for task in some:
-                number = next(numbers)
-                given[number] = task
-                yield _numbered, (number, packed, pickle.dumps(task), self._cpus), {}
+        def start() -> Any:
+            # As Ray does; what the user has set stays.
+            threads = {"OMP_NUM_THREADS": str(self._cpus), **os.environ}["OMP_NUM_THREADS"]
+            return loky.ProcessPoolExecutor(self.workers, env={"OMP_NUM_THREADS": threads})
+
+        pool = start()
+
+        def give(numbered: tuple[int, Task]) -> None:
+            nonlocal pool
+            call = (_in_worker, packed, pickle.dumps(numbered[1]), self._cpus)
+            try:
+                running[pool.submit(*call)] = numbered
+            except loky.BrokenProcessPool:  # it has ended its other processes too
+                pool.shutdown(wait=True)
+                pool = start()
+                running[pool.submit(*call)] = numbered
 
         try:
-            for _ in range(RETRIES + 1):
-                again = list(given.values())
-                given.clear()
-                parallel = Parallel(
-                    self.workers,
-                    backend="loky",
-                    return_as="generator_unordered",
-                    pre_dispatch="n_jobs",
-                    batch_size=1,
-                )
-                try:
-                    for number, result in parallel(calls(itertools.chain(again, source))):
-                        yield given.pop(number), result
-                    return
-                except BrokenProcessPool as error:  # which knows not whose process was killed
-                    why = reason(error).partition(".")[0]
-            for task in (*given.values(), *source):
-                yield task, Lost(why)
+            while True:
+                while len(running) < self.workers:
+                    one = again.pop() if again else next(source, None)
+                    if one is None:
+                        break
+                    give(one)
+                if not running:
+                    if not alone:
+                        return
+                    give(alone.pop())
+                done, _ = loky.wait(running, return_when=loky.FIRST_COMPLETED)
+                for call in done:
+                    number, task = running.pop(call)
+                    try:
+                        result = call.result()
+                    except loky.BrokenProcessPool as error:
+                        # It knows not whose process was killed: each task is suspected, and the
+                        # second time tried without others, after them.
+                        deaths[number] += 1
+                        if deaths[number] > RETRIES:
+                            yield task, _lost(error)
+                        else:
+                            (again if deaths[number] == 1 else alone).append((number, task))
+                    else:
+                        yield task, result
         finally:
             # An idle process would hold its cores for minutes, and a busy one train for hours.
-            get_reusable_executor().shutdown(wait=False, kill_workers=True)
+            pool.shutdown(wait=True, kill_workers=True)
 
 
-def _numbered(number: int, *call: Any) -> tuple[int, Any]:
-    return number, _in_worker(*call)
+def _lost(error: Exception) -> Lost:
+    return Lost(f"its process was killed {RETRIES + 1} times ({type(error).__name__})")
 
 
 class OnRay:
@@ -264,7 +283,7 @@ class OnRay:
         except errors.RayTaskError as error:
             raise error.cause from None
         except errors.RayError as error:
-            return Lost(f"its process was killed {RETRIES + 1} times ({type(error).__name__})")
+            return _lost(error)
 
     def _cancel(self, calls: list[Any]) -> None:
         """Interrupt tasks, and give them time to save what they have learned."""
