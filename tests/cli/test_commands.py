@@ -268,6 +268,18 @@ def test_a_settings_word_is_read_as_yaml() -> None:
         "g": True,
         "h": "scale:0.1",
     }
+    # As in a sweep's file: at any depth, whole numbers to the last digit, and text in quotes.
+    found = parse_settings(
+        [["gains=[1e-3,2e-4]", "n=9007199254740993", "low=-.5", "id='1e3'", "x=007a", "y=inf"]]
+    )
+    assert found == {
+        "gains": [1e-3, 2e-4],
+        "n": 9007199254740993,
+        "low": -0.5,
+        "id": "1e3",
+        "x": "007a",
+        "y": "inf",
+    }
 
 
 def test_sweeps_are_read_as_numbers_by_name() -> None:

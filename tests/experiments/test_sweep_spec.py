@@ -18,7 +18,7 @@ from xql.experiments.sweep_spec import (
     read_spec,
     spec_from,
 )
-from xql.runs.plain import read_yaml
+from xql.runs.plain import read_yaml, yaml_by_hand
 
 XQL = Method("xql", "default")
 
@@ -118,6 +118,20 @@ def test_numbers_may_be_written_without_a_point(tmp_path: Path) -> None:
     }
     assert found.options == {"clip": 15.0, "batch_size": 100}
     assert isinstance(found.options["batch_size"], int)
+    path.write_text(
+        "agents: sac\nenvs: X-v0\nsteps: 1e5\nloop: {warmup: 1e3}\n"
+        "env_args: {dt: 1e-3, gains: [1e-3, {k: 2E4}], code: '1e3', low: -.5}\n"
+    )
+    found = read_spec(path)
+    assert (found.steps, found.loop) == (100_000, {"warmup": 1000})
+    assert found.env_args == {
+        "dt": 1e-3,
+        "gains": [1e-3, {"k": 20_000}],
+        "code": "1e3",
+        "low": -0.5,
+    }
+    path.write_text(yaml_by_hand(found.to_plain()))
+    assert read_spec(path) == found
 
 
 def test_where_to_evaluate_has_no_effect_on_online_agents() -> None:

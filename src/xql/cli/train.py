@@ -326,13 +326,8 @@ def _value(flag: str, word: str, text: str) -> Any:
             f"{flag} {word[:60]}…: the value has {len(text):,} letters",
             hint=f"give at most {MOST_LETTERS:,}",
         )
-    if _is_number(text):
-        # YAML reads 3e-4 as a word: its numbers need a point.
-        number = float(text)
-        whole = number.is_integer() and "." not in text
-        return int(number) if whole else number
     try:
-        return read_yaml(text)
+        return read_yaml(text, by_hand=True)
     except ValueError as error:
         raise InputError(
             f"{flag} {word[:60]}: the value cannot be read ({error})", hint="write it as in YAML"

@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import yaml
 
 from xql.agents import ONLINE
 from xql.data.dataset import Dataset
@@ -53,6 +52,7 @@ from xql.presets import preset_warmup
 from xql.runs.config import Member, RunConfig
 from xql.runs.folder import RunFolder
 from xql.runs.lock import locked
+from xql.runs.plain import yaml_by_hand
 from xql.runs.summary import label_of, quantity_of, value_of
 from xql.runs.sweep import choose_members
 from xql.training.offline import plan_offline
@@ -423,8 +423,7 @@ def run_sweep(
     with locked(out):
         for path in (out / "cells").glob(".*.part*"):
             shutil.rmtree(path, ignore_errors=True)  # half-written, by a process that was killed
-        text = yaml.safe_dump(plan.spec.to_plain(), sort_keys=False, allow_unicode=True)
-        write_text(out / "sweep.yaml", text)
+        write_text(out / "sweep.yaml", yaml_by_hand(plan.spec.to_plain()))
         write_text(out / "summary.csv", summary(plan))
         given = _Given(plan, say)
         # A worker's current folder may be another.

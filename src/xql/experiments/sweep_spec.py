@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 import json
 import math
-import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -248,7 +247,7 @@ def read_spec(path: Path) -> SweepSpec:
     """
     try:
         with path.open("rb") as file:
-            values = read_yaml(file.read(MOST_BYTES + 1))
+            values = read_yaml(file.read(MOST_BYTES + 1), by_hand=True)
     except OSError as error:
         raise InputError(
             f"this file cannot be read ({error.strerror})", where=str(path), hint="check the path"
@@ -288,26 +287,12 @@ def _listed(name: str, value: Any) -> Any:
     """What may be given alone as a list of one; a number of seeds as the seeds."""
     if name == "checkpoint_every" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # of steps
-    if name in ("sweep", "options", "loop"):
-        return _with_numbers(value)
     if name not in SINGLE or isinstance(value, list | tuple) or value is None:
         return value
     if name == "seeds" and isinstance(value, int) and not isinstance(value, bool):
         require_at_least("seeds", value, 1)
         return list(range(value))
     return [value]
-
-
-def _with_numbers(value: Any) -> Any:
-    """The same with numbers for words such as 3e-4 and 1.5e3: YAML asks for a point and a sign."""
-    if isinstance(value, Mapping):
-        return {name: _with_numbers(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_numbers(one) for one in value]
-    if isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value):
-        number = float(value)
-        return int(number) if number.is_integer() and "." not in value else number
-    return value
 
 
 def _check(spec: SweepSpec, given: Mapping[str, Any]) -> None:

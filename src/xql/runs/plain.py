@@ -5,6 +5,7 @@ What a type hint says is what is asked for; `Annotated[int, Range(1)]` also says
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -42,25 +43,54 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         return values
 
 
+class _HandLoader(_Loader):
+    """Takes 3e-4, 1.5e3 and -.5 for numbers; YAML's own have a point and a sign, or no exponent."""
+
+
+NUMBER = re.compile(r"(?:[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+|[-+]\.[0-9]+)$")
+
+
+def _number(loader: _HandLoader, node: yaml.ScalarNode) -> int | float:
+    number = float(node.value)
+    return int(number) if number.is_integer() and "." not in node.value else number
+
+
+_HandLoader.add_implicit_resolver("xql:number", NUMBER, [*"-+.0123456789"])
+_HandLoader.add_constructor("xql:number", _number)
+
+
+class _HandDumper(yaml.SafeDumper):
+    """Quotes the text that `_HandLoader` would take for a number."""
+
+
+_HandDumper.add_implicit_resolver("xql:number", NUMBER, [*"-+.0123456789"])
+
+
 def _refused(place: Any, what: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=what, problem_mark=place.start_mark)
 
 
-def read_yaml(text: str | bytes) -> Any:
+def read_yaml(text: str | bytes, by_hand: bool = False) -> Any:
     """What a YAML text says, in plain values.
 
     Aliases are refused: a few hundred letters of them stand for more values than memory holds.
 
+    Args:
+        text: of a file, or of a part of one.
+        by_hand: whether a person wrote it, who means numbers by 3e-4, 1e5 and -.5; in quotes they
+            stay text.
+
     Raises:
         ValueError: it is no YAML, or more than plain values of a sensible size; says why in a line.
     """
+    kind = _HandLoader if by_hand else _Loader
     try:
         if len(text) > MOST_BYTES:
             raise ValueError(f"it is longer than {MOST_BYTES >> 20} MiB")
         if isinstance(text, bytes):
             text = text.decode("utf-8")
         depth = 0
-        for event in yaml.parse(text, _Loader):
+        for event in yaml.parse(text, kind):
             if isinstance(event, yaml.AliasEvent):
                 raise _refused(event, "aliases are not read")
             if getattr(event, "tag", None) is not None:
@@ -71,7 +101,7 @@ def read_yaml(text: str | bytes) -> Any:
                 depth -= 1
             if depth > DEEPEST:
                 raise _refused(event, "its values are nested too deeply")
-        return yaml.load(text, _Loader)
+        return yaml.load(text, kind)
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 text, from byte {error.start}") from None
     except yaml.MarkedYAMLError as error:
@@ -81,6 +111,12 @@ def read_yaml(text: str | bytes) -> Any:
         raise ValueError(" ".join(str(error).split())[:200]) from None
     except (OverflowError, RecursionError) as error:
         raise ValueError(f"it cannot be read ({error})") from None
+
+
+def yaml_by_hand(values: Any) -> str:
+    """Plain values as YAML that `read_yaml` reads back with `by_hand`."""
+    text: str = yaml.dump(values, Dumper=_HandDumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def typed(kind: Any, value: Any, where: str, key: str = "") -> Any:
