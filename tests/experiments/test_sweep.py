@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -507,6 +508,9 @@ def test_a_point_that_is_proposed_again_is_not_trained_again(
     assert len(entries) == len(trained) == 2
     values = [one.value for one in plan.studies[0]._study().trials]
     assert len(values) == 5 and len(set(values)) <= 2 and None not in values
+    # Nor shown again by another start.
+    for one in (plan, plan_sweep(spec, tmp_path)):
+        assert (len(one.entries), one.total, one.left) == (2, 2, 0)
 
 
 def test_a_value_that_cannot_be_trained_is_refused_before_a_search_begins(
@@ -521,6 +525,34 @@ def test_a_search_without_scores_is_refused(data: Path, tmp_path: Path, optuna: 
     for values in ({"env": "none"}, {"last_episodes": 0}):
         with pytest.raises(InputError, match="needs scores, and nothing is evaluated"):
             plan_sweep(searched(data, **values), tmp_path)
+
+
+def test_a_search_for_a_score_that_no_episode_has_is_refused(
+    data: Path, tmp_path: Path, optuna: Any
+) -> None:
+    spec = searched(data, metric="score")
+    with pytest.raises(InputError, match="line: metric: score needs reference scores") as found:
+        plan_sweep(spec, tmp_path)
+    assert "\n" not in str(found.value)
+    known = tmp_path / "known.npz"
+    save_dataset(line_data(name="door-human-v0"), known)
+    assert plan_sweep(searched(known, metric="score"), tmp_path / "out").left == 3
+
+
+def test_a_trial_whose_cell_is_gone_is_trained_again(
+    data: Path, tmp_path: Path, optuna: Any, trained: list[tuple[int, dict[str, float]]]
+) -> None:
+    spec = searched(data, trials=2)
+    plan = plan_sweep(spec, tmp_path)
+    first, second = run_sweep(plan)
+    values = [one.value for one in plan.studies[0]._study().trials]
+    assert first.folder is not None
+    shutil.rmtree(first.folder)
+    again = plan_sweep(spec, tmp_path)
+    assert [one.state for one in again.entries] == ["waiting", "done"] and again.left == 1
+    assert [one.folder for one in run_sweep(again)] == [first.folder, second.folder]
+    assert len(trained) == 3 and trained[2] == trained[0]
+    assert [one.value for one in plan.studies[0]._study().trials] == values
 
 
 def test_the_summary_has_a_row_for_each_member(data: Path, tmp_path: Path) -> None:

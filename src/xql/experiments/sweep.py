@@ -122,6 +122,12 @@ class Plan:
     planner: "_Planner | None" = None
     refused: int = 0
     """Trials of Optuna whose values no run can have together."""
+    repeated: int = 0
+    """Trials of Optuna whose cell is another one's."""
+
+    def find(self, run: str) -> Entry | None:
+        """The cell of that name."""
+        return next((one for one in self.entries if one.job.run == run), None)
 
     def refuse(self, trial: Trial, error: InputError) -> None:
         """Leave out a trial that cannot be trained."""
@@ -131,7 +137,9 @@ class Plan:
     @property
     def total(self) -> int:
         """How many cells there are to be."""
-        return self.spec.trials * len(self.studies) if self.studies else len(self.entries)
+        if not self.studies:
+            return len(self.entries)
+        return self.spec.trials * len(self.studies) - self.repeated
 
     @property
     def left(self) -> int:
@@ -176,7 +184,10 @@ def plan_sweep(spec: SweepSpec, out: Path, workers: int = 1) -> Plan:
                 except InputError as error:
                     plan.refuse(trial, error)
                 else:
-                    plan.entries.append(_come_to(entry, out, ended))
+                    if plan.find(entry.job.run) is None:
+                        plan.entries.append(_come_to(entry, out, ended))
+                    else:
+                        plan.repeated += 1
     else:
         groups = [
             group
@@ -291,6 +302,12 @@ def _require_scores(planner: _Planner, method: Method, source: str) -> None:
                     where=group.config.data.name,
                     hint="name an environment with env: …, and last_episodes above 0",
                 )
+            if planner._spec.metric == "score" and group.config.data.reference is None:
+                raise InputError(
+                    "metric: score needs reference scores, and none are known",
+                    where=group.config.data.name,
+                    hint="take metric: success or return",
+                )
 
 
 def _first_cell(planner: _Planner, method: Method, source: str) -> str:
@@ -382,14 +399,14 @@ def _same(group: Group, found: RunConfig) -> bool:
 
 
 def _come_to(entry: Entry, out: Path, ended: bool) -> Entry:
-    """The cell of a trial that came to something before."""
+    """The cell of a trial that came to something before; one that is gone is trained again."""
     folder = out / "cells" / entry.job.run
     if ended:
         entry.state = "ended early"
     elif folder.is_dir():
         entry.state, entry.folder = "done", folder
     else:
-        entry.state, entry.problem = "failed", f"{folder} is gone"
+        entry.job = Job(entry.job.cell)  # Optuna knows its score
     return entry
 
 
@@ -460,9 +477,7 @@ class _Given:
 
     def _waiting(self) -> Iterator[Entry]:
         plan = self._plan
-        if not plan.studies:
-            yield from [one for one in plan.entries if one.state == "waiting"]
-            return
+        yield from [one for one in plan.entries if one.state == "waiting"]
         assert plan.planner is not None
         for study in plan.studies:
             for trial in study:
@@ -473,13 +488,12 @@ class _Given:
                     tell(trial, math.nan)
                     plan.refuse(trial, error)
                     continue
-                before = self._entries.get(entry.job.run)
-                if before is None:
-                    before = next((o for o in plan.entries if o.job.run == entry.job.run), None)
+                before = plan.find(entry.job.run)
                 if before is None:
                     plan.entries.append(entry)
                     yield entry
                 else:  # a point that was proposed before: it comes to the same
+                    plan.repeated += 1
                     self._twins[entry.job.run].append(trial)
                     if before.state != "training":
                         self._tell_twins(before)
