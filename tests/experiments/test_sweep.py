@@ -27,7 +27,7 @@ from xql.experiments.sweep_spec import SweepSpec, spec_from
 from xql.experiments.sweep_worker import train_members
 from xql.reports.compare import compare
 from xql.runs.config import RunConfig
-from xql.runs.folder import RunFolder
+from xql.runs.folder import RunFolder, run_folders
 from xql.runs.lock import locked
 from xql.training.offline import train_offline
 
@@ -311,6 +311,16 @@ def test_what_a_sweep_made_can_be_compared(data: Path, tmp_path: Path) -> None:
     for row, rate in zip(found.rows, ("0.001", "0.1"), strict=True):
         last = [float(one["last"]) for one in rows(tmp_path) if one["policy_learning_rate"] == rate]
         assert row.last.mean.estimate == np.mean(last)
+
+
+def test_cells_that_a_changed_sweep_does_not_ask_for_are_left_out(
+    data: Path, tmp_path: Path
+) -> None:
+    run_sweep(plan_sweep(tiny(data, seeds=2, members=1), tmp_path))
+    assert len(run_folders(tmp_path)) == 2
+    [entry] = run_sweep(plan_sweep(tiny(data, seeds=[1]), tmp_path))
+    with pytest.warns(UserWarning, match=r": 1 of 2 cells are left out, which summary\.csv"):
+        assert run_folders(tmp_path) == [entry.folder]
 
 
 def test_random_points_are_members_of_one_population(data: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from xql.runs.folder import (
     RunFolder,
     evaluation_rows,
     free_folder,
+    run_folders,
 )
 
 CONFIG = RunConfig(
@@ -447,3 +448,17 @@ def test_rows_that_waited_are_not_written_twice(tmp_path: Path) -> None:
     assert [line.step for line in again.read_metrics()] == [1, 2]
     assert again.read_frozen() == {0: 1}
     assert not (tmp_path / "other").exists()
+
+
+def test_a_sweep_without_a_summary_stands_for_all_its_cells(tmp_path: Path) -> None:
+    cell = tmp_path / "cells" / "a"
+    cell.mkdir(parents=True)
+    for file in (tmp_path / "sweep.yaml", cell / "config.yaml"):
+        file.touch()
+    assert run_folders(tmp_path) == [cell]
+    (tmp_path / "summary.csv").write_text("state,cell\nwaiting,\n")
+    with pytest.raises(InputError, match="none of its runs is finished"):
+        run_folders(tmp_path)
+    (tmp_path / "summary.csv").write_text("no,such\n1,2\n")
+    with pytest.raises(InputError, match=r"summary\.csv: this is no summary of a sweep; the same"):
+        run_folders(tmp_path)

@@ -126,7 +126,8 @@ def run_folders(runs: str | Path | Sequence[str | Path]) -> list[Path]:
     """The run folders that are meant, none of them twice.
 
     Args:
-        runs: a run folder, or several; a folder of run folders, or of a sweep, is all of them.
+        runs: a run folder, or several; a folder of run folders is all of them, one of a sweep those
+            that its summary.csv lists as done. A warning says how many others it has.
 
     Raises:
         InputError: there is none, or one is named twice.
@@ -134,9 +135,11 @@ def run_folders(runs: str | Path | Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, [runs] if isinstance(runs, str | Path) else runs):
         inside = _runs_inside(path)
-        if not inside and (path / "sweep.yaml").exists():
-            hint = "the same xql sweep goes on with it"
-            raise InputError("none of its runs is finished", where=str(path), hint=hint)
+        if (path / "sweep.yaml").exists():
+            inside = _asked_for(path, inside)
+            if not inside:
+                hint = "the same xql sweep goes on with it"
+                raise InputError("none of its runs is finished", where=str(path), hint=hint)
         found += [path] if (path / "config.yaml").exists() or not inside else inside
     if not found:
         raise InputError("there is no run", hint="name one run folder or more")
@@ -155,6 +158,28 @@ def _runs_inside(folder: Path) -> list[Path]:
         for config in sorted(folder.glob(pattern))
         if not config.parent.name.startswith(".")  # half-written
     ]
+
+
+def _asked_for(sweep: Path, runs: list[Path]) -> list[Path]:
+    """The runs of a sweep that it asks for since its file was last changed.
+
+    Raises:
+        InputError: its summary.csv is damaged.
+    """
+    file = sweep / "summary.csv"
+    if not file.exists():
+        return runs
+    try:
+        rows = csv.DictReader(_lines_of(file)[0])
+        done = {row["cell"] for row in rows if row["state"] == "done"}
+    except (csv.Error, KeyError):
+        hint = "the same xql sweep writes it again"
+        raise InputError("this is no summary of a sweep", where=str(file), hint=hint) from None
+    found = [run for run in runs if run.name in done]
+    if found and len(found) < len(runs):
+        left = f"{len(runs) - len(found)} of {len(runs)} cells are left out"
+        _warn(sweep, f"{left}, which summary.csv does not list as done")
+    return found
 
 
 def evaluation_rows(
