@@ -177,6 +177,48 @@ def test_where_every_member_diverged_only_an_evaluation_can_be_missing(tmp_path:
     assert_same(go_on(tmp_path / "run"), whole)
 
 
+@pytest.mark.parametrize("tuned", [False, True], ids=["online", "fine-tuned"])
+def test_where_every_member_diverged_online_the_missing_evaluation_is_made(
+    wholes: Callable[[Learn, str], Run],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    tuned: bool,
+) -> None:
+    options = {"critic_learning_rate": 1e20}
+    if tuned:
+        whole = xql.train_finetune(
+            wholes(learn_offline, "xql"),
+            steps=60,
+            data=line_data(),
+            out=tmp_path / "whole",
+            options=options,
+            loop=OnlineLoop(warmup=2),
+            evaluations=3,
+            episodes=1,
+            last_episodes=2,
+            trust=["worlds"],
+            keep_replay=True,
+            progress=False,
+        )
+    else:
+        whole = learn_online(tmp_path / "whole", options=SMALL | options, loop=OnlineLoop(warmup=2))
+    # 40 rows of the replay buffer's 60 were filled when it ended.
+    assert whole.folder.read_frozen() == {0: 20, 1: 20}
+    shutil.copytree(whole.path, tmp_path / "run")
+    text = (whole.path / "evaluations.csv").read_text()
+    cut = "".join(row for row in text.splitlines(True) if not row.startswith("60,"))
+    (tmp_path / "run" / "evaluations.csv").write_text(cut)
+    for path, more in ((whole.path, {}), (tmp_path / "run", {"steps": 80})):
+        with pytest.raises(InputError, match="every member of this run diverged"):
+            go_on(path, **more)
+    capsys.readouterr()
+    assert_same(go_on(tmp_path / "run"), whole)
+    said = capsys.readouterr().err
+    assert "no replay buffer is kept" in said and "60 steps" not in said
+    for path in (whole.path, tmp_path / "run"):
+        assert not (path / "replay.npz").exists()
+
+
 def test_a_streamed_run_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

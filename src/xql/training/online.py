@@ -457,13 +457,16 @@ def _loop(
             logger.milestone(Moment(0, state.population, state.totals, 0, rest))
     else:
         step, logged = saved.step, saved.logged
-        state = restored_online_state(state, saved.extra, min(step, capacity))
-        state = state._replace(totals=saved.totals(state.totals))
-        if actors.restore(saved.part("actors"), step):
-            actions = saved.extra["actions"]
-        else:
-            logger.say("the state of these simulators is not saved: every episode starts anew")
-            state, actions = first_actions(state, step)
+        # Where every member diverged, an evaluation is all that can be missing: the replay buffer
+        # is of the step at which that was found.
+        if not logger.stopped:
+            state = restored_online_state(state, saved.extra, min(step, capacity))
+            state = state._replace(totals=saved.totals(state.totals))
+            if actors.restore(saved.part("actors"), step):
+                actions = saved.extra["actions"]
+            else:
+                logger.say("the state of these simulators is not saved: every episode starts anew")
+                state, actions = first_actions(state, step)
         logger.catch_up(Moment(step, state.population, state.totals, logged))
     while step < steps:
         try:

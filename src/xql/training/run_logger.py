@@ -157,6 +157,9 @@ class RunLogger:
         guard = {"rolled_back": {}, "frozen": self._folder.read_frozen()}
         try:
             self._guard.restore(good, notes.get("guard", guard), saved.logged)
+            config = self._folder.config
+            everyone = len(self._guard.frozen) == len(config.members)
+            self.stopped = everyone and saved.step == config.steps
             self._health.restore(notes.get("health", {}))
             self._folder.wait_with(notes.get("waiting", {}))
             seconds = float(notes.get("seconds", 0.0))
