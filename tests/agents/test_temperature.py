@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from xql.agents import SACConfig, XQLConfig
+from worlds import first_state, spec_of
+from xql.agents import SACConfig, XQLConfig, make_xql
 from xql.agents.hyperparameters import AUTO
 from xql.agents.temperature import (
     AVERAGE_RATE,
     SAMPLES,
+    carried_temperatures,
     divergence,
     initial_temperatures,
     lift,
@@ -143,3 +145,9 @@ def test_a_state_has_the_temperatures_that_tune_themselves_and_no_others() -> No
     assert initial_temperatures(without_weights) == {}
     assert initial_temperatures(SACConfig()) == {}
     assert jax.tree.leaves(XQLConfig(beta=AUTO)) == jax.tree.leaves(XQLConfig())[1:]
+
+
+def test_without_an_inverse_temperature_one_that_tunes_itself_begins_as_a_fresh_one() -> None:
+    agent = make_xql(XQLConfig(hidden=(4,), inverse_temperature=0.0), 1)
+    state = first_state(agent, spec_of(1, 1))
+    assert carried_temperatures(state, ["policy"]) == {"policy": 1.0}

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,23 @@ import yaml
 import xql
 from worlds import Line, line_data, register_line, same_bits, spec_of
 from xql.agents import AGENTS, OFFLINE, Unchecked, configure, member
+from xql.agents.hyperparameters import AUTO, inactive
 from xql.agents.policies import DeterministicPolicy
 from xql.agents.update import trainable
-from xql.agents.xql import XQLState
+from xql.agents.xql import DISCRETE_SHARE, XQLState
 from xql.cli import main
+from xql.data.actions import Discrete
 from xql.data.dataset import Dataset, DeviceData
 from xql.envs.given import Simulator
 from xql.errors import InputError
 from xql.experiments.cells import finetuned_cell, kept, offline_cell, train_and_keep
+from xql.runs.checkpoints import save_checkpoint
 from xql.runs.config import EvaluationPlan, OnlineLoop, RunConfig
 from xql.runs.folder import RunFolder
-from xql.runs.policy import template
+from xql.runs.policy import template, template_of
 from xql.runs.run import Run
 from xql.training.evaluate import evaluate_run
-from xql.training.finetune import plan_finetune
+from xql.training.finetune import _continued, plan_finetune
 from xql.training.online_state import _EXPLORATION
 from xql.training.recipe import AtSuccessOf, Mixture, draw_batch, rule_at_success
 from xql.training.replay import Replay, empty_replay
@@ -406,7 +410,10 @@ def test_runs_that_cannot_be_continued_are_refused(
         ({"replay": "rlpd"}, "choose from symmetric, prefill, online"),
         ({"options": {"hidden": [8]}}, "hidden cannot change: the run's networks follow from it"),
         ({"options": {"critics": 3}}, "critics cannot change"),
+        ({"options": {"critics": 3, "beta": "auto"}}, "critics cannot change: the run's networks"),
+        ({"options": {"value_layer_norm": False}}, "the run's value follows from it"),
         ({"options": {"policy": "flow"}}, "policy cannot change"),
+        ({"options": {"beta_kl": 0.1}}, "give beta=auto, or leave it out of `options`"),
         ({"options": {"rewards": "raw"}}, "rewards is part of what the run has learned"),
         ({"options": {"policy_schedule": "cosine"}}, "policy_schedule cannot be 'cosine'"),
         ({"options": {"bata": 2.0}}, "did you mean 'beta'"),
@@ -446,6 +453,103 @@ def test_options_change_the_members_and_data_may_be_given(run: Run) -> None:
     assert plan.config.sources["policy_learning_rate"] == "given"
     assert same_leaves(population.critic, before.critic)
     assert plan.config.data.source == run.config.data.source
+
+
+def made_of(run: Run, folder: Path, population: Any, **changes: Any) -> Path:
+    """A run like another one, with a population and some of the configuration of its own."""
+    shutil.copytree(run.path, folder)
+    config = dataclasses.replace(run.config, **changes)
+    RunFolder.open(folder).configure(config)
+    seeds = [one.seed for one in config.members]
+    save_checkpoint(folder / "checkpoints", 30, population, seeds=seeds)
+    return folder
+
+
+def tuning_itself(run: Run, folder: Path, kls: Sequence[float] = ()) -> Path:
+    """A run whose temperatures tune themselves; its members may differ in `beta_kl`."""
+    auto: Any = {"beta": AUTO, "inverse_temperature": AUTO}
+    config = dataclasses.replace(run.population.config, **auto)
+    members = run.config.members
+    if kls:
+        config = dataclasses.replace(config, beta_kl=jnp.array(kls))
+        pairs = zip(members, kls, strict=True)
+        members = tuple(one._replace(changes={"beta_kl": kl}) for one, kl in pairs)
+    now = {"value": jnp.array([2.0, 4.0]), "policy": jnp.array([3.0, 5.0])}
+    population = run.population._replace(config=config, temperatures=now)
+    own = dataclasses.replace(run.config.hyperparameters, **auto)
+    return made_of(run, folder, population, hyperparameters=own, members=members)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"value": [2, 4], "policy": [3, 5]}),
+        ({"beta": 0.5}, {"policy": [3, 5]}),
+        ({"inverse_temperature": 0.5}, {"value": [2, 4]}),
+        ({"beta": 0.5, "inverse_temperature": 0.5}, {}),
+    ],
+)
+def test_a_temperature_that_tuned_itself_can_become_a_number(
+    run: Run, tmp_path: Path, given: dict[str, float], expected: dict[str, list[float]]
+) -> None:
+    parent = tuning_itself(run, tmp_path / "offline")
+    assert_temperatures(parent, given, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"beta": "auto"}, {"value": [1, 1]}),
+        ({"inverse_temperature": "auto"}, {"policy": [1 / 3, 1 / 3]}),
+    ],
+)
+def test_a_number_can_become_a_temperature_that_tunes_itself(
+    run: Run, given: dict[str, str], expected: dict[str, list[float]]
+) -> None:
+    assert_temperatures(run, given, expected)
+
+
+def assert_temperatures(
+    parent: Run | Path, given: dict[str, Any], expected: dict[str, list[float]]
+) -> None:
+    """Check what a run goes on with, and that it can."""
+    settings: Any = {"steps": 40, "loop": OnlineLoop(warmup=10), "trust": ["worlds"]}
+    plan = plan_finetune(parent, options=given, **settings)
+    population: Any = plan.start.population
+    assert population.temperatures.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(population.temperatures[name], np.float32(values))
+    again = RunConfig.from_dict(plan.config.to_dict())
+    assert jax.tree.structure(template_of(again)) == jax.tree.structure(population)
+    for name, value in given.items():
+        assert getattr(again.hyperparameters, name) == value
+        assert again.sources[name] == "given"
+    assert not set(again.sources) & inactive(again.hyperparameters)
+    agent, spec = again.make_agent(), again.spec
+    memory = jax.tree.map(lambda column: column[0], empty_replay(1, 4, spec))
+    drawn = (jax.random.key(0), jnp.int32(2), agent.transitions, Mixture("online", 1))
+    state = member(population, 0)
+    after: Any = jax.eval_shape(
+        lambda state: agent.update(state, draw_batch(memory, None, *drawn))[0], state
+    )
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_over_discrete_actions_the_kl_follows_from_their_number(run: Run) -> None:
+    discrete = dataclasses.replace(run.config.data, actions=Discrete(4))
+    parent = dataclasses.replace(run.config, data=discrete)
+    auto = {"inverse_temperature": "auto"}
+    config, changed = _continued(parent, auto, "run")
+    assert config.policy_kl == round(DISCRETE_SHARE * math.log(4), 3)
+    assert changed["policy_kl"] == "ours: from the number of actions"
+    config, changed = _continued(parent, {**auto, "policy_kl": 0.1}, "run")
+    assert (config.policy_kl, changed["policy_kl"]) == (0.1, "given")
+
+
+def test_what_the_members_differ_in_keeps_its_effect(run: Run, tmp_path: Path) -> None:
+    parent = tuning_itself(run, tmp_path / "offline", [0.1, 0.2])
+    with pytest.raises(InputError, match="differ in beta_kl, which would have no effect"):
+        plan_finetune(parent, options={"beta": 2.0}, trust=["worlds"])
 
 
 def test_the_log_is_found_again_where_it_lies_now(run: Run, log: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ The solution from N samples depends on N where the tail of d is heavy, so it is 
 number of samples whatever the batch size is.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -64,6 +65,27 @@ def initial_temperatures(config: Any) -> Temperatures:
         for which, name in names.items()
         if isinstance(getattr(config, name, None), Auto) and name not in inactive(config)
     }
+
+
+def carried_temperatures(state: Any, names: Iterable[str]) -> dict[str, Float[Array, "*members"]]:
+    """Those of a state whose configuration changes.
+
+    One that tuned itself goes on as it is, and one that was fixed begins with its number.
+
+    Args:
+        state: of one member, or of a population.
+        names: those that tune themselves from now on.
+    """
+    carried = {}
+    for name in names:
+        if name in state.temperatures:
+            carried[name] = state.temperatures[name]
+        elif name == "value":
+            carried[name] = state.config.beta
+        else:
+            kappa = state.config.inverse_temperature
+            carried[name] = 1 / jnp.where(kappa > 0, kappa, 1.0)  # κ = 0 is no temperature's
+    return carried
 
 
 def activation(config: Any, name: str) -> str:

@@ -19,6 +19,8 @@ from xql.runs.config import MOST_MEMBERS, Member
 SWEPT_SOURCE = "given: each member's own, see members"
 """What `RunConfig.sources` says of a swept hyperparameter."""
 
+SUITED_SOURCE = "ours: from the number of actions"
+"""What it says of one that follows from the data's actions."""
 
 Beta = Literal["auto"] | float | Sequence[float]
 """One temperature, several, or one that tunes itself in each member."""

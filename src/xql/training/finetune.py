@@ -26,6 +26,7 @@ import numpy as np
 from xql.agents import AGENTS, Agent, TrainState, Unchecked, configure
 from xql.agents.hyperparameters import inactive
 from xql.agents.hyperparameters import to_dict as hyperparameters_to_dict
+from xql.agents.temperature import activation, carried_temperatures
 from xql.data.dataset import Dataset
 from xql.envs.given import Given, require_simulator
 from xql.errors import InputError
@@ -45,7 +46,7 @@ from xql.runs.config import (
 from xql.runs.folder import RunFolder
 from xql.runs.policy import load_population, template
 from xql.runs.run import Run
-from xql.runs.sweep import require_hyperparameters
+from xql.runs.sweep import SUITED_SOURCE, require_hyperparameters
 from xql.training.listeners import Callback, check_callbacks
 from xql.training.loggers import Chosen, check_loggers
 from xql.training.online import Observe, check_loop, execute_online, loop_for
@@ -117,8 +118,8 @@ def train_finetune(
             buffer alone.
         data: the log, where it is not where the run found it; the same transitions.
         out: the new run's folder, which must not exist; where None, runs/DATA-AGENT-finetune-N.
-        options: hyperparameters that are to change, such as {"policy_learning_rate": 1e-4}; none
-            that the shapes of the networks follow from.
+        options: hyperparameters that are to change, such as {"policy_learning_rate": 1e-4} or
+            {"beta": "auto"}; none that the shapes of the networks follow from.
         loop: how acting and learning take turns; `loop_for(steps)` where None. Its warm-up is acted
             by the loaded policy.
         evaluations: how many times to evaluate, evenly spaced, the last step included; the loaded
@@ -245,7 +246,11 @@ def plan_finetune(
         parent,
         steps=steps,
         hyperparameters=config,
-        sources={**parent.sources, **changed},
+        sources={
+            name: source
+            for name, source in {**parent.sources, **changed}.items()
+            if name not in inactive(config)
+        },
         data=opened,
         environment=environment.record,
         trust=(*trust, environment.record),
@@ -322,20 +327,34 @@ def _continued(
                 hint="leave it out: learning rates are constant",
             )
     config = configure(parent.agent, {**own, **ended, **options}, others=DATA_OPTIONS)
+    suited = {
+        name: value
+        for name, value in AGENTS[parent.agent].suited_to(config, parent.spec.actions).items()
+        if name not in own and name not in options
+    }
+    config = dataclasses.replace(config, **suited)
+    changed |= dict.fromkeys(suited, SUITED_SOURCE)
     for name in inactive(config) & set(options):
         raise InputError(
             f"{name} has no effect on agent {parent.agent} as it is configured",
-            hint="leave it out of `options`",
+            hint=f"{activation(config, name)}leave it out of `options`",
+        )
+    for name in inactive(config) & set(parent.members[0].changes):
+        raise InputError(
+            f"the members of this run differ in {name}, which would have no effect",
+            where=where,
+            hint=f"leave {' and '.join(options)} out of `options`",
         )
     shapes = _shapes(parent, parent.hyperparameters)
-    if _shapes(parent, config) != shapes:
+    if reshaped := [name for name, one in _shapes(parent, config).items() if one != shapes[name]]:
         wrong = [
             name
             for name, value in options.items()
             if _shapes(parent, configure(parent.agent, {**own, name: value})) != shapes
         ]
+        follow = "networks follow" if len(reshaped) > 1 else f"{reshaped[0]} follows"
         raise InputError(
-            f"{' and '.join(wrong or options)} cannot change: the run's networks follow from it",
+            f"{' and '.join(wrong or options)} cannot change: the run's {follow} from it",
             where=where,
             hint="leave it out of `options`, or train offline with it",
         )
@@ -343,24 +362,34 @@ def _continued(
 
 
 def _shapes(parent: RunConfig, config: Any) -> dict[str, Any]:
-    """Shape and kind of every array of a member's state."""
-    agent = AGENTS[parent.agent].make(config, 1)
-    state = template(agent, parent.spec, 1)
+    """Shape and kind of every array that a member has learned, by the part of its state.
+
+    A temperature is none of them: it is a number, whether it tunes itself or is fixed.
+    """
+    state: Any = template(AGENTS[parent.agent].make(config, 1), parent.spec, 1)
     return {
-        jax.tree_util.keystr(path): (leaf.shape, leaf.dtype)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        name: {
+            jax.tree_util.keystr(path): (leaf.shape, leaf.dtype)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(part)
+        }
+        for name, part in state._asdict().items()
+        if name not in ("config", "temperatures")
     }
 
 
 def _carried(population: TrainState, agent: Agent, config: RunConfig) -> TrainState:
     """The loaded population with the new hyperparameters, each member's own changes on top."""
-    like = template(agent, config.spec, len(config.members))
-    # What is no array, such as the number of steps of a flow, is the new configuration's.
-    carried: TrainState = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(population))
+    like: Any = template(agent, config.spec, len(config.members))
     configs = [config.member_config(index) for index in range(len(config.members))]
     stacked = jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *configs)
-    continued: TrainState = carried._replace(config=stacked)
-    return continued
+    changed = {"config": stacked}
+    if hasattr(like, "temperatures"):
+        changed["temperatures"] = carried_temperatures(population, like.temperatures)
+    # What is no array, such as the number of steps of a flow, is the new configuration's.
+    carried: TrainState = jax.tree.unflatten(
+        jax.tree.structure(like), jax.tree.leaves(population._replace(**changed))
+    )
+    return carried
 
 
 def _log_of(folder: RunFolder, given: Any) -> Dataset:

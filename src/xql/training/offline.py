@@ -61,6 +61,7 @@ from xql.runs.config import (
 from xql.runs.folder import RunFolder
 from xql.runs.run import Run
 from xql.runs.sweep import (
+    SUITED_SOURCE,
     SWEPT_SOURCE,
     Beta,
     choose_members,
@@ -294,7 +295,7 @@ def plan_offline(
         if name not in chosen.sources and name not in sweep
     }
     if suited:
-        sources = chosen.sources | dict.fromkeys(suited, "ours: from the number of actions")
+        sources = chosen.sources | dict.fromkeys(suited, SUITED_SOURCE)
         suitable = dataclasses.replace(chosen.config, **suited)
         chosen = chosen._replace(config=suitable, sources=sources)
     made = algorithm.make(chosen.config, steps)
