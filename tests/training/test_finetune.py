@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 import xql
-from worlds import Line, line_data, register_line, same_bits, spec_of
+from worlds import Line, line_data, register_line, same_bits, spec_of, stop_after
 from xql.agents import AGENTS, OFFLINE, Unchecked, configure, member
-from xql.agents.hyperparameters import AUTO, inactive
+from xql.agents.hyperparameters import AUTO, inactive, learning_rates
 from xql.agents.policies import DeterministicPolicy
 from xql.agents.update import trainable
 from xql.agents.xql import DISCRETE_SHARE, XQLState
@@ -30,8 +30,8 @@ from xql.errors import InputError
 from xql.experiments.cells import finetuned_cell, kept, offline_cell, train_and_keep
 from xql.runs.checkpoints import save_checkpoint
 from xql.runs.config import EvaluationPlan, OnlineLoop, RunConfig
-from xql.runs.folder import RunFolder
-from xql.runs.policy import template, template_of
+from xql.runs.folder import SMALLER, Divergence, RunFolder
+from xql.runs.policy import load_policy, template, template_of
 from xql.runs.run import Run
 from xql.training.evaluate import evaluate_run
 from xql.training.finetune import _continued, plan_finetune
@@ -123,7 +123,9 @@ def test_the_run_is_like_any_other_and_says_where_it_comes_from(run: Run, tuned:
         "step": 30,
         "replay": "symmetric",
         "at_success": "simulator",
+        "rolled_back": (),
     }
+    assert "rolled_back" not in config.to_dict()["finetune"]
     assert config.data == run.config.data and config.members == run.config.members
     assert config.hyperparameters.policy_schedule == "constant"
     assert "constant from here on" in config.sources["policy_schedule"]
@@ -465,6 +467,62 @@ def made_of(run: Run, folder: Path, population: Any, **changes: Any) -> Path:
     return folder
 
 
+def slower(population: Any) -> Any:
+    """The population with smaller learning rates in member 1."""
+    config, by = population.config, np.array([1, SMALLER], np.float32)
+    rates = {name: getattr(config, name) / by for name in learning_rates(config)}
+    return population._replace(config=dataclasses.replace(config, **rates))
+
+
+BACK = Divergence(1, 10, 20, "rolled back", 10)
+
+
+def rolled_back(run: Run, folder: Path) -> Path:
+    """A run of which member 1 diverged once."""
+    made_of(run, folder, slower(run.population))
+    RunFolder.open(folder).log_divergence(BACK, {})
+    return folder
+
+
+def test_a_member_that_was_rolled_back_goes_on_with_its_smaller_learning_rates(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = rolled_back(run, tmp_path / "offline")
+    whole = tune(parent, tmp_path / "whole")
+    assert whole.config.finetune is not None and whole.config.finetune.rolled_back == (1,)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(25, patch)
+        tune(parent, tmp_path / "run")
+    again = xql.resume(tmp_path / "run", trust=["worlds"], progress=False)
+    assert same_leaves(again.population, whole.population)
+    for name in learning_rates(run.config.hyperparameters):
+        rates = np.asarray(getattr(again.population.config, name))
+        expected = np.array([3e-4, 3e-4], np.float32) / np.array([1, SMALLER], np.float32)
+        np.testing.assert_array_equal(rates, expected)
+    # Where it diverges again, its rates are smaller still.
+    path, text = again.path / "config.yaml", (again.path / "config.yaml").read_text()
+    save_checkpoint(again.folder.checkpoints, 40, slower(again.population), seeds=[4, 2])
+    again.folder.log_divergence(BACK, {})
+    assert load_policy(again.path, 1).step == 40
+    path.write_text(text.replace("  rolled_back:\n  - 1\n", ""))
+    with pytest.raises(InputError, match=r"member 1 was trained with .*_learning_rate 3e-06"):
+        load_policy(again.path, 1)
+
+
+def test_learning_rates_that_are_given_are_those_of_every_member(run: Run, tmp_path: Path) -> None:
+    parent = rolled_back(run, tmp_path / "offline")
+    every = dict.fromkeys(learning_rates(run.config.hyperparameters), 1e-5)
+    some = {"policy_learning_rate": 1e-5}
+    settings: Any = {"steps": 40, "loop": OnlineLoop(warmup=10), "trust": ["worlds"]}
+    for options, slower in ((every, ()), (some, (1,))):
+        plan = plan_finetune(parent, options=options, **settings)
+        assert plan.config.finetune is not None and plan.config.finetune.rolled_back == slower
+        said = "diverged offline, and keep learning rates divided by 10: 1"
+        assert (said in plan.start.notes) == bool(slower)
+        rates = np.asarray(plan.start.population.config.policy_learning_rate)
+        np.testing.assert_array_equal(rates, np.array([1e-5, 1e-5], np.float32))
+
+
 def tuning_itself(run: Run, folder: Path, kls: Sequence[float] = ()) -> Path:
     """A run whose temperatures tune themselves; its members may differ in `beta_kl`."""
     auto: Any = {"beta": AUTO, "inverse_temperature": AUTO}
@@ -518,21 +576,22 @@ def assert_temperatures(
     population: Any = plan.start.population
     assert population.temperatures.keys() == expected.keys()
     for name, values in expected.items():
-        np.testing.assert_array_equal(population.temperatures[name], np.float32(values))
+        np.testing.assert_array_equal(population.temperatures[name], np.array(values, np.float32))
     again = RunConfig.from_dict(plan.config.to_dict())
-    assert jax.tree.structure(template_of(again)) == jax.tree.structure(population)
     for name, value in given.items():
         assert getattr(again.hyperparameters, name) == value
         assert again.sources[name] == "given"
     assert not set(again.sources) & inactive(again.hyperparameters)
-    agent, spec = again.make_agent(), again.spec
-    memory = jax.tree.map(lambda column: column[0], empty_replay(1, 4, spec))
+    agent, state = again.make_agent(), member(population, 0)
+    memory = jax.tree.map(lambda column: column[0], empty_replay(1, 4, again.spec))
     drawn = (jax.random.key(0), jnp.int32(2), agent.transitions, Mixture("online", 1))
-    state = member(population, 0)
-    after: Any = jax.eval_shape(
-        lambda state: agent.update(state, draw_batch(memory, None, *drawn))[0], state
-    )
-    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+    def learned(state: Any) -> Any:
+        return agent.update(state, draw_batch(memory, None, *drawn))[0]
+
+    states = (population, template_of(again), state, jax.eval_shape(learned, state))
+    structures: list[Any] = [jax.tree.structure(one) for one in states]
+    assert structures[0] == structures[1] and structures[2] == structures[3]
 
 
 def test_over_discrete_actions_the_kl_follows_from_their_number(run: Run) -> None:

@@ -228,6 +228,9 @@ class FineTuning:
     """Of the offline run's checkpoint: its updates."""
     replay: ReplayKind = "symmetric"
     at_success: AtSuccess = "simulator"
+    rolled_back: tuple[Annotated[int, Range(0, MOST_MEMBERS)], ...] = ()
+    """The members that had diverged once, and keep the smaller learning rates of the offline run;
+    the hyperparameters do not show them."""
 
 
 @dataclass(frozen=True)
@@ -490,6 +493,9 @@ class RunConfig:
         for name in ("columns", "hold_out", "held_out", "streamed"):
             if not data[name]:
                 del data[name]
+        finetune = None if self.finetune is None else dataclasses.asdict(self.finetune)
+        if finetune is not None and not finetune["rolled_back"]:
+            del finetune["rolled_back"]
         reference = self.data.reference
         data["actions"] = _actions_to_dict(self.data.actions)
         data["reference"] = None if reference is None else reference._asdict()
@@ -520,9 +526,7 @@ class RunConfig:
                         "keep_replay": self.keep_replay,
                     }
                 ),
-                **(
-                    {} if self.finetune is None else {"finetune": dataclasses.asdict(self.finetune)}
-                ),
+                **({} if finetune is None else {"finetune": finetune}),
             }
         )
         return plain

@@ -378,12 +378,15 @@ def load_population(folder: RunFolder, step: int | None = None) -> Loaded:
 def _require_own_settings(folder: RunFolder, step: int, state: TrainState) -> None:
     """Check that each member was trained with the hyperparameters that config.yaml gives it.
 
-    A member that was rolled back has smaller learning rates from then on.
+    A member that was rolled back has smaller learning rates from then on; a fine-tuned one may have
+    been rolled back offline before.
 
     Raises:
         InputError: one was not: the checkpoint is of another run, or the file was edited.
     """
-    rolled_back = folder.read_rolled_back()
+    rolled_back = [*folder.read_rolled_back()]
+    if folder.config.finetune is not None:
+        rolled_back += folder.config.finetune.rolled_back
     rates = learning_rates(folder.config.hyperparameters)
     for index in range(len(folder.config.members)):
         asked = jax.tree_util.tree_leaves_with_path(folder.config.member_config(index))
@@ -391,8 +394,9 @@ def _require_own_settings(folder: RunFolder, step: int, state: TrainState) -> No
             trained = np.asarray(saved)[index]
             if trained != np.float32(value):
                 name = jax.tree_util.keystr(path).lstrip(".")
-                smaller = name in rates and index in rolled_back
-                if smaller and np.isclose(trained * SMALLER, value, rtol=1e-5, atol=0.0):
+                times = rolled_back.count(index) if name in rates else 0
+                smaller = [trained * float(SMALLER) ** one for one in range(1, times + 1)]
+                if np.isclose(smaller, value, rtol=1e-5, atol=0.0).any():
                     continue
                 raise InputError(
                     f"member {index} was trained with {name} {trained:g}, config.yaml says "

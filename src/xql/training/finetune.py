@@ -9,7 +9,8 @@ scaled as the log's were (`recipe.py`). What keeps the policy from collapsing at
  - the updates wait until the buffer has the first `warmup` steps of the loaded policy, so that no
    batch is of a handful of states; no action is ever uniformly random;
  - half of each batch stays the log's (`replay="symmetric"`, as RLPD, Ball et al. 2023);
- - everything is continued: targets, moments of Adam, temperatures that tune themselves, counters;
+ - everything is continued: targets, moments of Adam, temperatures that tune themselves, counters,
+   and the smaller learning rates of a member that diverged;
  - learning rates that fell to zero by the end of the offline run are constant from here on.
 """
 
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xql.agents import AGENTS, Agent, TrainState, Unchecked, configure
-from xql.agents.hyperparameters import inactive
+from xql.agents.hyperparameters import inactive, learning_rates
 from xql.agents.hyperparameters import to_dict as hyperparameters_to_dict
 from xql.agents.temperature import activation, carried_temperatures
 from xql.data.dataset import Dataset
@@ -43,7 +44,7 @@ from xql.runs.config import (
     RunConfig,
     require_at_least,
 )
-from xql.runs.folder import RunFolder
+from xql.runs.folder import SMALLER, RunFolder
 from xql.runs.policy import load_population, template
 from xql.runs.run import Run
 from xql.runs.sweep import SUITED_SOURCE, require_hyperparameters
@@ -241,7 +242,14 @@ def plan_finetune(
     if dataset is not None and dataset.source != "arrays":
         # A relative path starts where its run was started, and this one may be started elsewhere.
         opened = dataclasses.replace(opened, source=dataset.source)
-    finetune = FineTuning(folder.path.resolve().name, step, cast(ReplayKind, replay), at_success)
+    rates = [name for name in learning_rates(config) if name not in (options or {})]
+    finetune = FineTuning(
+        folder.path.resolve().name,
+        step,
+        cast(ReplayKind, replay),
+        at_success,
+        rolled_back=_slower(population, parent, rates),
+    )
     planned = dataclasses.replace(
         parent,
         steps=steps,
@@ -265,7 +273,7 @@ def plan_finetune(
         keep_replay=keep_replay,
         **_of_this_version(),
     )
-    population = _carried(population, made, planned)
+    population = _carried(population, made, planned, rates)
     notes = [
         f"from {where} at step {step:,}: {parent.agent}, {len(parent.members)} members, all kept",
         parent.scaling.describe(),
@@ -276,6 +284,9 @@ def plan_finetune(
         notes.insert(1, f"{dataset.name}: {dataset.transitions:,} transitions of the log")
     if names := [name for name, why in changed.items() if why == CONTINUED]:
         notes.append(f"{' and '.join(names)} constant from here on")
+    if finetune.rolled_back:
+        who = ", ".join(map(str, finetune.rolled_back))
+        notes.append(f"diverged offline, and keep learning rates divided by {SMALLER}: {who}")
     if frozen := folder.read_frozen():
         who = ", ".join(map(str, frozen))
         notes.append(f"diverged offline, and go on from where they were put back to: {who}")
@@ -377,12 +388,32 @@ def _shapes(parent: RunConfig, config: Any) -> dict[str, Any]:
     }
 
 
-def _carried(population: TrainState, agent: Agent, config: RunConfig) -> TrainState:
-    """The loaded population with the new hyperparameters, each member's own changes on top."""
+def _slower(population: TrainState, parent: RunConfig, rates: Sequence[str]) -> tuple[int, ...]:
+    """The members whose learning rates are smaller than the run's configuration says."""
+    configs = [parent.member_config(index) for index in range(len(parent.members))]
+    found = np.zeros(len(configs), bool)
+    for name in rates:
+        asked = np.array([getattr(one, name) for one in configs], np.float32)
+        found |= np.asarray(getattr(population.config, name)) != asked
+    return tuple(np.flatnonzero(found).tolist())
+
+
+def _carried(
+    population: TrainState, agent: Agent, config: RunConfig, rates: Sequence[str]
+) -> TrainState:
+    """The loaded population with the new hyperparameters, each member's own changes on top.
+
+    Args:
+        population: as it was loaded.
+        agent: as it is from now on.
+        config: the new run's.
+        rates: the learning rates that every member goes on with as it had them.
+    """
     like: Any = template(agent, config.spec, len(config.members))
     configs = [config.member_config(index) for index in range(len(config.members))]
     stacked = jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *configs)
-    changed = {"config": stacked}
+    own = {name: getattr(population.config, name) for name in rates}
+    changed = {"config": dataclasses.replace(stacked, **own)}
     if hasattr(like, "temperatures"):
         changed["temperatures"] = carried_temperatures(population, like.temperatures)
     # What is no array, such as the number of steps of a flow, is the new configuration's.
