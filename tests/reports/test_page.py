@@ -21,7 +21,14 @@ from xql.data.columns import Column, TableColumns
 from xql.data.scaling import Scaling
 from xql.errors import InputError, MissingExtra
 from xql.evaluation.scores import Reference
-from xql.reports import page, page_curves, page_figures, page_scores
+from xql.reports import (
+    page,
+    page_curves,
+    page_figures,
+    page_metrics,
+    page_scores,
+    page_series,
+)
 from xql.reports.page import write_page
 from xql.reports.page_tables import _bounds
 from xql.runs.config import DataConfig, EvaluationPlan, Extent, Member, OnlineLoop, RunConfig
@@ -222,6 +229,16 @@ def test_settings_say_who_chose_them(run: RunFolder, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_vega")
+def test_a_kl_is_compared_with_the_bound_that_the_members_have(tmp_path: Path) -> None:
+    for kls, levels in (([], ["0.05"]), ([0.1], ["0.1"]), ([0.1, 0.2], [])):
+        swept = [Member(seed, {"beta_kl": kl}) for seed, kl in enumerate(kls)]
+        folder = run_at(tmp_path / f"{len(kls)}", configured(*(swept or [Member(0)])), 300)
+        shown = page_series.series_of([folder])
+        figures = page_metrics.metrics_of(shown, [one.key for one in shown])["temperature"]
+        (drawn,) = [json.dumps(one.spec) for one in figures if one.title == "KL from the data"]
+        assert sorted(set(re.findall(r'"level": ([\d.]+)', drawn))) == levels
+
+
 def test_a_name_is_text_and_nothing_else(tmp_path: Path) -> None:
     folder = run_at(tmp_path / "a'b<b>&c", configured(Member(0), name=NASTY))
     origin = {"sessions": [{"command": f"xql train {NASTY}", "git": NASTY, "python": [NASTY]}]}

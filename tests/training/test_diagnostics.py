@@ -1,5 +1,6 @@
 """What trained networks say of their data, in a file beside the run."""
 
+import dataclasses
 import json
 import zipfile
 from pathlib import Path
@@ -87,6 +88,23 @@ def test_differences_values_and_returns_are_in_the_data_s_unit(found: Diagnostic
     np.testing.assert_allclose(found.rewards, [1.0, 1.0, 1.5, 2.0, 2.0])
     assert (found.unit, found.terminated, found.truncated) == ("return", 1.0, 0.0)
     assert set(found.episode_returns) == {3.0} and set(found.episode_lengths) == {2}
+
+
+def test_where_the_discount_is_swept_every_member_has_returns_of_its_own(
+    log: Dataset, tmp_path: Path
+) -> None:
+    config = XQLConfig(beta=BETA, hidden=(4,))
+    spec = spec_of(1, 1, bound=2.0)
+    agent = make_xql(config, 10)
+    members = tuple(Member(seed, {"discount": 0.5 - seed / 2}) for seed in (0, 1))
+    run = dataclasses.replace(configured(config, spec.actions), members=members)
+    population = stacked(*(first_state(agent, spec, seed) for seed in (0, 1)))
+    found = diagnose(run, population, log, 10)
+    np.testing.assert_allclose(found.returns, [[2.0, 2.0] * 10, [1.0, 2.0] * 10])
+    save(folder(tmp_path, run), found)
+    again = load(RunFolder.open(tmp_path / "run"))
+    assert again is not None
+    np.testing.assert_array_equal(again.returns, found.returns)
 
 
 def test_of_a_part_the_rewards_and_episodes_are_those_of_the_whole(log: Dataset) -> None:

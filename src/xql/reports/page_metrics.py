@@ -127,7 +127,11 @@ def metrics_of(shown: Sequence[Series], keys: Sequence[Key]) -> dict[str, list[F
                 ]
         if not any(np.isfinite(line.values).any() for line in lines):
             continue
-        bounds = {_bound(one.run.config.hyperparameters, metric.bound) for one in shown}
+        bounds = {
+            _bound(one.run.config.member_config(place), metric.bound)
+            for one in shown
+            for place in one.members
+        }
         level = None
         if metric.bound and len(bounds) == 1 and (bound := bounds.pop()) is not None:
             level = (bound, f"{metric.bound} = {bound:g}")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Float, Float32, Int
 
 from xql.agents import Batch, TrainState, member
 from xql.agents.types import Backup
@@ -72,7 +72,7 @@ class Diagnostics(NamedTuple):
     """V(s), in `unit`; of a replay buffer, min Q̄(s, a)."""
     returns: Float[np.ndarray, "one_or_members transitions"]
     """The discounted return from s to where its log ends, in `unit`; one row for all members where
-    they learned from the same data."""
+    they learned from the same data with the same discount."""
     distances: Float[np.ndarray, "members states"]
     """How far the policy's action is from the nearest one that was logged in a similar state of
     another episode: the root mean square over dimensions, in half action ranges."""
@@ -142,9 +142,7 @@ def diagnose(
         differences=differences.astype(np.float32),
         beta=beta,
         values=(v * unit).astype(np.float32),
-        returns=_returns(config, dataset, unit)[None, rows].astype(np.float32)
-        if v.size
-        else none(1, 0),
+        returns=_returns(config, dataset, rows, unit) if v.size else none(1, 0),
         **parts,
         episode_returns=whole.returns[episodes].astype(np.float32),
         episode_lengths=whole.lengths[episodes],
@@ -194,14 +192,23 @@ def beta_of(state: Any) -> float | None:
     return None if own is None else float(own)
 
 
-def _returns(config: RunConfig, dataset: Dataset, unit: float) -> Float64[np.ndarray, " rows"]:
-    """The discounted returns-to-go of the rewards that were learned from, in the unit of V."""
+def _returns(
+    config: RunConfig, dataset: Dataset, rows: Int[np.ndarray, " rows"], unit: float
+) -> Float32[np.ndarray, "one_or_members rows"]:
+    """The discounted returns-to-go of the rewards that were learned from, in the unit of V.
+
+    A row for each member where they differ in the discount.
+    """
     rewards = np.zeros_like(dataset.rewards)
     starts = dataset.starts
     scaling = config.scaling
     rewards[starts] = dataset.rewards[starts] * scaling.reward_scale + scaling.reward_shift
-    discount = float(getattr(config.hyperparameters, "discount", DEFAULT_DISCOUNT))
-    return returns_to_go(dataset.with_metadata(rewards=rewards), discount) * unit
+    learned = dataset.with_metadata(rewards=rewards)
+    swept = "discount" in config.members[0].changes
+    configs = [config.member_config(index) for index in range(len(config.members) if swept else 1)]
+    discounts = [getattr(one, "discount", DEFAULT_DISCOUNT) for one in configs[:MEMBERS]]
+    found = {one: returns_to_go(learned, float(one))[rows] for one in set(discounts)}
+    return (np.stack([found[one] for one in discounts]) * unit).astype(np.float32)
 
 
 def _actions(config: RunConfig, states: list[Any], dataset: Dataset) -> dict[str, np.ndarray]:
