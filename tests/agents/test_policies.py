@@ -66,6 +66,25 @@ def test_the_mode_stays_within_bounds_however_large_the_output() -> None:
     assert modes.min() >= -2.0 and modes.max() <= 4.0
 
 
+@pytest.mark.parametrize("bounds", [(58.790947, 86.0341), (1.0, 3.3)], ids=str)
+def test_acting_stays_within_bounds_that_rounding_passes(bounds: tuple[float, float]) -> None:
+    """centre ± half range is below the first low end, and above the second high end."""
+    low, high = (np.float32(end) for end in bounds)
+    ends = (float(low),), (float(high),)
+    s, key = jnp.zeros((1, 1)), jax.random.key(0)
+    for policy in (
+        GaussianPolicy(network(1, 1), float32(-5.0), *ends),
+        DeterministicPolicy(network(1, 1), *ends),
+        SquashedGaussianPolicy(network(1, 2), *ends),
+    ):
+        saturated = [constant(policy, bias) for bias in (-20.0, 20.0)]
+        acted = np.asarray([f(s) for f in saturated] + [f(s, key) for f in saturated])
+        assert low <= acted.min() and acted.max() <= high
+        # What a loss differentiates is not clipped, which would take its gradient.
+        means = np.asarray([one.mean(s) for one in saturated])
+        assert means.min() < low or means.max() > high
+
+
 def test_to_call_a_policy_is_its_mode_or_with_a_key_a_draw() -> None:
     s, key = jnp.ones((5, 1)), jax.random.key(0)
     squashed = SquashedGaussianPolicy(network(1, 2), (-2.0,), (4.0,))

@@ -159,6 +159,41 @@ def test_stablehlo(kind: str) -> None:
     assert exported.call(observations()[:3]).shape == native(kind)[:3].shape
 
 
+FORMATS = ["python", "numpy", "onnx", "stablehlo"]
+
+
+def act_in(format: str, one: Policy, rows: np.ndarray) -> np.ndarray:
+    """The flat actions of `Policy`, or what the exported policy gives."""
+    if format == "python":
+        return one.flat(rows)
+    if format == "stablehlo":
+        exported: Any = jax.export.deserialize(bytearray(stablehlo(one)))
+        return np.asarray(exported.call(rows))
+    arrays = as_arrays(one.actor, one.scaling)
+    assert arrays is not None
+    if format == "numpy":
+        return np.asarray(Network(arrays.program, arrays.arrays)(rows))
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    session = runtime.InferenceSession(
+        onnx_model(arrays, {}, "policy"), providers=["CPUExecutionProvider"]
+    )
+    return np.asarray(session.run(None, {"observation": rows})[0])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_actions_stay_within_bounds_that_rounding_passes(format: str) -> None:
+    """centre − half range is below the first low end, centre + half range above the second high."""
+    ends = low, high = np.array([[58.790947, 1.0], [86.0341, 3.3]], np.float32)
+    spec = EnvironmentSpec(SIZE, box(*ends))
+    gaussian = GaussianPolicy.create(jax.random.key(0), spec, (8,))
+    rows = observations()[:64] * np.float32(1e4)
+    mean = np.asarray(gaussian.mean(jax.numpy.asarray(scale(rows, SCALING))))
+    assert (mean.min(0) < low).any() and (mean.max(0) > high).any()
+    actions = act_in(format, Policy(gaussian, SCALING, spec.actions), rows)
+    assert (actions >= low).all() and (actions <= high).all()
+
+
 def test_an_actor_of_ones_own_is_no_arrays() -> None:
     class Shifted(GaussianPolicy):
         def mean(self, observations: Any) -> Any:

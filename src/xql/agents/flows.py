@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from xql.agents.networks import MLP, Critic
-from xql.agents.policies import Bounds, action_range
+from xql.agents.policies import Bounds, action_range, within_bounds
 from xql.agents.types import EnvironmentSpec
 from xql.data.actions import require_box
 
@@ -182,5 +182,4 @@ def rescale(
     """Actions rescaled to [-1, 1], in the data's units again and clipped to the bounds."""
     centre, half_range = action_range(policy.low, policy.high)
     # Clipped in the data's units, where rounding could otherwise pass a bound.
-    low, high = jnp.array(policy.low), jnp.array(policy.high)
-    return jnp.clip(centre + half_range * actions, low, high)
+    return within_bounds(centre + half_range * actions, policy.low, policy.high)

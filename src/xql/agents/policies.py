@@ -1,9 +1,11 @@
 """The policies: what turns an observation into an action within the bounds.
 
-Every policy has `mean` (its mode, for evaluation) and `sample` (a draw, for acting), both
-in the environment's own action units; of discrete actions, as one-hot rows. Densities are those of
-actions rescaled to [-1, 1], so that a temperature or a target entropy means the same whatever the
-bounds are.
+A call of a policy acts: its mode, or with a random key a draw, within the bounds. Losses use its
+`mean` (the mode) and `sample` (a draw), both in the environment's own action units; of discrete
+actions, as one-hot rows. Rounding may take what comes out of a tanh past a bound by its last bit;
+only a call clips that, as a loss would lose its gradient there. Densities are those of actions
+rescaled to [-1, 1], so that a temperature or a target entropy means the same whatever the bounds
+are.
 """
 
 import dataclasses
@@ -33,6 +35,13 @@ def action_range(
     return (highest + lowest) / 2, (highest - lowest) / 2
 
 
+def within_bounds(
+    actions: Float[Array, "*batch action"], low: Bounds, high: Bounds
+) -> Float[Array, "*batch action"]:
+    """The nearest actions within the bounds."""
+    return jnp.clip(actions, jnp.array(low), jnp.array(high))
+
+
 class GaussianPolicy(eqx.Module):
     """π(a|s) = N(bounded mean(s), e^{2·log_std}), the standard deviation shared by all states.
 
@@ -60,8 +69,9 @@ class GaussianPolicy(eqx.Module):
     def __call__(
         self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "*batch action"]:
-        """The mode, or with a key a draw."""
-        return self.mean(observations) if key is None else self.sample(observations, key)
+        """The mode, or with a key a draw, within the bounds."""
+        actions = self.mean(observations) if key is None else self.sample(observations, key)
+        return within_bounds(actions, self.low, self.high)
 
     def mean(
         self, observations: Float[Array, "*batch observation"]
@@ -96,7 +106,7 @@ class GaussianPolicy(eqx.Module):
         mean = self.mean(observations)
         _, half_range = action_range(self.low, self.high)
         noise = jax.random.normal(key, mean.shape) * jnp.exp(self.log_std) * half_range
-        return jnp.clip(mean + noise, jnp.array(self.low), jnp.array(self.high))
+        return within_bounds(mean + noise, self.low, self.high)
 
     def projected(self) -> "GaussianPolicy":
         """The same policy with its standard deviation within its range.
@@ -213,9 +223,9 @@ class DeterministicPolicy(eqx.Module):
     def __call__(
         self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "*batch action"]:
-        """The action; with a key, the exploration noise is added, within the bounds."""
+        """The action, with a key plus the exploration noise, within the bounds."""
         if key is None:
-            return self.mean(observations)
+            return within_bounds(self.mean(observations), self.low, self.high)
         return self.sample(observations, key, self.exploration_noise)
 
     def mean(
@@ -244,7 +254,7 @@ class DeterministicPolicy(eqx.Module):
         _, half_range = action_range(self.low, self.high)
         noise = deviation * jax.random.normal(key, mean.shape)
         noise = noise if limit is None else jnp.clip(noise, -limit, limit)
-        return jnp.clip(mean + half_range * noise, jnp.array(self.low), jnp.array(self.high))
+        return within_bounds(mean + half_range * noise, self.low, self.high)
 
     def distance(
         self, chosen: Float[Array, "*batch action"], actions: Float[Array, "*batch action"]
@@ -280,8 +290,9 @@ class SquashedGaussianPolicy(eqx.Module):
     def __call__(
         self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "*batch action"]:
-        """The mode, or with a key a draw."""
-        return self.mean(observations) if key is None else self.sample(observations, key)
+        """The mode, or with a key a draw, within the bounds."""
+        actions = self.mean(observations) if key is None else self.sample(observations, key)
+        return within_bounds(actions, self.low, self.high)
 
     def mean(
         self, observations: Float[Array, "*batch observation"]

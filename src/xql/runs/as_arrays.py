@@ -19,7 +19,7 @@ The names of the arrays, all float32; an MLP has a weight and a bias for each la
 
 The kinds are what becomes of the MLP's output y:
 
-    tanh       centre + half_range · tanh(y)
+    tanh       centre + half_range · tanh(y), clipped to the bounds, which rounding may pass
     clip       centre + half_range · y, clipped to the bounds
     argmax     the number of the largest logit
     best_of_n  an MLP `flow` of (x, action, time) carries the rows of `noise` to candidates in
@@ -143,9 +143,9 @@ class _Steps:
         """Clipped to two ends."""
         return self.add("minimum", self.add("maximum", x, low), high, result=result)
 
-    def in_units(self, x: str, result: str = "") -> str:
+    def in_units(self, x: str) -> str:
         """An action rescaled to ±1 in the units of its bounds."""
-        return self.add("add", self.add("multiply", x, "half_range"), "centre", result=result)
+        return self.add("add", self.add("multiply", x, "half_range"), "centre")
 
 
 def _program(kind: str, arrays: dict[str, np.ndarray]) -> Program:
@@ -159,10 +159,9 @@ def _program(kind: str, arrays: dict[str, np.ndarray]) -> Program:
     y = steps.after_first(first, "policy")
     if kind == "argmax":
         steps.add("most_likely", y, result="action")
-    elif kind == "tanh":
-        steps.in_units(steps.add("tanh", y), result="action")
     else:
-        steps.within(steps.in_units(y), "low", "high", result="action")
+        unit = steps.add("tanh", y) if kind == "tanh" else y
+        steps.within(steps.in_units(unit), "low", "high", result="action")
     return steps.program
 
 
