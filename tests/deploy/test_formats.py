@@ -1,5 +1,6 @@
 """A policy of every kind gives the same actions in every format."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from worlds import constant
 from xql.agents import EnvironmentSpec
 from xql.agents.flows import BestOfN, FlowPolicy, OneStepFlowPolicy
 from xql.agents.networks import critic_for
@@ -192,6 +194,28 @@ def test_actions_stay_within_bounds_that_rounding_passes(format: str) -> None:
     assert (mean.min(0) < low).any() and (mean.max(0) > high).any()
     actions = act_in(format, Policy(gaussian, SCALING, spec.actions), rows)
     assert (actions >= low).all() and (actions <= high).all()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_choice_among_numbers_that_are_not_finite_is_no_action(format: str) -> None:
+    choices = policy("categorical")
+    rows = observations()[:3].copy()
+    rows[1] = [3e38, -3e38, 3e38, -3e38, 3e38]
+    expected = native("categorical")[:3]
+    best = policy("best of n").actor
+    unknown = dataclasses.replace(best, critic=constant(best.critic, np.inf, np.inf))
+    unvalued = Policy(unknown, SCALING, BOX.actions)
+    with np.errstate(all="ignore"):
+        if format == "numpy":
+            for one in (choices, unvalued):
+                with pytest.raises(ValueError, match="is not finite, which is no action"):
+                    act_in(format, one, rows)
+            return
+        found = act_in(format, choices, rows)
+        assert np.isnan(act_in(format, unvalued, rows[:1])).all()
+    if format == "python":
+        found = np.where(np.isnan(found).all(-1), -1, found.argmax(-1))
+    np.testing.assert_array_equal(found, [expected[0], -1, expected[2]])
 
 
 def test_an_actor_of_ones_own_is_no_arrays() -> None:

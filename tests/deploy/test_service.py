@@ -114,9 +114,13 @@ def test_actions_are_those_of_the_policy(client: TestClient, plain: Path) -> Non
     assert client.get("/policy").json()["run"] == "plant"
 
 
-def test_an_observation_without_a_finite_action_is_refused(client: TestClient) -> None:
+@pytest.mark.parametrize("actions", [VALVE, Discrete(4)], ids=["continuous", "discrete"])
+def test_an_observation_without_a_finite_action_is_refused(
+    actions: ActionSpec, tmp_path: Path
+) -> None:
     body = {"observations": [[0, 0, 0], [3.4e38, -3.4e38, -3.4e38]]}
-    answer = client.post("/act", json=body)
+    with local(make_service(write(tmp_path / "policy.onnx", actions=actions))) as client:
+        answer = client.post("/act", json=body)
     assert answer.status_code == 422
     assert answer.json()["detail"] == "the action for observation 1 is not finite"
 

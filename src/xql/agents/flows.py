@@ -127,11 +127,15 @@ class BestOfN(eqx.Module):
     def __call__(
         self, observations: Float[Array, "*batch observation"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "*batch action"]:
-        """The best of n draws; without a key, of z = 0 and n − 1 fixed draws."""
+        """The best of n draws; without a key, of z = 0 and n − 1 fixed draws.
+
+        NaN where a Q is not finite: nothing says then which one is the best.
+        """
         actions = self.behaviour.candidates(observations, key, self.count)
-        q = self.critic(jnp.broadcast_to(observations, (self.count, *observations.shape)), actions)
-        best = q.min(0).argmax(0)
-        return jnp.take_along_axis(actions, best[None, ..., None], axis=0)[0]
+        states = jnp.broadcast_to(observations, (self.count, *observations.shape))
+        q = self.critic(states, actions).min(0)
+        best = jnp.take_along_axis(actions, q.argmax(0)[None, ..., None], axis=0)[0]
+        return jnp.where(jnp.isfinite(q).all(0)[..., None], best, jnp.nan)
 
 
 class OneStepFlowPolicy(eqx.Module):

@@ -161,7 +161,9 @@ def stablehlo(policy: Policy) -> bytes:
 
     def act(observation: Any) -> Any:
         actions = policy.actor((observation - shift) * scale, None)
-        return actions.argmax(-1) if discrete else actions
+        if not discrete:
+            return actions
+        return jnp.where(jnp.isnan(actions).any(-1), -1, actions.argmax(-1))
 
     (batch,) = jax_export.symbolic_shape("batch")
     rows = jax.ShapeDtypeStruct((batch, len(shift)), jnp.float32)  # type: ignore[no-untyped-call]

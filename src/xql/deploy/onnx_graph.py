@@ -31,7 +31,8 @@ def onnx_model(policy: PolicyArrays, about: Mapping[str, Any], name: str) -> byt
     """The serialised model.
 
     Its input is `observation`, float32 [batch, size]; its output `action`, float32 [batch, size],
-    or of discrete actions their numbers, int64 [batch].
+    or of discrete actions their numbers, int64 [batch]. Where an action would be chosen by numbers
+    that are not finite, it is NaN, or of discrete actions -1.
 
     Args:
         policy: what acts.
@@ -81,7 +82,11 @@ class _Graph:
         if operation == "layer_norm":
             self._add("LayerNormalization", inputs, result, axis=-1, epsilon=1e-6)
         elif operation == "most_likely":
-            self._add("ArgMax", inputs, result, axis=-1, keepdims=0)
+            (logits,) = inputs
+            self._arrays["no_action"] = np.array(-1, np.int64)
+            self._add("ArgMax", [logits], "largest", axis=-1, keepdims=0)
+            self._add("IsNaN", [self._zero_if_finite(logits, -1)], "unknown")
+            self._add("Where", ["unknown", "no_action", "largest"], result)
         elif operation == "best":
             actions, values = inputs
             self._arrays["one_action"] = np.array([1, 1, len(self._arrays["low"])], np.int64)
@@ -89,9 +94,17 @@ class _Graph:
             self._add("ArgMax", [values], "best", axis=0, keepdims=1)
             self._add("Expand", ["best", "one_action"], "best_rows")
             self._add("GatherElements", [actions, "best_rows"], "chosen", axis=0)
-            self._add("Squeeze", ["chosen", "first_axis"], result)
+            self._add("Squeeze", ["chosen", "first_axis"], "chosen_row")
+            self._add("Add", ["chosen_row", self._zero_if_finite(values, 0)], result)
         else:
             self._add(NODES[operation], inputs, result)
+
+    def _zero_if_finite(self, scores: str, axis: int) -> str:
+        """0, or NaN where a number along the axis is not finite: ArgMax has no answer then."""
+        self._arrays["choices_axis"] = np.array([axis], np.int64)
+        self._add("Sub", [scores, scores], "zeros")
+        self._add("ReduceSum", ["zeros", "choices_axis"], "zero", keepdims=0)
+        return "zero"
 
     def _add(self, kind: str, inputs: list[str], result: str, **attributes: Any) -> None:
         self._used |= {name: self._arrays[name] for name in inputs if name in self._arrays}

@@ -109,8 +109,9 @@ class ServedPolicy:
                 f"number {column} of observation {row} is not finite as float32", where=where
             )
         actions: np.ndarray = self._session.run(None, {"observation": rows})[0]
-        if not np.isfinite(actions).all():
-            row = np.argwhere(~np.isfinite(actions))[0, 0]
+        good = actions >= 0 if actions.dtype.kind == "i" else np.isfinite(actions)
+        if not good.all():
+            row = np.argwhere(~good)[0, 0]
             raise InputError(f"the action for observation {row} is not finite", where=where)
         return actions
 

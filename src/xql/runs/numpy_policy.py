@@ -105,14 +105,14 @@ def _layer_norm(x: Any, scale: Any, shift: Any) -> Any:
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(1e-6)) * scale + shift
 
 
-def _most_likely(logits: Any) -> Any:
-    if not np.isfinite(logits).all():
+def _largest(scores: Any, axis: int) -> Any:
+    if not np.isfinite(scores).all():
         raise ValueError("the policy's answer is not finite, which is no action")
-    return logits.argmax(-1)
+    return scores.argmax(axis)
 
 
 def _best(actions: Any, values: Any) -> Any:
-    return np.take_along_axis(actions, values.argmax(0)[None], axis=0)[0]
+    return np.take_along_axis(actions, _largest(values, 0)[None], axis=0)[0]
 
 
 PLAIN = ("add", "subtract", "multiply", "matmul", "maximum", "minimum", "tanh")  # NumPy's own
@@ -120,6 +120,6 @@ OPERATIONS: dict[str, Any] = {
     **{name: getattr(np, name) for name in PLAIN},
     "relu": lambda x: np.maximum(x, 0),
     "layer_norm": _layer_norm,
-    "most_likely": _most_likely,
+    "most_likely": lambda logits: _largest(logits, -1),
     "best": _best,
 }
