@@ -1,7 +1,9 @@
 """`xql serve`: what it answers, what it refuses, and what happens when the policy is replaced."""
 
+import asyncio
 import contextlib
 import functools
+import json
 import os
 import shutil
 import signal
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +355,122 @@ def test_limits(plain: Path) -> None:
         assert long.status_code == 413
         assert long.json()["detail"] == "the request has more than 500 bytes"
         assert client.post("/act", json={"observations": [[0, 0, 0]] * 2}).status_code == 200
+
+
+def test_what_takes_long_is_known_beforehand(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = ServedPolicy(plain)
+    assert policy.is_light(64)
+    assert not policy.is_light(65)
+    monkeypatch.setattr("xql.deploy.served.LIGHT", 10 * plain.stat().st_size)
+    assert policy.is_light(10)
+    assert not policy.is_light(11)
+    policy.about["network"] = "best_of_n"
+    assert not policy.is_light(1)
+
+
+MANY = {"observations": [[0, 0, 0]] * 65}
+
+
+@pytest.fixture
+def during(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What is done while a policy computes actions for many observations."""
+    act, doing = ServedPolicy.act, list[Callable[[], object]]()
+
+    def slow(self: ServedPolicy, observations: np.ndarray, where: str = "") -> np.ndarray:
+        if len(observations) == 65:
+            for one in doing:
+                one()
+        return act(self, observations, where)
+
+    monkeypatch.setattr(ServedPolicy, "act", slow)
+    return doing
+
+
+def test_others_are_answered_while_many_actions_are_computed(
+    plain: Path, during: list[Callable[[], object]]
+) -> None:
+    began, answered = threading.Event(), threading.Event()
+    in_time: list[bool] = []
+    during += [began.set, lambda: in_time.append(answered.wait(20))]
+    with local(make_service(plain)) as client, ThreadPoolExecutor() as pool:
+        many = pool.submit(client.post, "/act", json=MANY)
+        assert began.wait(60)
+        assert client.get("/health").status_code == 200
+        one = client.post("/act", json={"observations": [[0, 0, 0]]})
+        answered.set()
+        assert many.result().status_code == one.status_code == 200
+        assert in_time == [True]
+        assert many.result().json()["actions"] == one.json()["actions"] * 65
+
+
+def test_a_few_requests_at_a_time_are_computed_beside_the_others(
+    plain: Path, during: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xql.deploy.service.AT_ONCE", 2)
+    pair, lock, running, most = threading.Barrier(2, timeout=60), threading.Lock(), 0, 0
+
+    def count(more: int) -> None:
+        nonlocal running, most
+        with lock:
+            running += more
+            most = max(most, running)
+
+    during += [functools.partial(count, 1), pair.wait, functools.partial(count, -1)]
+    with local(make_service(plain)) as client, ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(client.post, "/act", json=MANY) for _ in range(8)]
+        assert {one.result().status_code for one in asked} == {200}
+    assert most == 2
+
+
+class Asked:
+    """A request for many actions, and what was sent in answer."""
+
+    def __init__(self, *, gone: bool = False) -> None:
+        """With `gone`, of a client that has closed its connection since."""
+        self.sent: list[Any] = []
+        self._gone, self._body = gone, [json.dumps(MANY).encode()]
+
+    async def receive(self) -> Any:
+        if self._body:
+            return {"type": "http.request", "body": self._body.pop(), "more_body": False}
+        if not self._gone:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    async def answer(self, path: Path) -> None:
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/act", "query_string": b""}
+        await make_service(path)({**scope, "headers": headers}, self.receive, self.send)
+
+
+def test_nothing_is_computed_for_a_client_that_has_gone(
+    plain: Path, during: list[Callable[[], object]]
+) -> None:
+    during.append(lambda: pytest.fail("it was computed"))
+    asked = Asked(gone=True)
+    asyncio.run(asked.answer(plain))
+    assert asked.sent[0]["status"] == 499
+
+
+def test_a_request_that_outlasts_the_stop_of_the_service_is_refused(
+    plain: Path, during: list[Callable[[], object]]
+) -> None:
+    began, end, asked = threading.Event(), threading.Event(), Asked()
+    during += [began.set, lambda: end.wait(60)]
+
+    async def stop() -> None:
+        answering = asyncio.create_task(asked.answer(plain))
+        assert await asyncio.to_thread(began.wait, 60)
+        answering.cancel()
+        await answering
+        end.set()
+
+    asyncio.run(stop())
+    assert asked.sent[0]["status"] == 503
+    assert b"the service is stopping" in asked.sent[1]["body"]
 
 
 def test_metrics_count_requests_and_actions(plain: Path) -> None:

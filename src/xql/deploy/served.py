@@ -23,6 +23,13 @@ SENTENCES = 5
 """About one observation: no client needs more, and 1,024 observations may have millions."""
 
 
+FEW = 64
+"""Observations whose sentences take no longer than to hand them to a thread."""
+
+LIGHT = 2**25
+"""Bytes of the file times observations: at 8 million products, well below a millisecond."""
+
+
 class ServedPolicy:
     """What `xql export --format onnx` wrote, ready to act.
 
@@ -81,6 +88,7 @@ class ServedPolicy:
         except Exception as error:  # onnxruntime has a class of its own for each way to fail
             raise _foreign(path) from error
         self.identity = hashlib.sha256(content).hexdigest()[:12]
+        self._size = len(content)
 
     def act(
         self, observations: Float[np.ndarray, "batch observation"], where: str = ""
@@ -114,6 +122,15 @@ class ServedPolicy:
             row = np.argwhere(~good)[0, 0]
             raise InputError(f"the action for observation {row} is not finite", where=where)
         return actions
+
+    def is_light(self, observations: int) -> bool:
+        """Whether actions for so many take about the time that it takes to hand them to a thread.
+
+        A network uses each of its numbers once for an observation; `best_of_n` does for every
+        candidate, and more than once.
+        """
+        few = observations <= FEW and observations * self._size <= LIGHT
+        return few and self.about.get("network") != "best_of_n"
 
     @property
     def knows_familiar(self) -> bool:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import hmac
 import ipaddress
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
@@ -42,6 +43,11 @@ POLL = 1.0
 LONGEST = 1000
 """Letters of a refusal."""
 
+AT_ONCE = max(1, min(4, (os.cpu_count() or 1) - 1))
+"""Requests that are computed in threads at a time; the others wait for their turn.
+
+A core is left to everything else, and each may hold some hundred megabytes."""
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -55,7 +61,8 @@ class Limits:
     body: int = 4_194_304
     """Bytes of a request."""
     batch: int = 1024
-    """Observations in a request: what takes a policy of 256-256 about 20 ms."""
+    """Observations in a request: a policy of 256-256 takes about 20 ms for them, and `best_of_n`
+    some seconds."""
     concurrency: int = 64
     """Requests at a time; one more is answered with 503."""
     seconds: float = 10.0
@@ -226,39 +233,39 @@ def make_service(
             (408, "The request did not come whole in time."),
             (413, "The request is larger than this service takes."),
             (422, "The request is no observation of this policy."),
-            (503, "Too many requests at a time."),
+            (503, "Too many requests at a time, or the service is stopping."),
         )
         if status != 401 or token is not None
     }
     request_model = _request_model(holder.policy, limits)
 
-    # Not a thread: a batch within the limits takes less time than it would to hand it over.
+    turns = asyncio.Semaphore(AT_ONCE)
+
     @service.post("/act", responses=problems, dependencies=require_token)
-    async def act(request: request_model) -> Answer:  # type: ignore[valid-type]
+    async def act(request: request_model, http: Request) -> Answer:  # type: ignore[valid-type]
         """The most likely action for each observation, or for each row of named columns."""
         policy = holder.policy
         body: Any = request
+        rows = body.rows if hasattr(body, "rows") else body.observations
         try:
-            if hasattr(body, "rows"):
-                observations = policy.encode([row.model_dump(by_alias=True) for row in body.rows])
+            if policy.is_light(len(rows)):
+                answer = _answer(policy, body)
             else:
-                observations = np.asarray(body.observations, np.float64)
-            actions = policy.act(observations)
+                async with turns:
+                    if await http.is_disconnected():
+                        # As in nginx's log; nobody reads it.
+                        raise HTTPException(499, "the client has gone")
+                    answer = await asyncio.to_thread(_answer, policy, body)
         except InputError as error:
             raise HTTPException(422, str(error)) from error
-        unfamiliar = policy.unfamiliar(observations)
+        unfamiliar = answer.unfamiliar
         outside = [place for place, said in enumerate(unfamiliar or ()) if said]
         metrics.unfamiliar.inc(len(outside))
         if outside and unfamiliar and refuse_unfamiliar:
             said = "; ".join(unfamiliar[outside[0]])
             raise HTTPException(422, f"observation {outside[0]} is unfamiliar: {said}"[:LONGEST])
-        metrics.actions.inc(len(actions))
-        return Answer(
-            actions=actions.tolist(),
-            named=policy.decode(actions),
-            unfamiliar=unfamiliar,
-            policy=policy.identity,
-        )
+        metrics.actions.inc(len(answer.actions))
+        return answer
 
     @service.get("/health", responses=_only(problems, 400))
     async def health() -> Health:
@@ -301,6 +308,29 @@ def make_service(
     if token is None:
         service.add_middleware(OwnHost)
     return service
+
+
+def _answer(policy: ServedPolicy, body: Any) -> Answer:
+    """What a policy answers to a request.
+
+    Args:
+        policy: the one that the request began with.
+        body: of the request, with `observations` or `rows`.
+
+    Raises:
+        InputError: it gives no observation, or one without an action.
+    """
+    if hasattr(body, "rows"):
+        observations = policy.encode([row.model_dump(by_alias=True) for row in body.rows])
+    else:
+        observations = np.asarray(body.observations, np.float64)
+    actions = policy.act(observations)
+    return Answer(
+        actions=actions.tolist(),
+        named=policy.decode(actions),
+        unfamiliar=policy.unfamiliar(observations),
+        policy=policy.identity,
+    )
 
 
 class OwnHost:
@@ -436,7 +466,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began, status = time.perf_counter(), 0  # until an answer begins
 
         async def counted(message: Message) -> None:
             nonlocal status
@@ -448,12 +478,16 @@ class Gate:
         self._metrics.in_flight.set(self._now)
         try:
             await self._answer(scope, receive, counted)
+        except asyncio.CancelledError:  # uvicorn is to stop, and has waited long enough
+            if status:
+                raise
+            await _problem(503, "the service is stopping", scope, receive, counted, {})
         finally:
             self._now -= 1
             self._metrics.in_flight.set(self._now)
             self._metrics.seconds.observe(time.perf_counter() - began)
             known = scope["path"] in ("/act", "/health", "/policy", "/metrics")
-            self._metrics.requests.labels(scope["path"] if known else "other", status).inc()
+            self._metrics.requests.labels(scope["path"] if known else "other", status or 500).inc()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         limits = self._limits
