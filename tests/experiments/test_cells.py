@@ -495,12 +495,12 @@ def test_a_hyperparameter_that_did_not_exist_yet_loses_no_cell(tmp_path: Path) -
 
 def test_an_option_that_has_no_effect_any_more_loses_no_fine_tuned_cell(tmp_path: Path) -> None:
     rates = {"q": 0.1, "v": 0.2}
-    asked = Cell("one", train_then_finetune, {}, {}, {"offline": {"rates": rates}})
+    asked = Cell("one", train_then_finetune, {}, {}, {"offline": {"hyperparameters": rates}})
     folder = tmp_path / "one-0123456789"
     folder.mkdir()
 
     def keeps(rates: dict[str, float], **more: Any) -> bool:
-        identity = {"train": "train_then_finetune", "offline": {"rates": rates, **more}}
+        identity = {"train": "train_then_finetune", "offline": {"hyperparameters": rates, **more}}
         (folder / "cell.json").write_text(json.dumps(identity))
         return kept(tmp_path, asked) == folder
 

@@ -385,20 +385,24 @@ def test_a_member_s_own_values_come_on_top() -> None:
         dataclasses.replace(FULL, environment=None).require_environment("run")
 
 
-NOT_OF_AWR = {"bc_weight", "candidates", "exploration_noise", "flow_steps"}
+NOT_OF_AWR = {"bc_weight", "candidates", "exploration_noise", "flow_steps", "maclaurin_order"}
+OF_GUMBEL = {"beta", "beta_kl", "clip", "maclaurin_order", "max_gradient_norm"}
+OF_X_SAC = {*OF_GUMBEL, "loss", "target_network"}
 INACTIVE = [
-    ("sac", {}, {"beta", "beta_kl", "clip", "value_learning_rate"}),
-    ("sac", {"value": "soft"}, {"beta", "beta_kl", "clip"}),
-    ("x-sac", {}, {"beta_kl"}),
-    ("x-sac", {"beta": "auto"}, set()),
-    ("td3", {}, {"beta", "beta_kl", "clip"}),
-    ("x-td3", {}, {"beta_kl"}),
-    ("x-td3", {"beta": "auto"}, set()),
-    ("cql", {}, {"target_gap"}),
+    ("sac", {}, {*OF_X_SAC, "value_layer_norm", "value_learning_rate"}),
+    ("sac", {"value": "soft"}, OF_X_SAC),
+    ("x-sac", {}, {"beta_kl", "maclaurin_order"}),
+    ("x-sac", {"beta": "auto", "loss": "maclaurin"}, set()),
+    ("td3", {}, OF_GUMBEL),
+    ("x-td3", {}, {"beta_kl", "maclaurin_order"}),
+    ("x-td3", {"beta": "auto", "loss": "maclaurin"}, set()),
+    ("iql", {}, {"huber_delta"}),
+    ("iql", {"critic_loss": "huber"}, set()),
+    ("cql", {}, {"initial_multiplier", "target_gap"}),
     ("cql", {"lagrange": True}, set()),
     ("awac", {"weights": "softmax"}, {"weight_cap"}),
     ("xql", {}, {"beta_kl", "beta_optimism", "policy_kl", *NOT_OF_AWR}),
-    ("xql", {"beta": "auto"}, {"policy_kl", *NOT_OF_AWR}),
+    ("xql", {"beta": "auto", "critic_loss": "squared"}, {"huber_delta", "policy_kl", *NOT_OF_AWR}),
     (
         "xql",
         {"policy": "flow", "beta": "auto", "inverse_temperature": "auto"},
@@ -409,6 +413,7 @@ INACTIVE = [
             "policy_dropout",
             "candidates",
             "exploration_noise",
+            "maclaurin_order",
         },
     ),
 ]

@@ -434,13 +434,21 @@ def _contents(source: str, fingerprint: str) -> str:
         return ""
 
 
-def _still_said(kept: Any, own: Any) -> Any:
+def _still_said(kept: Any, own: Any, inside: bool = False) -> Any:
     """What was kept, without the hyperparameters that a cell no longer names: they have no effect
-    in it."""
+    in it.
+
+    Args:
+        kept, own: of the kept cell and of the one that is asked for.
+        inside: whether these are hyperparameters.
+    """
     if not (isinstance(kept, Mapping) and isinstance(own, Mapping)):
         return kept
-    names = [name for name in kept if name in own or name in LEFT_OUT]
-    return {name: _still_said(kept[name], own.get(name)) for name in names}
+    return {
+        name: _still_said(one, own.get(name), name == "hyperparameters")
+        for name, one in kept.items()
+        if not inside or name in own
+    }
 
 
 def agrees(asked: Any, found: Any) -> bool:
