@@ -162,19 +162,25 @@ def test_every_agent_goes_on_bit_for_bit(
     assert_same(go_on(tmp_path / "run"), whole)
 
 
+def without_the_last_evaluation(whole: Run, home: Path) -> Path:
+    """A copy of a run that diverged at step 60 as a signal leaves it; neither run can learn on."""
+    run = home / "run"
+    shutil.copytree(whole.path, run)
+    text = (whole.path / "evaluations.csv").read_text()
+    cut = "".join(row for row in text.splitlines(True) if not row.startswith("60,"))
+    (run / "evaluations.csv").write_text(cut)
+    for path, more in ((whole.path, {}), (run, {"steps": 80})):
+        with pytest.raises(InputError, match="every member of this run diverged"):
+            go_on(path, **more)
+    return run
+
+
 def test_where_every_member_diverged_only_an_evaluation_can_be_missing(tmp_path: Path) -> None:
     # From about 5e5 on the squared gradient of the second update overflows in Adam's state.
     options = SMALL | {"critic_loss": "squared", "critic_learning_rate": 1e9}
     whole = learn_offline(tmp_path / "whole", options=options, seeds=[4])
     assert whole.folder.read_frozen() == {0: 20}
-    shutil.copytree(whole.path, tmp_path / "run")
-    text = (whole.path / "evaluations.csv").read_text()
-    cut = "".join(row for row in text.splitlines(True) if not row.startswith("60,"))
-    (tmp_path / "run" / "evaluations.csv").write_text(cut)
-    for path, more in ((whole.path, {}), (tmp_path / "run", {"steps": 80})):
-        with pytest.raises(InputError, match="every member of this run diverged"):
-            go_on(path, **more)
-    assert_same(go_on(tmp_path / "run"), whole)
+    assert_same(go_on(without_the_last_evaluation(whole, tmp_path)), whole)
 
 
 @pytest.mark.parametrize("tuned", [False, True], ids=["online", "fine-tuned"])
@@ -204,15 +210,9 @@ def test_where_every_member_diverged_online_the_missing_evaluation_is_made(
         whole = learn_online(tmp_path / "whole", options=SMALL | options, loop=OnlineLoop(warmup=2))
     # 40 rows of the replay buffer's 60 were filled when it ended.
     assert whole.folder.read_frozen() == {0: 20, 1: 20}
-    shutil.copytree(whole.path, tmp_path / "run")
-    text = (whole.path / "evaluations.csv").read_text()
-    cut = "".join(row for row in text.splitlines(True) if not row.startswith("60,"))
-    (tmp_path / "run" / "evaluations.csv").write_text(cut)
-    for path, more in ((whole.path, {}), (tmp_path / "run", {"steps": 80})):
-        with pytest.raises(InputError, match="every member of this run diverged"):
-            go_on(path, **more)
+    cut = without_the_last_evaluation(whole, tmp_path)
     capsys.readouterr()
-    assert_same(go_on(tmp_path / "run"), whole)
+    assert_same(go_on(cut), whole)
     said = capsys.readouterr().err
     assert "no replay buffer is kept" in said and "60 steps" not in said
     for path in (whole.path, tmp_path / "run"):

@@ -35,8 +35,8 @@ class Support(NamedTuple):
     """Its distance from their mean, as a multiple of the logged action's (root mean squares)."""
     far: float
     """The share of states where it is unlike all of them: farther from the nearest than 95 % of
-    logged actions are, or, where they are discrete, equal to none. At most about 0.05 for the
-    behaviour policy itself."""
+    logged actions are, or, where they are discrete, equal to none. About 0.05 for the behaviour
+    policy itself, and of discrete actions up to 0.07."""
     effective: float
     """The effective sample size, as a share of the transitions, of weights that fall with its
     distance from the logged action as a Gaussian of the data's own spread does; where they are
